@@ -1,0 +1,33 @@
+"""What a user did, as opposed to what we did: these errors are shown as one line, everything else is a bug.
+
+Each message names the value, what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class LongviewError(Exception):
+    """The base of every error a user can cause and mend. The command line prints it and exits with code 2."""
+
+
+class MediaError(LongviewError):
+    """A picture or video that cannot be fetched, opened or decoded, or that exceeds a limit."""
+
+
+class CheckpointError(LongviewError):
+    """A model name or folder that cannot be opened: unknown, incomplete, of the wrong shape, or unsafe to read."""
+
+
+class RequestError(LongviewError):
+    """A question that cannot be asked: malformed messages, or a setting outside its range."""
+
+
+class RecipeError(LongviewError):
+    """A training recipe that cannot be followed: unknown keys, or values that contradict each other."""
+
+
+class MissingExtraError(LongviewError):
+    """A feature whose library is not installed; names the extra that brings it."""
+
+    def __init__(self, feature: str, library: str, extra: str) -> None:
+        super().__init__(f"{feature} needs {library}, which is not installed: pip install 'longview[{extra}]'")

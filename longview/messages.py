@@ -1,0 +1,204 @@
+"""The nouns everyone shares: what is asked (Message, Part) and what comes back (Piece, Answer, Receipt).
+
+No torch here. Structure decides, never text: a picture is a `Part`, and nothing that a user writes inside a text part
+can turn into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from PIL import Image
+
+from longview.errors import RequestError
+
+Role = Literal["system", "user", "assistant"]
+PartType = Literal["text", "image", "video"]
+Source: TypeAlias = "str | Path | bytes | Image.Image | Sequence[Source]"
+"""A path, an http(s) URL, a data URI, encoded bytes, or a decoded picture; for a video also a list of pictures."""
+
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a message: text, a picture, or a video (decoded later, by `longview.media`)."""
+
+    type: PartType
+    text: str = ""
+    source: Source | None = None
+
+    @classmethod
+    def from_dict(cls, part: Mapping[str, Any]) -> Part:
+        """Read a part in our own, Hugging Face's (`image`, `video`) or OpenAI's (`image_url`, `video_url`) spelling."""
+        kind = part.get("type")
+        if kind == "text":
+            text = part.get("text")
+            if not isinstance(text, str):
+                raise RequestError(f'a text part needs a string under "text", not {text!r:.80}')
+            return cls("text", text=text)
+        medium = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}.get(str(kind))
+        if medium is None:
+            raise RequestError(f'unknown part type {kind!r:.80}; expected "text", "image", "video", "image_url" or "video_url"')
+        keys = (medium, "source", "path", "url", "base64") if kind == medium else (f"{medium}_url",)
+        given = [key for key in keys if part.get(key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise RequestError(f"a {kind} part needs exactly one of {', '.join(keys)}; found {found}")
+        source = part[given[0]]
+        if given[0].endswith("_url") and isinstance(source, Mapping):
+            source = source.get("url")
+        if given[0] == "base64" and isinstance(source, str):
+            source = f"data:{medium}/*;base64,{source}"
+        if isinstance(source, Sequence) and not isinstance(source, (str, bytes)) and medium == "image":
+            raise RequestError("an image part holds one picture; give several pictures as several parts")
+        if not isinstance(source, (str, Path, bytes, Image.Image, Sequence)) or not source:
+            raise RequestError(f"a {kind} part cannot be read from {source!r:.80}; give a path, a URL, bytes or a picture")
+        return cls("image" if medium == "image" else "video", source=source)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def media(self) -> list[Part]:
+        return [part for part in self.parts if part.type != "text"]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if part.type == "text")
+
+    @classmethod
+    def of(cls, role: Role, *parts: str | Part) -> Message:
+        return cls(role, tuple(Part("text", text=part) if isinstance(part, str) else part for part in parts))
+
+    @classmethod
+    def from_dict(cls, message: Mapping[str, Any]) -> Message:
+        role = "system" if message.get("role") == "developer" else message.get("role")
+        if role not in ROLES:
+            raise RequestError(f"unknown role {role!r:.80}; expected one of {', '.join(ROLES)}")
+        content = message.get("content")
+        if isinstance(content, str):
+            return cls.of(role, content)
+        if not isinstance(content, Iterable) or isinstance(content, (bytes, Mapping)):
+            raise RequestError(f"a message's content is a string or a list of parts, not {content!r:.80}")
+        parts = [part if isinstance(part, (str, Part)) else Part.from_dict(part) for part in content]
+        return cls.of(role, *parts)
+
+
+Conversation: TypeAlias = "str | Iterable[Message | Mapping[str, Any]]"
+"""What `Engine.stream` and `Engine.answer` accept: a question, or a list of messages."""
+
+
+def parse_messages(conversation: Conversation) -> list[Message]:
+    """Normalise a question or a list of messages; the last one must be the user's.
+
+    Raises:
+        RequestError: the list is empty, a message is malformed, or the user does not have the last word.
+    """
+    if isinstance(conversation, str):
+        return [Message.of("user", conversation)]
+    if isinstance(conversation, Mapping) or not isinstance(conversation, Iterable):
+        raise RequestError(f"a conversation is a list of messages, not {conversation!r:.80}")
+    messages = []
+    for message in conversation:
+        if not isinstance(message, (Message, Mapping)):
+            raise RequestError(f"a message is a mapping with role and content, not {message!r:.80}")
+        messages.append(message if isinstance(message, Message) else Message.from_dict(message))
+    if not messages:
+        raise RequestError("the conversation is empty; ask something")
+    if messages[-1].role != "user":
+        raise RequestError(f"the last message is the {messages[-1].role}'s; the user must have the last word")
+    return messages
+
+
+@dataclass(frozen=True)
+class FrameUsed:
+    """One picture the model looked at."""
+
+    medium: int  # which picture or video of the conversation, from 0
+    name: str  # where it came from, fit to be shown
+    kind: Literal["image", "video"]
+    index: int  # frame number in the video; 0 for a picture
+    seconds: float | None  # presentation time; None for a picture
+    width: int  # pixels, upright, before the processor resized it
+    height: int
+    crops: int  # pictures this frame became for the model: 1, or the tiles plus the global view
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. Visual tokens are those the model attends to; for owl3 they occupy no text position."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    pictures: int
+    visual_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent in each step of one request."""
+
+    media: float  # fetch, decode, select
+    preprocess: float  # resize, tile, tokenise
+    encode: float  # pixels → features
+    prefill: float  # features meet words, up to the first token
+    decode: float  # every token after the first
+    first_token: float  # from the request to the first token
+
+    @property
+    def total(self) -> float:
+        return self.first_token + self.decode
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an answer is based on."""
+
+    model: str
+    frames: tuple[FrameUsed, ...]
+    usage: Usage
+    timings: Timings
+    settings: Mapping[str, Any]  # the sampling parameters and media options in effect
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it is generated. The last piece carries the reason it ended, and the receipt."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer: the fold over its pieces."""
+
+    text: str
+    finish_reason: FinishReason
+    receipt: Receipt
+    tokens: tuple[int, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
