@@ -93,6 +93,20 @@ class Message:
         return cls.of(role, *parts)
 
 
+def ask(question: str, *media: Part) -> Message:
+    """The user's message for a question about some media, as the authors write them.
+
+    One medium stands before the question on its own line; several are numbered, so that the question can name them:
+    `Image 1: ▣ ⏎ Image 2: ▣ ⏎ In image 2, …`.
+    """
+    if len(media) < 2:
+        return Message.of("user", *media, f"\n{question}" if media else question)
+    parts: list[str | Part] = []
+    for number, medium in enumerate(media, 1):
+        parts += [f"{medium.type.capitalize()} {number}: ", medium, "\n"]
+    return Message.of("user", *parts, question)
+
+
 Conversation: TypeAlias = "str | Iterable[Message | Mapping[str, Any]]"
 """What `Engine.stream` and `Engine.answer` accept: a question, or a list of messages."""
 
