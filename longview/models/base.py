@@ -1,0 +1,80 @@
+"""The contract of a family: what a processor promises, so that engine, training and evaluation need not know which.
+
+Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or frames), P patches a picture, D model width
+(or head width, where heads are spelt out), H heads, Hkv key/value heads, V vocabulary, R pixel side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import BatchFeature
+
+from longview.errors import RequestError
+from longview.media.medium import Medium
+from longview.media.options import MediaOptions
+from longview.messages import FrameUsed, Message
+
+
+@dataclass
+class Inputs:
+    """What a processor makes of one conversation."""
+
+    tensors: BatchFeature
+    """The arguments of the family's `forward`, under their official names, with a batch of one row."""
+    frames: tuple[FrameUsed, ...] = ()
+    """The frames behind the pictures, in order, for the receipt."""
+    num_pictures: int = 0
+    visual_tokens: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class Processor(Protocol):
+    """Messages + frames → Inputs; tokens → text."""
+
+    tokenizer: Any
+    default_media: MediaOptions
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Token ids that end an answer."""
+
+    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+        """One conversation and its media, in the order in which they stand in the messages.
+
+        Args:
+            train: The last message is the assistant's; `tensors` gain `labels`, −100 but for the assistant's words.
+
+        Raises:
+            RequestError: a medium where the family allows none, or media that do not match the messages.
+        """
+
+    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+        """Several conversations as one batch: the arguments of `forward`."""
+
+
+def check_media(messages: Sequence[Message], media: Sequence[Medium]) -> None:
+    """As many media as media parts, or an error with both numbers."""
+    parts = sum(len(message.media) for message in messages)
+    if parts != len(media):
+        raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
+
+
+def frames_used(media: Sequence[Medium], crops: Sequence[int]) -> tuple[FrameUsed, ...]:
+    """The receipt's list of frames; `crops` says how many pictures each medium's frames became."""
+    return tuple(
+        FrameUsed(
+            medium=number,
+            name=medium.name,
+            kind=medium.kind,
+            index=frame.index,
+            seconds=frame.seconds,
+            width=medium.width,
+            height=medium.height,
+            crops=crops[number],
+        )
+        for number, medium in enumerate(media)
+        for frame in medium.frames
+    )

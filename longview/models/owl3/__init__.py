@@ -1,0 +1,19 @@
+"""mPLUG-Owl3: words look at pictures inside a few transformer blocks; pictures never occupy the language sequence.
+
+The language model is Qwen2, the tower SigLIP without its last block. In each *hyper layer* the words' queries attend to
+keys and values of the pictures as well as of the words before them (`fusion.py`); a picture's keys carry the position
+of its placeholder (MI-RoPE), and a token sees only pictures that stand before it. So a thousand pictures cost memory and
+attention in four layers, and not a single position of context.
+
+    pixels ── SigLIP[:-1] ── vision2text_model ── features ─┐
+    ids ── embeddings ── block ── hyper block ── block ── … ┴ … ── norm ── lm_head ── logits
+
+Paper: arXiv 2408.04840. Releases: 240728 (a gate per token), 241014 (a gate vector), 241101 (one softmax, no gate).
+"""
+
+from longview.models.owl3.config import Owl3Config as Config
+from longview.models.owl3.convert import recognises
+from longview.models.owl3.model import Owl3Model as Model
+from longview.models.owl3.processor import Owl3Processor as Processor
+
+__all__ = ["Config", "Model", "Processor", "recognises"]

@@ -1,0 +1,95 @@
+"""Owl3Config: every hyper-parameter of the three mPLUG-Owl3 releases; a release is three fields, not a class.
+
+| release | `gate`     | `projector_layers` | placeholder s is seen by token t | keys turn at position |
+|---------|------------|--------------------|----------------------------------|-----------------------|
+| 240728  | `"token"`  | 1                  | t > s                            | s + 1                 |
+| 241014  | `"vector"` | 1                  | t > s                            | s + 1                 |
+| 241101  | `"none"`   | 2                  | t ≥ s                            | s                     |
+
+The released config.json files do not say which one they are; `convert.settle` reads it off the tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
+
+Gate = Literal["token", "vector", "none"]
+
+
+@strict
+class Owl3Config(Qwen2Config):
+    """A Qwen2 language model, a SigLIP tower, and the blocks in which words look at pictures.
+
+    The language model's fields are `Qwen2Config`'s, flat, as in the official config.json.
+    """
+
+    model_type = "mplugowl3"
+    sub_configs_defaults = {"vision_config": SiglipVisionConfig}  # noqa: RUF012 (transformers reads it as a plain dict)
+
+    vision_config: dict | PreTrainedConfig | None = None
+    hyper_layers: list[int] | None = None
+    """Blocks with hyper attention, counted from 1 as in the checkpoints: [1, 9, 17, 25] are blocks 0, 8, 16, 24."""
+    gate: str = "none"
+    """How words and pictures are fused: `Gate`."""
+    projector_layers: int = 2
+    """Linear layers between tower and language model; two have an exact GELU between them."""
+    vision_batch_size: int = 16
+    """Pictures the tower encodes at a time; bounds memory, does not change results."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.hyper_layers is None:
+            self.hyper_layers = [1, 9, 17, 25]
+        super().__post_init__(**kwargs)
+
+    @property
+    def release(self) -> str:
+        return {"token": "240728", "vector": "241014", "none": "241101"}[self.gate]
+
+    @property
+    def fused(self) -> bool:
+        """One softmax over pictures and words (241101), instead of two and a gate."""
+        return self.gate == "none"
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along one side of a picture."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def patches_per_picture(self) -> int:
+        return self.grid_side**2
+
+    @property
+    def picture_size(self) -> int:
+        """Side in pixels that the processor resizes pictures to: 378 for 241101, 384 before (the tower drops 6)."""
+        return self.grid_side * self.vision_config.patch_size if self.fused else self.vision_config.image_size
+
+    @classmethod
+    def tiny(cls, gate: Gate = "none", **changes: Any) -> Owl3Config:
+        """A model of a few hundred kilobytes with every mechanism in it, for tests."""
+        settings: dict[str, Any] = {
+            "vocab_size": 320,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "hyper_layers": [1, 3],
+            "gate": gate,
+            "projector_layers": 2 if gate == "none" else 1,
+            "tie_word_embeddings": gate == "vector",
+            "vision_config": {
+                "hidden_size": 48,
+                "intermediate_size": 64,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+        }
+        return cls(**{**settings, **changes})

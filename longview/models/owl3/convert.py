@@ -1,0 +1,63 @@
+"""Whose checkpoint is this, and which release: decided from what the folder holds.
+
+Official names ↔ ours: they are the same. What differs between releases:
+
+| tensor                                                        | 240728          | 241014   | 241101                |
+|---------------------------------------------------------------|-----------------|----------|-----------------------|
+| `language_model.model.layers.N.self_attn.v_kv_proj.*`         | hyper layers    | same     | same                  |
+| `….self_attn.gate_proj.0.{weight,bias}`                       | (D, D), (D)     | –        | –                     |
+| `….self_attn.gate`                                            | –               | (hidden) | –                     |
+| `vision2text_model.{weight,bias}` or `.0.*`, `.2.*`           | one layer       | one      | two, GELU between     |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longview.errors import CheckpointError
+from longview.models.owl3.config import Owl3Config
+
+_HYPER = re.compile(r"language_model\.model\.layers\.(\d+)\.self_attn\.v_kv_proj\.weight")
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json belongs to mPLUG-Owl3."""
+    return config.get("model_type") == "mplugowl3" or "mPLUGOwl3Model" in (config.get("architectures") or [])
+
+
+def settle(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Set the fields of `config` that only the tensors know: release, projector, hyper layers, vocabulary.
+
+    Raises:
+        CheckpointError: the tensors contradict the config, or are not those of an mPLUG-Owl3.
+    """
+    layers = sorted(int(match[1]) for name in shapes if (match := _HYPER.fullmatch(name)))
+    if not layers:
+        raise CheckpointError(
+            f"{folder} holds no hyper attention (no tensor *.self_attn.v_kv_proj.weight), so it is not an mPLUG-Owl3 "
+            "checkpoint; name a folder with the official weights"
+        )
+    attention = f"language_model.model.layers.{layers[0]}.self_attn"
+    if f"{attention}.gate_proj.0.weight" in shapes:
+        config.gate = "token"
+    elif f"{attention}.gate" in shapes:
+        config.gate = "vector"
+    else:
+        config.gate = "none"
+    config.projector_layers = 2 if "vision2text_model.0.weight" in shapes else 1
+    config.hyper_layers = [layer + 1 for layer in layers]
+    config.vocab_size = shapes.get("language_model.model.embed_tokens.weight", (config.vocab_size,))[0]
+    config.vision_config.vision_use_head = "vision_model.head.probe" in shapes
+
+
+def optional(config: Owl3Config) -> tuple[str, ...]:
+    """Prefixes of tensors that a checkpoint may lack: the tower's unread end, and a head tied to the embeddings."""
+    unread = (
+        f"vision_model.encoder.layers.{config.vision_config.num_hidden_layers - 1}.",
+        "vision_model.post_layernorm.",
+        "vision_model.head.",
+    )
+    return (*unread, "language_model.lm_head.") if config.tie_word_embeddings else unread

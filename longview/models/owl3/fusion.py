@@ -1,0 +1,416 @@
+"""The idea of mPLUG-Owl3: hyper attention. Words query pictures; pictures never enter the language sequence.
+
+    hidden (B, T, D) ── input_layernorm ──┬── q, k, v ── causal self-attention over words ───────┐
+                                          └── the same q ──┐                                     ├─ fuse ── o_proj
+    pictures (N, P, D) ── input_layernorm ── v_kv_proj ── K turned by MI-RoPE, V ── attention ───┘
+
+A token sees a *prefix* of its row's pictures: those whose placeholder stands before it. So the queries of a row fall
+into runs with the same number of visible pictures, each run attends to a slice of the keys, and no mask is ever made:
+
+    token      <|im_start|>  user  \\n   ▣₀  ▣₀  ▣₀   ▣₁  ▣₁  ▣₁   What  is  this
+    pictures        0         0    0    1   1   1    2   2   2     2    2    2
+    run        └──── no pictures ────┘ └ keys[:P] ┘ └────── keys[:2P] ──────────┘
+
+MI-RoPE: all P keys of a picture turn by the position of its placeholder. Keys and values of a picture are computed
+once (`Gallery`) and kept with the text cache; the original recomputes them for every generated token.
+
+Source: the mPLUG-Owl3 paper (arXiv 2408.04840), section 2.2, and the released weights, which differ from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+    rotate_half,
+)
+
+from longview.models.owl3.config import Owl3Config
+
+SCORES_BYTES = 64 << 20
+"""Attention scores held at a time, in bytes. Larger blocks are not faster."""
+
+
+# ── which pictures a token sees ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Run(NamedTuple):
+    """Consecutive queries of one row that see the same pictures: tokens `begin:end` see the first `pictures`."""
+
+    begin: int
+    end: int
+    pictures: int
+
+
+def runs_of(starts: Sequence[int], begin: int, length: int, inclusive: bool) -> list[Run]:
+    """Split the queries `begin … begin + length` of a row into runs; queries that see no picture belong to none.
+
+    Args:
+        starts: Ascending indices of the placeholders' first tokens, in the row that `begin` counts in.
+        inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
+    """
+    first_seen = [start if inclusive else start + 1 for start in starts]
+    borders = sorted({begin, begin + length, *(t for t in first_seen if begin < t < begin + length)})
+    runs = []
+    for left, right in itertools.pairwise(borders):
+        visible = sum(t <= left for t in first_seen)
+        if visible:
+            runs.append(Run(left - begin, right - begin, visible))
+    return runs
+
+
+# ── keys and values of the pictures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Wall:
+    """The pictures of one row: where their placeholders stand, and their keys and values per hyper layer."""
+
+    starts: list[int] = field(default_factory=list)
+    states: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer → K, V, each (Hkv, n·P, D)
+
+
+@dataclass
+class Hanging:
+    """Pictures on their way into a gallery: projected by the first forward pass that meets them, then let go."""
+
+    features: Tensor  # (N, P, D), those of all walls, wall after wall
+    positions: list[list[int]]  # one list of MI-RoPE positions a wall
+    moved: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> Tensor:
+        """The features on a device; copied there once, however many layers live on it."""
+        if device not in self.moved:
+            self.moved[device] = self.features.to(device)
+        return self.moved[device]
+
+
+class Gallery:
+    """What the rows of a batch can look at. Rows may share a wall (the beams of one question do).
+
+    It lives as long as the text cache it belongs to; without a cache, for one forward pass.
+    """
+
+    def __init__(self, num_walls: int, patches: int) -> None:
+        self.walls = [Wall() for _ in range(num_walls)]
+        self.patches = patches
+        self.hanging: Hanging | None = None
+
+    @property
+    def num_pictures(self) -> int:
+        return sum(len(wall.starts) for wall in self.walls)
+
+    def wall_of(self, row: int, num_rows: int) -> int:
+        """Rows are the walls repeated in place (`repeat_interleave`), as generation expands beams."""
+        return row * len(self.walls) // num_rows
+
+    def hang(self, features: Tensor, starts: list[list[int]], positions: list[list[int]]) -> None:
+        """Announce new pictures: features (N, P, D), and for each wall where they stand and how far their keys turn."""
+        for wall, new in zip(self.walls, starts, strict=True):
+            wall.starts.extend(new)
+        self.hanging = Hanging(features, positions)
+
+    def settled(self) -> None:
+        """Every hyper layer has projected the new pictures; their features are no longer needed."""
+        self.hanging = None
+
+    def states(self, layer: int, project: Projection, device: torch.device, keep: bool) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each wall in a layer, (Hkv, n·P, D) each; new pictures are projected by `project`.
+
+        Args:
+            keep: Remember them for later calls. Off in training, where checkpointed layers run twice.
+        """
+        if self.hanging is None:
+            return [wall.states[layer] for wall in self.walls]
+        features, begin, found = self.hanging.on(device), 0, []
+        for wall, positions in zip(self.walls, self.hanging.positions, strict=True):
+            new = project(features[begin : begin + len(positions)], positions)
+            begin += len(positions)
+            if layer in wall.states:
+                new = tuple(torch.cat(pair, dim=1) for pair in zip(wall.states[layer], new, strict=True))  # type: ignore[assignment]
+            if keep:
+                wall.states[layer] = new
+            found.append(new)
+        return found
+
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for wall in self.walls for pair in wall.states.values() for t in pair)
+
+
+Projection = Callable[[Tensor, list[int]], tuple[Tensor, Tensor]]
+"""Features (n, P, D) and n positions → keys and values, (Hkv, n·P, head width) each."""
+
+
+# ── attention without a mask ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PrefixAttention(torch.autograd.Function):
+    """Attention of one row over prefixes of its pictures' keys, with a streaming softmax; exact, and differentiable.
+
+    Only `SCORES_BYTES` of scores exist at a time, forwards and backwards, whatever the number of pictures.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: list[Run], patches: int
+    ) -> tuple[Tensor, Tensor]:
+        """query (Hkv, G, T, D), scaled; key, value (Hkv, M, D) → output (Hkv, G, T, D) and log-sum-exp (Hkv, G, T).
+
+        Both are fp32. Where a token sees no picture the output is 0 and the log-sum-exp −∞.
+        """
+        output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
+        lse = torch.full(query.shape[:-1], -torch.inf, dtype=torch.float32, device=query.device)
+        for run in runs:
+            q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
+            total = acc = peak = None
+            for block in _blocks(run.pictures * patches, rows=q.shape[0] * q.shape[1]):
+                scores = (q @ key[:, block].transpose(1, 2)).float()
+                new_peak = scores.amax(-1, keepdim=True) if peak is None else torch.maximum(peak, scores.amax(-1, True))
+                weights = scores.sub_(new_peak).exp_()
+                part = (weights.to(value.dtype) @ value[:, block]).float()
+                if peak is None:
+                    total, acc = weights.sum(-1, keepdim=True), part
+                else:
+                    fade = (peak - new_peak).exp_()
+                    total = total * fade + weights.sum(-1, keepdim=True)
+                    acc = acc * fade + part
+                peak = new_peak
+            shape = (query.shape[0], query.shape[1], run.end - run.begin)
+            output[:, :, run.begin : run.end] = (acc / total).view(*shape, -1)
+            lse[:, :, run.begin : run.end] = (peak + total.log()).view(shape)
+        ctx.save_for_backward(query, key, value, output, lse)
+        ctx.runs, ctx.patches = runs, patches
+        return output, lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, lse = ctx.saved_tensors
+        grad_output, grad_lse = grads
+        grad_query = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
+        grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
+        grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+        # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
+        shift = grad_lse - (output * grad_output).sum(-1)
+        for run in ctx.runs:
+            rows = slice(run.begin, run.end)
+            q = query[:, :, rows].flatten(1, 2)
+            g = grad_output[:, :, rows].flatten(1, 2)
+            s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
+            dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+            for block in _blocks(run.pictures * ctx.patches, rows=q.shape[0] * q.shape[1]):
+                k, v = key[:, block], value[:, block]
+                weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
+                grad_value[:, block] += weights.transpose(1, 2) @ g
+                grad_scores = weights * (g @ v.float().transpose(1, 2) + s.unsqueeze(-1))
+                dq += grad_scores @ k.float()
+                grad_key[:, block] += grad_scores.transpose(1, 2) @ q.float()
+            grad_query[:, :, rows] = dq.view(grad_query[:, :, rows].shape)
+        return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+
+
+def _blocks(num_keys: int, rows: int) -> list[slice]:
+    size = max(1, SCORES_BYTES // (4 * rows))
+    return [slice(begin, min(begin + size, num_keys)) for begin in range(0, num_keys, size)]
+
+
+def text_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention over words that also tells the log-sum-exp, so that pictures can join its softmax afterwards.
+
+    Args:
+        query: (B, Hkv, G, T, D), scaled.
+        key, value: (B, Hkv, S, D).
+        mask: What `transformers` made for the layer: None (causal), boolean or additive (B or 1, 1, T, S), or padding.
+
+    Returns:
+        Output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
+    """
+    length, num_keys = query.shape[3], key.shape[2]
+    if mask is None or mask.dim() == 2:  # flash attention is handed the padding alone, (B, S)
+        causal = torch.ones(length, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - length)
+        mask = causal[None, None] if mask is None else causal & mask[:, None, None, :num_keys].bool()
+    mask = mask[:, :, :, :num_keys].unsqueeze(2)  # (B or 1, 1, 1, T, S)
+    size = max(1, SCORES_BYTES // (4 * query.shape[:3].numel() * num_keys))
+    outputs, totals = [], []
+    for rows in (slice(begin, begin + size) for begin in range(0, length, size)):
+        scores = (query[:, :, :, rows] @ key.unsqueeze(2).transpose(-1, -2)).float()
+        seen = mask[:, :, :, rows]
+        # a finite floor keeps padding, which sees nothing, free of NaN
+        floor = torch.finfo(torch.float32).min
+        scores = scores.masked_fill(~seen, floor) if seen.dtype == torch.bool else (scores + seen).clamp(min=floor)
+        lse = scores.logsumexp(-1)
+        outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
+        totals.append(lse)
+    return torch.cat(outputs, dim=3), torch.cat(totals, dim=3)
+
+
+# ── the layers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class HyperAttention(Qwen2Attention):
+    """Qwen2's self-attention, plus keys and values of the pictures, and the release's way of fusing the two."""
+
+    def __init__(self, config: Owl3Config, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.v_kv_proj = nn.Linear(config.hidden_size, 2 * config.num_key_value_heads * self.head_dim, bias=True)
+        if config.gate == "token":
+            self.gate_proj = nn.Sequential(nn.Linear(self.head_dim, self.head_dim), nn.Sigmoid())
+        elif config.gate == "vector":
+            self.gate = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def project_pictures(self, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features (n, P, hidden) and positions (n,) → keys, turned by MI-RoPE, and values: (Hkv, n·P, D).
+
+        The projection's rows interleave keys and values head by head: [K₀ V₀ K₁ V₁ …].
+        """
+        states = self.v_kv_proj(normed).unflatten(-1, (-1, 2, self.head_dim))  # (n, P, Hkv, 2, D)
+        key, value = states[..., 0, :], states[..., 1, :]
+        theta = self.config.rope_parameters["rope_theta"]
+        frequencies = theta ** -(torch.arange(0, self.head_dim, 2, device=key.device).float() / self.head_dim)
+        angles = (positions.to(key.device).float()[:, None] * frequencies).repeat(1, 2)[:, None, None]  # (n, 1, 1, D)
+        turned = key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()
+        return turned.to(key.dtype).flatten(0, 1).transpose(0, 1), value.flatten(0, 1).transpose(0, 1)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        gallery: Gallery | None = None,
+        pictures: list[tuple[Tensor, Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states (B, T, hidden), and keys and values of each wall of the gallery → (B, T, hidden)."""
+        if gallery is None or pictures is None:
+            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
+        batch, length = hidden_states.shape[:2]
+        heads = (batch, length, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, H, T, D)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)  # (B, Hkv, T, D)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        begin = 0
+        if past_key_values is not None:
+            begin = int(past_key_values.get_seq_length(self.layer_idx))
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attend = self._attend_masked if self.config._attn_implementation == "eager" else self._attend_by_runs
+        grouped = query.unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
+        seen, seen_lse = attend(grouped * self.scaling, gallery, pictures, begin)
+        if self.config.fused:
+            read, read_lse = text_attention(grouped * self.scaling, key, value, attention_mask)
+            share = torch.sigmoid(seen_lse - read_lse).unsqueeze(-1)
+            fused = read + share * (seen - read)
+        else:
+            interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            kwargs |= {"scaling": self.scaling, "dropout": 0.0, "sliding_window": self.sliding_window}
+            context, _ = interface(self, query, key, value, attention_mask, **kwargs)  # (B, T, H, D)
+            read = context.transpose(1, 2).unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
+            looks = torch.isfinite(seen_lse).unsqueeze(-1)
+            gate = torch.where(looks, self._gate(read), 0.0)  # a token before the first picture keeps what it read
+            fused = read * (1 - gate) + seen.to(read.dtype) * gate
+        fused = fused.flatten(1, 2).transpose(1, 2).reshape(batch, length, -1)  # (B, T, H·D)
+        return self.o_proj(fused.to(hidden_states.dtype)), None
+
+    def _gate(self, read: Tensor) -> Tensor:
+        """How much of the picture replaces what was read, in (0, 1), broadcast to (B, Hkv, G, T, D)."""
+        if self.config.gate == "token":
+            return self.gate_proj(read)
+        return torch.sigmoid(self.gate).view(1, read.shape[1], read.shape[2], 1, self.head_dim)
+
+    def _attend_by_runs(
+        self, query: Tensor, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], begin: int
+    ) -> tuple[Tensor, Tensor]:
+        outputs, totals = [], []
+        for row in range(query.shape[0]):
+            wall = gallery.wall_of(row, query.shape[0])
+            runs = runs_of(gallery.walls[wall].starts, begin, query.shape[3], inclusive=self.config.fused)
+            output, lse = PrefixAttention.apply(query[row], *pictures[wall], runs, gallery.patches)
+            outputs.append(output)
+            totals.append(lse)
+        return torch.stack(outputs), torch.stack(totals)
+
+    def _attend_masked(
+        self, query: Tensor, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], begin: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same with one padded batch and a mask: plain to read, batches small pictures well, grows as T·N·P."""
+        walls = [gallery.wall_of(row, query.shape[0]) for row in range(query.shape[0])]
+        pad = nn.utils.rnn.pad_sequence
+        keys, values = (pad([kv[i].transpose(0, 1) for kv in pictures], True)[walls] for i in (0, 1))  # (B, M, Hkv, D)
+        never = begin + query.shape[3]
+        first_seen = torch.full((len(walls), keys.shape[1] // gallery.patches), never)
+        for row, wall in enumerate(walls):
+            starts = torch.tensor(gallery.walls[wall].starts, dtype=torch.long)
+            first_seen[row, : len(starts)] = starts if self.config.fused else starts + 1
+        time = torch.arange(begin, never)
+        visible = first_seen[:, None, :] <= time[None, :, None]  # (B, T, N)
+        visible = visible.to(query.device).repeat_interleave(gallery.patches, -1)[:, None, None]  # (B, 1, 1, T, M)
+        blind = ~visible.any(-1, keepdim=True)
+        scores = query.float() @ keys.float().permute(0, 2, 3, 1).unsqueeze(2)  # (B, Hkv, G, T, M)
+        # blind tokens look at everything first and are dropped after: a softmax over nothing has no gradient
+        scores = scores.masked_fill(~(visible | blind), -torch.inf)
+        lse = scores.logsumexp(-1, keepdim=True)
+        output = (scores - lse).exp() @ values.float().transpose(1, 2).unsqueeze(2)
+        return output.masked_fill(blind, 0.0), lse.masked_fill(blind, -torch.inf).squeeze(-1)
+
+
+class HyperDecoderLayer(Qwen2DecoderLayer):
+    """A Qwen2 block whose input norm is shared by words and pictures, and whose attention sees both."""
+
+    def __init__(self, config: Owl3Config, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.self_attn = HyperAttention(config, layer_idx)
+
+    def project(self, features: Tensor, positions: list[int]) -> tuple[Tensor, Tensor]:
+        """Projector features (n, P, hidden) → keys and values (Hkv, n·P, D). See `HyperAttention.project_pictures`."""
+        turns = torch.tensor(positions, dtype=torch.long)
+        size = len(positions) if torch.is_grad_enabled() else self.self_attn.config.vision_batch_size
+        if len(positions) <= size:
+            return self.self_attn.project_pictures(self.input_layernorm(features), turns)
+        # fp32 intermediates of 400 pictures would outweigh the result: write chunk by chunk into its place
+        heads, width = self.self_attn.config.num_key_value_heads, self.self_attn.head_dim
+        patches = features.shape[1]
+        key, value = (features.new_empty(heads, len(positions) * patches, width) for _ in range(2))
+        for begin in range(0, len(positions), size):
+            chunk, place = slice(begin, begin + size), slice(begin * patches, (begin + size) * patches)
+            normed = self.input_layernorm(features[chunk])
+            key[:, place], value[:, place] = self.self_attn.project_pictures(normed, turns[chunk])
+        return key, value
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        gallery: Gallery | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        pictures = None
+        if gallery is not None:
+            keep = past_key_values is not None
+            pictures = gallery.states(self.self_attn.layer_idx, self.project, hidden_states.device, keep)
+        return super().forward(
+            hidden_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            gallery=gallery,
+            pictures=pictures,
+            **kwargs,
+        )

@@ -1,0 +1,303 @@
+"""mPLUG-Owl3 from pixels to logits, for all three releases.
+
+    pixels (N, 3, R, R) ── SigLIP, all blocks but the last ── vision2text_model ── features (N, P, D)
+                                                                                        │ hung in a Gallery
+    ids (B, T) ── embeddings ── Qwen2 blocks; in the hyper layers words look at pictures ┘ ── lm_head ── (B, T, V)
+
+Attribute names are those of the official checkpoints, so no weight is ever renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel, SiglipVisionModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
+from longview.errors import RequestError
+from longview.models import checkpoint
+from longview.models.owl3 import convert
+from longview.models.owl3.config import Owl3Config
+from longview.models.owl3.fusion import Gallery, HyperAttention, HyperDecoderLayer
+from longview.models.owl3.processor import Owl3Processor, placeholder_starts
+
+
+class Owl3Model(PreTrainedModel, GenerationMixin):
+    """A language model that looks at pictures inside a few of its blocks.
+
+    Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
+    """
+
+    config_class = Owl3Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Qwen2DecoderLayer", "HyperDecoderLayer", "SiglipEncoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "gallery"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    parts = {  # noqa: RUF012
+        "vision": ("vision_model",),
+        "connector": ("vision2text_model", "v_kv_proj", "self_attn.gate"),
+        "language": ("language_model",),
+    }
+    """What a recipe can name; a parameter belongs to the first part one of whose names occurs in its own."""
+
+    def __init__(self, config: Owl3Config) -> None:
+        super().__init__(config)
+        self.vision_model = SiglipVisionModel(config.vision_config)
+        width = config.vision_config.hidden_size
+        if config.projector_layers == 1:
+            self.vision2text_model: nn.Module = nn.Linear(width, config.hidden_size)
+        else:
+            self.vision2text_model = nn.Sequential(
+                nn.Linear(width, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
+            )
+        self.language_model = Qwen2ForCausalLM(config)
+        for number in config.hyper_layers:
+            self.language_model.model.layers[number - 1] = HyperDecoderLayer(config, number - 1)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, HyperAttention) and self.config.gate == "vector":
+            nn.init.zeros_(module.gate)
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, *args: Any, config: Any = None, **kwargs: Any) -> Owl3Model:  # type: ignore[override]
+        """Open an official or our own folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
+
+        Raises:
+            CheckpointError: something about the folder is missing, unsafe or of the wrong shape; says what.
+        """
+        folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
+        shapes = checkpoint.tensor_shapes(folder)
+        if not isinstance(config, Owl3Config):
+            config = Owl3Config.from_pretrained(config or folder)
+        convert.settle(config, shapes, folder)
+        with torch.device("meta"):
+            expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
+        checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
+        return super().from_pretrained(folder, *args, config=config, **checkpoint.safe_arguments(kwargs))
+
+    # ── plumbing transformers asks for ──
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def init_processor(self, tokenizer: Any) -> Owl3Processor:
+        """The official way to a processor."""
+        return Owl3Processor(tokenizer, self.config)
+
+    # ── the forward pass ──
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Pixels (N, 3, R, R) → features (N, P, D), `vision_batch_size` pictures at a time.
+
+        The features are the output of the tower's last block but one, so the last block is not run.
+        """
+        tower, size = self.vision_model, self.config.vision_batch_size
+        features = []
+        for chunk in pixel_values.split(size):
+            weight = tower.embeddings.patch_embedding.weight
+            hidden = tower.embeddings(chunk.to(weight.device, weight.dtype))
+            for block in tower.encoder.layers[:-1]:
+                hidden = block(hidden, None)
+            features.append(self.vision2text_model(hidden))
+        return torch.cat(features)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        pixel_values: Tensor | None = None,
+        media_offset: Tensor | Sequence | None = None,
+        image_embeds: Tensor | None = None,
+        gallery: Gallery | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """One pass over `input_ids` (B, T), which continue `past_key_values` where there are any.
+
+        Args:
+            pixel_values: (N, 3, R, R), the pictures of all rows, row after row; new ones only, where a cache is given.
+            media_offset: Where each row's placeholders start, as indices into this call's `input_ids` (they may lie
+                beyond its end: a prefill in chunks hangs all pictures at once). A list of B index lists (241101), or
+                the counting tensor (B, T, 2) of the releases before.
+            image_embeds: (N, P, D) from `encode`, in place of `pixel_values`.
+            gallery: Pictures hung already; generation and the engine pass it.
+            attention_mask: (B, past + T), 0 for padding on either side.
+
+        Raises:
+            RequestError: the numbers of pictures and placeholders differ.
+        """
+        words = input_ids if input_ids is not None else inputs_embeds
+        if words is None:
+            raise RequestError("forward needs input_ids or inputs_embeds")
+        batch, length = words.shape[:2]
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of(attention_mask)[:, -length:]
+        if use_cache is None:
+            use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        if gallery is None:
+            gallery = getattr(past_key_values, "gallery", None)
+        if image_embeds is None and pixel_values is not None:
+            image_embeds = self.encode(pixel_values)
+        starts = placeholder_starts(media_offset, batch)
+        check_counts(0 if image_embeds is None else len(image_embeds), starts)
+        if image_embeds is not None and len(image_embeds):
+            if gallery is None or len(gallery.walls) != batch:
+                gallery = Gallery(batch, self.config.patches_per_picture)
+            turns = self.picture_positions(starts, position_ids, past, length)
+            gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
+        if gallery is not None and past_key_values is not None:
+            past_key_values.gallery = gallery  # type: ignore[attr-defined]
+
+        output = self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            gallery=gallery if gallery is not None and gallery.num_pictures else None,
+            **kwargs,
+        )
+        if gallery is not None and past_key_values is not None:
+            gallery.settled()
+        return output
+
+    def picture_positions(
+        self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int
+    ) -> list[list[int]]:
+        """MI-RoPE: the position by which each picture's keys turn; padding before a placeholder does not count."""
+        extra = 0 if self.config.fused else 1
+        turns = []
+        for row, row_starts in enumerate(starts):
+            if position_ids is None:
+                turns.append([past + start + extra for start in row_starts])
+                continue
+            here = position_ids[min(row, len(position_ids) - 1)].tolist()
+            beyond = here[-1] - (length - 1)
+            turns.append([(here[s] if s < length else beyond + s) + extra for s in row_starts])
+        return turns
+
+    # ── generation ──
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        media_offset: Tensor | Sequence | None = None,
+        attention_mask: Tensor | None = None,
+        tokenizer: Any = None,
+        decode_text: bool = False,
+        past_key_values: Cache | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate with transformers' machinery: greedy, beams, sampling, streamers. Returns the *new* tokens only.
+
+        As in the authors' code, decoding is greedy unless the call says otherwise, whatever generation_config.json
+        holds. With `past_key_values` of an earlier turn, `input_ids` is the whole conversation and the pictures that
+        stand in its cached part are not encoded again.
+
+        Args:
+            tokenizer: Needed for `decode_text`; also names the end tokens.
+            decode_text: Return a list of strings instead of ids.
+        """
+        if input_ids is None:
+            raise RequestError("generate needs input_ids; make them with the processor")
+        batch = len(input_ids)
+        input_ids = input_ids.to(self.device)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(self.device)
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        starts = placeholder_starts(media_offset, batch)
+        check_counts(0 if pixel_values is None else len(pixel_values), starts)
+        gallery = getattr(past_key_values, "gallery", None)
+        fresh = [[start >= past for start in row] for row in starts]
+        if any(map(any, fresh)):
+            assert pixel_values is not None
+            features = self.encode(pixel_values[torch.tensor([new for row in fresh for new in row])])
+            starts = [[start for start in row if start >= past] for row in starts]
+            gallery = gallery or Gallery(batch, self.config.patches_per_picture)
+            turns = self.picture_positions(starts, positions_of(attention_mask), 0, input_ids.shape[1])
+            gallery.hang(features, starts, turns)
+        if generation_config is None:
+            generation_config = GenerationConfig(
+                bos_token_id=self.config.bos_token_id, eos_token_id=end_tokens(tokenizer, self.config), pad_token_id=0
+            )
+        output = super().generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            generation_config=generation_config,
+            gallery=gallery,
+            tokenizer=tokenizer,
+            **kwargs,
+        )
+        if not isinstance(output, Tensor):
+            output.sequences = output.sequences[:, input_ids.shape[1] :]
+            return output
+        output = output[:, input_ids.shape[1] :]
+        if not decode_text:
+            return output
+        if tokenizer is None:
+            raise RequestError("decode_text=True needs tokenizer=…")
+        ends = set(end_tokens(tokenizer, self.config))
+        return [tokenizer.decode(_until(row.tolist(), ends), skip_special_tokens=True).strip() for row in output]
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Positions that count words only: (B, L) mask → (B, L); padding on the left does not shift a word."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def check_counts(num_pictures: int, starts: list[list[int]]) -> None:
+    """The seam of the modalities: as many pictures as placeholders, or an error with both numbers."""
+    num_placeholders = sum(map(len, starts))
+    if num_pictures != num_placeholders:
+        raise RequestError(
+            f"{num_pictures} pictures for {num_placeholders} placeholders; "
+            "pixel_values and media_offset must come from the same processor call"
+        )
+
+
+def end_tokens(tokenizer: Any, config: Owl3Config) -> list[int]:
+    """The ids that end an answer: <|im_end|> and <|endoftext|> of the tokenizer, or the config's."""
+    if tokenizer is not None:
+        found = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
+        return [token for token in found if token is not None]
+    configured = config.eos_token_id
+    return configured if isinstance(configured, list) else [] if configured is None else [configured]
+
+
+def _until(tokens: list[int], ends: set[int]) -> list[int]:
+    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
