@@ -1,1 +1,15 @@
-"""Bytes in, frames out. No torch, no model: only what a picture or a video shows, when, and how large it is."""
+"""Bytes in, frames out. No torch, no model: only what a picture or a video shows, when, and how large it is.
+
+    open_medium(part, options, limits)          one part of a message → Medium
+    open_media(parts, options, limits)          several, decoded side by side, in order
+    sniff(path)                                 "image" or "video", by content
+
+`fetch` gets bytes from anywhere behind the guards; `decode` and `video` make frames of them; `select` says which.
+"""
+
+from longview.media.door import open_media, open_medium
+from longview.media.medium import Frame, Medium, Progress
+from longview.media.options import Limits, MediaOptions
+from longview.media.sniff import sniff
+
+__all__ = ["Frame", "Limits", "Medium", "MediaOptions", "Progress", "open_media", "open_medium", "sniff"]

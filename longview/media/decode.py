@@ -1,0 +1,184 @@
+"""Pictures: bytes → upright RGB. Also pictures that move (GIF, WebP, PNG), read like a video.
+
+Pillow's own error texts are never passed on: they differ between versions and have leaked memory addresses.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings as python_warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from longview.errors import MediaError
+from longview.media.medium import Frame, Progress
+from longview.media.options import Limits, beyond
+from longview.media.sniff import READS, container_of, foreign_format_of, image_format_of
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def check_size(width: int, height: int, name: str, limits: Limits) -> None:
+    """Refuse a picture that is too large, too small or too thin, before its pixels are decoded."""
+    sides = f"is {width:,}×{height:,} pixels"
+    if min(width, height) < limits.min_side:
+        raise MediaError(f"{name} {sides}; each side needs at least {limits.min_side} (--min-side, Limits(min_side=…))")
+    if width * height > limits.max_pixels:
+        raise beyond(name, f"{sides}, {width * height:,} in all", limits, "max_pixels")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise beyond(
+            name, f"{sides}, a side ratio of {max(width, height) / min(width, height):,.0f}", limits, "max_aspect"
+        )
+
+
+def read_picture(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, list[str]]:
+    """Decode one picture, upright and RGB, at its full size; alpha is dropped. Of a moving one, the first frame.
+
+    Returns the picture and the warnings to show.
+
+    Raises:
+        MediaError: not a picture that is read, truncated, damaged, or over a limit.
+    """
+    image = _open(data, name, limits)
+    warnings = []
+    if getattr(image, "is_animated", False):
+        warnings.append(f"{name} moves; only its first frame is used as a picture (give it as a video to see them all)")
+    return to_upright(_load(image, name), name), warnings
+
+
+def to_upright(image: Image.Image, name: str) -> Image.Image:
+    """Turn a decoded picture upright by its EXIF orientation, and make it RGB."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block raises nearly anything, and says nothing about the pixels
+        turn = None
+    image = to_rgb(image, name)
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode to RGB: 16 bits are scaled, not clipped; alpha is dropped, not blended."""
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise MediaError(f"{name} holds floating-point pixels, whose range is unknown; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+            raise MediaError(f"{name} holds 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
+        image = Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise MediaError(f"{name} has the colour mode {image.mode}, which is not read; convert it to RGB") from None
+
+
+def is_animated(source: Path | bytes) -> bool:
+    """Whether a picture file holds several frames that play; the pages of a TIFF do not."""
+    try:
+        with _quiet_open(source) as image:
+            return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+    except Exception:  # damaged: the reader will say how
+        return False
+
+
+class AnimationReader:
+    """A GIF, WebP or PNG that moves, or one still picture, read like a `VideoReader`."""
+
+    def __init__(self, data: bytes, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+        self.warnings: list[str] = []
+        self._data = data
+        self._deadline = time.monotonic() + limits.decode_seconds
+        self.seconds: list[float] = []
+        moment = 0.0
+        for image in self._frames():
+            self.seconds.append(moment)
+            moment += max(float(image.info.get("duration") or 0), 0.0) / 1000 or 0.1  # browsers show 0 as 0.1 s
+        self.num_frames = len(self.seconds)
+        self.duration: float | None = moment
+        self.fps: float | None = self.num_frames / moment
+        self.width, self.height = next(self.read([0])).image.size
+
+    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+        self._deadline = time.monotonic() + self.limits.decode_seconds
+        done = 0
+        for index, image in enumerate(self._frames()):
+            if done == len(indices):
+                return
+            if index != indices[done]:
+                continue
+            upright = to_upright(image.copy(), self.name)
+            while done < len(indices) and indices[done] == index:
+                yield Frame(upright, index, self.seconds[index])
+                done += 1
+            if progress:
+                progress(done, len(indices), self.name)
+
+    def close(self) -> None:
+        pass
+
+    def _frames(self) -> Iterator[Image.Image]:
+        image = _open(self._data, self.name, self.limits)
+        while True:
+            yield _load(image, self.name)
+            if time.monotonic() > self._deadline:
+                raise beyond(self.name, "takes too long to decode", self.limits, "decode_seconds")
+            try:
+                image.seek(image.tell() + 1)
+            except EOFError:
+                return
+            except Exception:  # as in `_load`
+                raise _damaged(self.name) from None
+
+
+def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
+    """Open a picture without decoding it, and check what its header says."""
+    head = data[:64]
+    if not data:
+        raise MediaError(f"{name} is empty (0 bytes); save or download it again")
+    if image_format_of(head) is None:
+        found = "a video" if container_of(head) else foreign_format_of(head)
+        raise MediaError(f"{name} is {found}, given as a picture; expected {READS}, each as what it is")
+    try:
+        image = _quiet_open(data)
+    except Image.DecompressionBombError:
+        raise beyond(name, "has too many pixels to be opened", limits, "max_pixels") from None
+    except Exception:  # as in `_load`
+        raise _damaged(name) from None
+    check_size(*image.size, name, limits)
+    return image
+
+
+def _quiet_open(source: Path | bytes) -> Image.Image:
+    head = source[:64] if isinstance(source, bytes) else source.open("rb").read(64)
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        form = image_format_of(head)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=[form] if form else [])
+
+
+def _load(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+    except Exception:  # Pillow's decoders raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error, …
+        raise _damaged(name) from None
+    return image
+
+
+def _damaged(name: str) -> MediaError:
+    return MediaError(f"{name} is truncated or damaged; save or download it again")

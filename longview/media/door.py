@@ -1,0 +1,210 @@
+"""The door: the parts of a message → media with their frames.
+
+picture    fetch → decode
+video      fetch → reader (VideoReader, AnimationReader or PictureList) → choose indices → read them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from longview.errors import MediaError, RequestError
+from longview.media.decode import AnimationReader
+from longview.media.fetch import fetch, read_file, shown
+from longview.media.medium import Frame, Medium, Progress, Reader
+from longview.media.options import Limits, MediaOptions, beyond
+from longview.media.select import SAMPLERS, Timeline
+from longview.media.sniff import READS, container_of, foreign_format_of, image_format_of
+from longview.media.stills import JPEG_LIST, PictureList, Still
+from longview.media.video import VideoReader
+from longview.messages import Part, Source
+
+UNIFORM = MediaOptions(select="uniform")
+
+
+def open_medium(
+    part: Part,
+    options: MediaOptions | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+    *,
+    default: MediaOptions = UNIFORM,
+) -> Medium:
+    """Fetch, decode and sample the picture or video of one message part.
+
+    `default` is how the model's family samples a video where `options` leaves it open. A list of pictures is a video
+    whose frames have been chosen already: all are used, unless `options` says otherwise.
+
+    Raises:
+        MediaError: it cannot be fetched, opened or decoded, or is over a limit.
+        RequestError: the options do not fit this medium.
+    """
+    return open_media([part], options, limits, progress, default=default)[0]
+
+
+def open_media(
+    parts: Sequence[Part],
+    options: MediaOptions | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+    *,
+    default: MediaOptions = UNIFORM,
+    threads: int = 8,
+) -> list[Medium]:
+    """Open several media side by side. Their order is kept; they share one budget of decoded bytes.
+
+    Raises:
+        MediaError, RequestError: as `open_medium`; of several failures the first part's.
+    """
+    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default)
+    if len(parts) < 2:
+        return [opener.open(part) for part in parts]
+    pool = ThreadPoolExecutor(min(threads, len(parts)), thread_name_prefix="longview-media")
+    try:
+        return list(pool.map(opener.open, parts))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def choose(timeline: Timeline, options: MediaOptions, limits: Limits, default: MediaOptions, name: str) -> list[int]:
+    """Choose the frames of one video: the options first, then the family's default, then the sampler's own.
+
+    Returns ascending indices into the whole video. A few samplers repeat frames of a short one.
+
+    Raises:
+        RequestError: a clip outside the video, or times asked of a list of pictures.
+        MediaError: more frames asked for than the limit.
+    """
+    by_time = next((f"--{key}" for key in ("fps", "start", "end") if getattr(options, key) is not None), None)
+    if timeline.seconds is None and by_time:
+        raise RequestError(f"{by_time} needs a video with times, and {name} is a list; leave it out")
+    if options.frames is not None and options.frames > limits.max_frames:
+        raise beyond(name, f"would be shown in {options.frames:,} frames", limits, "max_frames")
+    clip = range(timeline.num_frames)
+    if options.start is not None or options.end is not None:
+        assert timeline.seconds is not None
+        clip = timeline.clip(options.start, options.end)
+        timeline = timeline.part(clip)
+    given_list = timeline.seconds is None and timeline.fps is None
+    if given_list and options.frames is None and options.select is None:
+        return list(clip)
+    by_rate = "fps" if options.fps is not None else None
+    select = options.select or by_rate or default.select or "uniform"
+    sampler = SAMPLERS[select]
+    own = default.frames if select == default.select else None
+    count = min(options.frames or own or sampler.frames or limits.max_frames, limits.max_frames)
+    rate = options.fps or (default.fps if select == default.select else None) or 1.0
+    return [clip[i] for i in sampler.choose(timeline, count, rate)]
+
+
+class _Opener:
+    """What the parts of one call share: options, limits, progress, and the budget of decoded bytes."""
+
+    def __init__(self, options: MediaOptions, limits: Limits, progress: Progress | None, default: MediaOptions) -> None:
+        self._options = options
+        self._limits = limits
+        self._progress = progress
+        self._default = default
+        self._decoded = 0
+        self._lock = threading.Lock()
+
+    def open(self, part: Part) -> Medium:
+        if part.type == "image":
+            return self._open_picture(part.source)
+        if part.type == "video":
+            return self._open_video(part.source)
+        raise RequestError("a text part has nothing to decode; pass only image and video parts")
+
+    def _open_picture(self, source: Source | None) -> Medium:
+        still = Still.of(source, self._limits)
+        image, warnings = still.decode(self._limits)
+        self._spend(image.width, image.height, 1, still.name)
+        self._report(1, 1, still.name)
+        frames = [Frame(image, 0, None)]
+        return Medium(
+            "image", still.name, frames, image.width, image.height, 1, None, None, still.digest, tuple(warnings)
+        )
+
+    def _open_video(self, source: Source | None) -> Medium:
+        name, digest, reader = self._reader(source)
+        try:
+            timeline = Timeline(reader.num_frames, reader.seconds, reader.fps)
+            indices = choose(timeline, self._options, self._limits, self._default, name)
+            if not indices:
+                raise RequestError(
+                    f"no frame of {name} lies in the clip asked for; it lasts {reader.duration or 0:.2f} s"
+                )
+            self._spend(reader.width, reader.height, len(set(indices)), name)
+            frames = list(reader.read(indices, self._report))
+        finally:
+            reader.close()
+        return Medium(
+            "video",
+            name,
+            frames,
+            reader.width,
+            reader.height,
+            reader.num_frames,
+            reader.duration,
+            reader.fps,
+            digest,
+            tuple(reader.warnings),
+        )
+
+    def _reader(self, source: Source | None) -> tuple[str, str, Reader]:
+        """Return the name and digest of a video, and the reader that fits it."""
+        limits = self._limits
+        if isinstance(source, str) and source[: len(JPEG_LIST)].lower() == JPEG_LIST:
+            pictures = PictureList.of_data_uri(source, limits)
+            return pictures.name, pictures.digest, pictures
+        if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+            pictures = PictureList(source, limits)
+            return pictures.name, pictures.digest, pictures
+        if not isinstance(source, (str, Path, bytes)):
+            kind = type(source).__name__
+            raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
+        fetched = fetch(source, limits, "max_video_bytes")
+        data, name = fetched.data, fetched.name
+        head = data[:64] if isinstance(data, bytes) else _head(data)
+        if image_format_of(head):
+            encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
+            return name, _digest(data), AnimationReader(encoded, name, limits)
+        if not container_of(head):
+            raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {READS}")
+        return name, _digest(data), VideoReader(data, limits, name)
+
+    def _spend(self, width: int, height: int, frames: int, name: str) -> None:
+        with self._lock:
+            self._decoded += width * height * 3 * frames
+            decoded = self._decoded
+        if decoded > self._limits.max_decoded_bytes:
+            found = f"brings the frames of this request to {decoded / 2**20:,.0f} MiB"
+            raise beyond(name, found, self._limits, "max_decoded_bytes")
+
+    def _report(self, done: int, total: int, label: str) -> None:
+        if self._progress:
+            with self._lock:
+                self._progress(done, total, label)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        raise MediaError(f"{shown(path.name)} cannot be read; check its permissions") from None
+
+
+def _digest(data: bytes | Path) -> str:
+    """SHA-256 in hex of bytes or of a file, which is read through once."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+    with data.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""The nouns of this room: a `Frame`, and the `Medium` it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from PIL import Image
+
+Kind = Literal["image", "video"]
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called as progress(done, total, label) while media are opened; may be called from several threads, one at a time."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture: RGB, upright, at its full size."""
+
+    image: Image.Image
+    index: int  # in presentation order, from 0; 0 for a picture
+    seconds: float | None  # after the first frame of the video; None where there is no time
+
+
+@dataclass(frozen=True)
+class Medium:
+    """An opened picture or video: the frames chosen from it, and what is known about the whole."""
+
+    kind: Kind
+    name: str  # fit to be shown: no folders, no query string, no secrets
+    frames: list[Frame] = field(repr=False)
+    width: int  # pixels, upright, of the whole medium; frames of a list may differ
+    height: int
+    num_frames: int  # of the whole video; 1 for a picture
+    duration: float | None  # seconds of the whole video
+    fps: float | None  # average over the whole video
+    digest: str  # SHA-256 in hex of the raw bytes, whatever frames were chosen
+    warnings: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """What every kind of moving medium can do: say when its frames appear, and read some of them."""
+
+    width: int
+    height: int
+    num_frames: int
+    seconds: Sequence[float] | None
+    duration: float | None
+    fps: float | None
+    warnings: list[str]
+
+    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+        """Yield exactly the frames asked for; `indices` ascends and may repeat."""
+        ...
+
+    def close(self) -> None: ...

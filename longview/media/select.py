@@ -1,0 +1,139 @@
+"""Which frames of a video to keep: pure functions from counts and times to indices, no pictures and no files.
+
+Each sampler returns ascending positions, 0 … num_frames - 1. The official ones are kept to the last rounding, because
+a model's published scores were measured with exactly these frames. A sampler that also needs to know how near each
+frame is to the question belongs here too: it takes the similarities as numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A video as a sampler sees it: when each frame appears.
+
+    `seconds` ascends, one entry a frame in presentation order; None when there are no times (a list of pictures).
+    `fps` is the average rate; None when unknown.
+    """
+
+    num_frames: int
+    seconds: Sequence[float] | None = None
+    fps: float | None = None
+
+    def clip(self, start: float | None, end: float | None) -> range:
+        """Return the indices of the frames on the screen at some moment from `start` until just before `end`.
+
+        Needs `seconds`. Empty only when the clip ends before the first frame.
+        """
+        assert self.seconds is not None
+        first = max(0, bisect_right(self.seconds, start or 0.0) - 1)
+        last = self.num_frames if end is None else bisect_left(self.seconds, end)
+        return range(first, last)
+
+    def part(self, indices: range) -> Timeline:
+        """Return the timeline of a clip alone."""
+        seconds = None if self.seconds is None else self.seconds[indices.start : indices.stop]
+        return Timeline(len(indices), seconds, self.fps)
+
+
+def uniform(num_frames: int, count: int) -> list[int]:
+    """The middles of `count` equal spans; all frames when there are no more than `count`."""
+    if num_frames <= count:
+        return list(range(num_frames))
+    return [(2 * i + 1) * num_frames // (2 * count) for i in range(count)]
+
+
+def by_rate(seconds: Sequence[float], rate: float) -> list[int]:
+    """The frame on the screen at each tick of `rate` ticks a second, from the first frame on; no frame twice.
+
+    Goes by the times of the frames, so that a variable frame rate is sampled evenly in time.
+    """
+    times = np.asarray(seconds, dtype=np.float64)
+    if not len(times):
+        return []
+    # A tick that rounding puts a hair before its frame must still show that frame.
+    hair = 1e-6
+    ticks = np.arange(int((times[-1] - times[0]) * rate + hair) + 1) / rate + times[0]
+    return np.unique(np.searchsorted(times, ticks + hair, side="right") - 1).tolist()
+
+
+def fps(timeline: Timeline, rate: float, count: int) -> list[int]:
+    """`rate` frames a second; thinned out uniformly when that is more than `count`."""
+    picked = list(range(timeline.num_frames)) if timeline.seconds is None else by_rate(timeline.seconds, rate)
+    return [picked[i] for i in uniform(len(picked), count)]
+
+
+def owl3(num_frames: int, average_fps: float, count: int = 16, rate: float = 1.0) -> list[int]:
+    """mPLUG-Owl3's README: every round(average fps)-th frame, thinned out uniformly to `count`.
+
+    The original stops with a step of 0 below half a frame a second; here every frame is a candidate then.
+    """
+    step = max(1, round(average_fps / rate))
+    candidates = range(0, num_frames, step)
+    if len(candidates) <= count:
+        return list(candidates)
+    gap = len(candidates) / count
+    return [candidates[int(i * gap + gap / 2)] for i in range(count)]
+
+
+def owl3_middle(num_frames: int, count: int) -> list[int]:
+    """mPLUG-Owl3's evaluation: the middle frame of each interval; the last one repeated up to `count`."""
+    spans = min(count, num_frames)
+    if spans == 0:
+        return []
+    bounds = np.linspace(0, num_frames, spans + 1).astype(int)
+    middles = ((bounds[:-1] + bounds[1:] - 1) // 2).tolist()
+    return middles + [middles[-1]] * (count - spans)
+
+
+def ovis2(num_frames: int, count: int = 12) -> list[int]:
+    """Ovis2's README: the middles of `count` strides; all frames when there are no more than `count`."""
+    if num_frames <= count:
+        return list(range(num_frames))
+    stride = num_frames / count
+    # Not `uniform`: the sum of two products rounds differently, and the goldens hold these very floats.
+    return [min(num_frames - 1, int((stride * i + stride * (i + 1)) / 2)) for i in range(count)]
+
+
+def ovis2_bounded(num_frames: int, fewest: int = 16, most: int = 16) -> list[int]:
+    """Ovis2's trainer and server: at least `fewest` frames, repeating some of a short video, and at most `most`."""
+    if num_frames == 0:
+        return []
+    if fewest <= num_frames <= most:
+        return list(range(num_frames))
+    count = fewest if num_frames < fewest else most
+    stride = num_frames / count
+    # np.round and round agree here: both send halves to the even neighbour.
+    return [min(num_frames - 1, (round(stride * i) + round(stride * (i + 1))) // 2) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to choose frames, under the name users know it by."""
+
+    choose: Callable[[Timeline, int, float], list[int]]  # (timeline, at most this many, frames a second) → indices
+    frames: int | None  # how many it keeps unless told; None: as many as the rate gives
+    by_time: bool = False  # whether a number of frames a second means something to it
+
+
+def _owl3(timeline: Timeline, count: int, rate: float) -> list[int]:
+    if timeline.fps is None:  # a list of pictures, or a still one
+        return uniform(timeline.num_frames, count)
+    return owl3(timeline.num_frames, timeline.fps, count, rate)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": Sampler(lambda timeline, count, _: uniform(timeline.num_frames, count), 16),
+    "fps": Sampler(lambda timeline, count, rate: fps(timeline, rate, count), None, by_time=True),
+    "owl3": Sampler(_owl3, 16, by_time=True),
+    "owl3-middle": Sampler(lambda timeline, count, _: owl3_middle(timeline.num_frames, count), 16),
+    "ovis2": Sampler(lambda timeline, count, _: ovis2(timeline.num_frames, count), 12),
+    "ovis2-server": Sampler(lambda timeline, count, _: ovis2_bounded(timeline.num_frames, count, count), 16),
+}
+"""The samplers by name. mgm has none of its own: it was never shown videos."""

@@ -1,0 +1,117 @@
+"""Single pictures from any source, and lists of them that stand for a video."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from longview.errors import MediaError, RequestError
+from longview.media.decode import check_size, read_picture, to_upright
+from longview.media.fetch import fetch, read_file
+from longview.media.medium import Frame, Progress
+from longview.media.options import Limits, beyond
+from longview.messages import Source
+
+JPEG_LIST = "data:video/jpeg"
+"""How a data URI begins that holds a video as JPEG frames, separated by commas."""
+
+
+@dataclass(frozen=True)
+class Still:
+    """A picture not decoded yet: encoded bytes, or the caller's own Pillow image."""
+
+    source: bytes | Image.Image
+    name: str
+
+    @classmethod
+    def of(cls, source: Source | None, limits: Limits) -> Still:
+        if isinstance(source, Image.Image):
+            return cls(source, "picture")
+        if not isinstance(source, (str, Path, bytes)):
+            kind = type(source).__name__
+            raise RequestError(f"a picture cannot be read from {kind}; give a path, a URL, bytes or a Pillow image")
+        fetched = fetch(source, limits, "max_image_bytes")
+        data = fetched.data if isinstance(fetched.data, bytes) else read_file(fetched.data, fetched.name, limits)
+        return cls(data, fetched.name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex: of the encoded bytes; of mode, size, orientation, palette and pixels of a Pillow image."""
+        if isinstance(self.source, bytes):
+            return hashlib.sha256(self.source).hexdigest()
+        image = self.source
+        orientation = image.getexif().get(0x0112, 1)
+        palette = image.palette.tobytes() if image.palette is not None else b""
+        shape = f"{image.mode} {image.width} {image.height} {orientation}"
+        return framed_digest(b"pillow", shape.encode(), palette, image.tobytes())
+
+    def decode(self, limits: Limits) -> tuple[Image.Image, list[str]]:
+        """Return the upright RGB picture and the warnings to show."""
+        if isinstance(self.source, bytes):
+            return read_picture(self.source, self.name, limits)
+        check_size(*self.source.size, self.name, limits)
+        return to_upright(self.source, self.name), []
+
+
+def framed_digest(*fields: bytes) -> str:
+    """SHA-256 in hex over fields of which none can flow into the next: each is preceded by its length."""
+    digest = hashlib.sha256()
+    for field in fields:
+        digest.update(len(field).to_bytes(8, "big"))
+        digest.update(field)
+    return digest.hexdigest()
+
+
+class PictureList:
+    """A list of pictures, read like a `VideoReader`: frames without times. Each is decoded when it is asked for."""
+
+    seconds: None = None
+    duration: None = None
+    fps: None = None
+
+    def __init__(self, sources: Sequence[Source], limits: Limits) -> None:
+        self.name = f"{len(sources)} pictures"
+        self.limits = limits
+        self.warnings: list[str] = []
+        self.num_frames = len(sources)
+        if not sources:
+            raise RequestError("a video given as a list of pictures needs at least one picture")
+        if len(sources) > limits.max_frames:
+            raise beyond("a video", f"is given as a list of {len(sources):,} pictures", limits, "max_frames")
+        self._stills: list[Still] = []
+        held = 0
+        for source in sources:
+            self._stills.append(Still.of(source, limits))
+            encoded = self._stills[-1].source
+            held += len(encoded) if isinstance(encoded, bytes) else 0
+            if held > limits.max_video_bytes:
+                raise beyond(self.name, f"hold {held:,} bytes or more together", limits, "max_video_bytes")
+        self.digest = framed_digest(b"frames", *(bytes.fromhex(still.digest) for still in self._stills))
+        self.width, self.height = self._stills[0].decode(limits)[0].size
+
+    @classmethod
+    def of_data_uri(cls, uri: str, limits: Limits) -> PictureList:
+        """Read a `data:video/jpeg;base64,…,…` address. The frames are counted before one is decoded."""
+        header, _, body = uri.partition(",")
+        if not header.lower().endswith(";base64"):
+            raise MediaError("a video/jpeg data URI must be base64: data:video/jpeg;base64,<frame>,<frame>,…")
+        count = body.count(",") + 1
+        if count > limits.max_frames:
+            raise beyond("the video/jpeg data URI", f"holds {count:,} frames", limits, "max_frames")
+        return cls([f"data:image/jpeg;base64,{frame}" for frame in body.split(",")], limits)
+
+    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+        """Yield the pictures asked for; `indices` may repeat."""
+        for done, index in enumerate(indices, 1):
+            image, warnings = self._stills[index].decode(self.limits)
+            self.warnings += [warning for warning in warnings if warning not in self.warnings]
+            yield Frame(image, index, None)
+            if progress:
+                progress(done, len(indices), self.name)
+
+    def close(self) -> None:
+        """Nothing is open."""
