@@ -42,7 +42,8 @@ class Part:
             return cls("text", text=text)
         medium = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}.get(str(kind))
         if medium is None:
-            raise RequestError(f'unknown part type {kind!r:.80}; expected "text", "image", "video", "image_url" or "video_url"')
+            expected = '"text", "image", "video", "image_url" or "video_url"'
+            raise RequestError(f"unknown part type {kind!r:.80}; expected {expected}")
         keys = (medium, "source", "path", "url", "base64") if kind == medium else (f"{medium}_url",)
         given = [key for key in keys if part.get(key) is not None]
         if len(given) != 1:
@@ -56,7 +57,8 @@ class Part:
         if isinstance(source, Sequence) and not isinstance(source, (str, bytes)) and medium == "image":
             raise RequestError("an image part holds one picture; give several pictures as several parts")
         if not isinstance(source, (str, Path, bytes, Image.Image, Sequence)) or not source:
-            raise RequestError(f"a {kind} part cannot be read from {source!r:.80}; give a path, a URL, bytes or a picture")
+            given_instead = f"{source!r:.80}"
+            raise RequestError(f"a {kind} part cannot be read from {given_instead}; give a path, URL, bytes or picture")
         return cls("image" if medium == "image" else "video", source=source)
 
 
@@ -91,6 +93,16 @@ class Message:
             raise RequestError(f"a message's content is a string or a list of parts, not {content!r:.80}")
         parts = [part if isinstance(part, (str, Part)) else Part.from_dict(part) for part in content]
         return cls.of(role, *parts)
+
+
+def image(source: Source) -> Part:
+    """A picture as a message part: a path, URL, data URI, bytes, or a decoded picture."""
+    return Part("image", source=source)
+
+
+def video(source: Source) -> Part:
+    """A video as a message part: a path, URL, data URI, bytes, or a list of pictures."""
+    return Part("video", source=source)
 
 
 def ask(question: str, *media: Part) -> Message:

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 from transformers import BatchFeature
 
 from longview.errors import RequestError
-from longview.media.medium import Medium
-from longview.media.options import MediaOptions
+from longview.media import MediaOptions, Medium
 from longview.messages import FrameUsed, Message
 
 

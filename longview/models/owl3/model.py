@@ -9,7 +9,7 @@ Attribute names are those of the official checkpoints, so no weight is ever rena
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -87,7 +87,11 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
-        return super().from_pretrained(folder, *args, config=config, **checkpoint.safe_arguments(kwargs))
+        arguments = checkpoint.safe_arguments(kwargs)
+        model = super().from_pretrained(folder, *args, config=config, **arguments)
+        if "device_map" in arguments and not hasattr(model, "hf_device_map"):
+            model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
+        return model
 
     # ── plumbing transformers asks for ──
 
@@ -106,20 +110,29 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
 
     # ── the forward pass ──
 
-    def encode(self, pixel_values: Tensor) -> Tensor:
+    def encode(self, pixel_values: Tensor, progress: Callable[[int, int, str], None] | None = None) -> Tensor:
         """Pixels (N, 3, R, R) → features (N, P, D), `vision_batch_size` pictures at a time.
 
         The features are the output of the tower's last block but one, so the last block is not run.
         """
-        tower, size = self.vision_model, self.config.vision_batch_size
-        features = []
-        for chunk in pixel_values.split(size):
-            weight = tower.embeddings.patch_embedding.weight
+        tower = self.vision_model
+        weight = tower.embeddings.patch_embedding.weight
+        features: list[Tensor] = []
+        for chunk in pixel_values.split(self.config.vision_batch_size):
             hidden = tower.embeddings(chunk.to(weight.device, weight.dtype))
             for block in tower.encoder.layers[:-1]:
                 hidden = block(hidden, None)
             features.append(self.vision2text_model(hidden))
+            if progress is not None:
+                progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
         return torch.cat(features)
+
+    def look(self, tensors: Mapping[str, Any], progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+        """A processor's tensors with the pictures replaced by their features: arguments of `forward`."""
+        arguments = {key: value for key, value in tensors.items() if key != "pixel_values"}
+        if "pixel_values" in tensors:
+            arguments["image_embeds"] = self.encode(tensors["pixel_values"], progress)
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in arguments.items()}
 
     def forward(
         self,

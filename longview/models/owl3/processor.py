@@ -26,8 +26,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature
 
 from longview.errors import RequestError
-from longview.media.medium import Medium
-from longview.media.options import MediaOptions
+from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
 from longview.models.base import Inputs, check_media, frames_used

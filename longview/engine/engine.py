@@ -1,0 +1,276 @@
+"""load() a model; Engine asks it. Streaming is the primitive, a whole answer is a fold over it.
+
+    messages ── media ── processor ── Inputs ── model.look ── prefill ── sampler ─┬─ TextStream ── Piece, Piece, …
+                                                  (pictures → features)           └─ decode one token, again
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from longview.engine.sampling import Sampler, SamplingParams
+from longview.engine.text import TextStream
+from longview.errors import RequestError
+from longview.media import Limits, MediaOptions, open_media
+from longview.messages import (
+    Answer,
+    Conversation,
+    FinishReason,
+    Message,
+    Piece,
+    Receipt,
+    Timings,
+    Usage,
+    parse_messages,
+)
+from longview.models import checkpoint
+from longview.models.base import Inputs, Processor
+from longview.models.families import family_of
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done), for a progress bar."""
+
+FP32_ON_CPU_BYTES = 1 << 30
+"""Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""
+
+
+def load(
+    name: str | PathLike = "demo",
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> Engine:
+    """Open a model and make it answer.
+
+    Args:
+        name: "demo" (embedded, works offline), a checkpoint folder, a Hugging Face id, or `modelscope:` and an id there.
+        device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
+        dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
+        attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
+        options: Further arguments of transformers' `from_pretrained`.
+
+    Raises:
+        CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
+    """
+    folder = checkpoint.resolve(str(name), revision=revision)
+    family = family_of(folder)
+    device = device or best_device()
+    check_device(device)
+    if dtype is None:
+        small = checkpoint.size_on_disk(folder) < FP32_ON_CPU_BYTES
+        dtype = "float32" if device == "cpu" and small else "auto"
+    if "device_map" not in options:
+        options["device_map"] = device
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
+    return Engine(model, family.Processor.from_pretrained(folder, config=model.config), str(name))
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """
+    Raises:
+        RequestError: there is no such device here.
+    """
+    kind = device.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise RequestError(f"unknown device {device!r}; expected cpu, cuda, cuda:N or mps")
+    if not there[kind]:
+        found = ", ".join(name for name, found in there.items() if found)
+        raise RequestError(f"this machine or this build of PyTorch has no {kind} device; choose one of: {found}")
+
+
+@dataclass
+class _Clock:
+    """Seconds between marks."""
+
+    began: float
+    last: float
+
+    @classmethod
+    def start(cls) -> _Clock:
+        now = time.perf_counter()
+        return cls(now, now)
+
+    def lap(self) -> float:
+        before, self.last = self.last, time.perf_counter()
+        return self.last - before
+
+
+class Engine:
+    """A model, its processor, and the loop that makes them answer. `model` and `processor` are plain objects to use."""
+
+    def __init__(self, model: Any, processor: Processor, name: str = "model") -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name
+
+    def answer(self, conversation: Conversation, **settings: Any) -> Answer:
+        """A whole answer. Takes what `stream` takes."""
+        text, tokens = [], []
+        for piece in self.stream(conversation, **settings):
+            text.append(piece.text)
+            tokens.extend(piece.tokens)
+        assert piece.finish_reason is not None
+        assert piece.receipt is not None
+        return Answer("".join(text), piece.finish_reason, piece.receipt, tuple(tokens))
+
+    def stream(
+        self,
+        conversation: Conversation,
+        *,
+        params: SamplingParams | None = None,
+        media: MediaOptions | Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Iterator[Piece]:
+        """Answer a question, piece by piece; the last piece carries the reason it ended and the receipt.
+
+        Args:
+            conversation: A question, or messages as in `longview.messages`.
+            params: How tokens are chosen; or give its fields by name: `stream(…, temperature=0.7, max_tokens=100)`.
+            media: Which frames of videos are looked at; default: as the model's authors do.
+            limits: What media may cost; see `longview.media.Limits`.
+            progress: Told about slow steps.
+
+        Raises:
+            RequestError: malformed messages, or a setting out of range, at once.
+            MediaError: a medium cannot be opened, when the first piece is asked for.
+        """
+        if params is not None and settings:
+            raise RequestError("give either params=SamplingParams(…) or its fields by name, not both")
+        params = params or SamplingParams.of(**settings)
+        if isinstance(media, Mapping):
+            media = media_options(**media)
+        return self._stream(
+            parse_messages(conversation), params, media or self.processor.default_media, limits or Limits(), progress
+        )
+
+    @torch.inference_mode()
+    def _stream(
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        options: MediaOptions,
+        limits: Limits,
+        progress: Progress | None,
+    ) -> Iterator[Piece]:
+        clock = _Clock.start()
+        if options.select is None and options.frames is None and options.fps is None:
+            options = MediaOptions(select=self.processor.default_media.select, start=options.start, end=options.end)
+        parts = [part for message in messages for part in message.media]
+        opened = open_media(parts, options, limits, progress)
+        media_seconds = clock.lap()
+        inputs = self.processor.prepare(messages, opened)
+        ids = inputs.tensors["input_ids"]
+        room = self.context_length - ids.shape[1]
+        if room < 1:
+            raise RequestError(
+                f"the conversation is {ids.shape[1]} tokens long, and the model reads {self.context_length}; "
+                "shorten it, or look at fewer frames (--frames)"
+            )
+        preprocess_seconds = clock.lap()
+        arguments = self.model.look(inputs.tensors, progress)
+        encode_seconds = clock.lap()
+
+        cache = DynamicCache(config=self.model.config)
+        history = ids[0].tolist()
+        prompt_tokens = len(history)
+        sampler = Sampler(params)
+        text = TextStream(self._decode, params.stop)
+        reason: FinishReason | None = None
+        pending: list[int] = []
+        token = sampler(self._logits(cache, **arguments), history)
+        prefill_seconds = clock.lap()
+        first_token_seconds = clock.last - clock.began
+        budget = min(params.max_tokens, room)
+        while reason is None:
+            ended = token in self.processor.end_tokens
+            history.append(token)
+            pending.append(token)
+            new = "" if ended else text.push(token)
+            if ended or text.stopped:
+                reason = "stop"
+            elif len(history) - prompt_tokens >= budget:
+                reason = "length"
+            elif new:
+                yield Piece(new, tuple(pending))
+                new, pending = "", []
+            if reason is None:
+                token = sampler(self._logits(cache, torch.tensor([[token]], device=self.device)), history)
+        rest = new + text.finish()
+        yield Piece(
+            rest,
+            tuple(pending),
+            reason,
+            Receipt(
+                model=self.name,
+                frames=inputs.frames,
+                usage=self._usage(inputs, prompt_tokens, len(history) - prompt_tokens),
+                timings=Timings(
+                    media=media_seconds,
+                    preprocess=preprocess_seconds,
+                    encode=encode_seconds,
+                    prefill=prefill_seconds,
+                    decode=clock.lap(),
+                    first_token=first_token_seconds,
+                ),
+                settings={**asdict(params), "media": asdict(options)},
+                warnings=inputs.warnings,
+            ),
+        )
+
+    def _logits(self, cache: DynamicCache, input_ids: Tensor, **arguments: Any) -> Tensor:
+        """One step: the logits (V,) after the last of `input_ids` (1, T)."""
+        output = self.model(
+            input_ids=input_ids.to(self.device), past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments
+        )
+        return output.logits[0, -1]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _usage(self, inputs: Inputs, prompt_tokens: int, completion_tokens: int) -> Usage:
+        return Usage(prompt_tokens, completion_tokens, inputs.num_pictures, inputs.visual_tokens)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context_length(self) -> int:
+        """Text tokens the model was made to read."""
+        return self.model.config.max_position_embeddings
+
+
+def media_options(**options: Any) -> MediaOptions:
+    """Media options by name; unknown names are errors.
+
+    Raises:
+        RequestError: names the unknown option and those that exist.
+    """
+    try:
+        return MediaOptions(**options)
+    except TypeError:
+        known = ", ".join(MediaOptions.__dataclass_fields__)
+        unknown = [name for name in options if name not in MediaOptions.__dataclass_fields__]
+        raise RequestError(f"unknown media option {unknown[0]!r}; there are {known}") from None
