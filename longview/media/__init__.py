@@ -12,4 +12,4 @@ from longview.media.medium import Frame, Medium, Progress
 from longview.media.options import Limits, MediaOptions
 from longview.media.sniff import sniff
 
-__all__ = ["Frame", "Limits", "Medium", "MediaOptions", "Progress", "open_media", "open_medium", "sniff"]
+__all__ = ["Frame", "Limits", "MediaOptions", "Medium", "Progress", "open_media", "open_medium", "sniff"]

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-import warnings as python_warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -54,7 +52,7 @@ def read_picture(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, l
     """
     image = _open(data, name, limits)
     warnings = []
-    if getattr(image, "is_animated", False):
+    if _moves(image):
         warnings.append(f"{name} moves; only its first frame is used as a picture (give it as a video to see them all)")
     return to_upright(_load(image, name), name), warnings
 
@@ -86,36 +84,47 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise MediaError(f"{name} has the colour mode {image.mode}, which is not read; convert it to RGB") from None
 
 
-def is_animated(source: Path | bytes) -> bool:
-    """Whether a picture file holds several frames that play; the pages of a TIFF do not."""
+def _moves(image: Image.Image) -> bool:
+    """Whether the frames of a file play: not the pages of a TIFF, nor the two views of a stereo JPEG."""
+    return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether a picture file holds several frames that play."""
     try:
-        with _quiet_open(source) as image:
-            return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+        with _identify(data) as image:
+            return _moves(image)
     except Exception:  # damaged: the reader will say how
         return False
 
 
 class AnimationReader:
-    """A GIF, WebP or PNG that moves, or one still picture, read like a `VideoReader`."""
+    """A GIF, WebP or PNG that moves, or one still picture, read like a `VideoReader`.
+
+    Raises:
+        MediaError: truncated, damaged, over a limit, or past the decoding deadline.
+    """
 
     def __init__(self, data: bytes, name: str, limits: Limits) -> None:
         self.name = name
-        self.limits = limits
         self.warnings: list[str] = []
+        self._limits = limits
         self._data = data
-        self._deadline = time.monotonic() + limits.decode_seconds
         self.seconds: list[float] = []
         moment = 0.0
         for image in self._frames():
+            if not self.seconds:
+                self.width, self.height = to_upright(image, name).size
             self.seconds.append(moment)
             moment += max(float(image.info.get("duration") or 0), 0.0) / 1000 or 0.1  # browsers show 0 as 0.1 s
         self.num_frames = len(self.seconds)
-        self.duration: float | None = moment
-        self.fps: float | None = self.num_frames / moment
-        self.width, self.height = next(self.read([0])).image.size
+        self.duration = moment
+        self.fps = self.num_frames / moment
+        if self.num_frames == 1:
+            self.warnings.append(f"{name} is a still picture, used as a video of one frame")
 
     def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
-        self._deadline = time.monotonic() + self.limits.decode_seconds
+        """Yield exactly the frames asked for; `indices` ascends and may repeat."""
         done = 0
         for index, image in enumerate(self._frames()):
             if done == len(indices):
@@ -130,14 +139,17 @@ class AnimationReader:
                 progress(done, len(indices), self.name)
 
     def close(self) -> None:
-        pass
+        """Nothing is open."""
 
     def _frames(self) -> Iterator[Image.Image]:
-        image = _open(self._data, self.name, self.limits)
+        deadline = time.monotonic() + self._limits.decode_seconds
+        image = _open(self._data, self.name, self._limits)
         while True:
             yield _load(image, self.name)
-            if time.monotonic() > self._deadline:
-                raise beyond(self.name, "takes too long to decode", self.limits, "decode_seconds")
+            if time.monotonic() > deadline:
+                raise beyond(self.name, "takes too long to decode", self._limits, "decode_seconds")
+            if not _moves(image):
+                return
             try:
                 image.seek(image.tell() + 1)
             except EOFError:
@@ -155,7 +167,7 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
         found = "a video" if container_of(head) else foreign_format_of(head)
         raise MediaError(f"{name} is {found}, given as a picture; expected {READS}, each as what it is")
     try:
-        image = _quiet_open(data)
+        image = _identify(data)
     except Image.DecompressionBombError:
         raise beyond(name, "has too many pixels to be opened", limits, "max_pixels") from None
     except Exception:  # as in `_load`
@@ -164,12 +176,9 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     return image
 
 
-def _quiet_open(source: Path | bytes) -> Image.Image:
-    head = source[:64] if isinstance(source, bytes) else source.open("rb").read(64)
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")
-        form = image_format_of(head)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=[form] if form else [])
+def _identify(data: bytes) -> Image.Image:
+    form = image_format_of(data[:64])
+    return Image.open(io.BytesIO(data), formats=[form] if form else [])
 
 
 def _load(image: Image.Image, name: str) -> Image.Image:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from longview.errors import MediaError, RequestError
 from longview.media.decode import AnimationReader
-from longview.media.fetch import fetch, read_file, shown
+from longview.media.fetch import fetch, read_file
 from longview.media.medium import Frame, Medium, Progress, Reader
 from longview.media.options import Limits, MediaOptions, beyond
 from longview.media.select import SAMPLERS, Timeline
-from longview.media.sniff import READS, container_of, foreign_format_of, image_format_of
+from longview.media.sniff import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
 from longview.messages import Part, Source
@@ -122,7 +122,7 @@ class _Opener:
     def _open_picture(self, source: Source | None) -> Medium:
         still = Still.of(source, self._limits)
         image, warnings = still.decode(self._limits)
-        self._spend(image.width, image.height, 1, still.name)
+        self._spend(image.width * image.height, still.name)
         self._report(1, 1, still.name)
         frames = [Frame(image, 0, None)]
         return Medium(
@@ -138,8 +138,11 @@ class _Opener:
                 raise RequestError(
                     f"no frame of {name} lies in the clip asked for; it lasts {reader.duration or 0:.2f} s"
                 )
-            self._spend(reader.width, reader.height, len(set(indices)), name)
-            frames = list(reader.read(indices, self._report))
+            self._spend(reader.width * reader.height * len(set(indices)), name)
+            frames = []
+            for frame in reader.read(indices, self._report):
+                frames.append(frame)
+                self._spend(max(0, frame.image.width * frame.image.height - reader.width * reader.height), name)
         finally:
             reader.close()
         return Medium(
@@ -169,7 +172,7 @@ class _Opener:
             raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
         fetched = fetch(source, limits, "max_video_bytes")
         data, name = fetched.data, fetched.name
-        head = data[:64] if isinstance(data, bytes) else _head(data)
+        head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
         if image_format_of(head):
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
             return name, _digest(data), AnimationReader(encoded, name, limits)
@@ -177,9 +180,9 @@ class _Opener:
             raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {READS}")
         return name, _digest(data), VideoReader(data, limits, name)
 
-    def _spend(self, width: int, height: int, frames: int, name: str) -> None:
+    def _spend(self, pixels: int, name: str) -> None:
         with self._lock:
-            self._decoded += width * height * 3 * frames
+            self._decoded += 3 * pixels
             decoded = self._decoded
         if decoded > self._limits.max_decoded_bytes:
             found = f"brings the frames of this request to {decoded / 2**20:,.0f} MiB"
@@ -189,14 +192,6 @@ class _Opener:
         if self._progress:
             with self._lock:
                 self._progress(done, total, label)
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError:
-        raise MediaError(f"{shown(path.name)} cannot be read; check its permissions") from None
 
 
 def _digest(data: bytes | Path) -> str:

@@ -1,4 +1,4 @@
-"""Any source → bytes, behind the guards. The only place in the project that opens a socket for media."""
+"""Any source → bytes, behind the guards: local files, data URIs, and URLs (see `web`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 from longview.errors import MediaError
 from longview.media.options import Limits, beyond
+from longview.media.text import shown
+from longview.media.web import download
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
@@ -25,16 +27,16 @@ class Fetched:
     mime: str | None = None
 
 
-def shown(text: str, length: int = 120) -> str:
-    """Make a string fit for one line of a message: no control characters, not too long."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: 10 * length])
-    return clean if len(clean) <= length else f"{clean[: length // 2]}…{clean[-length // 2 :]}"
-
-
-def fetch(source: str | Path | bytes, limits: Limits | None = None, max_bytes: str = "max_video_bytes") -> Fetched:
+def fetch(
+    source: str | Path | bytes,
+    limits: Limits | None = None,
+    max_bytes: str = "max_video_bytes",
+    first: int | None = None,
+) -> Fetched:
     """Get the bytes of a source: encoded bytes, a local file, a data URI or an http(s) URL.
 
     `max_bytes` names the field of `limits` that bounds what is held in memory; a local file stays where it is.
+    Of a URL only the `first` bytes are read when that is given.
 
     Raises:
         MediaError: it cannot be had, may not be had, or is over a limit.
@@ -49,9 +51,7 @@ def fetch(source: str | Path | bytes, limits: Limits | None = None, max_bytes: s
         if kind == "data":
             return _from_data_uri(source, limits, max_bytes)
         if kind in ("http", "https"):
-            from longview.media.web import download
-
-            return download(source, limits, max_bytes)
+            return Fetched(*download(source, limits, max_bytes, first))
         if kind == "file" or (kind and source[len(kind) : len(kind) + 3] == "://"):
             raise MediaError(f"{kind}: addresses are not opened; give a path, an http(s) URL or a data URI")
     path = local_path(source, limits)

@@ -42,13 +42,26 @@ class Medium:
 class Reader(Protocol):
     """What every kind of moving medium can do: say when its frames appear, and read some of them."""
 
-    width: int
-    height: int
-    num_frames: int
-    seconds: Sequence[float] | None
-    duration: float | None
-    fps: float | None
-    warnings: list[str]
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def seconds(self) -> Sequence[float] | None: ...
+
+    @property
+    def duration(self) -> float | None: ...
+
+    @property
+    def fps(self) -> float | None: ...
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
     def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
         """Yield exactly the frames asked for; `indices` ascends and may repeat."""

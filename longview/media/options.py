@@ -36,9 +36,7 @@ class MediaOptions:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        if self.frames is not None and (
-            not _is_number(self.frames) or self.frames != int(self.frames) or self.frames < 1
-        ):
+        if self.frames is not None and (type(self.frames) is not int or self.frames < 1):
             raise RequestError(f"frames is {self.frames!r:.40}; give a whole number from 1 up")
         if self.fps is not None and (not _is_number(self.fps) or self.fps <= 0):
             raise RequestError(f"fps is {self.fps!r:.40}; give a number of frames per second above 0, such as 1 or 0.5")

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from longview.errors import MediaError
+from longview.media.options import Limits
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 READS = "JPEG, PNG, WebP, GIF, BMP, TIFF pictures, and MP4, MOV, MKV, WebM, AVI videos"
+
+HEAD = 64  # bytes that tell any format
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
 
@@ -114,23 +117,40 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
     return 8 + length if 0 < length < 0xFFFFFFFF else size
 
 
-def sniff(source: Path | str | bytes) -> Literal["image", "video"]:
+def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["image", "video"]:
     """Tell a picture from a video by content. A GIF, WebP or PNG that moves is a video.
 
+    A file is read from its start, a URL only as far as needed.
+
     Raises:
-        MediaError: no such file, or neither.
+        MediaError: it cannot be had, or is neither.
     """
     from longview.media.decode import is_animated
-    from longview.media.fetch import local_path
+    from longview.media.fetch import fetch, read_file
 
-    name = "the data" if isinstance(source, bytes) else Path(source).name
-    if isinstance(source, bytes):
-        head = source[:64]
-    else:
-        with local_path(source).open("rb") as file:
-            head = file.read(64)
-    if image_format_of(head):
-        return "video" if is_animated(source if isinstance(source, bytes) else local_path(source)) else "image"
+    limits = limits or Limits()
+    fetched = fetch(source, limits, "max_video_bytes", first=HEAD)
+    data, name = fetched.data, fetched.name
+    head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
     if container_of(head):
         return "video"
-    raise MediaError(f"{name} is {foreign_format_of(head)}; expected {READS}")
+    form = image_format_of(head)
+    if form is None:
+        raise MediaError(f"{name} is {foreign_format_of(head)}; expected {READS}")
+    if form not in ("GIF", "WEBP", "PNG"):
+        return "image"
+    if isinstance(data, Path):
+        data = read_file(data, name, limits)
+    elif isinstance(source, str):
+        data = fetch(source, limits, "max_image_bytes").data
+    assert isinstance(data, bytes)
+    return "video" if is_animated(data) else "image"
+
+
+def read_head(path: Path, name: str) -> bytes:
+    """Return the first bytes of a file, enough to tell its format."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        raise MediaError(f"{name} cannot be read; check its permissions") from None

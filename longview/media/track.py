@@ -1,0 +1,152 @@
+"""One video track, opened with care: the only place that touches PyAV.
+
+FFmpeg reads dozens of containers and hundreds of codecs, some of which open other files or are rarely tested. Here the
+container is the one its first bytes show, and the codec is on a short list.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longview.errors import MediaError
+from longview.media.decode import check_size
+from longview.media.options import Limits, beyond
+from longview.media.sniff import container_of, missing_bytes
+
+CODECS = frozenset(
+    {"av1", "ffv1", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4"}
+    | {"msmpeg4v2", "msmpeg4v3", "prores", "theora", "vp8", "vp9", "wmv1", "wmv2"}
+)
+"""Codecs that are opened. The others (JPEG 2000 among them) are rare in videos and frequent in advisories."""
+
+UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+"""By degrees counter-clockwise, as a display matrix gives them."""
+
+
+class Track:
+    """The first video track of a file: packets in decoding order, and frames from packets.
+
+    Raises:
+        MediaError: no video in it, truncated, damaged, an unsupported codec, over a limit, or past the deadline.
+    """
+
+    def __init__(self, source: Path | bytes, name: str, limits: Limits, deadline: float) -> None:
+        self.name = name
+        self.limits = limits
+        self.deadline = deadline  # of time.monotonic()
+        self.broken = False  # whether damage ended the packets early
+        self._source = source
+        self.format = self._complete_format()
+        self._container: Any = None
+        self.rewind()
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def rewind(self) -> None:
+        """Open the file anew, at its beginning."""
+        import av
+
+        self.close()
+        source = f"file:{self._source.resolve()}" if isinstance(self._source, Path) else io.BytesIO(self._source)
+        try:
+            self._container = av.open(
+                source,
+                format=self.format,
+                options={"protocol_whitelist": "file"},
+                timeout=self.limits.decode_seconds,
+                metadata_errors="replace",
+            )
+        except (av.FFmpegError, ValueError):
+            raise self.damaged("its header cannot be read") from None
+        # A cover picture is a video track too, to a container.
+        streams = [s for s in self._container.streams.video if "attached_pic" not in str(s.disposition.name)]
+        if not streams:
+            held = "only sound" if self._container.streams.audio else "nothing that can be shown"
+            raise MediaError(f"{self.name} has no video in it, {held}; give a file with a video track")
+        self.stream = streams[0]
+        self.context = self.stream.codec_context
+        if self.context is None or self.codec not in CODECS:
+            codec = "an unknown codec" if self.context is None else self.codec
+            raise MediaError(f"{self.name} is coded with {codec}, which is not read; convert it, to H.264 for example")
+        if self.context.width and self.context.height:
+            check_size(self.context.width, self.context.height, self.name, self.limits)
+        # Work is spread over groups of frames instead: threads inside a group add their start-up to each of them.
+        self.context.thread_count = 1
+
+    @property
+    def codec(self) -> str:
+        return str(self.context.codec.canonical_name)
+
+    def packets(self) -> Iterator[Any]:
+        """Yield the packets from here on, in decoding order; damage ends them."""
+        import av
+
+        try:
+            for packet in self._container.demux(self.stream):
+                if packet.size:
+                    self.check_deadline()
+                    yield packet
+        except (av.FFmpegError, ValueError):
+            self.broken = True
+
+    def seek(self, pts: int) -> bool:
+        """Go to a key frame near a time; the next packet tells which. False: the container cannot."""
+        import av
+
+        try:
+            self._container.seek(pts, stream=self.stream)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def feed(self, packet: Any) -> list[Any]:
+        """Decode one packet, or drain the decoder with None. Damage yields nothing, and its frame will be missed."""
+        import av
+
+        self.check_deadline()
+        try:
+            return self.context.decode(packet)
+        except (av.FFmpegError, ValueError):
+            return []
+
+    def upright(self, frame: Any) -> Image.Image:
+        """Convert a decoded frame to an upright RGB picture."""
+        check_size(frame.width, frame.height, self.name, self.limits)
+        image = frame.to_image()
+        turn = UPRIGHT.get(round(frame.rotation / 90) * 90 % 360)
+        return image if turn is None else image.transpose(turn)
+
+    def check_deadline(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise beyond(self.name, "takes too long to decode", self.limits, "decode_seconds")
+
+    def damaged(self, what: str) -> MediaError:
+        return MediaError(f"{self.name} is damaged: {what}; save or download it again, or re-encode it")
+
+    def _complete_format(self) -> str:
+        """Return the container's format; bytes missing at the end, by the file's own account, are an error."""
+        try:
+            with self._source.open("rb") if isinstance(self._source, Path) else io.BytesIO(self._source) as file:
+                size = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                container = container_of(file.read(64))
+                missing = missing_bytes(file, container, size) if container else 0
+        except OSError:
+            raise MediaError(f"{self.name} cannot be read; check the path and its permissions") from None
+        if size == 0:
+            raise MediaError(f"{self.name} is empty (0 bytes); save or download it again")
+        if container is None:
+            raise MediaError(f"{self.name} is not a video that is read; expected MP4, MOV, MKV, WebM or AVI")
+        if missing:
+            lost = f"{missing:,} of {size + missing:,} bytes are missing at its end"
+            raise MediaError(f"{self.name} is incomplete: {lost}; save or download it again")
+        return container
