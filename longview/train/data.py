@@ -1,0 +1,140 @@
+"""The synthetic world as training data: a pool of painted scenes, and samples composed from it.
+
+Pictures are painted, sent through JPEG and resized once, before training; a sample picks some and asks questions about
+them. Step s of a stage draws from its own random stream, so that a resumed run sees what an unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from longview.media.medium import Frame, Medium
+from longview.messages import Message, Part, ask
+from longview.train.recipe import DataPart, Stage
+from longview.world.questions import Question, ask_about, describe
+from longview.world.render import render
+from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
+
+CONTENT_CLASSES = (*(len(COLOURS) + 1,) * 9, *(len(SHAPES) + 1,) * 9, *(len(SIZES) + 1,) * 9, 4, len(WORDS) + 1, 11, 11)
+"""Sizes of the 31 choices that describe a picture: colour, shape and size in each of nine places (0: none), the row of
+the sign, its word, and its tens and ones."""
+
+
+def contents(picture: Picture) -> list[int]:
+    """A picture as 31 choices, see `CONTENT_CLASSES`."""
+    choices = [0] * len(CONTENT_CLASSES)
+    for thing in picture.things:
+        choices[thing.cell] = 1 + COLOURS.index(thing.colour)
+        choices[9 + thing.cell] = 1 + SHAPES.index(thing.shape)
+        choices[18 + thing.cell] = 1 + SIZES.index(thing.size)
+    sign = picture.sign
+    if sign:
+        choices[27] = 1 + sign.row
+        if sign.is_number:
+            choices[29:] = [1 + int(sign.text) // 10 if len(sign.text) > 1 else 0, 1 + int(sign.text) % 10]
+        else:
+            choices[28] = 1 + WORDS.index(sign.text)
+    return choices
+
+
+@dataclass
+class Pool:
+    """Painted scenes: stills first, then the frames of each clip."""
+
+    pictures: list[Picture]
+    pixels: np.ndarray  # (N, R, R, 3) uint8
+    contents: Tensor  # (N, 31) int64
+    stills: int
+    clips: list[tuple[Clip, int]]  # and the index of its first frame
+
+    def medium(self, index: int, length: int = 1) -> Medium:
+        """Some pixels as `longview.media` would have opened them; several frames make a video of one a second."""
+        side = self.pixels.shape[1]
+        seconds = [None] if length == 1 else [float(second) for second in range(length)]
+        frames = [
+            Frame(Image.fromarray(self.pixels[index + number]), number, moment) for number, moment in enumerate(seconds)
+        ]
+        kind, duration, fps = ("image", None, None) if length == 1 else ("video", float(length), 1.0)
+        return Medium(kind, "world", frames, side, side, length, duration, fps, digest="")  # type: ignore[arg-type]
+
+
+def paint_pool(
+    part: DataPart, side: int, seed: int, held_out: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Pool:
+    """Draw and paint scenes from one side of the split; `side` in pixels. The seed decides every pixel."""
+    rng = random.Random(f"pool {seed}")
+    scenes: list[tuple[Picture, int]] = []
+    for _ in range(part.pictures):
+        simple = rng.random() < part.simple
+        picture = draw_picture(rng, held_out, 1, 0.0) if simple else draw_picture(rng, held_out, sign_share=part.signs)
+        scenes.append((picture, rng.randrange(1 << 30)))
+    clips = []
+    for _ in range(part.clips):
+        clip, paint = draw_clip(rng, held_out), rng.randrange(1 << 30)
+        clips.append((clip, len(scenes)))
+        scenes += [(frame, paint) for frame in clip.frames]
+    pixels = np.empty((len(scenes), side, side, 3), dtype=np.uint8)
+    for index, (picture, paint) in enumerate(scenes):
+        file = io.BytesIO()
+        render(picture, paint).save(file, "JPEG", quality=rng.randint(50, 95))
+        pixels[index] = np.asarray(Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+        if progress and index % 500 == 0:
+            progress(index, len(scenes))
+    pictures = [picture for picture, _ in scenes]
+    return Pool(pictures, pixels, torch.tensor([contents(p) for p in pictures]), part.pictures, clips)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation about some media, and which pictures of the pool it shows."""
+
+    messages: list[Message]
+    media: list[Medium]
+    indices: list[int]
+
+
+def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
+    """A conversation of the stage's length about `kind`: "1" … "8" pictures, or a "clip"."""
+    if kind == "clip":
+        clip, first = rng.choice(pool.clips)
+        turns = min(2, stage.turns)
+        questions = [ask_about(rng, clip) for _ in range(turns)]
+        indices = list(range(first, first + len(clip.frames)))
+        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices)
+    indices = [rng.randrange(pool.stills) for _ in range(int(kind))]
+    pictures = [pool.pictures[index] for index in indices]
+    questions = []
+    if len(pictures) > 1 and rng.random() < stage.captions:
+        numbers = rng.sample(range(len(pictures)), min(3, len(pictures), stage.turns))
+        questions = [
+            Question("description of one", f"What is in image {number + 1}?", describe(pictures[number]))
+            for number in numbers
+        ]
+    questions += [ask_about(rng, *pictures) for _ in range(stage.turns - len(questions))]
+    return Sample(converse(rng, questions, ["image"] * len(indices)), [pool.medium(i) for i in indices], indices)
+
+
+def converse(rng: random.Random, questions: Sequence[Question], media: Sequence[str]) -> list[Message]:
+    """Questions with their answers as a conversation; the first carries the media. People do not always type neatly."""
+    messages: list[Message] = []
+    for question in questions:
+        text = question.text
+        if rng.random() < 0.15:
+            text = text.lower()
+        if rng.random() < 0.15:
+            text = text.rstrip("?.")
+        parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
+        messages += [ask(text, *parts), Message.of("assistant", question.answer)]
+    return messages
+
+
+def draw_kind(rng: random.Random, mix: dict[str, float]) -> str:
+    return rng.choices(list(mix), list(mix.values()))[0]

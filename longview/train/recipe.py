@@ -1,0 +1,205 @@
+"""A recipe: everything that decides a training run, in one YAML file, complete and forkable.
+
+The dataclasses below are the whole schema. A key that is not in them is an error that names the nearest one that is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from longview.errors import RecipeError
+
+Objective = Literal["contents", "answers"]
+Optimizer = Literal["adamw", "muon"]
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """Which model is trained: one that exists (`start`), or one of a family made from nothing (`family`, `config`)."""
+
+    start: str | None = None  # folder or hub id to start from
+    family: str | None = None  # of a new model
+    config: dict[str, Any] = field(default_factory=dict)  # of a new model: the family's config fields
+    attention: str = "sdpa"  # "eager" batches small models well
+    processor: dict[str, Any] = field(default_factory=dict)  # of a new model: the settings of its processor
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """The synthetic world: how many scenes of each kind are painted before training."""
+
+    pictures: int = 20_000
+    clips: int = 1_000
+    simple: float = 0.3  # share of pictures that hold one thing and no sign
+    signs: float = 0.25  # share of the other pictures that hold a sign
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training. Stages run one after another; each begins with a fresh optimizer.
+
+    `contents`: the mean of a picture's features must tell, through a throwaway linear layer, what stands in each place.
+    `answers`: next-token loss on the assistant's words.
+    """
+
+    name: str
+    steps: int
+    train: list[str]  # parts of the model that learn: vision, connector, language
+    objective: Objective = "answers"
+    batch: int = 64  # contents: pictures a step
+    tokens: int = 2500  # answers: text tokens a step, about
+    mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
+    turns: int = 8  # questions about the same media in one sample
+    captions: float = 0.0  # share of samples that begin with descriptions of numbered pictures
+    probe_layer: int = 0  # answers: the block after which placeholders must tell their picture's contents; 0: none
+    probe_weight: float = 0.0
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3  # at its peak
+    final_rate: float = 0.02  # share of the peak that the cosine ends at
+    warmup: int = 100  # steps
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    checkpoint_every: int = 200  # steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run."""
+
+    model: ModelPart
+    stages: list[Stage]
+    data: DataPart = field(default_factory=DataPart)
+    seed: int = 0
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with `key.path=value` overrides; a list's elements go by index (`stages.0.steps=10`).
+
+    Raises:
+        RecipeError: the file cannot be read, a key is unknown or missing, or a value has the wrong type.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        _override(tree, override)
+    recipe = from_tree(tree)
+    _check(recipe)
+    return recipe
+
+
+def from_tree(tree: Any) -> Recipe:
+    """Build a recipe from nested mappings and lists, as YAML or JSON hold them."""
+    return typing.cast(Recipe, _build(Recipe, tree, "recipe"))
+
+
+def to_tree(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe, defaults and all, as nested mappings and lists."""
+    return dataclasses.asdict(recipe)
+
+
+def _check(recipe: Recipe) -> None:
+    if (recipe.model.start is None) == (recipe.model.family is None):
+        raise RecipeError("model needs either start (a checkpoint) or family (a new model), not both")
+    names = [stage.name for stage in recipe.stages]
+    if not names or len(set(names)) < len(names):
+        raise RecipeError(f"stages needs at least one stage, with names of their own; found {names}")
+    for stage in recipe.stages:
+        for key, lowest in (("steps", 1), ("batch", 1), ("tokens", 1), ("turns", 1), ("checkpoint_every", 1)):
+            if getattr(stage, key) < lowest:
+                raise RecipeError(f"stages.{stage.name}.{key} is {getattr(stage, key)}; give {lowest} or more")
+        unknown = [kind for kind in stage.mix if kind != "clip" and not (kind.isdigit() and 1 <= int(kind) <= 8)]
+        if unknown or not stage.mix:
+            raise RecipeError(f"stages.{stage.name}.mix holds {unknown}; its keys are 1 … 8 (pictures) and clip")
+
+
+def _override(tree: Any, override: str) -> None:
+    path, found, text = override.partition("=")
+    if not found:
+        raise RecipeError(f"override {override!r} has no value; write key.path=value")
+    *parents, last = path.split(".")
+    for key in parents:
+        if isinstance(tree, dict):
+            tree = tree.setdefault(key, {})
+        else:
+            tree = _element(tree, key, override)
+    if isinstance(tree, dict):
+        tree[last] = yaml.safe_load(text)
+    else:
+        _element(tree, last, override)
+        tree[int(last)] = yaml.safe_load(text)
+
+
+def _element(tree: Any, key: str, override: str) -> Any:
+    if not isinstance(tree, list) or not key.isdigit() or int(key) >= len(tree):
+        raise RecipeError(f"override {override!r} leads nowhere: there is no {key!r} in the recipe")
+    return tree[int(key)]
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """A value of the annotated type from a tree, or a RecipeError that says where it does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _build(next(option for option in arguments if option is not type(None)), value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise RecipeError(f"{where} is {value!r:.60}; expected a list")
+        return [_build(arguments[0], element, f"{where}.{index}") for index, element in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where} is {value!r:.60}; expected keys and values")
+        return {str(key): _build(arguments[1], element, f"{where}.{key}") for key, element in value.items()}
+    if origin is Literal:
+        if value not in arguments:
+            raise RecipeError(f"{where} is {value!r:.60}; expected one of {', '.join(map(str, arguments))}")
+        return value
+    if kind is Any:
+        return value
+    if kind is float:
+        # YAML 1.1 reads 1e-3 as text, because it lacks a dot.
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        except (TypeError, ValueError):
+            raise RecipeError(f"{where} is {value!r:.60}; expected a number") from None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {int: "a whole number", str: "text", bool: "true or false"}
+        raise RecipeError(f"{where} is {value!r:.60}; expected {names[kind]}")
+    return value
+
+
+def _build_dataclass(kind: Any, tree: Any, where: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise RecipeError(f"{where} is {tree!r:.60}; expected keys and values")
+    hints = typing.get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)[0]
+            raise RecipeError(f"unknown key {key!r} in {where}; the nearest known key is {near!r}")
+    needed = {entry.name for entry in dataclasses.fields(kind) if _is_required(entry)}
+    missing = sorted(needed - set(tree))
+    if missing:
+        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+    prefix = "" if where == "recipe" else f"{where}."
+    return kind(**{key: _build(hints[key], value, prefix + key) for key, value in tree.items()})
+
+
+def _is_required(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING

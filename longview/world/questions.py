@@ -1,0 +1,473 @@
+"""What can be asked about scenes, and the true answers.
+
+Each kind of question has several phrasings, so that a person's own wording has a chance; its answers are short. A
+question is asked only where it has one answer: "What colour is the circle?" needs exactly one circle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from longview.world.scenes import (
+    CELLS,
+    COLOURS,
+    DIRECTIONS,
+    MAX_FLASHES,
+    MAX_THINGS,
+    SHAPES,
+    SIZES,
+    Clip,
+    Picture,
+    Scene,
+    Sign,
+    Thing,
+)
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+YES_NO = ("yes", "no")
+COUNTS = tuple(str(count) for count in range(MAX_THINGS + 1))
+_PLURAL = {"cross": "crosses"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its true answer. `choices` are the answers that make sense; empty where they are too many."""
+
+    kind: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+def plural(shape: str) -> str:
+    return _PLURAL.get(shape, f"{shape}s")
+
+
+def somewhere(place: str) -> str:
+    """The place as a phrase: `at the top left`, `in the centre`."""
+    return f"{'in' if place == 'centre' else 'on' if place in ('left', 'right') else 'at'} the {place}"
+
+
+def describe(picture: Picture) -> str:
+    """Everything in a picture, in reading order; `nothing` for an empty one."""
+    phrases = [(thing.cell, f"a {thing.name} {somewhere(thing.place)}") for thing in picture.things]
+    if picture.sign:
+        phrases.append((picture.sign.row * 3, f"a sign that says {picture.sign.text}"))
+    return " and ".join(phrase for _, phrase in sorted(phrases)) or "nothing"
+
+
+def _only(things: Sequence[Thing], **wanted: str) -> list[Thing]:
+    return [thing for thing in things if all(getattr(thing, key) == value for key, value in wanted.items())]
+
+
+def _point_out(rng: random.Random, things: Sequence[Thing], thing: Thing, hide: str) -> str | None:
+    """A description that fits one thing alone and does not mention the attribute `hide`; None if there is none."""
+    candidates: list[tuple[dict[str, str], str]] = [
+        ({"shape": thing.shape}, thing.shape),
+        ({"shape": thing.shape}, thing.shape),
+        ({"colour": thing.colour}, f"{thing.colour} {rng.choice(('thing', 'object', 'shape', 'one'))}"),
+        ({"colour": thing.colour, "shape": thing.shape}, f"{thing.colour} {thing.shape}"),
+        ({"size": thing.size, "shape": thing.shape}, f"{thing.size} {thing.shape}"),
+        ({"size": thing.size, "colour": thing.colour}, f"{thing.size} {thing.colour} {rng.choice(('thing', 'object'))}"),
+    ]
+    fitting = [text for keys, text in candidates if hide not in keys and len(_only(things, **keys)) == 1]
+    if hide != "place":
+        fitting.append(f"{rng.choice(('thing', 'object', 'shape'))} {somewhere(thing.place)}")
+    return rng.choice(fitting) if fitting else None
+
+
+def _colour(rng: random.Random, picture: Picture) -> Question | None:
+    thing = rng.choice(picture.things)
+    name = _point_out(rng, picture.things, thing, "colour")
+    if not name:
+        return None
+    phrasings = (
+        f"What colour is the {name}?",
+        f"What color is the {name}?",
+        f"What is the colour of the {name}?",
+        f"What is the color of the {name}?",
+        f"Which colour is the {name}?",
+        f"Which color does the {name} have?",
+        f"What colour does the {name} have?",
+        f"Tell me the colour of the {name}.",
+    )
+    return Question("colour", rng.choice(phrasings), thing.colour, COLOURS)
+
+
+def _shape(rng: random.Random, picture: Picture) -> Question | None:
+    thing = rng.choice(picture.things)
+    name = _point_out(rng, picture.things, thing, "shape")
+    if not name:
+        return None
+    phrasings = (
+        f"What shape is the {name}?",
+        f"Which shape is the {name}?",
+        f"What is the shape of the {name}?",
+        f"What is the {name}?",
+        f"What shape does the {name} have?",
+        f"What kind of shape is the {name}?",
+        f"Tell me the shape of the {name}.",
+    )
+    return Question("shape", rng.choice(phrasings), thing.shape, SHAPES)
+
+
+def _size(rng: random.Random, picture: Picture) -> Question | None:
+    thing = rng.choice(picture.things)
+    name = _point_out(rng, picture.things, thing, "size")
+    if not name:
+        return None
+    phrasings = (
+        f"What size is the {name}?",
+        f"How big is the {name}?",
+        f"How large is the {name}?",
+        f"Is the {name} large or small?",
+        f"Is the {name} small or large?",
+        f"What is the size of the {name}?",
+    )
+    return Question("size", rng.choice(phrasings), thing.size, SIZES)
+
+
+def _count(rng: random.Random, picture: Picture) -> Question:
+    way = rng.choice(("all", "shape", "colour"))
+    if way == "all":
+        name, found = rng.choice(("things", "objects", "shapes")), list(picture.things)
+    elif way == "shape":
+        shape = rng.choice(SHAPES if rng.random() < 0.3 or not picture.things else [t.shape for t in picture.things])
+        name, found = plural(shape), _only(picture.things, shape=shape)
+    else:
+        colour = rng.choice(COLOURS if rng.random() < 0.3 or not picture.things else [t.colour for t in picture.things])
+        name, found = f"{colour} {rng.choice(('things', 'objects', 'shapes'))}", _only(picture.things, colour=colour)
+    phrasings = (
+        f"How many {name} are there?",
+        f"How many {name} do you see?",
+        f"How many {name} can you see?",
+        f"Count the {name}.",
+        f"What is the number of {name}?",
+    )
+    return Question("count", rng.choice(phrasings), str(len(found)), COUNTS)
+
+
+def _position(rng: random.Random, picture: Picture) -> Question | None:
+    thing = rng.choice(picture.things)
+    name = _point_out(rng, picture.things, thing, "place")
+    if not name:
+        return None
+    phrasings = (
+        f"Where is the {name}?",
+        f"Where do you see the {name}?",
+        f"Where can you see the {name}?",
+        f"In which place is the {name}?",
+        f"What is the position of the {name}?",
+    )
+    return Question("position", rng.choice(phrasings), thing.place, CELLS)
+
+
+def _content(rng: random.Random, picture: Picture) -> Question | None:
+    taken = range(picture.sign.row * 3, picture.sign.row * 3 + 3) if picture.sign else range(0)
+    full = [thing.cell for thing in picture.things]
+    cell = rng.choice(full) if full and rng.random() < 0.75 else rng.choice([c for c in range(9) if c not in taken])
+    found = [thing for thing in picture.things if thing.cell == cell]
+    answer = f"a {found[0].name}" if found else "nothing"
+    where = somewhere(CELLS[cell])
+    phrasings = (f"What is {where}?", f"What do you see {where}?", f"What can you see {where}?", f"Which object is {where}?")
+    return Question("content", rng.choice(phrasings), answer)
+
+
+def _relation(rng: random.Random, picture: Picture) -> Question | None:
+    if len(picture.things) < 2:
+        return None
+    one, other = rng.sample(picture.things, 2)
+    name, name2 = (_point_out(rng, picture.things, thing, "place") for thing in (one, other))
+    across, down = one.cell % 3 - other.cell % 3, one.cell // 3 - other.cell // 3
+    axes = [axis for axis, apart in (("across", across), ("down", down)) if apart]
+    if not name or not name2:
+        return None
+    if rng.choice(axes) == "across":
+        side, opposite, is_side = rng.choice((("left of", "right of", across < 0), ("right of", "left of", across > 0)))
+        more = f"Is the {name} to the {side} the {name2}?"
+    else:
+        side, opposite, is_side = rng.choice((("above", "below", down < 0), ("below", "above", down > 0)))
+        more = f"Is the {name} {'higher' if side == 'above' else 'lower'} than the {name2}?"
+    either = f"Is the {name} {side} or {opposite} the {name2}?"
+    if rng.random() < 0.3:
+        return Question("relation", either, (side if is_side else opposite).removesuffix(" of"), (side, opposite))
+    phrasing = rng.choice((f"Is the {name} {side} the {name2}?", more))
+    return Question("relation", phrasing, "yes" if is_side else "no", YES_NO)
+
+
+def _exists(rng: random.Random, picture: Picture) -> Question:
+    seen = rng.choice(picture.things) if picture.things else None
+    asked = {"colour": rng.choice(COLOURS), "shape": rng.choice(SHAPES)}
+    if seen:
+        # Near misses (a red circle where there is a red square) make the question worth asking.
+        roll = rng.random()
+        if roll < 0.75:
+            asked["colour"] = seen.colour
+        if roll < 0.45 or roll > 0.75:
+            asked["shape"] = seen.shape
+    way = rng.random()
+    if way < 0.2:
+        del asked["colour"]
+        name = asked["shape"]
+    elif way < 0.35:
+        del asked["shape"]
+        name = f"{asked['colour']} {rng.choice(('thing', 'object'))}"
+    else:
+        name = f"{asked['colour']} {asked['shape']}"
+    one = f"{'an' if name[0] == 'o' else 'a'} {name}"
+    phrasings = (f"Is there {one}?", f"Do you see {one}?", f"Can you see {one}?", f"Is {one} in the picture?")
+    return Question("existence", rng.choice(phrasings), "yes" if _only(picture.things, **asked) else "no", YES_NO)
+
+
+def _reading(rng: random.Random, picture: Picture) -> Question | None:
+    if picture.sign is None:
+        return None
+    phrasings = [
+        "What does the sign say?",
+        "What is written on the sign?",
+        "What is written here?",
+        "Read the sign.",
+        "What is printed on the sign?",
+        "What does it say?",
+        "What text is on the sign?",
+    ]
+    if picture.sign.is_number:
+        phrasings += ["What number is on the sign?", "Which number do you see?", "What number is written?"]
+    else:
+        phrasings += ["What word is on the sign?", "Which word do you see?", "What word is written?"]
+    return Question("number" if picture.sign.is_number else "word", rng.choice(phrasings), picture.sign.text)
+
+
+def _caption(rng: random.Random, picture: Picture) -> Question:
+    phrasings = (
+        "Describe the picture.",
+        "Describe the image.",
+        "What is in the picture?",
+        "What do you see?",
+        "What can you see?",
+        "What is shown?",
+        "What is in the image?",
+        "Describe what you see.",
+    )
+    return Question("description", rng.choice(phrasings), describe(picture))
+
+
+PictureKind = Callable[[random.Random, Picture], "Question | None"]
+PICTURE_KINDS: dict[str, PictureKind] = {
+    "colour": _colour,
+    "shape": _shape,
+    "size": _size,
+    "count": _count,
+    "position": _position,
+    "content": _content,
+    "relation": _relation,
+    "existence": _exists,
+    "reading": _reading,
+    "description": _caption,
+}
+
+
+def _ask_kind(rng: random.Random, picture: Picture, kind: str) -> Question | None:
+    if not picture.things and kind in ("colour", "shape", "size", "position", "relation"):
+        return None
+    return PICTURE_KINDS[kind](rng, picture)
+
+
+def ask_about_picture(rng: random.Random, picture: Picture, kind: str | None = None) -> Question:
+    """A question about one picture, of a kind in `PICTURE_KINDS` (or of any kind that the picture allows).
+
+    Raises:
+        LookupError: the picture does not allow a question of this kind.
+    """
+    for _ in range(40):
+        drawn = kind or rng.choice(tuple(PICTURE_KINDS))
+        question = _ask_kind(rng, picture, drawn)
+        if question:
+            return question
+    raise LookupError(f"no question of kind {kind} about {picture}")
+
+
+# -- several pictures --------------------------------------------------------------------------------------------------
+
+
+def _decapitalised(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _locate(rng: random.Random, number: int) -> tuple[str, bool]:
+    """A phrase that names one picture of several, and whether it may also end the question."""
+    medium = rng.choice(("image", "image", "picture"))
+    way = rng.random()
+    if way < 0.7:
+        return f"in {medium} {number}", True
+    return f"in the {ORDINALS[number - 1]} {medium}", True
+
+
+def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str | None = None) -> Question:
+    """A question about one picture that is addressed by its number among several."""
+    number = rng.randint(1, len(pictures))
+    question = ask_about_picture(rng, pictures[number - 1], kind)
+    where, _ = _locate(rng, number)
+    text = question.text
+    if question.kind == "description":
+        medium = where.removeprefix("in ")
+        text = rng.choice((f"What is {where}?", f"Describe {medium}.", f"What do you see {where}?", f"What does {medium} show?"))
+    elif "in the picture" in text:
+        text = text.replace("in the picture", where)
+    elif rng.random() < 0.6:
+        text = f"{where[0].upper()}{where[1:]}, {_decapitalised(text)}"
+    else:
+        text = f"{text[:-1]} {where}{text[-1]}"
+    return Question(f"{question.kind} of one", text, question.answer, question.choices)
+
+
+def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[int]]:
+    """The name of something and the numbers of the pictures that show it."""
+    roll = rng.random()
+    source = rng.choice(pictures)
+    if source.sign and roll < 0.5:
+        numbers = [number for number, picture in enumerate(pictures, 1) if picture.sign and picture.sign.text == source.sign.text]
+        return f"the sign that says {source.sign.text}", numbers
+    if not source.things:
+        return "", []
+    thing = rng.choice(source.things)
+    if roll < 0.7:
+        wanted, name = {"colour": thing.colour, "shape": thing.shape}, f"{thing.colour} {thing.shape}"
+    elif roll < 0.9:
+        wanted, name = {"shape": thing.shape}, thing.shape
+    else:
+        wanted, name = {"colour": thing.colour}, f"{thing.colour} thing"
+    return name, [number for number, picture in enumerate(pictures, 1) if _only(picture.things, **wanted)]
+
+
+def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:
+    name, numbers = _sought(rng, pictures)
+    if len(numbers) != 1:
+        return None
+    the = name if name.startswith("the ") else f"the {name}"
+    one = name if name.startswith("the ") else f"{'an' if name[0] == 'o' else 'a'} {name}"
+    medium = rng.choice(("image", "image", "picture"))
+    phrasings = (
+        f"In which {medium} is {the}?",
+        f"Which {medium} shows {one}?",
+        f"Which {medium} has {one}?",
+        f"In which {medium} do you see {one}?",
+        f"Where is {the}, in which {medium}?",
+    )
+    choices = tuple(str(number) for number in range(1, len(pictures) + 1))
+    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices)
+
+
+def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:
+    name, numbers = _sought(rng, pictures)
+    if not name or name.startswith("the "):
+        return None
+    one = f"{'an' if name[0] == 'o' else 'a'} {name}"
+    media = rng.choice(("images", "images", "pictures"))
+    phrasings = (f"How many {media} show {one}?", f"How many {media} have {one}?", f"In how many {media} is there {one}?")
+    choices = tuple(str(number) for number in range(1, len(pictures) + 1))
+    return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices)
+
+
+SET_KINDS = ("one", "which image", "how many images")
+
+
+def ask_about_pictures(rng: random.Random, pictures: Sequence[Picture], kind: str | None = None) -> Question:
+    """A question about two or more pictures, of a kind in `SET_KINDS` or `<picture kind> of one`."""
+    for _ in range(40):
+        drawn = kind or rng.choices(SET_KINDS, (6, 3, 1))[0]
+        try:
+            if drawn == "which image":
+                question = _which_image(rng, pictures)
+            elif drawn == "how many images":
+                question = _how_many_images(rng, pictures)
+            else:
+                asked = None if drawn == "one" else drawn.removesuffix(" of one")
+                question = ask_about_one_of(rng, pictures, asked)
+        except LookupError:
+            continue
+        if question:
+            return question
+    raise LookupError(f"no question of kind {kind} about {len(pictures)} pictures")
+
+
+# -- clips -------------------------------------------------------------------------------------------------------------
+
+
+def ask_about_clip(rng: random.Random, clip: Clip) -> Question:
+    """A question about what happens in a clip."""
+    subject = clip.subjects[0]
+    name = rng.choice((subject.shape, f"{subject.colour} {subject.shape}", f"{subject.colour} thing"))
+    if clip.event == "move":
+        if rng.random() < 0.25:
+            phrasings = ("What moves?", "What is moving?", "Which thing moves?", "Which object is moving?")
+            return Question("what moves", rng.choice(phrasings), f"a {subject.name}")
+        phrasings = (
+            f"Which way does the {name} move?",
+            f"Which way is the {name} moving?",
+            f"In which direction does the {name} move?",
+            f"Where does the {name} go?",
+            f"In which direction is the {name} moving?",
+            f"Which way does the {name} go?",
+        )
+        return Question("direction", rng.choice(phrasings), clip.direction, tuple(DIRECTIONS))
+    if clip.event == "order":
+        last = clip.subjects[-1]
+        if rng.random() < 0.4:
+            pair = sorted((subject.shape, rng.choice(clip.subjects[1:]).shape))
+            one, other = rng.sample(pair, 2)
+            first = rng.choice(("comes first", "appears first", "is shown first", "do you see first"))
+            return Question("order", f"What {first}, the {one} or the {other}?", f"the {subject.shape}", tuple(pair))
+        when, answer = rng.choice((("first", subject), ("last", last)))
+        phrasings = (f"What comes {when}?", f"What appears {when}?", f"What is shown {when}?", f"What do you see {when}?")
+        return Question("order", rng.choice(phrasings), f"a {answer.name}")
+    phrasings = (
+        f"How many times does the {name} flash?",
+        f"How many times does the {name} appear?",
+        f"How often does the {name} flash?",
+        f"How often does the {name} appear?",
+        f"How many times do you see the {name}?",
+        f"How many times is the {name} shown?",
+    )
+    return Question("flashes", rng.choice(phrasings), str(clip.flashes), COUNTS[1 : MAX_FLASHES + 1])
+
+
+def ask_about(rng: random.Random, *media: Scene) -> Question:
+    """A random question about one picture, several pictures, or one clip."""
+    if len(media) == 1 and isinstance(media[0], Clip):
+        return ask_about_clip(rng, media[0])
+    pictures = [medium for medium in media if isinstance(medium, Picture)]
+    if len(pictures) != len(media) or not media:
+        raise ValueError("ask about one picture, several pictures, or one clip")
+    return ask_about_picture(rng, pictures[0]) if len(media) == 1 else ask_about_pictures(rng, pictures)
+
+
+def vocabulary() -> set[str]:
+    """The words of many questions and answers, to build a tokenizer from."""
+    from longview.world.scenes import draw_clip, draw_picture
+
+    rng = random.Random(0)
+    words: set[str] = set()
+    for turn in range(6000):
+        media: list[Scene] = [draw_clip(rng)] if turn % 3 == 2 else [draw_picture(rng) for _ in range((1, 8)[turn % 3])]
+        question = ask_about(rng, *media)
+        for text in (question.text, question.answer):
+            words.update("".join(letter if letter.isalpha() else " " for letter in text).split())
+    return words
+
+
+__all__ = [
+    "PICTURE_KINDS",
+    "SET_KINDS",
+    "Question",
+    "Sign",
+    "ask_about",
+    "ask_about_clip",
+    "ask_about_one_of",
+    "ask_about_picture",
+    "ask_about_pictures",
+    "describe",
+    "vocabulary",
+]
