@@ -1,7 +1,7 @@
 """load() a model; Engine asks it. Streaming is the primitive, a whole answer is a fold over it.
 
-    messages ── media ── processor ── Inputs ── model.look ── prefill ── sampler ─┬─ TextStream ── Piece, Piece, …
-                                                  (pictures → features)           └─ decode one token, again
+messages ── media ── processor ── Inputs ── model.look ── prefill ── sampler ─┬─ TextStream ── Piece, Piece, …
+                                              (pictures → features)           └─ decode one token, again
 """
 
 from __future__ import annotations

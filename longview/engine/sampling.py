@@ -68,7 +68,9 @@ def _check(name: str, value: Any, kind: type, low: float, high: float, open_belo
     if not numeric or not (low < value if open_below else low <= value) or not value <= high:
         above = f"above {low:g}" if open_below else f"at least {low:g}"
         below = "" if high == math.inf else f" and at most {high:g}"
-        raise RequestError(f"{name} is {value!r:.40}; give {'a whole number' if kind is int else 'a number'} {above}{below}")
+        raise RequestError(
+            f"{name} is {value!r:.40}; give {'a whole number' if kind is int else 'a number'} {above}{below}"
+        )
 
 
 class Sampler:
@@ -90,7 +92,9 @@ class Sampler:
             seen = torch.tensor(sorted(set(history)), device=logits.device)
             scores = logits[seen]
             logits = logits.clone()
-            logits[seen] = torch.where(scores < 0, scores * params.repetition_penalty, scores / params.repetition_penalty)
+            logits[seen] = torch.where(
+                scores < 0, scores * params.repetition_penalty, scores / params.repetition_penalty
+            )
         if params.temperature == 0:
             return int(logits.argmax())
         logits = logits.cpu() / params.temperature

@@ -35,7 +35,9 @@ class _AutoModelBase(_Auto):
     def from_pretrained(cls, name: str | PathLike, *args: Any, **kwargs: Any) -> Any:
         wanted = kwargs.get("attn_implementation")
         if wanted == "flash_attention_2" and not transformers.utils.is_flash_attn_2_available():
-            warnings.warn("flash_attention_2 is not installed here; using sdpa, which gives the same answers", stacklevel=2)
+            warnings.warn(
+                "flash_attention_2 is not installed here; using sdpa, which gives the same answers", stacklevel=2
+            )
             kwargs["attn_implementation"] = "sdpa"
         return super().from_pretrained(name, *args, **kwargs)
 

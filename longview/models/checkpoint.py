@@ -136,7 +136,9 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             ) from None
     lost = [name for name in placed or () if name not in shapes]
     if lost:
-        raise CheckpointError(f"{folder}: {len(lost)} tensors of the index are in no shard: {_some(lost)}; fetch it again")
+        raise CheckpointError(
+            f"{folder}: {len(lost)} tensors of the index are in no shard: {_some(lost)}; fetch it again"
+        )
     return shapes
 
 

@@ -127,7 +127,9 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
         return torch.cat(features)
 
-    def look(self, tensors: Mapping[str, Any], progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+    def look(
+        self, tensors: Mapping[str, Any], progress: Callable[[int, int, str], None] | None = None
+    ) -> dict[str, Any]:
         """A processor's tensors with the pictures replaced by their features: arguments of `forward`."""
         arguments = {key: value for key, value in tensors.items() if key != "pixel_values"}
         if "pixel_values" in tensors:

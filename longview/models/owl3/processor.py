@@ -133,7 +133,9 @@ class Owl3Processor:
             if key in rows[0]:
                 sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
                 padded = zip(rows, sides, strict=True)
-                batch[key] = torch.cat([torch.nn.functional.pad(row[key], side, value=fill[key]) for row, side in padded])
+                batch[key] = torch.cat(
+                    [torch.nn.functional.pad(row[key], side, value=fill[key]) for row, side in padded]
+                )
         shifts = pads if padding_side == "left" else [0] * len(pads)
         starts = [placeholder_starts(row["media_offset"], 1)[0] for row in rows]
         batch["media_offset"] = [
