@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from longview.models.families import families
+from longview.models.families import Family, families
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -39,17 +40,19 @@ def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.fixture(scope="session", params=sorted(families()))
-def family(request):
-    """Each family in turn: the laws hold for all."""
-    return families()[request.param]
+VARIANTS = [(name, variant) for name, family in sorted(families().items()) for variant in family.Config.variants]
 
 
-@pytest.fixture(scope="session")
-def tiny(family, tokenizer):
-    """A family's tiny random model and its processor."""
+@pytest.fixture(scope="session", params=VARIANTS, ids="-".join)
+def tiny(request, tokenizer):
+    """Each family's variants in turn, as a tiny random model and its processor: the laws hold for all."""
+    name, variant = request.param
+    return tiny_model(families()[name], variant, tokenizer)
+
+
+def tiny_model(family: Family, variant: str, tokenizer: PreTrainedTokenizerFast, **changes: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    config = family.Config.tiny()
+    config = family.Config.tiny(variant, **changes)
     model = family.Model(config).eval()
     sharpen(model)
     return model, family.Processor(tokenizer, config)

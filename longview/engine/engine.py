@@ -54,7 +54,7 @@ def load(
     """Open a model and make it answer.
 
     Args:
-        name: "demo" (embedded, works offline), a checkpoint folder, a Hugging Face id, or `modelscope:` and an id there.
+        name: "demo" (embedded, works offline), a folder, a Hugging Face id, or `modelscope:` and an id there.
         device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
         dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.

@@ -74,7 +74,7 @@ def _check(name: str, value: Any, kind: type, low: float, high: float, open_belo
 
 
 class Sampler:
-    """Chooses the tokens of one request. Its random numbers are its own, so that neighbours in a batch change nothing."""
+    """Chooses the tokens of one request. Its random numbers are its own: neighbours in a batch change nothing."""
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params

@@ -1,4 +1,4 @@
-"""The Auto classes the authors' programs import, with the same arguments, but for our families and without foreign code.
+"""The Auto classes the authors' programs import: the same arguments, our families, and no foreign code.
 
 They find a model as `longview.load` does (folder, hub id, `modelscope:` id, "demo"), then hand over to transformers'.
 """

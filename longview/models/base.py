@@ -30,6 +30,31 @@ class Inputs:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a model costs in memory, from its config alone. Bytes throughout."""
+
+    family: str
+    release: str
+    parameters: int
+    weight_bytes: int
+    patches_per_picture: int
+    picture_bytes: int
+    """Kept for each picture while its conversation lasts: keys and values."""
+    passing_bytes: int
+    """Held for each picture until its keys and values are made: pixels and features."""
+    word_bytes: int
+    """Keys and values of a text token."""
+    working_bytes: int
+    """The largest intermediate results, whatever the number of pictures."""
+    context_length: int
+
+    def needed(self, num_pictures: int, num_words: int = 1024) -> int:
+        """Bytes to look at so many pictures with a prompt and answer of so many text tokens."""
+        pictures = num_pictures * (self.picture_bytes + self.passing_bytes)
+        return self.weight_bytes + pictures + num_words * self.word_bytes + (self.working_bytes if num_pictures else 0)
+
+
 class Processor(Protocol):
     """Messages + frames → Inputs; tokens → text."""
 

@@ -50,9 +50,9 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return _from_hub(name, revision)
     near = difflib.get_close_matches(name, DEMOS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"did you mean {near[0]!r}? Else give" if near else "give"
     raise CheckpointError(
-        f"no model or folder called {name!r}{hint} Give a folder, a hub id such as mPLUG/mPLUG-Owl3-7B-241101, or 'demo'"
+        f"no model or folder is called {name!r}; {hint} a folder, a hub id such as mPLUG/mPLUG-Owl3-7B-241101, or 'demo'"
     )
 
 
@@ -169,8 +169,8 @@ def check_shapes(
     missing = [name for name in expected if name not in found and not name.startswith(tuple(optional))]
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(expected)} tensors: {_some(missing)}; the download is incomplete, or "
-            "the weights belong to another model than its config.json"
+            f"{folder} lacks {len(missing)} of {len(expected)} tensors: {_some(missing)}; the download is incomplete, "
+            "or the weights belong to another model than its config.json"
         )
     wrong = [name for name, shape in expected.items() if name in found and found[name] != shape]
     if wrong:

@@ -2,8 +2,8 @@
 
 The language model is Qwen2, the tower SigLIP without its last block. In each *hyper layer* the words' queries attend to
 keys and values of the pictures as well as of the words before them (`fusion.py`); a picture's keys carry the position
-of its placeholder (MI-RoPE), and a token sees only pictures that stand before it. So a thousand pictures cost memory and
-attention in four layers, and not a single position of context.
+of its placeholder (MI-RoPE), and a token sees only pictures that stand before it. So a picture of 729 patches costs
+five tokens of context, and attention in four layers.
 
     pixels ── SigLIP[:-1] ── vision2text_model ── features ─┐
     ids ── embeddings ── block ── hyper block ── block ── … ┴ … ── norm ── lm_head ── logits

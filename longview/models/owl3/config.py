@@ -11,12 +11,13 @@ The released config.json files do not say which one they are; `convert.settle` r
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
-Gate = Literal["token", "vector", "none"]
+GATES = {"240728": "token", "241014": "vector", "241101": "none"}
+"""How each release fuses words and pictures."""
 
 
 @strict
@@ -27,13 +28,14 @@ class Owl3Config(Qwen2Config):
     """
 
     model_type = "mplugowl3"
+    variants = tuple(GATES)
     sub_configs_defaults = {"vision_config": SiglipVisionConfig}  # noqa: RUF012 (transformers reads it as a plain dict)
 
     vision_config: dict | PreTrainedConfig | None = None
     hyper_layers: list[int] | None = None
     """Blocks with hyper attention, counted from 1 as in the checkpoints: [1, 9, 17, 25] are blocks 0, 8, 16, 24."""
     gate: str = "none"
-    """How words and pictures are fused: `Gate`."""
+    """How words and pictures are fused: by a gate per token, by a gate vector, or in one softmax; see `GATES`."""
     projector_layers: int = 2
     """Linear layers between tower and language model; two have an exact GELU between them."""
     vision_batch_size: int = 16
@@ -46,7 +48,7 @@ class Owl3Config(Qwen2Config):
 
     @property
     def release(self) -> str:
-        return {"token": "240728", "vector": "241014", "none": "241101"}[self.gate]
+        return next(release for release, gate in GATES.items() if gate == self.gate)
 
     @property
     def fused(self) -> bool:
@@ -68,8 +70,8 @@ class Owl3Config(Qwen2Config):
         return self.grid_side * self.vision_config.patch_size if self.fused else self.vision_config.image_size
 
     @classmethod
-    def tiny(cls, gate: Gate = "none", **changes: Any) -> Owl3Config:
-        """A model of a few hundred kilobytes with every mechanism in it, for tests."""
+    def tiny(cls, release: str = "241101", **changes: Any) -> Owl3Config:
+        """A model of a few hundred kilobytes with every mechanism of a release in it, for tests."""
         settings: dict[str, Any] = {
             "vocab_size": 320,
             "hidden_size": 64,
@@ -80,9 +82,9 @@ class Owl3Config(Qwen2Config):
             "max_position_embeddings": 512,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
             "hyper_layers": [1, 3],
-            "gate": gate,
-            "projector_layers": 2 if gate == "none" else 1,
-            "tie_word_embeddings": gate == "vector",
+            "gate": GATES[release],
+            "projector_layers": 2 if release == "241101" else 1,
+            "tie_word_embeddings": release == "241014",
             "vision_config": {
                 "hidden_size": 48,
                 "intermediate_size": 64,

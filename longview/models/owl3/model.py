@@ -15,16 +15,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel, SiglipVisionModel
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+    Qwen2Config,
+    SiglipVisionModel,
+)
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from longview.errors import RequestError
 from longview.models import checkpoint
+from longview.models.base import Footprint
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.fusion import Gallery, HyperAttention, HyperDecoderLayer
+from longview.models.owl3.fusion import SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 
 
@@ -93,6 +101,29 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
         return model
 
+    @classmethod
+    def footprint(cls, config: Owl3Config, dtype: torch.dtype) -> Footprint:
+        """What a model of this config costs in memory in a dtype; nothing is allocated."""
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in cls(config).parameters())
+        vision, size = config.vision_config, dtype.itemsize
+        patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
+        states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
+        chunk_tokens = config.vision_batch_size * patches
+        return Footprint(
+            family="owl3",
+            release=config.release,
+            parameters=parameters,
+            weight_bytes=parameters * size,
+            patches_per_picture=patches,
+            picture_bytes=patches * states * len(config.hyper_layers),
+            passing_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
+            word_bytes=states * config.num_hidden_layers,
+            # the tower's widest layer twice, and the scores of one block of attention
+            working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * SCORES_BYTES,
+            context_length=config.max_position_embeddings,
+        )
+
     # ── plumbing transformers asks for ──
 
     def get_input_embeddings(self) -> nn.Module:
@@ -103,6 +134,14 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
+
+    def plain_language_model(self) -> Qwen2ForCausalLM:
+        """The same weights without any part for pictures: stock Qwen2, sharing nothing."""
+        config = Qwen2Config.from_dict({**self.config.to_dict(), "model_type": "qwen2"})
+        config._attn_implementation = self.config._attn_implementation
+        plain = Qwen2ForCausalLM(config).to(self.dtype).eval()
+        plain.load_state_dict(self.language_model.state_dict(), strict=False)
+        return plain
 
     def init_processor(self, tokenizer: Any) -> Owl3Processor:
         """The official way to a processor."""
@@ -267,7 +306,9 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             gallery.hang(features, starts, turns)
         if generation_config is None:
             generation_config = GenerationConfig(
-                bos_token_id=self.config.bos_token_id, eos_token_id=end_tokens(tokenizer, self.config), pad_token_id=0
+                bos_token_id=self.config.bos_token_id,
+                eos_token_id=end_tokens(tokenizer, self.config) or None,
+                pad_token_id=0,
             )
         output = super().generate(
             input_ids=input_ids,

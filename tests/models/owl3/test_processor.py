@@ -24,7 +24,6 @@ from longview.models.owl3.processor import choose_grid, placeholder_starts
 GOLDEN = Path(__file__).parents[2] / "golden" / "owl3" / "processor"
 CONVERSATIONS = json.loads((GOLDEN / "conversations.json").read_text())
 PICTURES = json.loads((GOLDEN / "image_processor.json").read_text())["releases"]
-GATES = {"240728": "token", "241014": "vector", "241101": "none"}
 PILLOW = int(PIL.__version__.split(".")[0])
 SPECIAL_IDS = dict(zip(SPECIALS, (151643, 151644, 151645), strict=True))
 FIXED_IDS = {
@@ -35,9 +34,7 @@ FIXED_IDS = {
 
 
 def config_for(release: str, **vision: int) -> Config:
-    return Config.tiny(
-        GATES[release], vision_config={"image_size": 384, "patch_size": 14, "num_hidden_layers": 2, **vision}
-    )
+    return Config.tiny(release, vision_config={"image_size": 384, "patch_size": 14, "num_hidden_layers": 2, **vision})
 
 
 class TableTokenizer:
@@ -164,9 +161,9 @@ def medium(*pictures: Image.Image, kind: str = "image") -> Medium:
     return Medium(kind, kind, frames, *pictures[0].size, len(frames), None, None, "digest")
 
 
-@pytest.fixture(params=GATES)
+@pytest.fixture(params=PICTURES)
 def processor(request, tokenizer):
-    return Processor(tokenizer, Config.tiny(GATES[request.param]))
+    return Processor(tokenizer, Config.tiny(request.param))
 
 
 def test_the_message_api_builds_the_same_ids_as_the_authors_strings(processor):

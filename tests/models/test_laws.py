@@ -1,0 +1,201 @@
+"""Laws that need no reference. Each family's variants inherit them; no family is named here."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import noise
+from tolerances import SAME_MATHS
+from transformers import DynamicCache
+
+from longview.errors import RequestError
+from longview.media import Frame, Medium
+from longview.messages import Message, ask, image, video
+
+
+def photo(seed: int) -> Medium:
+    picture = noise(seed)
+    return Medium("image", "photo", [Frame(picture, 0, None)], *picture.size, 1, None, None, "digest")
+
+
+def clip(*seeds: int) -> Medium:
+    frames = [Frame(noise(seed), index, index / 2) for index, seed in enumerate(seeds)]
+    return Medium("video", "clip", frames, *frames[0].image.size, len(frames), 1.0, 2.0, "digest")
+
+
+def parts(media: list[Medium]):
+    return [(image if medium.kind == "image" else video)([f.image for f in medium.frames]) for medium in media]
+
+
+SAMPLES = {
+    "one picture": ("What?", [photo(1)]),
+    "three pictures and a clip": ("Which one is brighter?", [photo(1), photo(2), clip(3, 4)]),
+    "no picture": ("Hello there, who are you?", []),
+}
+
+
+def prepare(processor, sample: str, train: bool = False):
+    question, media = SAMPLES[sample]
+    messages = [ask(question, *parts(media))]
+    if train:
+        messages.append(Message.of("assistant", "A blue one."))
+    return processor.prepare(messages, media, train=train)
+
+
+def logits(model, tensors, **changes) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**model.look(tensors), **changes).logits
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=SAME_MATHS, rtol=0)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@torch.no_grad()
+def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
+    model, processor = tiny
+    arguments = model.look(prepare(processor, sample).tensors)
+    whole = model(**arguments).logits
+    length = arguments["input_ids"].shape[1]
+    for split in {1, 2, length - 1, *range(3, length - 1, 5)}:
+        cache = DynamicCache(config=model.config)
+        first = {**arguments, "input_ids": arguments["input_ids"][:, :split]}
+        first["attention_mask"] = arguments["attention_mask"][:, :split]
+        begin = model(**first, past_key_values=cache).logits
+        rest = model(input_ids=arguments["input_ids"][:, split:], past_key_values=cache).logits
+        close(torch.cat([begin, rest], dim=1), whole)
+
+
+@torch.no_grad()
+def test_token_by_token_decoding_equals_the_full_forward(tiny):
+    model, processor = tiny
+    arguments = model.look(prepare(processor, "three pictures and a clip").tensors)
+    whole = model(**arguments).logits
+    cache = DynamicCache(config=model.config)
+    ids = arguments.pop("input_ids")
+    arguments.pop("attention_mask")
+    steps = [model(input_ids=ids[:, :1], past_key_values=cache, **arguments).logits]
+    steps += [model(input_ids=ids[:, t : t + 1], past_key_values=cache).logits for t in range(1, ids.shape[1])]
+    close(torch.cat(steps, dim=1), whole)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_alone_equals_the_row_in_any_batch_padded_on_either_side(tiny, side):
+    model, processor = tiny
+    samples = [prepare(processor, sample) for sample in SAMPLES]
+    batch = logits(model, processor.collate(samples, padding_side=side))
+    for row, sample in enumerate(samples):
+        length = sample.tensors["input_ids"].shape[1]
+        words = slice(batch.shape[1] - length, None) if side == "left" else slice(length)
+        close(batch[row, words], logits(model, sample.tensors)[0])
+
+
+def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny):
+    model, processor = tiny
+    tensors = prepare(processor, "three pictures and a clip").tensors
+    pixels = tensors["pixel_values"].clone().requires_grad_()
+    output = model(**model.look({**tensors, "pixel_values": pixels})).logits[0]
+    answers = {}
+    for token in range(0, len(output), 7):
+        (gradient,) = torch.autograd.grad(output[token].square().sum(), pixels, retain_graph=True)
+        answers[token] = gradient.flatten(1).abs().sum(1)  # by picture
+    seen = torch.stack(list(answers.values())) > 0
+    assert not seen[0].any(), "the first token cannot have seen anything"
+    assert seen[-1].all(), "the last token sees every picture"
+    assert (seen[1:] >= seen[:-1]).all(), "what was seen once stays visible"
+    assert (seen[:, :-1] >= seen[:, 1:]).all(), "pictures come into sight in order"
+
+
+def test_without_pictures_it_is_the_plain_language_model_bit_for_bit(tiny):
+    model, processor = tiny
+    ids = prepare(processor, "no picture").tensors["input_ids"]
+    plain = copy.deepcopy(model.plain_language_model())
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+
+
+def test_pictures_and_placeholders_that_differ_in_number_are_an_error_with_both(tiny):
+    model, processor = tiny
+    tensors = prepare(processor, "three pictures and a clip").tensors
+    pictures = len(tensors["pixel_values"])
+    tensors["pixel_values"] = tensors["pixel_values"][:-1]
+    with pytest.raises(RequestError, match=rf"\b{pictures - 1} pictures.*\b{pictures} placeholders"):
+        model(**model.look(tensors))
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_eager_attention_equals_sdpa_in_logits_and_gradients(tiny, sample):
+    model, processor = tiny
+    tensors = prepare(processor, sample, train=True).tensors
+    found = {}
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        model.zero_grad()
+        output = model(**model.look(tensors))
+        output.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found[attention] = (output.logits.detach(), gradients)
+    model.set_attn_implementation("sdpa")
+    model.zero_grad()
+    close(found["sdpa"][0], found["eager"][0])
+    assert found["sdpa"][1].keys() == found["eager"][1].keys()
+    for name, gradient in found["sdpa"][1].items():
+        reference = found["eager"][1][name]
+        scale = max(1.0, float(reference.abs().max()))
+        assert float((gradient - reference).abs().max()) < SAME_MATHS * scale, name
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny):
+    model, processor = tiny
+    tensors = prepare(processor, "three pictures and a clip", train=True).tensors
+    found = []
+    for checkpointed in (False, True):
+        model.train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(**model.look(tensors), use_cache=False).loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    model.gradient_checkpointing_disable()
+    model.eval().zero_grad()
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        torch.testing.assert_close(found[1][name], found[0][name], atol=SAME_MATHS, rtol=0)
+
+
+def test_a_saved_model_opens_as_the_same_model_with_the_same_official_names(tiny, tmp_path):
+    model, processor = tiny
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    processor_again = type(processor).from_pretrained(tmp_path)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    tensors = prepare(processor_again, "one picture").tensors
+    assert torch.equal(logits(again, tensors), logits(model, prepare(processor, "one picture").tensors))
+
+
+def test_every_parameter_belongs_to_a_part_that_a_recipe_can_name(tiny):
+    model, _ = tiny
+    names = [name for name, _ in model.named_parameters()]
+    claimed = {name: [part for part, marks in model.parts.items() if any(m in name for m in marks)] for name in names}
+    assert all(claimed.values())
+    assert set(model.parts) >= {"vision", "connector", "language"}
+
+
+def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny):
+    model, processor = tiny
+    footprint = type(model).footprint(model.config, torch.float32)
+    assert footprint.parameters == sum(p.numel() for p in model.parameters())
+    inputs = prepare(processor, "three pictures and a clip")
+    assert inputs.visual_tokens == inputs.num_pictures * footprint.patches_per_picture
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(**model.look(inputs.tensors), past_key_values=cache)
+    words = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert words == footprint.word_bytes * inputs.tensors["input_ids"].shape[1]
+    kept = cache.gallery.nbytes() if hasattr(cache, "gallery") else 0
+    assert kept == footprint.picture_bytes * inputs.num_pictures
