@@ -70,10 +70,12 @@ def open_media(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def choose(timeline: Timeline, options: MediaOptions, limits: Limits, default: MediaOptions, name: str) -> list[int]:
+def choose(
+    timeline: Timeline, options: MediaOptions, limits: Limits, default: MediaOptions, name: str
+) -> tuple[list[int], list[str]]:
     """Choose the frames of one video: the options first, then the family's default, then the sampler's own.
 
-    Returns ascending indices into the whole video. A few samplers repeat frames of a short one.
+    Returns ascending indices into the whole video, and warnings. A few samplers repeat frames of a short video.
 
     Raises:
         RequestError: a clip outside the video, or times asked of a list of pictures.
@@ -89,16 +91,20 @@ def choose(timeline: Timeline, options: MediaOptions, limits: Limits, default: M
         assert timeline.seconds is not None
         clip = timeline.clip(options.start, options.end)
         timeline = timeline.part(clip)
-    given_list = timeline.seconds is None and timeline.fps is None
-    if given_list and options.frames is None and options.select is None:
-        return list(clip)
-    by_rate = "fps" if options.fps is not None else None
-    select = options.select or by_rate or default.select or "uniform"
+    if timeline.seconds is None and options.frames is None and options.select is None:
+        return list(clip), []
+    select = options.select or ("fps" if options.fps is not None else default.select) or "uniform"
     sampler = SAMPLERS[select]
-    own = default.frames if select == default.select else None
-    count = min(options.frames or own or sampler.frames or limits.max_frames, limits.max_frames)
-    rate = options.fps or (default.fps if select == default.select else None) or 1.0
-    return [clip[i] for i in sampler.choose(timeline, count, rate)]
+    # The family's numbers belong to the family's sampler; another one has its own.
+    family = default if select == default.select else MediaOptions()
+    wanted = options.frames or family.frames or sampler.frames
+    count = min(wanted or limits.max_frames, limits.max_frames)
+    rate = options.fps or family.fps or 1.0
+    picked = sampler.choose(timeline, count, rate)
+    warnings = []
+    if count != wanted and len(sampler.choose(timeline, count + 1, rate)) > count:
+        warnings.append(f"{name} is thinned out to the limit of {count:,} frames; raise it with --max-frames")
+    return [clip[i] for i in picked], warnings
 
 
 class _Opener:
@@ -132,12 +138,11 @@ class _Opener:
     def _open_video(self, source: Source | None) -> Medium:
         name, digest, reader = self._reader(source)
         try:
-            timeline = Timeline(reader.num_frames, reader.seconds, reader.fps)
-            indices = choose(timeline, self._options, self._limits, self._default, name)
-            if not indices:
-                raise RequestError(
-                    f"no frame of {name} lies in the clip asked for; it lasts {reader.duration or 0:.2f} s"
-                )
+            timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
+            start = self._options.start or 0.0
+            if reader.duration is not None and start >= reader.duration:
+                raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
+            indices, warnings = choose(timeline, self._options, self._limits, self._default, name)
             self._spend(reader.width * reader.height * len(set(indices)), name)
             frames = []
             for frame in reader.read(indices, self._report):
@@ -155,7 +160,7 @@ class _Opener:
             reader.duration,
             reader.fps,
             digest,
-            tuple(reader.warnings),
+            (*reader.warnings, *warnings),
         )
 
     def _reader(self, source: Source | None) -> tuple[str, str, Reader]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import stat
 from dataclasses import dataclass
@@ -105,21 +104,23 @@ def _from_data_uri(uri: str, limits: Limits, max_bytes: str) -> Fetched:
         raise MediaError("a data URI has no comma between its type and its data; expected data:image/png;base64,…")
     mime, *parameters = [field.strip().lower() for field in header.split(";")]
     name = f"data URI ({shown(mime, 40)})" if mime else "data URI"
-    encoded = "base64" in parameters
-    _check_bytes(
-        len(body) * 3 // 4 if encoded else body.count("%") + len(body) - 3 * body.count("%"), name, limits, max_bytes
-    )
-    data = _decode_base64(body, name) if encoded else unquote_to_bytes(body)
+    if "base64" in parameters:
+        data = _decode_base64(body, name, limits, max_bytes)
+    else:
+        _check_bytes(len(body) - 2 * body.count("%"), name, limits, max_bytes)
+        data = unquote_to_bytes(body)
     return Fetched(data, name, mime or None)
 
 
-def _decode_base64(text: str, name: str) -> bytes:
+def _decode_base64(text: str, name: str, limits: Limits, max_bytes: str) -> bytes:
     compact = "".join(text.split())
     if "%" in compact:  # a URI may escape +, / and =
         compact = unquote_to_bytes(compact).decode("latin-1")
+    compact = compact.rstrip("=")
+    _check_bytes(len(compact) * 3 // 4, name, limits, max_bytes)
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise MediaError(f"{name} is not valid base64; encode the file's bytes again") from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -19,12 +20,13 @@ class Timeline:
     """A video as a sampler sees it: when each frame appears.
 
     `seconds` ascends, one entry a frame in presentation order; None when there are no times (a list of pictures).
-    `fps` is the average rate; None when unknown.
+    `fps` is the average rate; None when unknown. `end` is when the last frame leaves, in the same seconds.
     """
 
     num_frames: int
     seconds: Sequence[float] | None = None
     fps: float | None = None
+    end: float | None = None
 
     def clip(self, start: float | None, end: float | None) -> range:
         """Return the indices of the frames on the screen at some moment from `start` until just before `end`.
@@ -38,8 +40,9 @@ class Timeline:
 
     def part(self, indices: range) -> Timeline:
         """Return the timeline of a clip alone."""
-        seconds = None if self.seconds is None else self.seconds[indices.start : indices.stop]
-        return Timeline(len(indices), seconds, self.fps)
+        assert self.seconds is not None
+        end = self.seconds[indices.stop] if indices.stop < self.num_frames else self.end
+        return Timeline(len(indices), self.seconds[indices.start : indices.stop], self.fps, end)
 
 
 def uniform(num_frames: int, count: int) -> list[int]:
@@ -49,23 +52,28 @@ def uniform(num_frames: int, count: int) -> list[int]:
     return [(2 * i + 1) * num_frames // (2 * count) for i in range(count)]
 
 
-def by_rate(seconds: Sequence[float], rate: float) -> list[int]:
+def by_rate(seconds: Sequence[float], rate: float, end: float | None = None) -> list[int]:
     """The frame on the screen at each tick of `rate` ticks a second, from the first frame on; no frame twice.
 
-    Goes by the times of the frames, so that a variable frame rate is sampled evenly in time.
+    Goes by the times of the frames, so that a variable frame rate is sampled evenly in time. Ticks go on until just
+    before `end`, when the last frame leaves; without it, until the last frame appears.
     """
     times = np.asarray(seconds, dtype=np.float64)
     if not len(times):
         return []
-    # A tick that rounding puts a hair before its frame must still show that frame.
-    hair = 1e-6
-    ticks = np.arange(int((times[-1] - times[0]) * rate + hair) + 1) / rate + times[0]
+    hair = 1e-6  # a tick that rounding puts just before its frame must still show that frame
+    last = int((times[-1] - times[0]) * rate + hair)
+    if end is not None:
+        last = max(last, ceil((end - times[0]) * rate - hair) - 1)
+    ticks = np.arange(last + 1) / rate + times[0]
     return np.unique(np.searchsorted(times, ticks + hair, side="right") - 1).tolist()
 
 
 def fps(timeline: Timeline, rate: float, count: int) -> list[int]:
     """`rate` frames a second; thinned out uniformly when that is more than `count`."""
-    picked = list(range(timeline.num_frames)) if timeline.seconds is None else by_rate(timeline.seconds, rate)
+    picked = (
+        list(range(timeline.num_frames)) if timeline.seconds is None else by_rate(timeline.seconds, rate, timeline.end)
+    )
     return [picked[i] for i in uniform(len(picked), count)]
 
 

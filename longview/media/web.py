@@ -32,7 +32,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK = 1 << 16
 
 _NUMERIC = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,12 @@ def is_public(address: str) -> bool:
     """Whether an IP address lies in the public internet, also through the IPv6 forms that carry an IPv4 address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if any(ip in network for network in _NAT64):
-            carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if any(inner is not None and not is_public(str(inner)) for inner in carried):
-            return False
+        if ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip.ipv4_mapped is not None:
-            return True
-        if ip.is_site_local or ip in _NAT64[1]:
+            return is_public(str(ip.ipv4_mapped))
+        carried = [ip.sixtofour, *(ip.teredo or ())]
+        if ip.is_site_local or ip in _LOCAL_NAT64 or any(i is not None and not is_public(str(i)) for i in carried):
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
@@ -215,7 +214,7 @@ def _connect(target: Target, limits: Limits, deadline: float) -> socket.socket:
     failure: OSError = OSError("no address")
     for address in addresses:
         try:
-            connected = socket.create_connection((address, target.port), timeout=_left(until))
+            connected = _dial(address, target.port, _left(until))
         except OSError as error:
             failure = error
             continue
@@ -227,6 +226,18 @@ def _connect(target: Target, limits: Limits, deadline: float) -> socket.socket:
             connected.close()
             raise
     raise failure
+
+
+def _dial(address: str, port: int, timeout: float) -> socket.socket:
+    """Connect to an IP address, with no resolver in between."""
+    dialling = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        dialling.settimeout(timeout)
+        dialling.connect((address, port))
+    except BaseException:
+        dialling.close()
+        raise
+    return dialling
 
 
 def _resolve(target: Target, until: float) -> list[str]:

@@ -7,7 +7,9 @@ import re
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +18,37 @@ from PIL import Image
 from longview.errors import LongviewError
 
 WIDTH, HEIGHT, BITS = 320, 176, 20
+
+B_FRAMES = {"bf": "3"}
+LONG_GOP = {"bf": "3", "x264-params": "scenecut=0"}
+OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
+VARIABLE = list(accumulate(20 + (37 * i * i) % 400 for i in range(60)))
+
+VIDEOS: dict[str, dict[str, Any]] = {
+    "constant.mp4": {"options": B_FRAMES},
+    "long-group.mp4": {"options": LONG_GOP, "frames": 300, "gop": 250},
+    "all-key.mp4": {"gop": 1},
+    "pairs.mp4": {"gop": 2, "options": B_FRAMES},
+    "variable.mp4": {"options": B_FRAMES, "milliseconds": VARIABLE},
+    "late-start.mp4": {"options": B_FRAMES, "milliseconds": [10_000 + 40 * i for i in range(60)]},
+    "fragmented.mp4": {"options": B_FRAMES, "muxer_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "index-first.mp4": {"options": B_FRAMES, "muxer_options": {"movflags": "faststart"}},
+    "film.mov": {"options": B_FRAMES},
+    "ten-bit.mp4": {"options": B_FRAMES, "pixel_format": "yuv420p10le"},
+    "hevc.mkv": {"codec": "libx265", "options": {"x265-params": "log-level=none:bframes=3:keyint=20"}},
+    "group.mkv": {"options": B_FRAMES},
+    "open-group.mkv": {"options": OPEN_GOP},
+    "variable.mkv": {"options": B_FRAMES, "milliseconds": VARIABLE},
+    "no-index.mkv": {"options": B_FRAMES, "frames": 300, "muxer_options": {"live": "1"}},
+    "vp8.webm": {"codec": "libvpx"},
+    "vp8-hidden.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4-reordered.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "h264.avi": {"options": B_FRAMES},
+    "motion-jpeg.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
+}
+TURNS = {"turned-90.mp4": 90, "turned-180.mp4": 180, "turned-270.mp4": 270}
 
 
 def numbered(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:

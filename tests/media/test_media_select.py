@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +105,7 @@ def test_uniform_leaves_no_gap_larger_than_a_span(total, count):
     picked = select.uniform(total, count)
     assert len(picked) == min(total, count)
     span = -(-total // len(picked))
-    assert max((b - a for a, b in zip(picked, picked[1:], strict=False)), default=0) <= span
+    assert max((b - a for a, b in pairwise(picked)), default=0) <= span
 
 
 gaps = st.lists(st.floats(0.001, 5), min_size=0, max_size=60)
@@ -131,9 +133,13 @@ def test_a_rate_goes_by_time_when_the_frame_rate_varies():
 
 def test_a_constant_rate_is_hit_exactly():
     seconds = [i / 24 for i in range(240)]
-    assert select.by_rate(seconds, 1.0) == list(range(0, 240, 24))
-    assert select.by_rate(seconds, 24.0) == list(range(240))
-    assert select.by_rate(seconds, 100.0) == list(range(240))
+    assert select.by_rate(seconds, 1.0, end=10.0) == list(range(0, 240, 24))
+    assert select.by_rate(seconds, 24.0, end=10.0) == list(range(240))
+    assert select.by_rate(seconds, 0.5, end=10.0) == list(range(0, 240, 48))
+
+
+def test_a_rate_above_the_videos_own_keeps_every_frame_once():
+    assert select.by_rate([i / 24 for i in range(240)], 100.0, end=10.0) == list(range(240))
 
 
 @given(gaps, st.floats(0, 100), st.floats(0.01, 100))
