@@ -23,9 +23,11 @@ from longview.world.questions import Question, ask_about, describe
 from longview.world.render import render
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
-CONTENT_CLASSES = (*(len(COLOURS) + 1,) * 9, *(len(SHAPES) + 1,) * 9, *(len(SIZES) + 1,) * 9, 4, len(WORDS) + 1, 11, 11)
+PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
+CONTENT_CLASSES = (*(size for size in PLACE_CLASSES for _ in range(9)), 4, len(WORDS) + 1, 11, 11)
 """Sizes of the 31 choices that describe a picture: colour, shape and size in each of nine places (0: none), the row of
 the sign, its word, and its tens and ones."""
+MAX_PICTURES = 8  # of a sample; a clip has as many frames
 
 
 def contents(picture: Picture) -> list[int]:
@@ -54,6 +56,9 @@ class Pool:
     contents: Tensor  # (N, 31) int64
     stills: int
     clips: list[tuple[Clip, int]]  # and the index of its first frame
+
+    def __post_init__(self) -> None:
+        self.simple = [i for i in range(self.stills) if len(self.pictures[i].things) + bool(self.pictures[i].sign) == 1]
 
     def medium(self, index: int, length: int = 1) -> Medium:
         """Some pixels as `longview.media` would have opened them; several frames make a video of one a second."""
@@ -109,7 +114,8 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         questions = [ask_about(rng, clip) for _ in range(turns)]
         indices = list(range(first, first + len(clip.frames)))
         return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices)
-    indices = [rng.randrange(pool.stills) for _ in range(int(kind))]
+    choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
+    indices = [rng.choice(choice) for _ in range(int(kind))]
     pictures = [pool.pictures[index] for index in indices]
     questions = []
     if len(pictures) > 1 and rng.random() < stage.captions:

@@ -58,6 +58,7 @@ class Stage:
     batch: int = 64  # contents: pictures a step
     tokens: int = 2500  # answers: text tokens a step, about
     mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
+    simple: float = 0.0  # share of samples whose pictures hold one thing, or one sign, each
     turns: int = 8  # questions about the same media in one sample
     captions: float = 0.0  # share of samples that begin with descriptions of numbered pictures
     probe_layer: int = 0  # answers: the block after which placeholders must tell their picture's contents; 0: none

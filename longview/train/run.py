@@ -13,6 +13,7 @@ stage, step. No pickle anywhere.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from transformers import PreTrainedModel
 from longview.errors import RecipeError
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
-from longview.train.data import CONTENT_CLASSES, Pool, draw_kind, draw_sample, paint_pool
+from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, PLACE_CLASSES, Pool, draw_kind, draw_sample, paint_pool
 from longview.train.recipe import Recipe, Stage, from_tree, to_tree
 from longview.train.tokenizer import build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
@@ -137,8 +138,16 @@ class Run:
 
     def __post_init__(self) -> None:
         width = self.model.config.hidden_size
-        # Throwaway readers: what a picture shows, from its mean feature, and from the text stream at its placeholder.
-        self.readers = nn.ModuleDict({name: nn.Linear(width, sum(CONTENT_CLASSES)) for name in ("contents", "probe")})
+        # Throwaway readers of what a picture shows: from its mean feature, from the features in one place, and from
+        # the text stream at its placeholder.
+        self.readers = nn.ModuleDict(
+            {
+                "mean": nn.Linear(width, sum(CONTENT_CLASSES)),
+                "place": nn.Linear(width, sum(PLACE_CLASSES)),
+                "placeholder": nn.Linear(width, sum(CONTENT_CLASSES)),
+                "number": nn.Linear(width, MAX_PICTURES),
+            }
+        )
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -186,8 +195,7 @@ class Run:
         if stage.objective == "contents":
             chosen = torch.tensor([rng.randrange(len(self.pool.pictures)) for _ in range(stage.batch)])
             pixels = torch.from_numpy(self.pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            mean = self.model.encode(pixels).mean(1)
-            return read_loss(self.readers["contents"](mean), self.pool.contents[chosen]), {"samples": stage.batch}
+            return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
         kind = draw_kind(rng, stage.mix)
         rows, indices, tokens = [], [], 0
         while tokens < stage.tokens:
@@ -201,14 +209,42 @@ class Run:
         loss = output.loss
         if stage.probe_layer:
             hidden = output.hidden_states[stage.probe_layer]
-            width = len(self.processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
-            places = [(row, int(start) + width - 1) for row, starts in enumerate(batch["media_offset"]) for start in starts]
-            at = torch.tensor(places).T
-            normed = functional.rms_norm(hidden[at[0], at[1]], (hidden.shape[-1],))
-            probe = read_loss(self.readers["probe"](normed), self.pool.contents[indices])
+            probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
             notes["probe"] = round(probe.item(), 4)
             loss = loss + stage.probe_weight * probe
         return loss, notes
+
+    def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
+        """Pixels (N, 3, R, R) and their contents (N, 31): what the features' mean, and those of each place, do not tell.
+
+        The mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
+        and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
+        """
+        features = self.model.encode(pixels)  # (N, P, D)
+        side = math.isqrt(features.shape[1])
+        grid = features.transpose(1, 2).unflatten(-1, (side, side))
+        places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
+        held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
+        whole = read_loss(self.readers["mean"](features.mean(1)), contents, CONTENT_CLASSES)
+        return whole + 9 * read_loss(self.readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
+
+    def placeholder_loss(self, hidden: Tensor, starts: Sequence[Tensor], contents: Tensor) -> Tensor:
+        """What the text stream at the pictures' placeholders does not tell of their contents (N, 31) and numbers.
+
+        A placeholder is several tokens: the first tells the first places, the last tells the last ones and the sign;
+        each tells the picture's number in its row.
+        """
+        width = len(self.processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
+        first = torch.tensor([(row, int(start)) for row, places in enumerate(starts) for start in places])
+        at = hidden[first[:, :1], first[:, 1:] + torch.arange(width)]  # (N, width, D)
+        normed = functional.rms_norm(at, at.shape[-1:])
+        logits = self.readers["placeholder"](normed)
+        share = [place * width // 9 for place in range(9)] * 3 + [width - 1] * 4
+        told = torch.cat([logits[:, t, part] for t, part in zip(share, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
+        numbers = torch.tensor([number for places in starts for number in range(len(places))])
+        counted = self.readers["number"](normed).flatten(0, 1)
+        missed = functional.cross_entropy(counted, numbers.repeat_interleave(width))
+        return read_loss(told, contents, CONTENT_CLASSES) + width * missed
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
@@ -268,10 +304,15 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
 
-def read_loss(logits: Tensor, contents: Tensor) -> Tensor:
-    """Cross-entropy of the 31 choices (N, sum of `CONTENT_CLASSES`) against the contents (N, 31), summed over choices."""
-    parts = logits.split(CONTENT_CLASSES, dim=-1)
+def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropy of several choices (N, sum of `classes`) against the right ones (N, choices), summed over choices."""
+    parts = logits.split(list(classes), dim=-1)
     return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
+
+
+def _slices(classes: Sequence[int]) -> list[slice]:
+    ends = list(itertools.accumulate(classes))
+    return [slice(end - size, end) for size, end in zip(classes, ends, strict=True)]
 
 
 def make_optimizers(parameters: Mapping[str, nn.Parameter], stage: Stage) -> list[torch.optim.Optimizer]:

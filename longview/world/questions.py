@@ -208,10 +208,18 @@ def _exists(rng: random.Random, picture: Picture) -> Question:
         if roll < 0.45 or roll > 0.75:
             asked["shape"] = seen.shape
     way = rng.random()
-    if way < 0.2:
+    if way > 0.85 and len(_only(picture.things, shape=asked["shape"])) == 1:
+        # "Is the circle red?" of the only circle.
+        fits = bool(_only(picture.things, **asked))
+        return Question("existence", f"Is the {asked['shape']} {asked['colour']}?", "yes" if fits else "no", YES_NO)
+    if way < 0.1:
+        shape = asked["shape"]
+        phrasing = rng.choice((f"Are there any {plural(shape)}?", f"Do you see any {plural(shape)}?"))
+        return Question("existence", phrasing, "yes" if _only(picture.things, shape=shape) else "no", YES_NO)
+    if way < 0.25:
         del asked["colour"]
         name = asked["shape"]
-    elif way < 0.35:
+    elif way < 0.4:
         del asked["shape"]
         name = f"{asked['colour']} {rng.choice(('thing', 'object'))}"
     else:
@@ -250,6 +258,10 @@ def _caption(rng: random.Random, picture: Picture) -> Question:
         "What is shown?",
         "What is in the image?",
         "Describe what you see.",
+        "What is this?",
+        "What does the picture show?",
+        "What is in this picture?",
+        "What objects are there?",
     )
     return Question("description", rng.choice(phrasings), describe(picture))
 
@@ -296,20 +308,19 @@ def _decapitalised(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _locate(rng: random.Random, number: int) -> tuple[str, bool]:
-    """A phrase that names one picture of several, and whether it may also end the question."""
+def _locate(rng: random.Random, number: int) -> str:
+    """A phrase that names one picture of several."""
     medium = rng.choice(("image", "image", "picture"))
-    way = rng.random()
-    if way < 0.7:
-        return f"in {medium} {number}", True
-    return f"in the {ORDINALS[number - 1]} {medium}", True
+    if rng.random() < 0.7:
+        return f"in {medium} {number}"
+    return f"in the {ORDINALS[number - 1]} {medium}"
 
 
 def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str | None = None) -> Question:
     """A question about one picture that is addressed by its number among several."""
     number = rng.randint(1, len(pictures))
     question = ask_about_picture(rng, pictures[number - 1], kind)
-    where, _ = _locate(rng, number)
+    where = _locate(rng, number)
     text = question.text
     if question.kind == "description":
         medium = where.removeprefix("in ")
@@ -396,9 +407,29 @@ def ask_about_pictures(rng: random.Random, pictures: Sequence[Picture], kind: st
 # -- clips -------------------------------------------------------------------------------------------------------------
 
 
+def narrate(clip: Clip) -> str:
+    """What happens in a clip, in one phrase."""
+    subject = clip.subjects[0]
+    if clip.event == "move":
+        return f"a {subject.name} moves {clip.direction}"
+    if clip.event == "order":
+        return " and then ".join(f"a {thing.name}" for thing in clip.subjects)
+    return f"a {subject.name} flashes {clip.flashes} {'time' if clip.flashes == 1 else 'times'}"
+
+
 def ask_about_clip(rng: random.Random, clip: Clip) -> Question:
     """A question about what happens in a clip."""
     subject = clip.subjects[0]
+    if rng.random() < 0.2:
+        phrasings = (
+            "What happens?",
+            "What happens in the video?",
+            "Describe the video.",
+            "What does the video show?",
+            "What do you see?",
+            "What is happening?",
+        )
+        return Question("what happens", rng.choice(phrasings), narrate(clip))
     name = rng.choice((subject.shape, f"{subject.colour} {subject.shape}", f"{subject.colour} thing"))
     if clip.event == "move":
         if rng.random() < 0.25:
@@ -469,5 +500,6 @@ __all__ = [
     "ask_about_picture",
     "ask_about_pictures",
     "describe",
+    "narrate",
     "vocabulary",
 ]

@@ -112,7 +112,7 @@ def draw_thing(rng: random.Random, cell: int) -> Thing:
 def draw_picture(
     rng: random.Random, held_out: bool = False, max_things: int = MAX_THINGS, sign_share: float = 0.25
 ) -> Picture:
-    """A random picture from one side of the split: one to `max_things` things, and a sign in some pictures."""
+    """A random picture from one side of the split: up to `max_things` things, and a sign in some pictures."""
     while True:
         cells = list(range(9))
         sign = None
@@ -120,7 +120,7 @@ def draw_picture(
             text = rng.choice(WORDS) if rng.random() < 0.5 else str(rng.randrange(100))
             sign = Sign(text, rng.randrange(3))
             cells = [cell for cell in cells if cell // 3 != sign.row]
-        count = rng.randint(0 if sign else 1, max_things)
+        count = rng.randint(0 if sign or rng.random() < 0.03 else 1, max_things)
         # Half of the pictures repeat a colour or a shape, so that counting and telling apart are worth learning.
         things = [draw_thing(rng, cell) for cell in sorted(rng.sample(cells, count))]
         if count > 1 and rng.random() < 0.5:

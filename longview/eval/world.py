@@ -1,0 +1,188 @@
+"""Accuracy on the synthetic world: held-out scenes, written to real files, asked about through the engine.
+
+Every question is put three ways: with its media shown; with each picture replaced by a blank one, where a model that
+looks falls to what it can guess; and with other scenes of the same sort in their place.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from longview.messages import Part, ask
+from longview.world.questions import (
+    PICTURE_KINDS,
+    Question,
+    ask_about_clip,
+    ask_about_picture,
+    ask_about_pictures,
+)
+from longview.world.render import write_clip, write_picture
+from longview.world.scenes import Clip, Event, Picture, Scene, draw_clip, draw_picture
+
+Shown = Literal["shown", "blank", "swapped"]
+GROUPS: dict[str, int] = {"one picture": 1, "two pictures": 2, "four pictures": 4, "eight pictures": 8, "clip": 0}
+SET_KINDS = ("which image", "how many images", *(f"{kind} of one" for kind in PICTURE_KINDS))
+EVENTS: tuple[Event, ...] = ("move", "order", "flash")
+Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question about some scenes, and the seed they are painted with."""
+
+    group: str
+    question: Question
+    media: tuple[Scene, ...]
+    seed: int
+
+
+@dataclass
+class Score:
+    """How many of a kind's questions were answered right."""
+
+    group: str
+    kind: str
+    right: int = 0
+    total: int = 0
+    answers: Counter[str] = field(default_factory=Counter)  # the true ones
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.total
+
+    @property
+    def chance(self) -> float:
+        """What always giving the most frequent true answer would score."""
+        return max(self.answers.values()) / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy."""
+        n, p = self.total, self.accuracy
+        middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def as_dict(self) -> dict[str, Any]:
+        row = {key: value for key, value in asdict(self).items() if key != "answers"}
+        return row | {"accuracy": self.accuracy, "interval": list(self.interval), "chance": self.chance}
+
+
+def draw_cases(seed: int, per_kind: int, groups: Iterable[str] = tuple(GROUPS)) -> list[Case]:
+    """`per_kind` questions of each kind in each group, about held-out scenes."""
+    cases = []
+    for group in groups:
+        rng = random.Random(f"cases {seed} {group}")
+        for kind in _kinds(group):
+            for _ in range(per_kind):
+                question, media = _draw(rng, group, kind)
+                cases.append(Case(group, question, media, rng.randrange(1 << 30)))
+    return cases
+
+
+def _kinds(group: str) -> Sequence[str]:
+    return EVENTS if group == "clip" else tuple(PICTURE_KINDS) if group == "one picture" else SET_KINDS
+
+
+def _draw(rng: random.Random, group: str, kind: str) -> tuple[Question, tuple[Scene, ...]]:
+    while True:
+        try:
+            if group == "clip":
+                clip = draw_clip(rng, held_out=True, event=kind)  # type: ignore[arg-type]
+                return ask_about_clip(rng, clip), (clip,)
+            signs = 0.8 if kind.startswith("reading") else 0.25
+            pictures = tuple(draw_picture(rng, held_out=True, sign_share=signs) for _ in range(GROUPS[group]))
+            if group == "one picture":
+                return ask_about_picture(rng, pictures[0], kind), pictures
+            return ask_about_pictures(rng, pictures, kind), pictures
+        except LookupError:  # these scenes do not allow such a question; draw others
+            continue
+
+
+def evaluate(
+    engine: Any,
+    seed: int = 0,
+    per_kind: int = 50,
+    shown: Shown = "shown",
+    groups: Iterable[str] = tuple(GROUPS),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Score]:
+    """Ask an engine about held-out scenes in real JPEG and MP4 files.
+
+    Args:
+        engine: Anything with `answer(messages)` that returns an object with `text`.
+        per_kind: Questions of each kind in each group.
+        shown: "blank" replaces every picture by an empty one, "swapped" by another scene of the same sort.
+
+    Returns:
+        A score for each group and kind.
+    """
+    cases = draw_cases(seed, per_kind, groups)
+    scores: dict[tuple[str, str], Score] = {}
+    with tempfile.TemporaryDirectory(prefix="longview-world-") as folder:
+        for number, case in enumerate(cases):
+            media = case.media
+            if shown == "blank":
+                media = tuple(blank(scene) for scene in media)
+            elif shown == "swapped":
+                rng = random.Random(f"swap {case.seed}")
+                media = tuple(_another(rng, scene) for scene in media)
+            parts = write_media(media, Path(folder), case.seed)
+            answer = engine.answer([ask(case.question.text, *parts)]).text
+            key = (case.group, case.question.kind)
+            score = scores.setdefault(key, Score(*key))
+            score.total += 1
+            score.right += normalise(answer) == normalise(case.question.answer)
+            score.answers[case.question.answer] += 1
+            if progress:
+                progress(number + 1, len(cases))
+    return list(scores.values())
+
+
+def normalise(answer: str) -> str:
+    """What does not matter in an answer: case, spaces around it, a final full stop."""
+    return answer.strip().rstrip(".").lower()
+
+
+def write_media(scenes: Sequence[Scene], folder: Path, seed: int) -> list[Part]:
+    """Scenes as files, overwriting the last ones: pictures as JPEG of varying quality (one in five as PNG), clips as MP4."""
+    rng = random.Random(f"files {seed}")
+    parts = []
+    for number, scene in enumerate(scenes):
+        if isinstance(scene, Clip):
+            parts.append(Part("video", source=write_clip(scene, folder / f"{number}.mp4", seed)))
+            continue
+        path = folder / f"{number}.{'png' if rng.random() < 0.2 else 'jpg'}"
+        parts.append(Part("image", source=write_picture(scene, path, seed + number, quality=rng.randint(60, 95))))
+    return parts
+
+
+def blank(scene: Scene) -> Scene:
+    """The same kind of medium with nothing in it."""
+    if isinstance(scene, Clip):
+        return replace(scene, frames=tuple(Picture(()) for _ in scene.frames))
+    return Picture(())
+
+
+def _another(rng: random.Random, scene: Scene) -> Scene:
+    if isinstance(scene, Clip):
+        return draw_clip(rng, held_out=True, event=scene.event)
+    return draw_picture(rng, held_out=True, sign_share=0.8 if scene.sign else 0.0)
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, Score]:
+    """One score a group: its kinds with equal numbers of questions, added up."""
+    totals: dict[str, Score] = {}
+    for score in scores:
+        total = totals.setdefault(score.group, Score(score.group, "all"))
+        total.right += score.right
+        total.total += score.total
+        total.answers += score.answers
+    return totals
