@@ -63,10 +63,10 @@ def load(
     Raises:
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
     """
-    folder = checkpoint.resolve(str(name), revision=revision)
-    family = family_of(folder)
     device = device or best_device()
     check_device(device)
+    folder = checkpoint.resolve(str(name), revision=revision)
+    family = family_of(folder)
     if dtype is None:
         small = checkpoint.size_on_disk(folder) < FP32_ON_CPU_BYTES
         dtype = "float32" if device == "cpu" and small else "auto"
@@ -161,9 +161,7 @@ class Engine:
         params = params or SamplingParams.of(**settings)
         if isinstance(media, Mapping):
             media = media_options(**media)
-        return self._stream(
-            parse_messages(conversation), params, media or self.processor.default_media, limits or Limits(), progress
-        )
+        return self._stream(parse_messages(conversation), params, media or MediaOptions(), limits or Limits(), progress)
 
     @torch.inference_mode()
     def _stream(
@@ -175,10 +173,8 @@ class Engine:
         progress: Progress | None,
     ) -> Iterator[Piece]:
         clock = _Clock.start()
-        if options.select is None and options.frames is None and options.fps is None:
-            options = MediaOptions(select=self.processor.default_media.select, start=options.start, end=options.end)
         parts = [part for message in messages for part in message.media]
-        opened = open_media(parts, options, limits, progress)
+        opened = open_media(parts, options, limits, progress, default=self.processor.default_media)
         media_seconds = clock.lap()
         inputs = self.processor.prepare(messages, opened)
         ids = inputs.tensors["input_ids"]
@@ -234,7 +230,10 @@ class Engine:
                     decode=clock.lap(),
                     first_token=first_token_seconds,
                 ),
-                settings={**asdict(params), "media": asdict(options)},
+                settings={
+                    **asdict(params),
+                    "media": {name: value for name, value in asdict(options).items() if value is not None},
+                },
                 warnings=inputs.warnings,
             ),
         )

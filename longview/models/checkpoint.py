@@ -112,7 +112,8 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     placed: Mapping[str, str] | None = None
     if index.exists():
         try:
-            placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            listed = json.loads(index.read_text(encoding="utf-8"))
+            _, placed = listed["metadata"], listed["weight_map"]
             files = sorted(set(placed.values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index} is not a safetensors index ({error!r}); fetch it again") from None

@@ -36,6 +36,10 @@ from longview.models.owl3.fusion import SCORES_BYTES, Gallery, HyperAttention, H
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 
 
+GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
+"""What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
+
+
 class Owl3Model(PreTrainedModel, GenerationMixin):
     """A language model that looks at pictures inside a few of its blocks.
 
@@ -309,6 +313,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
                 bos_token_id=self.config.bos_token_id,
                 eos_token_id=end_tokens(tokenizer, self.config) or None,
                 pad_token_id=0,
+                **GREEDY,
             )
         output = super().generate(
             input_ids=input_ids,

@@ -1,0 +1,75 @@
+"""Choosing tokens: each setting does what it says, and says what it wants."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from longview.engine.sampling import Sampler, SamplingParams
+from longview.errors import RequestError
+
+LOGITS = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0, 0.0])
+
+
+def draws(count: int = 2000, history: tuple[int, ...] = (), **settings) -> torch.Tensor:
+    sampler = Sampler(SamplingParams(**{"seed": 1, **settings}))
+    return torch.bincount(torch.tensor([sampler(LOGITS, history) for _ in range(count)]), minlength=6) / count
+
+
+def test_greedy_takes_the_likeliest():
+    assert draws(5)[1] == 1
+
+
+def test_sampling_follows_the_probabilities():
+    expected = (LOGITS / 0.8).softmax(-1)
+    torch.testing.assert_close(draws(20000, temperature=0.8), expected, atol=0.015, rtol=0)
+
+
+def test_top_k_keeps_the_likeliest_and_their_proportions():
+    found = draws(20000, temperature=1.0, top_k=2)
+    torch.testing.assert_close(found[1:3], LOGITS[1:3].softmax(-1), atol=0.015, rtol=0)
+    assert found.sum() - found[1:3].sum() == 0
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.01, [1]), (0.6, [1]), (0.7, [1, 2]), (0.9, [1, 2, 3])])
+def test_top_p_keeps_the_fewest_tokens_that_reach_it_and_at_least_one(top_p, kept):
+    assert draws(3000, temperature=1.0, top_p=top_p).nonzero().flatten().tolist() == kept
+
+
+def test_the_repetition_penalty_divides_positive_and_multiplies_negative_scores_of_tokens_seen():
+    sampler = Sampler(SamplingParams(repetition_penalty=2.0))
+    assert sampler(LOGITS, [1]) == 2, "3.0 became 1.5, so 2.0 wins"
+    assert sampler(torch.tensor([-1.0, -1.5, -9.0]), [0]) == 1, "-1.0 became -2.0"
+    assert torch.equal(LOGITS, torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0, 0.0])), "the model's logits are not touched"
+
+
+def test_a_seed_fixes_the_choices_and_no_seed_does_not():
+    def text(seed):
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=seed))
+        return [sampler(LOGITS, []) for _ in range(40)]
+
+    assert text(7) == text(7)
+    assert text(7) != text(8)
+    assert text(None) != text(None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; give a whole number at least 1"),
+        ({"max_tokens": 2.5}, "max_tokens is 2.5; give a whole number at least 1"),
+        ({"temperature": -1}, "temperature is -1; give a number at least 0 and at most 100"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0}, "top_p is 0; give a number above 0 and at most 1"),
+        ({"top_k": True}, "top_k is True"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop": [""]}, "stop is a list of non-empty strings"),
+        ({"tempature": 1}, "unknown setting 'tempature'; there are max_tokens, temperature"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_range(settings, complaint):
+    with pytest.raises(RequestError, match=re.escape(complaint)):
+        SamplingParams.of(**settings)
