@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
@@ -132,46 +132,53 @@ class _Opener:
         self._report(1, 1, still.name)
         frames = [Frame(image, 0, None)]
         return Medium(
-            "image", still.name, frames, image.width, image.height, 1, None, None, still.digest, tuple(warnings)
+            "image", still.name, frames, image.width, image.height, 1, None, None, still.digest(), tuple(warnings)
         )
 
     def _open_video(self, source: Source | None) -> Medium:
-        name, digest, reader = self._reader(source)
-        try:
-            timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
-            start = self._options.start or 0.0
-            if reader.duration is not None and start >= reader.duration:
-                raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
-            indices, warnings = choose(timeline, self._options, self._limits, self._default, name)
-            self._spend(reader.width * reader.height * len(set(indices)), name)
-            frames = []
-            for frame in reader.read(indices, self._report):
-                frames.append(frame)
-                self._spend(max(0, frame.image.width * frame.image.height - reader.width * reader.height), name)
-        finally:
-            reader.close()
-        return Medium(
-            "video",
-            name,
-            frames,
-            reader.width,
-            reader.height,
-            reader.num_frames,
-            reader.duration,
-            reader.fps,
-            digest,
-            (*reader.warnings, *warnings),
-        )
+        with ThreadPoolExecutor(1, thread_name_prefix="longview-digest") as beside:
+            # A film of gigabytes takes seconds to digest: meanwhile its frames are decoded.
+            digest, reader = self._reader(source, beside)
+            try:
+                indices, warnings = self._choose(reader)
+                self._spend(reader.width * reader.height * len(set(indices)), reader.name)
+                frames = []
+                for frame in reader.read(indices, self._report):
+                    frames.append(frame)
+                    self._spend(
+                        max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name
+                    )
+            finally:
+                reader.close()
+            return Medium(
+                kind="video",
+                name=reader.name,
+                frames=frames,
+                width=reader.width,
+                height=reader.height,
+                num_frames=reader.num_frames,
+                duration=reader.duration,
+                fps=reader.fps,
+                digest=digest.result(),
+                warnings=(*reader.warnings, *warnings),
+            )
 
-    def _reader(self, source: Source | None) -> tuple[str, str, Reader]:
-        """Return the name and digest of a video, and the reader that fits it."""
+    def _choose(self, reader: Reader) -> tuple[list[int], list[str]]:
+        start, name = self._options.start or 0.0, reader.name
+        if reader.duration is not None and start >= reader.duration:
+            raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
+        timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
+        return choose(timeline, self._options, self._limits, self._default, name)
+
+    def _reader(self, source: Source | None, beside: ThreadPoolExecutor) -> tuple[Future[str], Reader]:
+        """Return the reader that fits a video, and its digest, which is computed beside."""
         limits = self._limits
         if isinstance(source, str) and source[: len(JPEG_LIST)].lower() == JPEG_LIST:
             pictures = PictureList.of_data_uri(source, limits)
-            return pictures.name, pictures.digest, pictures
+            return beside.submit(pictures.digest), pictures
         if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
             pictures = PictureList(source, limits)
-            return pictures.name, pictures.digest, pictures
+            return beside.submit(pictures.digest), pictures
         if not isinstance(source, (str, Path, bytes)):
             kind = type(source).__name__
             raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
@@ -180,10 +187,10 @@ class _Opener:
         head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
         if image_format_of(head):
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
-            return name, _digest(data), AnimationReader(encoded, name, limits)
+            return beside.submit(_digest, encoded), AnimationReader(encoded, name, limits)
         if not container_of(head):
             raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {READS}")
-        return name, _digest(data), VideoReader(data, limits, name)
+        return beside.submit(_digest, data), VideoReader(data, limits, name)
 
     def _spend(self, pixels: int, name: str) -> None:
         with self._lock:

@@ -43,6 +43,9 @@ class Reader(Protocol):
     """What every kind of moving medium can do: say when its frames appear, and read some of them."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def width(self) -> int: ...
 
     @property

@@ -38,7 +38,6 @@ class Still:
         data = fetched.data if isinstance(fetched.data, bytes) else read_file(fetched.data, fetched.name, limits)
         return cls(data, fetched.name)
 
-    @property
     def digest(self) -> str:
         """SHA-256 in hex: of the encoded bytes; of mode, size, orientation, palette and pixels of a Pillow image."""
         if isinstance(self.source, bytes):
@@ -90,8 +89,11 @@ class PictureList:
             held += len(encoded) if isinstance(encoded, bytes) else 0
             if held > limits.max_video_bytes:
                 raise beyond(self.name, f"hold {held:,} bytes or more together", limits, "max_video_bytes")
-        self.digest = framed_digest(b"frames", *(bytes.fromhex(still.digest) for still in self._stills))
         self.width, self.height = self._stills[0].decode(limits)[0].size
+
+    def digest(self) -> str:
+        """SHA-256 in hex over the digests of the pictures, in order."""
+        return framed_digest(b"frames", *(bytes.fromhex(still.digest()) for still in self._stills))
 
     @classmethod
     def of_data_uri(cls, uri: str, limits: Limits) -> PictureList:
