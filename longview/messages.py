@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from PIL import Image
 
@@ -83,9 +83,10 @@ class Message:
 
     @classmethod
     def from_dict(cls, message: Mapping[str, Any]) -> Message:
-        role = "system" if message.get("role") == "developer" else message.get("role")
-        if role not in ROLES:
-            raise RequestError(f"unknown role {role!r:.80}; expected one of {', '.join(ROLES)}")
+        given = message.get("role")
+        if given not in (*ROLES, "developer"):
+            raise RequestError(f"unknown role {given!r:.80}; expected one of {', '.join(ROLES)}")
+        role = cast(Role, "system" if given == "developer" else given)
         content = message.get("content")
         if isinstance(content, str):
             return cls.of(role, content)

@@ -125,7 +125,8 @@ class Engine:
 
     def answer(self, conversation: Conversation, **settings: Any) -> Answer:
         """A whole answer. Takes what `stream` takes."""
-        text, tokens = [], []
+        text: list[str] = []
+        tokens: list[int] = []
         for piece in self.stream(conversation, **settings):
             text.append(piece.text)
             tokens.extend(piece.tokens)

@@ -52,7 +52,7 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     near = difflib.get_close_matches(name, DEMOS, n=1)
     hint = f"did you mean {near[0]!r}? Else give" if near else "give"
     raise CheckpointError(
-        f"no model or folder is called {name!r}; {hint} a folder, a hub id such as mPLUG/mPLUG-Owl3-7B-241101, or 'demo'"
+        f"no model or folder is called {name!r}; {hint} a folder, a hub id (mPLUG/mPLUG-Owl3-7B-241101), or 'demo'"
     )
 
 
@@ -65,8 +65,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name!r} is no local folder and could not be fetched from the hub ({reason}); check the name, the network "
-            "and, for a gated model, `hf auth login`, or give a local folder"
+            f"{name!r} is no local folder and could not be fetched from the hub ({reason}); check the name, the "
+            "network and, for a gated model, `hf auth login`, or give a local folder"
         ) from error
 
 

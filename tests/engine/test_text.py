@@ -42,7 +42,7 @@ def test_the_text_ends_before_the_first_stop_string_however_it_is_cut(text, stop
         return
     # the stop string that is complete first ends the text, at the earliest of those complete by then
     complete = min(text.find(s) + len(s) for s in stop if s in text)
-    assert shown == text[: min(at for s in stop if 0 <= (at := text[:complete].find(s)))]
+    assert shown == text[: min(at for s in stop if (at := text[:complete].find(s)) >= 0)]
 
 
 def test_text_is_shown_as_soon_as_it_cannot_be_a_stop_string():

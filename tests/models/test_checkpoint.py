@@ -145,7 +145,7 @@ class _Trap:
 def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust):
     canary = folder / "canary"
     (folder / "modeling.py").write_text(f"open({str(canary)!r}, 'w')")
-    traps = {name: "modeling.Trap" for name in ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor")}
+    traps = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor"), "modeling.Trap")
     change(folder, auto_map=traps)
     (folder / "tokenizer_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)

@@ -155,11 +155,11 @@ def test_gradient_checkpointing_changes_no_gradient(tiny):
     for checkpointed in (False, True):
         model.train()
         if checkpointed:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.zero_grad()
         model(**model.look(tensors), use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    model.gradient_checkpointing_disable()
+    model.activation_checkpointing_disable()
     model.eval().zero_grad()
     assert found[0].keys() == found[1].keys()
     for name in found[0]:

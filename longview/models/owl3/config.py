@@ -11,10 +11,11 @@ The released config.json files do not say which one they are; `convert.settle` r
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
+from transformers import Qwen2Config, SiglipVisionConfig
 
 GATES = {"240728": "token", "241014": "vector", "241101": "none"}
 """How each release fuses words and pictures."""
@@ -31,8 +32,9 @@ class Owl3Config(Qwen2Config):
     variants = tuple(GATES)
     sub_configs_defaults = {"vision_config": SiglipVisionConfig}  # noqa: RUF012 (transformers reads it as a plain dict)
 
-    vision_config: dict | PreTrainedConfig | None = None
-    hyper_layers: list[int] | None = None
+    vision_config: Any = None
+    """The tower: a `SiglipVisionConfig`, or its fields."""
+    hyper_layers: list[int] = field(default_factory=lambda: [1, 9, 17, 25])
     """Blocks with hyper attention, counted from 1 as in the checkpoints: [1, 9, 17, 25] are blocks 0, 8, 16, 24."""
     gate: str = "none"
     """How words and pictures are fused: by a gate per token, by a gate vector, or in one softmax; see `GATES`."""
@@ -40,11 +42,6 @@ class Owl3Config(Qwen2Config):
     """Linear layers between tower and language model; two have an exact GELU between them."""
     vision_batch_size: int = 16
     """Pictures the tower encodes at a time; bounds memory, does not change results."""
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.hyper_layers is None:
-            self.hyper_layers = [1, 9, 17, 25]
-        super().__post_init__(**kwargs)
 
     @property
     def release(self) -> str:

@@ -173,18 +173,14 @@ class PrefixAttention(torch.autograd.Function):
         lse = torch.full(query.shape[:-1], -torch.inf, dtype=torch.float32, device=query.device)
         for run in runs:
             q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
-            total = acc = peak = None
+            peak = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=torch.float32)
+            total, acc = torch.zeros_like(peak), torch.zeros_like(q, dtype=torch.float32)
             for block in _blocks(run.pictures * patches, rows=q.shape[0] * q.shape[1]):
                 scores = (q @ key[:, block].transpose(1, 2)).float()
-                new_peak = scores.amax(-1, keepdim=True) if peak is None else torch.maximum(peak, scores.amax(-1, True))
-                weights = scores.sub_(new_peak).exp_()
-                part = (weights.to(value.dtype) @ value[:, block]).float()
-                if peak is None:
-                    total, acc = weights.sum(-1, keepdim=True), part
-                else:
-                    fade = (peak - new_peak).exp_()
-                    total = total * fade + weights.sum(-1, keepdim=True)
-                    acc = acc * fade + part
+                new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
+                weights, fade = scores.sub_(new_peak).exp_(), (peak - new_peak).exp_()
+                total = total * fade + weights.sum(-1, keepdim=True)
+                acc = acc * fade + (weights.to(value.dtype) @ value[:, block]).float()
                 peak = new_peak
             shape = (query.shape[0], query.shape[1], run.end - run.begin)
             output[:, :, run.begin : run.end] = (acc / total).view(*shape, -1)

@@ -35,7 +35,6 @@ from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.fusion import SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 
-
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
 
@@ -85,7 +84,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             nn.init.zeros_(module.gate)
 
     @classmethod
-    def from_pretrained(cls, name: str | PathLike, *args: Any, config: Any = None, **kwargs: Any) -> Owl3Model:  # type: ignore[override]
+    def from_pretrained(cls, name: str | PathLike, *args: Any, config: Any = None, **kwargs: Any) -> Owl3Model:
         """Open an official or our own folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
 
         Raises:
@@ -233,7 +232,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             turns = self.picture_positions(starts, position_ids, past, length)
             gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
         if gallery is not None and past_key_values is not None:
-            past_key_values.gallery = gallery  # type: ignore[attr-defined]
+            past_key_values.gallery = gallery
 
         output = self.language_model(
             input_ids=input_ids,
@@ -269,7 +268,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
     # ── generation ──
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,

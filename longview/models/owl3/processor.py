@@ -107,8 +107,7 @@ class Owl3Processor:
                     shown = self._video(len(medium.frames))
                     views = [view for frame in medium.frames for view in self.views(frame.image, None)]
                 else:
-                    grid = choose_grid(*medium.frames[0].image.size, self.config.picture_size) if cuts else None
-                    shown, views = self._picture(grid), self.views(medium.frames[0].image, grid)
+                    shown, views = self._picture(medium.frames[0].image, cuts)
                 segments += shown
                 pixels += views
                 crops.append(len(views) // len(medium.frames))
@@ -173,7 +172,8 @@ class Owl3Processor:
         cuts = self.cut_enable if cut_enable is None else cut_enable
         if self.config.release == "240728" and videos:
             cuts = False
-        images_left, videos_left = list(images or ()), list(videos or ())
+        images_left: list[Any] = list(images or ())
+        videos_left: list[Any] = list(videos or ())
         pixels: list[Tensor] = []
         turns: list[tuple[str, list[Segment]]] = []
         for message in messages:
@@ -190,10 +190,9 @@ class Owl3Processor:
                     counts = f"{len(images or ())} images and {len(videos or ())} videos"
                     raise RequestError(f"the messages hold more {piece} than were given: {counts}")
                 if piece == PLACEHOLDER:
-                    image = left.pop(0)
-                    grid = choose_grid(*image.size, self.config.picture_size) if cuts else None
-                    segments += self._picture(grid)
-                    pixels += self.views(image, grid)
+                    shown, views = self._picture(left.pop(0), cuts)
+                    segments += shown
+                    pixels += views
                 else:
                     frames = left.pop(0)
                     segments += self._video(len(frames))
@@ -208,11 +207,15 @@ class Owl3Processor:
 
     # ── text ──
 
-    def _picture(self, grid: tuple[int, int] | None) -> list[Segment]:
-        """What stands in the text for one picture: a placeholder, or one a crop inside the release's cut template."""
-        if grid is None:
-            return [None]
-        rows, columns = grid
+    def _picture(self, image: Image.Image, cuts: bool) -> tuple[list[Segment], list[Tensor]]:
+        """What stands in the text for one picture, and what the tower is shown of it."""
+        if not cuts:
+            return [None], self.views(image, None)
+        grid = choose_grid(image.width, image.height, self.config.picture_size)
+        return self.template(*grid), self.views(image, grid)
+
+    def template(self, rows: int, columns: int) -> list[Segment]:
+        """The release's text for a picture cut into rows · columns crops, with a placeholder for each view."""
         segments: list[Segment] = []
         if self.config.release == "240728":
             segments.append(f"Cut to {rows} rows {columns} columns with a global view\n")

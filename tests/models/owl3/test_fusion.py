@@ -159,8 +159,8 @@ def test_beams_of_several_pictures_equal_beams_without_shared_keys(owl):
         padding_side="left",
     )
     found = model.generate(
-        **batch, max_new_tokens=4, num_beams=3, num_return_sequences=3, return_dict_in_generate=True, output_scores=True,
-        eos_token_id=319, suppress_tokens=[319], length_penalty=0.0,
+        **batch, max_new_tokens=4, num_beams=3, num_return_sequences=3, output_scores=True,
+        return_dict_in_generate=True, eos_token_id=319, suppress_tokens=[319], length_penalty=0.0,
     )  # fmt: skip
     features = model.encode(batch["pixel_values"])
     starts = [list(map(int, row)) for row in batch["media_offset"]]

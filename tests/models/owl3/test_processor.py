@@ -147,7 +147,7 @@ def test_pixels_are_the_authors(release, case, tokenizer):
             return
     probe = pixels[:, :, side // 2, side // 3]
     torch.testing.assert_close(probe, torch.tensor(case["pixel_probe"]), atol=1e-6, rtol=0)
-    template = "".join("<|image|>" if segment is None else segment for segment in processor._picture(grid))
+    template = "".join("<|image|>" if segment is None else segment for segment in processor.template(*grid))
     assert template == case["text"]
 
 
