@@ -23,6 +23,7 @@ _LAZY = {
     "SamplingParams": "longview.engine",
     "MediaOptions": "longview.media",
     "Limits": "longview.media",
+    "apply_liger_kernel": "longview.models.liger",
     "AutoConfig": "longview.models.auto",
     "AutoModel": "longview.models.auto",
     "AutoModelForCausalLM": "longview.models.auto",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         AutoProcessor,
         AutoTokenizer,
     )
+    from longview.models.liger import apply_liger_kernel
 
 __all__ = [
     "Answer",
@@ -60,6 +62,7 @@ __all__ = [
     "Piece",
     "Receipt",
     "SamplingParams",
+    "apply_liger_kernel",
     "ask",
     "image",
     "load",
