@@ -1,0 +1,68 @@
+"""The command line: one verb a file, each of which parses, calls and prints; nothing is decided here.
+
+Light on purpose: a verb imports torch, transformers and av when it runs, so `longview --help` answers at once.
+
+    verb.py       a verb's groups of options become options; how help is laid out
+    options.py    the groups: which model, which frames, how tokens are chosen, what media may cost
+    terminal.py   progress bars and receipts, on stderr
+    ask.py …      the verbs
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from longview import __version__
+from longview.cli.ask import ask
+from longview.cli.chat import chat
+from longview.cli.info import info
+from longview.cli.verb import Verb, spread
+from longview.errors import LongviewError
+
+app = typer.Typer(
+    help="Multimodal language models that look at much: hundreds of pictures, hours of video.",
+    epilog="`longview VERB --help` shows examples.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help takes longer to import than all the rest
+    subcommand_metavar="VERB ...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _verb in (ask, chat, info):
+    app.command(cls=Verb)(spread(_verb))
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"longview {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program: exits with 0; with 2 after one line on stderr, where the user can mend it; with 130 on Ctrl-C.
+
+    Any other exception is our bug, and keeps its traceback.
+    """
+    try:
+        sys.exit(app(args=arguments, prog_name="longview", standalone_mode=False))
+    except LongviewError as error:
+        _fail(str(error))
+    except typer.TyperException as error:  # an unknown option or a missing argument
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'longview'} --help")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stdout.flush()
+    typer.echo(f"longview: {' '.join(message.split())}", err=True)
+    sys.exit(2)

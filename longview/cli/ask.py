@@ -1,0 +1,70 @@
+"""`longview ask`: one question; the answer streams to stdout, its receipt goes to stderr."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from typing import Annotated, Any
+
+import typer
+
+import longview
+from longview.cli.options import (
+    FrameOptions,
+    LimitOptions,
+    ModelOptions,
+    SamplingOptions,
+    checked,
+    open_parts,
+    opening,
+    piped,
+)
+from longview.cli.terminal import is_terminal, receipt_lines, stream
+from longview.errors import RequestError
+
+
+def ask(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[FILE]... QUESTION",
+            help="Pictures, videos or URLs, told apart by content; then the question, or - to read it from a pipe.",
+            show_default=False,
+        ),
+    ],
+    model: ModelOptions,
+    frames: FrameOptions,
+    sampling: SamplingOptions,
+    limits: LimitOptions,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the answer and its receipt.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
+) -> None:
+    """Ask one question about pictures and videos, or about nothing.
+
+    Examples:
+      longview ask photo.jpg "What is on the chair?"
+      longview ask before.png after.png "What has changed?"
+      longview ask film.mp4 --frames 64 --start 60 --end 120 "What happens?"
+      longview ask --json page.png "Read the title."
+      echo "What is this?" | longview ask photo.jpg -
+    """
+    *files, question = words
+    if os.path.isfile(question):
+        raise RequestError(f"the last argument is the question, and {question!r} is a file; add a question after it")
+    show = is_terminal() and not json and not quiet
+    settings: dict[str, Any] = {"params": sampling.params(), "media": frames.options(), "limits": limits.limits()}
+    parts = open_parts(files, settings["limits"])
+    text = checked(piped() if question == "-" else question)
+    messages = [*opening(system), longview.ask(text, *parts)]
+    engine = model.load(show)
+    if json:
+        answer = engine.answer(messages, **settings)
+        typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+        return
+    for piece in stream(engine, messages, show, settings):
+        typer.echo(piece.text, nl=False)
+    typer.echo()
+    assert piece.receipt is not None
+    if not quiet:
+        typer.echo("\n".join(receipt_lines(piece.receipt)), err=True)

@@ -1,0 +1,193 @@
+"""`longview chat`: a conversation of several turns, with pictures in any of them. Also reads its turns from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import longview
+from longview.cli.options import (
+    FrameOptions,
+    LimitOptions,
+    ModelOptions,
+    SamplingOptions,
+    checked,
+    open_parts,
+    opening,
+    piped_lines,
+)
+from longview.cli.terminal import is_terminal, receipt_lines, stream
+from longview.errors import LongviewError, RequestError
+from longview.messages import Message, Part, Receipt
+
+HELP = """\
+/add FILE...   show pictures or videos with the next question
+/receipt       what the last answer is based on
+/reset         begin a new conversation
+/save FILE     write the conversation as JSON
+/help          this list
+/quit          end, as Ctrl-D does; Ctrl-C stops an answer"""
+
+
+def chat(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="Pictures, videos or URLs for the first question.", show_default=False
+        ),
+    ] = None,
+    *,
+    model: ModelOptions,
+    frames: FrameOptions,
+    sampling: SamplingOptions,
+    limits: LimitOptions,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON a turn.")] = False,
+) -> None:
+    """Talk about pictures and videos, which may come in any turn.
+
+    Examples (/help lists the commands of a conversation):
+      longview chat a.jpg b.jpg
+      longview chat film.mp4 --fps 1 --model mPLUG/mPLUG-Owl3-7B-241101
+      printf 'What is this?\\n/add b.jpg\\nAnd this?\\n' | longview chat a.jpg
+    """
+    talk = Talk(
+        settings={"params": sampling.params(), "media": frames.options(), "limits": limits.limits()},
+        system=system,
+        json=json,
+        interactive=sys.stdin is not None and sys.stdin.isatty(),
+    )
+    talk.add(files or [])
+    talk.engine = model.load(is_terminal() and not json)
+    if talk.interactive:
+        typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
+    for line in _lines(talk.interactive):
+        try:
+            if not talk.obey(line):
+                break
+        except LongviewError as error:
+            if not talk.interactive:
+                raise
+            typer.echo(f"longview: {error}", err=True)
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """The user's lines: typed, with editing where the platform has it, or piped."""
+    if not interactive:
+        yield from piped_lines()
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives input() history and editing)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            typer.echo()
+            return
+        except KeyboardInterrupt:
+            typer.echo("\n(/quit or Ctrl-D ends)", err=True)
+
+
+@dataclass
+class Talk:
+    """A conversation under way."""
+
+    settings: dict[str, Any]
+    system: str | None = None
+    json: bool = False
+    interactive: bool = False
+    engine: Any = None
+    messages: list[Message] = field(default_factory=list)
+    pending: list[Part] = field(default_factory=list)  # media for the next question
+    receipt: Receipt | None = None
+
+    def __post_init__(self) -> None:
+        self.messages = opening(self.system)
+
+    def obey(self, line: str) -> bool:
+        """Follow a command or answer a question; False when the user is done."""
+        if not line.strip():
+            return True
+        if not line.startswith("/"):
+            self.answer(checked(line.strip()))
+            return True
+        command, *rest = line.split(maxsplit=1)
+        words = _split(rest[0]) if rest else []
+        if command in ("/quit", "/exit"):
+            return False
+        elif command == "/help":
+            typer.echo(HELP, err=True)
+        elif command == "/add" and words:
+            self.add(words)
+        elif command == "/receipt":
+            lines = receipt_lines(self.receipt) if self.receipt else ["nothing has been answered yet"]
+            typer.echo("\n".join(lines), err=True)
+        elif command == "/reset":
+            self.messages, self.pending, self.receipt = opening(self.system), [], None
+        elif command == "/save" and len(words) == 1:
+            self.save(Path(words[0]).expanduser())
+        elif command in ("/add", "/save"):
+            raise RequestError(f"{command} needs {'one file name' if command == '/save' else 'files'}; see /help")
+        else:
+            raise RequestError(f"there is no command {command:.40}; /help lists them")
+        return True
+
+    def add(self, sources: list[str]) -> None:
+        """Show these files with the next question."""
+        self.pending += open_parts(sources, self.settings["limits"])
+
+    def answer(self, question: str) -> None:
+        """Ask, with the files that wait, and print the answer. A question that fails is taken back with its files."""
+        messages = [*self.messages, longview.ask(question, *self.pending)]
+        waiting, self.pending = self.pending, []
+        words: list[str] = []
+        try:
+            if self.json:
+                answer = self.engine.answer(messages, **self.settings)
+                words, self.receipt = [answer.text], answer.receipt
+                typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+            else:
+                for piece in stream(self.engine, messages, is_terminal(), self.settings):
+                    words.append(piece.text)
+                    typer.echo(piece.text, nl=False)
+                self.receipt = piece.receipt
+                typer.echo()
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+            typer.echo("\n(stopped)", err=True)
+            if not words:
+                self.pending = waiting
+                return
+        self.messages = [*messages, Message.of("assistant", "".join(words))]
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as the list of messages that `Engine.answer` takes. An existing file is kept."""
+        turns = [{"role": turn.role, "content": [_as_dict(part) for part in turn.parts]} for turn in self.messages]
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                jsonlib.dump(turns, file, ensure_ascii=False, indent=2)
+                file.write("\n")
+        except OSError as error:
+            raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
+        typer.echo(f"saved {path}", err=True)
+
+
+def _as_dict(part: Part) -> dict[str, Any]:
+    return {"type": "text", "text": part.text} if part.type == "text" else {"type": part.type, "path": part.source}
+
+
+def _split(text: str) -> list[str]:
+    """Words of a command, quoted as in a shell."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise RequestError(f"{text!r:.80} has an open quotation mark ({error}); close it") from None

@@ -1,0 +1,140 @@
+"""`longview info`: what a model is, what it needs, and how many pictures fit on this machine."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longview.cli.options import quieten
+from longview.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from longview.models.base import Footprint
+
+PICTURES = (1, 10, 50, 100, 200, 400)
+USABLE = 0.9
+"""Share of the memory that a model may take; the rest is the system's and the program's own."""
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="demo, a checkpoint folder, a hub id, or modelscope:ID.")] = "demo",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as ask chooses.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a model is, what it needs, and what fits here.
+
+    Examples (weights are not loaded, and not downloaded from the hub):
+      longview info
+      longview info mPLUG/mPLUG-Owl3-7B-241101 --dtype bfloat16
+      longview info ./my-checkpoint --json
+    """
+    quieten(show=False)
+    from longview.engine.engine import best_device, check_device
+
+    device = device or best_device()
+    check_device(device)
+    footprint, kind = measure(model, device, dtype, revision)
+    memory = memory_of(device)
+    rows = [
+        {"pictures": count, "bytes": footprint.needed(count), "fits": footprint.needed(count) <= USABLE * memory}
+        for count in PICTURES
+    ]
+    if json:
+        machine = {"device": device, "memory_bytes": memory, "dtype": kind}
+        typer.echo(jsonlib.dumps({"model": model, **asdict(footprint), **machine, "fits": rows}))
+        return
+    facts = {
+        "model": f"{model}: {footprint.family}, release {footprint.release}",
+        "parameters": f"{footprint.parameters:,}",
+        "weights": f"{amount(footprint.weight_bytes)} in {kind}",
+        "a picture": f"{footprint.patches_per_picture:,} tokens, {amount(footprint.picture_bytes)} of keys and values",
+        "a token": f"{amount(footprint.word_bytes)} of keys and values, {footprint.context_length:,} tokens at most",
+        "machine": f"{device}, {amount(memory)} of memory, of which {USABLE:.0%} may be used",
+    }
+    for name, fact in facts.items():
+        typer.echo(f"{name:<12}{fact}")
+    for row in rows:
+        pictures = f"{row['pictures']} picture{'s' if row['pictures'] > 1 else ''}:"
+        typer.echo(f"{pictures:<14}{'yes' if row['fits'] else 'no'}, {amount(row['bytes'])}")
+
+
+def measure(model: str, device: str, dtype: str | None, revision: str | None) -> tuple[Footprint, str]:
+    """The footprint of a model in the dtype that loading it would choose, and the name of that dtype."""
+    import torch
+
+    from longview.engine.engine import FP32_ON_CPU_BYTES, dtype_of
+    from longview.models import checkpoint
+    from longview.models.families import family_of
+
+    folder, shapes = look(model, revision)
+    checkpoint.read_config(folder)
+    family: Any = family_of(folder)
+    config = family.Config.from_pretrained(folder)
+    family.convert.settle(config, shapes, folder)
+    stored = dtype_of(config.dtype) if config.dtype is not None else torch.float32
+    chosen = dtype_of(dtype) if dtype else stored
+    footprint = family.Model.footprint(config, chosen)
+    if dtype is None and device == "cpu" and footprint.weight_bytes < FP32_ON_CPU_BYTES:
+        chosen = torch.float32
+        footprint = family.Model.footprint(config, chosen)
+    return footprint, str(chosen).removeprefix("torch.")
+
+
+def look(model: str, revision: str | None) -> tuple[Path, dict[str, tuple[int, ...]]]:
+    """A folder with the model's config.json, and the shapes of its tensors. A hub's weights are not downloaded."""
+    from longview.models import checkpoint
+
+    if model in checkpoint.DEMOS or "/" not in model or Path(model).expanduser().exists() or ":" in model:
+        folder = checkpoint.resolve(model, revision=revision)
+        return folder, checkpoint.tensor_shapes(folder)
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+    )
+
+    try:
+        config = huggingface_hub.hf_hub_download(model, "config.json", revision=revision)
+        headers = huggingface_hub.get_safetensors_metadata(model, revision=revision)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{model!r} is no local folder and could not be looked up on the hub ({reason}); check the name, the "
+            "network and, for a gated model, `hf auth login`"
+        ) from error
+    tensors = (file.tensors for file in headers.files_metadata.values())
+    return Path(config).parent, {name: tuple(found.shape) for file in tensors for name, found in file.items()}
+
+
+def memory_of(device: str) -> int:
+    """Bytes of memory of a device; for the CPU, no more than this process may have."""
+    import torch
+
+    kind = device.split(":")[0]
+    if kind == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if kind == "mps":
+        return torch.mps.recommended_max_memory()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            memory = min(memory, int(text))
+    return memory
+
+
+def amount(size: float) -> str:
+    """Bytes for people: 11.3 GiB."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"

@@ -1,0 +1,183 @@
+"""The groups of options that verbs share. Each has the fields, names and defaults of a setting in Python and over HTTP.
+
+The defaults are written out here again because their owners import torch or numpy; a test compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from longview.cli.terminal import spinner
+from longview.errors import RequestError
+from longview.messages import Message, Part
+
+if TYPE_CHECKING:
+    from longview.engine import Engine, SamplingParams
+    from longview.media import Limits, MediaOptions
+
+MiB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model"""
+
+    model: Annotated[
+        str, Option("--model", "-m", help="demo (embedded, offline), a checkpoint folder, a hub id, or modelscope:ID.")
+    ] = "demo"
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; default: what suits model and device.")] = (
+        None
+    )
+    attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
+    revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
+
+    def load(self, show: bool) -> Engine:
+        """Open the model; `show` a spinner meanwhile."""
+        with spinner(f"opening {self.model}", show and not _may_download(self.model)):
+            quieten(show)
+            from longview.engine import load
+
+            return load(
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                attn_implementation=self.attn,
+                revision=self.revision,
+            )
+
+
+def _may_download(model: str) -> bool:
+    """Whether the hub's own progress bars may appear, which a spinner would tear."""
+    return ("/" in model or ":" in model) and not Path(model).expanduser().exists()
+
+
+def quieten(show: bool) -> None:
+    """Keep transformers' own messages and bars off the terminal; ours say what a user needs."""
+    import huggingface_hub.utils
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not show:
+        huggingface_hub.utils.disable_progress_bars()
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """Which frames of videos are looked at (default: as the model's authors do)"""
+
+    frames: Annotated[int | None, Option(help="Frames of a video, at most.")] = None
+    fps: Annotated[float | None, Option(help="Frames a second of video.")] = None
+    select: Annotated[str | None, Option(help="Sampler: uniform, fps, owl3, owl3-middle, ovis2 or ovis2-server.")] = (
+        None
+    )
+    start: Annotated[float | None, Option(help="Seconds at which to begin.")] = None
+    end: Annotated[float | None, Option(help="Seconds at which to end.")] = None
+
+    def options(self) -> MediaOptions:
+        from longview.media import MediaOptions
+
+        return MediaOptions(**asdict(self))
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the answer is chosen"""
+
+    max_tokens: Annotated[int, Option(help="Tokens of the answer, at most.")] = 512
+    temperature: Annotated[float, Option(help="0 takes the likeliest token; higher is more varied.")] = 0.0
+    top_p: Annotated[float, Option(help="Keep the likeliest tokens that together reach this probability.")] = 1.0
+    top_k: Annotated[int, Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0
+    repetition_penalty: Annotated[float, Option(help="Above 1, tokens seen before become less likely.")] = 1.0
+    seed: Annotated[int | None, Option(help="Fixes the random choices.")] = None
+    stop: Annotated[list[str], Option(help="End the answer before this text; may be repeated.")] = ()  # type: ignore[assignment]
+
+    def params(self) -> SamplingParams:
+        from longview.engine import SamplingParams
+
+        return SamplingParams(**{**asdict(self), "stop": tuple(self.stop)})
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """What media may cost and reach"""
+
+    max_pixels: Annotated[int, Option(help="Pixels of one picture or frame.")] = 50_000_000
+    min_side: Annotated[int, Option(help="Pixels of a picture's shorter side, at least.")] = 2
+    max_aspect: Annotated[float, Option(help="Longer side of a picture over its shorter side.")] = 200.0
+    max_frames: Annotated[int, Option(help="Frames kept of one video.")] = 512
+    max_image_bytes: Annotated[int, Option(help="Encoded bytes of one picture.")] = 64 * MiB
+    max_video_bytes: Annotated[int, Option(help="Encoded bytes of a video that is fetched into memory.")] = 512 * MiB
+    max_decoded_bytes: Annotated[int, Option(help="Bytes of all frames together, decoded.")] = 4096 * MiB
+    connect_seconds: Annotated[float, Option(help="Seconds to reach a server.")] = 5.0
+    fetch_seconds: Annotated[float, Option(help="Seconds to fetch a URL.")] = 30.0
+    decode_seconds: Annotated[float, Option(help="Seconds to decode one file.")] = 120.0
+    max_redirects: Annotated[int, Option(help="Redirects to follow.")] = 3
+    allow_private_addresses: Annotated[
+        bool, Option("--allow-private-addresses", help="Fetch from this machine and private networks too.")
+    ] = False
+
+    def limits(self) -> Limits:
+        from longview.media import Limits
+
+        return Limits(**asdict(self))
+
+
+def open_parts(sources: Sequence[str], limits: Limits) -> list[Part]:
+    """Files and URLs as parts of a message: pictures or videos, by their content.
+
+    Raises:
+        MediaError: one of them is neither.
+    """
+    from longview.media import sniff
+
+    return [Part(sniff(source, limits), source=source) for source in sources]
+
+
+def piped() -> str:
+    """All of standard input.
+
+    Raises:
+        RequestError: it is empty, or not text.
+    """
+    text = "\n".join(piped_lines()).strip()
+    if not text:
+        raise RequestError("standard input is empty; pipe the question into it")
+    return text
+
+
+def piped_lines() -> Iterator[str]:
+    """Standard input line by line.
+
+    Raises:
+        RequestError: it is not text.
+    """
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+    except UnicodeDecodeError:
+        raise RequestError("standard input is not UTF-8 text; pipe a question into it") from None
+
+
+def checked(question: str) -> str:
+    """
+    Raises:
+        RequestError: the question is empty, or not text.
+    """
+    if not question.strip():
+        raise RequestError("the question is empty; ask something")
+    if any("\ud800" <= letter <= "\udfff" for letter in question):  # how Python holds bytes that are not UTF-8
+        raise RequestError("the question is not UTF-8 text; check how the terminal or the script encodes it")
+    return question
+
+
+def opening(system: str | None) -> list[Message]:
+    """How a conversation begins: with a system message, or with nothing."""
+    return [] if system is None else [Message.of("system", system)]

@@ -1,0 +1,104 @@
+"""What a person at a terminal sees beside the answer, all of it on stderr: a spinner, progress bars, the receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from longview.messages import FrameUsed, Message, Piece, Receipt
+
+if TYPE_CHECKING:
+    from longview.engine import Engine
+
+Progress = Callable[[int, int, str], None]
+FEW = 8
+"""Frames of one video that are listed one by one."""
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def spinner(label: str, show: bool) -> Iterator[None]:
+    """A spinner for a step whose length nobody knows."""
+    if not show:
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield
+
+
+@contextlib.contextmanager
+def bars(show: bool) -> Iterator[Progress | None]:
+    """A function that draws progress: one bar for each label under way. None where nothing is to be drawn."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as drawn:
+        tasks = {}
+
+        def draw(done: int, total: int, label: str) -> None:
+            if label not in tasks and done < total:
+                tasks[label] = drawn.add_task(label, total=total)
+            if label in tasks:
+                drawn.update(tasks[label], completed=done, total=total, visible=done < total)
+
+        yield draw
+
+
+def stream(engine: Engine, messages: list[Message], show: bool, settings: Mapping[str, Any]) -> Iterator[Piece]:
+    """`Engine.stream` with progress bars that are gone before the first word."""
+    with bars(show) as progress:
+        pieces = engine.stream(messages, progress=progress, **settings)
+        first = next(pieces)
+    yield first
+    yield from pieces
+
+
+def receipt_lines(receipt: Receipt) -> list[str]:
+    """A receipt for people: what was looked at, what it came to, how long it took."""
+    lines = [f"warning: {warning}" for warning in receipt.warnings]
+    for number, (_, frames) in enumerate(groupby(receipt.frames, key=lambda frame: frame.medium)):
+        lines.append(f"{'looked at' if number == 0 else '':<10}{_medium(list(frames))}")
+    usage, timings = receipt.usage, receipt.timings
+    seen = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
+    lines.append(
+        f"{'read':<10}{_count(usage.prompt_tokens, 'token')}{seen}, wrote {_count(usage.completion_tokens, 'token')}"
+    )
+    steps = {"media": timings.media + timings.preprocess, "pictures": timings.encode, "words": timings.prefill}
+    spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
+    lines.append(
+        f"{'took':<10}{timings.first_token:.2f} s to the first word ({spent}), {timings.decode:.2f} s after it"
+    )
+    return lines
+
+
+def _medium(frames: Sequence[FrameUsed]) -> str:
+    first = frames[0]
+    crops = f", {first.crops} crops" if first.crops > 1 else ""
+    if first.kind == "image":
+        return f"{first.name}, {first.width}×{first.height}{crops}"
+    seconds = [frame.seconds for frame in frames if frame.seconds is not None]
+    head = f"{first.name}, {first.width}×{first.height}, {_count(len(frames), 'frame')}"
+    if len(seconds) < len(frames):
+        return head
+    if len(frames) <= FEW:
+        return f"{head} at {', '.join(f'{second:.2f}' for second in seconds)} s"
+    gaps = [after - before for before, after in pairwise(seconds)]
+    every = f", one every {gaps[0]:.2f} s" if max(gaps) - min(gaps) < 0.05 else ""
+    return f"{head} from {seconds[0]:.2f} to {seconds[-1]:.2f} s{every}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

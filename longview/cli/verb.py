@@ -1,0 +1,98 @@
+"""How a verb is declared, and how its help is laid out.
+
+A verb is a function. A parameter whose type is a dataclass stands for a group: each field becomes an option, under the
+group's docstring as the heading in `--help`, and the verb receives the filled dataclass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+METAVARS: dict[type, str] = {int: "N", float: "X"}
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with each group's fields as options of their own, as typer wants them."""
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            continue
+        group: Any = parameter.annotation
+        groups[name] = group
+        hints = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            kind, option = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+            option.rich_help_panel = inspect.cleandoc(group.__doc__ or "")
+            option.metavar = next(
+                (letter for known, letter in METAVARS.items() if known in (kind, *get_args(kind))), None
+            )
+            parameters.append(
+                inspect.Parameter(
+                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
+                )
+            )
+
+    @functools.wraps(verb)
+    def gathered(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        verb(**values)
+
+    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    gathered.__annotations__ = {}
+    return gathered
+
+
+class Verb(TyperCommand):
+    """A verb's help: what it does, its examples as they are written, and its options under their groups' headings."""
+
+    def format_help_text(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        about, _, examples = inspect.cleandoc(self.help or "").partition("\n\n")
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(" ".join(about.split()))
+        if examples:
+            formatter.write_paragraph()
+            formatter.write(examples.rstrip() + "\n")
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return ["[OPTIONS]", *(_name(parameter) for parameter in self.params if _is_argument(parameter))]
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            group = getattr(parameter, "rich_help_panel", None) or "Options"
+            heading = "Arguments" if _is_argument(parameter) else group
+            sections.setdefault(heading, []).append((_name(parameter), _about(parameter)))
+        sections["Options"] = sections.pop("Options")  # last, after the groups
+        for heading, rows in sections.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+def _is_argument(parameter: Any) -> bool:
+    return parameter.param_type_name == "argument"
+
+
+def _name(parameter: Any) -> str:
+    if _is_argument(parameter):
+        name = parameter.metavar or parameter.name.upper()
+        return name if parameter.required or name.startswith("[") else f"[{name}]"
+    names = ", ".join(sorted(parameter.opts, key=len))
+    return names if parameter.is_flag else f"{names} {parameter.metavar or 'TEXT'}"
+
+
+def _about(parameter: Any) -> str:
+    default = getattr(parameter, "default", None)
+    shown = isinstance(default, (int, float, str)) and not isinstance(default, bool)
+    return f"{parameter.help}  [default: {default}]" if shown else parameter.help or ""

@@ -1,0 +1,104 @@
+"""longview ask: the answer on stdout, the receipt on stderr, one JSON object on request."""
+
+from __future__ import annotations
+
+import pytest
+
+import longview as library
+
+
+@pytest.fixture
+def ask(longview, random_model):
+    def run(*arguments, **given):
+        return longview("ask", "--model", random_model, "--max-tokens", 12, *arguments, **given)
+
+    return run
+
+
+def test_stdout_holds_the_answer_alone_and_stderr_the_receipt(ask, media, random_model):
+    ran = ask(media / "red.jpg", "What is this?")
+    engine = library.load(random_model)
+    answer = engine.answer([library.ask("What is this?", library.image(media / "red.jpg"))], max_tokens=12)
+    assert ran.code == 0
+    assert ran.out == answer.text + "\n"
+    assert ran.err.startswith("looked at red.jpg, 336×336")
+    assert f"wrote {answer.receipt.usage.completion_tokens} tokens" in ran.err
+
+
+def test_quiet_leaves_the_answer_alone(ask, media):
+    loud, quiet = ask(media / "red.jpg", "What?"), ask(media / "red.jpg", "What?", "--quiet")
+    assert quiet.out == loud.out
+    assert quiet.err == ""
+
+
+def test_json_is_one_object_with_the_answer_and_its_receipt(ask, media):
+    ran = ask("--json", media / "red.jpg", media / "clip.mp4", "What differs?", "--frames", 3, "--seed", 7)
+    assert ran.out.count("\n") == 1
+    assert ran.err == ""
+    answer = ran.json
+    assert set(answer) == {"text", "finish_reason", "model", "frames", "usage", "timings", "settings", "warnings"}
+    assert [frame["kind"] for frame in answer["frames"]] == ["image", "video", "video", "video"]
+    assert answer["usage"]["completion_tokens"] == 12
+    assert answer["finish_reason"] == "length"
+    assert answer["settings"]["seed"] == 7
+    assert answer["settings"]["media"]["frames"] == 3
+
+
+def test_text_and_json_say_the_same(ask, media):
+    assert ask("--json", media / "clip.mp4", "Where?").json["text"] == ask(media / "clip.mp4", "Where?").out[:-1]
+
+
+def test_a_question_needs_no_file(ask):
+    ran = ask("Who are you?", "--json")
+    assert ran.json["frames"] == []
+    assert ran.json["usage"]["pictures"] == 0
+
+
+def test_a_dash_reads_the_question_from_a_pipe(ask, media):
+    assert ask(media / "red.jpg", "-", stdin="What is this?\n").out == ask(media / "red.jpg", "What is this?").out
+
+
+def test_the_kind_of_a_file_is_its_content_not_its_name(ask, media, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes((media / "clip.mp4").read_bytes())
+    assert ask("--json", tmp_path / "photo.jpg", "What?", "--frames", 2).json["frames"][0]["kind"] == "video"
+
+
+def test_a_clip_within_a_video_is_cut_out_by_its_seconds(ask, media):
+    frames = ask("--json", media / "clip.mp4", "What?", "--start", 2, "--end", 4, "--fps", 1).json["frames"]
+    assert [frame["seconds"] for frame in frames] == [2, 3]
+
+
+def test_the_system_message_is_read(ask):
+    plain, told = ask("--json", "Hello").json["usage"], ask("--json", "Hello", "--system", "Be brief.").json["usage"]
+    assert told["prompt_tokens"] == plain["prompt_tokens"] + len("Be brief.")
+
+
+def test_a_placeholder_in_the_question_stays_text(ask, media):
+    one = ask("--json", media / "red.jpg", "What is <|image|> here?").json
+    assert one["usage"]["pictures"] == ask("--json", media / "red.jpg", "What is here?").json["usage"]["pictures"]
+    none = ask("--json", "What is <|image|> and <|im_end|>?")
+    assert none.code == 0
+    assert none.json["usage"]["pictures"] == 0
+
+
+def test_sampling_is_repeatable_by_its_seed(ask):
+    def draw(seed):
+        return ask("Say something", "--temperature", 5, "--seed", seed).out
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_each_sampling_option_reaches_the_engine(ask):
+    options = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.5, "seed": 3}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    settings = ask("Hello", "--json", *words, "--stop", "zzz", "--stop", "qqq").json["settings"]
+    assert {name: settings[name] for name in options} == options
+    assert settings["stop"] == ["zzz", "qqq"]
+
+
+def test_a_bad_picture_is_reported_before_any_word_is_printed(refused, random_model, media, tmp_path):
+    whole = (media / "red.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    message = refused("ask", "--model", random_model, media / "blue.png", tmp_path / "half.jpg", "What?")
+    assert message.startswith("half.jpg")

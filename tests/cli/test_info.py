@@ -1,0 +1,68 @@
+"""longview info: what a model is and what fits, from its config and the headers of its weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import longview as library
+from longview.cli.info import PICTURES, amount
+
+
+def test_the_numbers_are_those_of_the_loaded_model(longview, random_model):
+    found = longview("info", random_model, "--json").json
+    model = library.load(random_model).model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert found["family"] == "owl3"
+    assert found["release"] == "241101"
+    assert found["parameters"] == parameters
+    assert found["dtype"] == str(model.dtype).removeprefix("torch.")
+    assert found["weight_bytes"] == parameters * 4
+    assert found["patches_per_picture"] == 4
+    # two hyper layers, a key and a value of two heads of 16, fp32
+    assert found["picture_bytes"] == 4 * 2 * 2 * (2 * 16) * 4
+    assert found["context_length"] == 4096
+
+
+def test_the_dtype_scales_what_is_stored(longview, random_model):
+    full, half = (longview("info", random_model, "--json", "--dtype", name).json for name in ("float32", "bfloat16"))
+    assert full["weight_bytes"] == 2 * half["weight_bytes"]
+    assert full["picture_bytes"] == 2 * half["picture_bytes"]
+
+
+def test_what_fits_is_said_for_one_to_four_hundred_pictures(longview, random_model):
+    text = longview("info", random_model).out
+    found = longview("info", random_model, "--json").json
+    assert [row["pictures"] for row in found["fits"]] == list(PICTURES)
+    for row in found["fits"]:
+        assert row["fits"] == (row["bytes"] <= 0.9 * found["memory_bytes"])
+        plural = "s" if row["pictures"] > 1 else ""
+        line = (
+            f"{row['pictures']} picture{plural}:".ljust(14)
+            + f"{'yes' if row['fits'] else 'no'}, {amount(row['bytes'])}"
+        )
+        assert line in text
+
+
+def test_no_weight_is_read(longview, random_model, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr("longview.models.owl3.Model.from_pretrained", forbidden)
+    assert longview("info", random_model).code == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(512, "512 bytes"), (1536, "1.5 KiB"), (12.13 * 2**30, "12.1 GiB"), (2**42, "4,096.0 GiB")]
+)
+def test_amounts_are_readable(size, text):
+    assert amount(size) == text
+
+
+def test_an_unknown_dtype_is_refused(refused, random_model):
+    assert "unknown dtype 'int8'" in refused("info", random_model, "--dtype", "int8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_refused(refused, random_model):
+    assert "no cuda device" in refused("info", random_model, "--device", "cuda")

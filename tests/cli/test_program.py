@@ -1,0 +1,98 @@
+"""The program as a process: light to start, quiet in a pipe, honest in its exit code; and options that cannot drift."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+import longview as library
+from longview.cli.options import FrameOptions, LimitOptions, SamplingOptions
+from longview.cli.terminal import receipt_lines
+from longview.messages import FrameUsed, Receipt, Timings, Usage
+
+HEAVY = "torch|transformers|av|numpy|rich.console|huggingface_hub"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["ask", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    program = (
+        "import sys\nfrom longview.cli import main\ntry:\n    main(sys.argv[2:])\nexcept SystemExit as exit:\n"
+        "    assert not exit.code, exit.code\n"
+        "print('HEAVY', [name for name in sys.argv[1].split('|') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, HEAVY, *arguments], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_the_version_is_the_packages(longview):
+    assert longview("--version").out == f"longview {library.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["ask", "chat", "info"])
+def test_each_verb_has_help_with_examples(longview, verb):
+    ran = longview(verb, "--help")
+    assert ran.code == 0
+    assert f"  longview {verb} " in ran.out
+
+
+def test_a_reader_that_goes_away_is_no_error(random_model):
+    command = [sys.executable, "-m", "longview", "ask", "--model", str(random_model), "--max-tokens", "40", "Hello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert "Traceback" not in program.stderr.read()
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_one_line():
+    command = [sys.executable, "-m", "longview", "ask", "/no/such/file.jpg", "What?"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "longview: there is no file /no/such/file.jpg; check the path\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "owner"),
+    [(FrameOptions, library.MediaOptions), (SamplingOptions, library.SamplingParams), (LimitOptions, library.Limits)],
+)
+def test_options_have_the_names_and_defaults_of_their_owners(group, owner):
+    defaults = {field.name: field.default for field in dataclasses.fields(owner)}
+    for field in dataclasses.fields(group):
+        assert field.default == defaults[field.name], field.name
+
+
+def test_every_setting_of_a_request_is_an_option():
+    for group, owner in ((FrameOptions, library.MediaOptions), (SamplingOptions, library.SamplingParams)):
+        assert {f.name for f in dataclasses.fields(group)} == {f.name for f in dataclasses.fields(owner)}
+    # what only a server narrows has no option
+    missing = {f.name for f in dataclasses.fields(library.Limits)} - {f.name for f in dataclasses.fields(LimitOptions)}
+    assert missing == {"allow_urls", "url_hosts", "file_roots"}
+
+
+def receipt(frames: list[FrameUsed], warnings: tuple[str, ...] = ()) -> Receipt:
+    usage = Usage(prompt_tokens=1, completion_tokens=2, pictures=len(frames), visual_tokens=9 * len(frames))
+    return Receipt("demo", tuple(frames), usage, Timings(0.1, 0.02, 0.3, 0.04, 0.5, 0.46), {}, warnings)
+
+
+def frame(medium: int, name: str, index: int = 0, seconds: float | None = None, crops: int = 1) -> FrameUsed:
+    return FrameUsed(medium, name, "image" if seconds is None else "video", index, seconds, 640, 480, crops)
+
+
+def test_a_receipt_lists_few_frames_and_sums_up_many():
+    few = [frame(1, "few.mp4", i, i / 4) for i in range(3)]
+    many = [frame(2, "many.mp4", i, i * 2.0) for i in range(60)]
+    lines = receipt_lines(receipt([frame(0, "a.jpg", crops=5), *few, *many]))
+    assert lines[:3] == [
+        "looked at a.jpg, 640×480, 5 crops",
+        "          few.mp4, 640×480, 3 frames at 0.00, 0.25, 0.50 s",
+        "          many.mp4, 640×480, 60 frames from 0.00 to 118.00 s, one every 2.00 s",
+    ]
+    assert lines[3] == "read      1 token and 64 pictures of 576 tokens, wrote 2 tokens"
+    assert lines[4] == "took      0.46 s to the first word (media 0.12, pictures 0.30, words 0.04), 0.50 s after it"
+
+
+def test_a_receipt_begins_with_its_warnings():
+    assert receipt_lines(receipt([], ("a.mp4: it is odd",)))[0] == "warning: a.mp4: it is odd"
