@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.utils import is_flash_attn_2_available
 
 from longview.engine.sampling import Sampler, SamplingParams
 from longview.engine.text import TextStream
@@ -62,9 +63,14 @@ def load(
 
     Raises:
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
+        RequestError: no such device, dtype or attention here.
     """
     device = device or best_device()
     check_device(device)
+    if dtype is not None:
+        dtype = dtype_of(dtype)
+    if attn_implementation is not None:
+        check_attention(attn_implementation)
     folder = checkpoint.resolve(str(name), revision=revision)
     family = family_of(folder)
     if dtype is None:
@@ -89,13 +95,38 @@ def check_device(device: str) -> None:
     Raises:
         RequestError: there is no such device here.
     """
-    kind = device.split(":")[0]
+    kind, _, index = device.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there:
+    if kind not in there or (index and not index.isdigit()):
         raise RequestError(f"unknown device {device!r}; expected cpu, cuda, cuda:N or mps")
     if not there[kind]:
         found = ", ".join(name for name, found in there.items() if found)
         raise RequestError(f"this machine or this build of PyTorch has no {kind} device; choose one of: {found}")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise RequestError(f"there is no device {device!r}; CUDA devices here: 0 … {torch.cuda.device_count() - 1}")
+
+
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """A floating-point type by name.
+
+    Raises:
+        RequestError: there is no such type.
+    """
+    found = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise RequestError(f"unknown dtype {name!r}; expected float32, bfloat16 or float16")
+    return found
+
+
+def check_attention(name: str) -> None:
+    """
+    Raises:
+        RequestError: there is no such implementation of attention, or its library is missing.
+    """
+    if name not in ("sdpa", "eager", "flash_attention_2"):
+        raise RequestError(f"unknown attention {name!r}; expected sdpa, eager or flash_attention_2")
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise RequestError("flash_attention_2 needs the flash-attn package and a GPU it supports; use sdpa here")
 
 
 @dataclass
