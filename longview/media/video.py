@@ -180,10 +180,7 @@ class _Index:
 
         A frame shown before a key frame but stored after it (an open group) needs the key frame before that one.
         """
-        number = max(0, bisect_right(self.key_times, self.pts[index]) - 1)
-        while number and self.keys[number] > self.position[index]:
-            number -= 1
-        return self.keys[number]
+        return self.keys[max(0, bisect_right(self.key_times, self.pts[index]) - 1)]
 
 
 def _read_index(track: Track) -> _Index:
@@ -200,7 +197,6 @@ def _read_index(track: Track) -> _Index:
         elif packet.pts is not None:
             end = max(end, packet.pts + (packet.duration or 0))
     if keys and (first := times[keys[0]]) is not None:
-        hidden.update(range(keys[0]))
         hidden.update(position for position, pts in enumerate(times) if pts is not None and pts < first)
     shown = [position for position in range(len(times)) if position not in hidden]
     if not shown:

@@ -121,7 +121,8 @@ PRIVATE_HOSTS = [
 def test_no_spelling_of_a_private_address_is_connected_to(host, listener):
     port = listener.getsockname()[1]
     for scheme in ("http", "https"):
-        refusal(f"{scheme}://{host}:{port}/a.png")
+        message = refusal(f"{scheme}://{host}:{port}/a.png")
+        assert "connection failed" not in message, "it was tried"
     assert not touched(listener)
 
 
@@ -202,6 +203,25 @@ def test_no_private_network_is_public():
         for address in (ipaddress.ip_network(network)[1], ipaddress.ip_network(network)[-2]):
             assert not web.is_public(str(address))
             assert not web.is_public(f"::ffff:{address}")
+
+
+def test_ambiguous_urls_are_refused_even_where_private_addresses_are_allowed(listener):
+    port = listener.getsockname()[1]
+    urls = [
+        "http://user@{}/",
+        "http://user:secret@{}/",
+        "http://{}\\/",
+        "http://{}/\\x",
+        "http://{}/a b",
+        "http://{}/\n",
+    ]
+    for url in [
+        *(url.format(f"127.0.0.1:{port}") for url in urls),
+        f"http://127.1:{port}/",
+        f"http://2130706433:{port}/",
+    ]:
+        assert "secret" not in refusal(url, HERE)
+    assert not touched(listener)
 
 
 # Downloads

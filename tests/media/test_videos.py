@@ -80,6 +80,16 @@ def test_several_threads_read_the_same_frames(videos, name, monkeypatch):
         assert len(reader._cursors) > 1
 
 
+@pytest.mark.parametrize("late", [1, 10**9])
+def test_an_index_that_leads_past_the_key_frame_changes_nothing(videos, late, monkeypatch):
+    """Some containers land too late; then the reader tries from further back, at last from the beginning."""
+    seek = track.Track.seek
+    monkeypatch.setattr(track.Track, "seek", lambda self, pts: seek(self, pts + late * 30_720 // 2))
+    with VideoReader(videos["pairs.mp4"]) as reader:
+        for indices in picks(reader.num_frames):
+            assert [number_of(frame.image) for frame in reader.read(indices)] == indices
+
+
 def test_a_reader_left_in_the_middle_can_be_asked_again(videos):
     with VideoReader(videos["constant.mp4"]) as reader:
         for _ in range(3):
