@@ -15,6 +15,7 @@ from PIL import Image
 from longview.errors import LongviewError, MediaError, RequestError
 from longview.media import Limits, MediaOptions, Medium, open_media, open_medium, sniff
 from longview.media.select import SAMPLERS
+from longview.media.stills import framed_digest
 from longview.messages import Part
 
 
@@ -139,6 +140,9 @@ def test_the_frame_limit_refuses_what_is_asked_for_and_thins_out_what_is_not(vid
     assert len(thinned.frames) == 10
     assert "--max-frames" in thinned.warnings[0]
     assert video(path, MediaOptions(fps=4), Limits(max_frames=10)).warnings == ()
+    family = video(path, None, Limits(max_frames=10), default=MediaOptions(select="uniform", frames=50))
+    assert len(family.frames) == 10
+    assert "--max-frames" in family.warnings[0]
 
 
 def test_decoded_bytes_are_counted_over_all_media(videos):
@@ -219,6 +223,11 @@ def test_digests_of_lists_and_images_never_collide():
     assert len(set(digests)) == len(digests)
     for first, second in itertools.pairwise(groupings):
         assert video(first).digest != video(second).digest
+
+
+def test_no_field_of_a_digest_flows_into_the_next():
+    fields = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"abc", b""), (b"", b"abc")]
+    assert len({framed_digest(*parts) for parts in fields}) == len(fields)
 
 
 # Several media
