@@ -72,7 +72,8 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         row = {key: value for key, value in asdict(self).items() if key != "answers"}
-        return row | {"accuracy": self.accuracy, "interval": list(self.interval), "chance": self.chance}
+        numbers = {"accuracy": self.accuracy, "low": self.interval[0], "high": self.interval[1], "chance": self.chance}
+        return row | {name: round(value, 4) for name, value in numbers.items()}
 
 
 def draw_cases(seed: int, per_kind: int, groups: Iterable[str] = tuple(GROUPS)) -> list[Case]:
@@ -81,7 +82,8 @@ def draw_cases(seed: int, per_kind: int, groups: Iterable[str] = tuple(GROUPS)) 
     for group in groups:
         rng = random.Random(f"cases {seed} {group}")
         for kind in _kinds(group):
-            for _ in range(per_kind):
+            # a clip's event allows four kinds of questions, which share its number
+            for _ in range(per_kind * 4 if group == "clip" else per_kind):
                 question, media = _draw(rng, group, kind)
                 cases.append(Case(group, question, media, rng.randrange(1 << 30)))
     return cases
@@ -152,7 +154,7 @@ def normalise(answer: str) -> str:
 
 
 def write_media(scenes: Sequence[Scene], folder: Path, seed: int) -> list[Part]:
-    """Scenes as files, overwriting the last ones: pictures as JPEG of varying quality (one in five as PNG), clips as MP4."""
+    """Scenes as files, overwriting the last ones: pictures as JPEG of any quality or PNG, clips as MP4."""
     rng = random.Random(f"files {seed}")
     parts = []
     for number, scene in enumerate(scenes):

@@ -1,7 +1,7 @@
 """Training: a recipe in, a checkpoint folder out; may be stopped at any step and resumed.
 
-    recipe.py      one dataclass tree, read from YAML
-    data.py        scenes of the synthetic world → samples
-    tokenizer.py   a small tokenizer for models made from nothing
-    run.py         the loop
+recipe.py      one dataclass tree, read from YAML
+data.py        scenes of the synthetic world → samples
+tokenizer.py   a small tokenizer for models made from nothing
+run.py         the loop
 """

@@ -22,13 +22,14 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -72,7 +73,9 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bo
         )
         bar.remove_task(painting)
         for number, stage in enumerate(recipe.stages):
-            if number >= begin[0] and not run.follow(number, stage, begin[1] if number == begin[0] else 0, bar, stopped):
+            if number >= begin[0] and not run.follow(
+                number, stage, begin[1] if number == begin[0] else 0, bar, stopped
+            ):
                 break
     return export(model, processor, output / "model")
 
@@ -91,6 +94,9 @@ def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dt
 def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     """Export the newest checkpoint of a run, which may still be going on."""
     output, folder = Path(output), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (output / "model" / "tokenizer.json").exists():
+        shutil.copy(output / "model" / "tokenizer.json", folder)
     recipe = from_tree(json.loads((output / "recipe.json").read_text()))
     state = newest_checkpoint(output)
     if state is None:
@@ -115,7 +121,9 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     if part.family not in known:
         raise RecipeError(f"model.family is {part.family!r}; expected one of {', '.join(known)}")
     family = known[part.family]
-    tokenizer = build_tokenizer(vocabulary())
+    # A resumed run keeps its words, even if the world has learned new ones since.
+    kept = folder / "tokenizer.json"
+    tokenizer = FastTokenizer.from_file(str(kept)) if kept.exists() else build_tokenizer(vocabulary())
     config = family.Config(vocab_size=tokenizer.get_vocab_size(), **part.config)
     config.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
     config.bos_token_id = None
@@ -204,9 +212,12 @@ class Run:
             indices += sample.indices
             tokens += rows[-1].tensors["input_ids"].shape[1]
         batch = self.processor.collate(rows)
+        labels = batch.pop("labels")[:, 1:]
         output = self.model(**batch, use_cache=False, output_hidden_states=stage.probe_layer > 0)
-        notes: dict[str, Any] = {"samples": len(rows), "kind": kind, "answers": round(output.loss.item(), 4)}
-        loss = output.loss
+        # Three tokens in four are not learned; a softmax over them would be for nothing.
+        learned = labels != -100
+        loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
+        notes: dict[str, Any] = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
         if stage.probe_layer:
             hidden = output.hidden_states[stage.probe_layer]
             probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
@@ -215,7 +226,7 @@ class Run:
         return loss, notes
 
     def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
-        """Pixels (N, 3, R, R) and their contents (N, 31): what the features' mean, and those of each place, do not tell.
+        """Pixels (N, 3, R, R), contents (N, 31): what the features' mean, and those of each place, do not tell.
 
         The mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
         and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
@@ -305,7 +316,7 @@ class Run:
 
 
 def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropy of several choices (N, sum of `classes`) against the right ones (N, choices), summed over choices."""
+    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed over choices."""
     parts = logits.split(list(classes), dim=-1)
     return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
 
@@ -417,8 +428,8 @@ def _stop_on_signal() -> Iterator[list[int]]:
         signal.signal(number, before[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+        for request in (signal.SIGINT, signal.SIGTERM):
+            before[request] = signal.signal(request, note)
     except ValueError:  # not the main thread: no signals to catch
         before.clear()
     try:
@@ -428,4 +439,4 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-__all__ = ["Run", "export", "export_checkpoint", "learning_rate", "newest_checkpoint", "replace", "select_parts", "train"]
+__all__ = ["Run", "export", "export_checkpoint", "learning_rate", "newest_checkpoint", "select_parts", "train"]

@@ -6,6 +6,7 @@ question is asked only where it has one answer: "What colour is the circle?" nee
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from longview.world.scenes import (
     Clip,
     Picture,
     Scene,
-    Sign,
     Thing,
+    draw_clip,
+    draw_picture,
 )
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -70,7 +72,10 @@ def _point_out(rng: random.Random, things: Sequence[Thing], thing: Thing, hide: 
         ({"colour": thing.colour}, f"{thing.colour} {rng.choice(('thing', 'object', 'shape', 'one'))}"),
         ({"colour": thing.colour, "shape": thing.shape}, f"{thing.colour} {thing.shape}"),
         ({"size": thing.size, "shape": thing.shape}, f"{thing.size} {thing.shape}"),
-        ({"size": thing.size, "colour": thing.colour}, f"{thing.size} {thing.colour} {rng.choice(('thing', 'object'))}"),
+        (
+            {"size": thing.size, "colour": thing.colour},
+            f"{thing.size} {thing.colour} {rng.choice(('thing', 'object'))}",
+        ),
     ]
     fitting = [text for keys, text in candidates if hide not in keys and len(_only(things, **keys)) == 1]
     if hide != "place":
@@ -171,7 +176,12 @@ def _content(rng: random.Random, picture: Picture) -> Question | None:
     found = [thing for thing in picture.things if thing.cell == cell]
     answer = f"a {found[0].name}" if found else "nothing"
     where = somewhere(CELLS[cell])
-    phrasings = (f"What is {where}?", f"What do you see {where}?", f"What can you see {where}?", f"Which object is {where}?")
+    phrasings = (
+        f"What is {where}?",
+        f"What do you see {where}?",
+        f"What can you see {where}?",
+        f"Which object is {where}?",
+    )
     return Question("content", rng.choice(phrasings), answer)
 
 
@@ -192,7 +202,8 @@ def _relation(rng: random.Random, picture: Picture) -> Question | None:
         more = f"Is the {name} {'higher' if side == 'above' else 'lower'} than the {name2}?"
     either = f"Is the {name} {side} or {opposite} the {name2}?"
     if rng.random() < 0.3:
-        return Question("relation", either, (side if is_side else opposite).removesuffix(" of"), (side, opposite))
+        sides = [name.removesuffix(" of") for name in (side, opposite)]
+        return Question("relation", either, sides[0 if is_side else 1], tuple(sides))
     phrasing = rng.choice((f"Is the {name} {side} the {name2}?", more))
     return Question("relation", phrasing, "yes" if is_side else "no", YES_NO)
 
@@ -324,7 +335,9 @@ def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str 
     text = question.text
     if question.kind == "description":
         medium = where.removeprefix("in ")
-        text = rng.choice((f"What is {where}?", f"Describe {medium}.", f"What do you see {where}?", f"What does {medium} show?"))
+        text = rng.choice(
+            (f"What is {where}?", f"Describe {medium}.", f"What do you see {where}?", f"What does {medium} show?")
+        )
     elif "in the picture" in text:
         text = text.replace("in the picture", where)
     elif rng.random() < 0.6:
@@ -339,7 +352,11 @@ def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[
     roll = rng.random()
     source = rng.choice(pictures)
     if source.sign and roll < 0.5:
-        numbers = [number for number, picture in enumerate(pictures, 1) if picture.sign and picture.sign.text == source.sign.text]
+        numbers = [
+            number
+            for number, picture in enumerate(pictures, 1)
+            if picture.sign and picture.sign.text == source.sign.text
+        ]
         return f"the sign that says {source.sign.text}", numbers
     if not source.things:
         return "", []
@@ -377,7 +394,11 @@ def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Questio
         return None
     one = f"{'an' if name[0] == 'o' else 'a'} {name}"
     media = rng.choice(("images", "images", "pictures"))
-    phrasings = (f"How many {media} show {one}?", f"How many {media} have {one}?", f"In how many {media} is there {one}?")
+    phrasings = (
+        f"How many {media} show {one}?",
+        f"How many {media} have {one}?",
+        f"In how many {media} is there {one}?",
+    )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
     return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices)
 
@@ -419,7 +440,6 @@ def narrate(clip: Clip) -> str:
 
 def ask_about_clip(rng: random.Random, clip: Clip) -> Question:
     """A question about what happens in a clip."""
-    subject = clip.subjects[0]
     if rng.random() < 0.2:
         phrasings = (
             "What happens?",
@@ -430,30 +450,40 @@ def ask_about_clip(rng: random.Random, clip: Clip) -> Question:
             "What is happening?",
         )
         return Question("what happens", rng.choice(phrasings), narrate(clip))
+    subject = clip.subjects[0]
     name = rng.choice((subject.shape, f"{subject.colour} {subject.shape}", f"{subject.colour} thing"))
-    if clip.event == "move":
-        if rng.random() < 0.25:
-            phrasings = ("What moves?", "What is moving?", "Which thing moves?", "Which object is moving?")
-            return Question("what moves", rng.choice(phrasings), f"a {subject.name}")
-        phrasings = (
-            f"Which way does the {name} move?",
-            f"Which way is the {name} moving?",
-            f"In which direction does the {name} move?",
-            f"Where does the {name} go?",
-            f"In which direction is the {name} moving?",
-            f"Which way does the {name} go?",
-        )
-        return Question("direction", rng.choice(phrasings), clip.direction, tuple(DIRECTIONS))
-    if clip.event == "order":
-        last = clip.subjects[-1]
-        if rng.random() < 0.4:
-            pair = sorted((subject.shape, rng.choice(clip.subjects[1:]).shape))
-            one, other = rng.sample(pair, 2)
-            first = rng.choice(("comes first", "appears first", "is shown first", "do you see first"))
-            return Question("order", f"What {first}, the {one} or the {other}?", f"the {subject.shape}", tuple(pair))
-        when, answer = rng.choice((("first", subject), ("last", last)))
-        phrasings = (f"What comes {when}?", f"What appears {when}?", f"What is shown {when}?", f"What do you see {when}?")
-        return Question("order", rng.choice(phrasings), f"a {answer.name}")
+    return {"move": _ask_about_move, "order": _ask_about_order, "flash": _ask_about_flash}[clip.event](rng, clip, name)
+
+
+def _ask_about_move(rng: random.Random, clip: Clip, name: str) -> Question:
+    if rng.random() < 0.25:
+        what = ("What moves?", "What is moving?", "Which thing moves?", "Which object is moving?")
+        return Question("what moves", rng.choice(what), f"a {clip.subjects[0].name}")
+    phrasings = (
+        f"Which way does the {name} move?",
+        f"Which way is the {name} moving?",
+        f"In which direction does the {name} move?",
+        f"Where does the {name} go?",
+        f"In which direction is the {name} moving?",
+        f"Which way does the {name} go?",
+    )
+    return Question("direction", rng.choice(phrasings), clip.direction, tuple(DIRECTIONS))
+
+
+def _ask_about_order(rng: random.Random, clip: Clip, name: str) -> Question:
+    subject, last = clip.subjects[0], clip.subjects[-1]
+    if rng.random() < 0.4:
+        pair = sorted((subject.shape, rng.choice(clip.subjects[1:]).shape))
+        one, other = rng.sample(pair, 2)
+        first = rng.choice(("comes first", "appears first", "is shown first", "do you see first"))
+        text, choices = f"What {first}, the {one} or the {other}?", tuple(f"the {shape}" for shape in pair)
+        return Question("order", text, f"the {subject.shape}", choices)
+    when, answer = rng.choice((("first", subject), ("last", last)))
+    phrasings = tuple(f"What {verb} {when}?" for verb in ("comes", "appears", "is shown", "do you see"))
+    return Question("order", rng.choice(phrasings), f"a {answer.name}")
+
+
+def _ask_about_flash(rng: random.Random, clip: Clip, name: str) -> Question:
     phrasings = (
         f"How many times does the {name} flash?",
         f"How many times does the {name} appear?",
@@ -475,10 +505,9 @@ def ask_about(rng: random.Random, *media: Scene) -> Question:
     return ask_about_picture(rng, pictures[0]) if len(media) == 1 else ask_about_pictures(rng, pictures)
 
 
-def vocabulary() -> set[str]:
+@functools.cache
+def vocabulary() -> frozenset[str]:
     """The words of many questions and answers, to build a tokenizer from."""
-    from longview.world.scenes import draw_clip, draw_picture
-
     rng = random.Random(0)
     words: set[str] = set()
     for turn in range(6000):
@@ -486,14 +515,13 @@ def vocabulary() -> set[str]:
         question = ask_about(rng, *media)
         for text in (question.text, question.answer):
             words.update("".join(letter if letter.isalpha() else " " for letter in text).split())
-    return words
+    return frozenset(words)
 
 
 __all__ = [
     "PICTURE_KINDS",
     "SET_KINDS",
     "Question",
-    "Sign",
     "ask_about",
     "ask_about_clip",
     "ask_about_one_of",

@@ -82,7 +82,9 @@ def _paint_thing(draw: ImageDraw.ImageDraw, thing: Thing, side: int, rng: random
 def _paint_sign(draw: ImageDraw.ImageDraw, sign: Sign, side: int, rng: random.Random) -> None:
     middle = (sign.row + 0.5) / 3 * side
     half = 0.13 * side
-    draw.rectangle((0.03 * side, middle - half, 0.97 * side, middle + half), fill="white", outline=(60, 60, 60), width=3)
+    draw.rectangle(
+        (0.03 * side, middle - half, 0.97 * side, middle + half), fill="white", outline=(60, 60, 60), width=3
+    )
     text = sign.text.upper()
     font = ImageFont.load_default(0.24 * side)
     size = 0.24 * side * min(1.0, 0.86 * side / font.getlength(text))
@@ -106,8 +108,11 @@ def render(picture: Picture, seed: int = 0, side: int = SIDE) -> Image.Image:
 
 def write_picture(picture: Picture, path: Path, seed: int = 0, quality: int = 85) -> Path:
     """Write a picture as the path's suffix says (.jpg, .png, .webp). Returns the path."""
-    options = {} if path.suffix == ".png" else {"quality": quality}
-    render(picture, seed).save(path, **options)
+    canvas = render(picture, seed)
+    if path.suffix == ".png":
+        canvas.save(path)
+    else:
+        canvas.save(path, quality=quality)
     return path
 
 

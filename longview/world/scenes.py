@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -139,8 +140,9 @@ def draw_picture(
 def draw_clip(rng: random.Random, held_out: bool = False, event: Event | None = None) -> Clip:
     """A random clip of `CLIP_SECONDS` pictures from one side of the split."""
     while True:
-        chosen = event or rng.choice(("move", "order", "flash"))
-        clip = {"move": _draw_move, "order": _draw_order, "flash": _draw_flash}[chosen](rng)
+        draws: dict[Event, Callable[[random.Random], Clip]]
+        draws = {"move": _draw_move, "order": _draw_order, "flash": _draw_flash}
+        clip = draws[event or rng.choice(tuple(draws))](rng)
         if is_held_out(clip) == held_out:
             return clip
 

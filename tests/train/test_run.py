@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from longview.errors import RecipeError
+from longview.messages import Message, Part, ask
+from longview.train import run as training
+from longview.train.data import draw_sample, paint_pool
+from longview.train.recipe import DataPart, Recipe, Stage, from_tree
+from longview.world.questions import describe
+
+TREE = {
+    "model": {
+        "family": "owl3",
+        "attention": "eager",
+        "processor": {"cut_enable": False},
+        "config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "hyper_layers": [1], "gate": "none", "tie_word_embeddings": True,
+            "max_position_embeddings": 512, "initializer_range": 0.1,
+            "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
+                              "num_hidden_layers": 2, "num_attention_heads": 2, "vision_use_head": False},
+        },
+    },
+    "data": {"pictures": 24, "clips": 2},
+    "stages": [
+        {"name": "see", "objective": "contents", "train": ["vision", "connector"], "steps": 4, "batch": 8, "warmup": 2},
+        {"name": "tell", "train": ["connector", "language"], "steps": 6, "tokens": 200, "turns": 2, "warmup": 2,
+         "mix": {"1": 1, "2": 1, "clip": 1}, "probe_layer": 1, "probe_weight": 0.1, "captions": 0.5,
+         "optimizer": "muon", "checkpoint_every": 2},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return from_tree(TREE)
+
+
+@pytest.fixture(scope="module")
+def unbroken(recipe, tmp_path_factory) -> Path:
+    """A run from beginning to end."""
+    output = tmp_path_factory.mktemp("unbroken") / "run"
+    training.train(recipe, output, progress=False)
+    return output
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    folder = training.newest_checkpoint(output)
+    assert folder is not None
+    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_a_stopped_run_resumes_bit_for_bit(recipe, unbroken, tmp_path, monkeypatch, stop_at):
+    """The run is asked to end (as by Ctrl-C or a scheduler) in its n-th step, inside and between stages."""
+    steps, loss = [], training.Run.loss
+
+    def interrupted(self, stage, step):
+        steps.append(step)
+        if len(steps) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, stage, step)
+
+    monkeypatch.setattr(training.Run, "loss", interrupted)
+    training.train(recipe, tmp_path / "run", progress=False)
+    assert len(steps) == stop_at
+    training.train(recipe, tmp_path / "run", resume=True, progress=False)
+    assert len(steps) == 10
+    expected, found = weights(unbroken), weights(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_crash_loses_only_the_steps_since_the_last_checkpoint(recipe, unbroken, tmp_path, monkeypatch):
+    class Crash(Exception):
+        pass
+
+    loss = training.Run.loss
+
+    def crashing(self, stage, step):
+        if stage.name == "tell" and step == 3:
+            raise Crash
+        return loss(self, stage, step)
+
+    monkeypatch.setattr(training.Run, "loss", crashing)
+    with pytest.raises(Crash):
+        training.train(recipe, tmp_path / "run", progress=False)
+    (tmp_path / "run" / ".unfinished").mkdir()
+    monkeypatch.undo()
+    training.train(recipe, tmp_path / "run", resume=True, progress=False)
+    expected, found = weights(unbroken), weights(tmp_path / "run")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_trained_model_opens_as_a_checkpoint_and_answers(unbroken):
+    from longview.engine import load
+
+    engine = load(unbroken / "model")
+    answer = engine.answer("What colour is the circle?", max_tokens=3)
+    assert answer.receipt.usage.completion_tokens > 0
+    trained = load_file(unbroken / "model" / "model.safetensors")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
+    assert "language_model.model.layers.0.self_attn.v_kv_proj.weight" in trained
+
+
+def test_only_the_named_parts_learn(recipe, unbroken, tmp_path):
+    torch.manual_seed(recipe.seed)
+    fresh, _ = training.open_model(recipe, tmp_path / "model")
+    before, after = fresh.state_dict(), weights(unbroken)
+    # Run the first stage alone: the language model must not have moved by it.
+    first = dataclasses.replace(recipe, stages=recipe.stages[:1])
+    training.train(first, tmp_path / "first", progress=False)
+    middle = weights(tmp_path / "first")
+    embedding, patch = "language_model.model.embed_tokens.weight", "vision_model.embeddings.patch_embedding.weight"
+    assert torch.equal(before[embedding], middle[embedding])
+    assert not torch.equal(middle[embedding], after[embedding])
+    assert not torch.equal(before[patch], middle[patch])
+    assert torch.equal(middle[patch], after[patch])
+
+
+def test_the_log_has_a_line_for_every_ten_steps_and_the_end(unbroken):
+    lines = [json.loads(line) for line in (unbroken / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("see", 4), ("tell", 6)]
+    assert all(line["loss"] > 0 for line in lines)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, unbroken, tmp_path):
+    with pytest.raises(RecipeError, match="--resume"):
+        training.train(recipe, unbroken, progress=False)
+    with pytest.raises(RecipeError, match="another recipe"):
+        training.train(dataclasses.replace(recipe, seed=5), unbroken, resume=True, progress=False)
+    with pytest.raises(RecipeError, match="no run to resume"):
+        training.train(recipe, tmp_path / "nothing", resume=True, progress=False)
+
+
+def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
+    model, _ = training.open_model(recipe, tmp_path)
+    with pytest.raises(RecipeError, match="'tower'; its parts are vision, connector, language"):
+        training.select_parts(model, ["tower"])
+    with pytest.raises(RecipeError, match="'owl4'"):
+        training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
+
+
+def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
+    _, processor = training.open_model(recipe, tmp_path)
+    pool = paint_pool(DataPart(pictures=12, clips=2), 24, seed=3)
+    rng = random.Random(0)
+    for kind in ("1", "3", "clip"):
+        sample = draw_sample(rng, pool, Stage("x", 1, [], turns=3, captions=0.5), kind)
+        inputs = processor.prepare(sample.messages, sample.media, train=True).tensors
+        learned = inputs["labels"][0]
+        expected = "".join(
+            f"{message.text}<|im_end|><|endoftext|>" for message in sample.messages if message.role == "assistant"
+        )
+        assert processor.tokenizer.decode(learned[learned != -100]) == expected
+        assert len(inputs["pixel_values"]) == len(sample.indices) == {"1": 1, "3": 3, "clip": 8}[kind]
+
+
+def test_painting_is_decided_by_the_seed_and_split():
+    part = DataPart(pictures=6, clips=1)
+    one, again, other = (paint_pool(part, 24, seed) for seed in (1, 1, 2))
+    assert (one.pixels == again.pixels).all()
+    assert (one.pixels != other.pixels).any()
+    assert not set(one.pictures) & set(paint_pool(part, 24, 1, held_out=True).pictures)
+
+
+def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
+    """The same question about eight pictures: only a look tells the answers apart."""
+    torch.manual_seed(0)
+    model, processor = training.open_model(recipe, tmp_path)
+    pool = paint_pool(DataPart(pictures=8, clips=0, simple=1.0), 24, seed=0)
+    samples = [
+        ([ask("What is this?", Part("image")), Message.of("assistant", describe(picture))], [pool.medium(index)])
+        for index, picture in enumerate(pool.pictures)
+    ]
+    batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
+    (optimizer,) = training.make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
+    for _ in range(200):
+        loss = model(**batch, use_cache=False).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    blind = dict(batch) | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
+    assert model(**blind, use_cache=False).loss.item() > 0.3
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_last_share():
+    stage = Stage("x", 100, [], learning_rate=1.0, final_rate=0.1, warmup=10)
+    rates = [training.learning_rate(stage, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, rel=0.02)
+    assert max(rates) == rates[10] or max(rates) == rates[9]
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
