@@ -83,8 +83,9 @@ def card(numbers: Mapping[str, Any]) -> str:
         "| media | kind | accuracy | chance | blank | swapped | questions |\n|---|---|---|---|---|---|---|",
         *_kind_rows(numbers["scores"]),
         "\n## Training\n",
-        f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; steps: {stages}. The "
-        f"{training['pictures']:,} pictures and {training['clips']:,} clips are from\n`longview/world`; none is held out.\n",
+        f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; "
+        f"steps: {stages}. The\n{training['pictures']:,} pictures and {training['clips']:,} clips are from "
+        "`longview/world`; none is held out.\n",
         _TAIL,
     ]
     return "\n".join(parts)

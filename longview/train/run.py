@@ -316,7 +316,7 @@ class Run:
 
 
 def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed over choices."""
+    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed."""
     parts = logits.split(list(classes), dim=-1)
     return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
 

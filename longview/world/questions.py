@@ -304,9 +304,10 @@ def ask_about_picture(rng: random.Random, picture: Picture, kind: str | None = N
     Raises:
         LookupError: the picture does not allow a question of this kind.
     """
+    # Signs are rarer than things, and worth reading.
+    kinds = [*PICTURE_KINDS, *(["reading"] * 2 if picture.sign else [])]
     for _ in range(40):
-        drawn = kind or rng.choice(tuple(PICTURE_KINDS))
-        question = _ask_kind(rng, picture, drawn)
+        question = _ask_kind(rng, picture, kind or rng.choice(kinds))
         if question:
             return question
     raise LookupError(f"no question of kind {kind} about {picture}")
