@@ -43,6 +43,7 @@ from longview.train.tokenizer import build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
 
 LOG_EVERY = 10  # steps
+ASKED_WEIGHT = 5.0  # of one number found before an answer, against 36 facts at a placeholder
 
 
 def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
@@ -205,11 +206,12 @@ class Run:
             pixels = torch.from_numpy(self.pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
             return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
         kind = draw_kind(rng, stage.mix)
-        rows, indices, tokens = [], [], 0
+        rows, indices, asked, tokens = [], [], [], 0
         while tokens < stage.tokens:
             sample = draw_sample(rng, self.pool, stage, kind)
             rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
             indices += sample.indices
+            asked += sample.asked
             tokens += rows[-1].tensors["input_ids"].shape[1]
         batch = self.processor.collate(rows)
         labels = batch.pop("labels")[:, 1:]
@@ -222,7 +224,10 @@ class Run:
             hidden = output.hidden_states[stage.probe_layer]
             probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
             notes["probe"] = round(probe.item(), 4)
-            loss = loss + stage.probe_weight * probe
+            begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
+            found = self.number_loss(output.hidden_states[stage.probe_layer + 1][:, :-1][begins], asked)
+            notes["asked"] = round(found.item(), 4)
+            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * found)
         return loss, notes
 
     def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
@@ -256,6 +261,19 @@ class Run:
         counted = self.readers["number"](normed).flatten(0, 1)
         missed = functional.cross_entropy(counted, numbers.repeat_interleave(width))
         return read_loss(told, contents, CONTENT_CLASSES) + width * missed
+
+    def number_loss(self, hidden: Tensor, asked: Sequence[int]) -> Tensor:
+        """What the text stream before each answer (Q, D) does not tell about the number of the picture asked about.
+
+        It is read as at the placeholders, so that question and picture come to spell a number alike and can meet.
+        """
+        named = [question for question, number in enumerate(asked) if number]
+        if not named:
+            return hidden.new_zeros(())
+        numbers = torch.tensor([asked[question] - 1 for question in named])
+        return functional.cross_entropy(
+            self.readers["number"](functional.rms_norm(hidden[named], hidden.shape[-1:])), numbers
+        )
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""

@@ -35,12 +35,13 @@ _PLURAL = {"cross": "crosses"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its true answer. `choices` are the answers that make sense; empty where they are too many."""
+    """A question with its true answer."""
 
     kind: str
     text: str
     answer: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the answers that make sense; empty where they are too many
+    number: int = 0  # which picture of several it asks about; 0 where it names none
 
 
 def plural(shape: str) -> str:
@@ -345,7 +346,7 @@ def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str 
         text = f"{where[0].upper()}{where[1:]}, {_decapitalised(text)}"
     else:
         text = f"{text[:-1]} {where}{text[-1]}"
-    return Question(f"{question.kind} of one", text, question.answer, question.choices)
+    return Question(f"{question.kind} of one", text, question.answer, question.choices, number)
 
 
 def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[int]]:
