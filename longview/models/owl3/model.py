@@ -32,7 +32,7 @@ from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.fusion import SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
+from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
@@ -113,6 +113,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
         states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
         chunk_tokens = config.vision_batch_size * patches
+        scores = min(SCORES_BYTES, 4 * 64 * config.num_attention_heads * BLOCK_KEYS)  # of a run of 64 words
         return Footprint(
             family="owl3",
             release=config.release,
@@ -123,7 +124,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             passing_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
             word_bytes=states * config.num_hidden_layers,
             # the tower's widest layer twice, and the scores of one block of attention
-            working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * SCORES_BYTES,
+            working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * scores,
             context_length=config.max_position_embeddings,
         )
 
