@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from longview.media.medium import Frame, Medium
 from longview.messages import Message, Part, ask
 from longview.train.recipe import DataPart, Stage
-from longview.world.questions import Question, ask_about, describe
+from longview.world.questions import Question, ask_about, describe, plural
 from longview.world.render import render
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
@@ -28,6 +29,16 @@ CONTENT_CLASSES = (*(size for size in PLACE_CLASSES for _ in range(9)), 4, len(W
 """Sizes of the 31 choices that describe a picture: colour, shape and size in each of nine places (0: none), the row of
 the sign, its word, and its tens and ones."""
 MAX_PICTURES = 8  # of a sample; a clip has as many frames
+
+
+NAMES = (*COLOURS, *SHAPES)
+"""What a question can name and a picture can hold, wherever it stands."""
+
+
+def names_in(text: str) -> list[float]:
+    """Which of `NAMES` a text holds, 0 or 1 each; plurals count."""
+    words = re.findall("[a-z]+", text.lower())
+    return [float(any(word in (name, plural(name)) for word in words)) for name in NAMES]
 
 
 def contents(picture: Picture) -> list[int]:

@@ -37,13 +37,24 @@ from transformers import PreTrainedModel
 from longview.errors import RecipeError
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
-from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, PLACE_CLASSES, Pool, draw_kind, draw_sample, paint_pool
+from longview.train.data import (
+    CONTENT_CLASSES,
+    MAX_PICTURES,
+    NAMES,
+    PLACE_CLASSES,
+    Pool,
+    draw_kind,
+    draw_sample,
+    names_in,
+    paint_pool,
+)
 from longview.train.recipe import Recipe, Stage, from_tree, to_tree
 from longview.train.tokenizer import build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
+from longview.world.scenes import COLOURS, SHAPES
 
 LOG_EVERY = 10  # steps
-ASKED_WEIGHT = 5.0  # of one number found before an answer, against 36 facts at a placeholder
+ASKED_WEIGHT = 5.0  # of what is found before an answer, against the 36 facts at a placeholder
 
 
 def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
@@ -155,6 +166,7 @@ class Run:
                 "place": nn.Linear(width, sum(PLACE_CLASSES)),
                 "placeholder": nn.Linear(width, sum(CONTENT_CLASSES)),
                 "number": nn.Linear(width, MAX_PICTURES),
+                "names": nn.Linear(width, len(NAMES)),
             }
         )
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -206,12 +218,14 @@ class Run:
             pixels = torch.from_numpy(self.pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
             return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
         kind = draw_kind(rng, stage.mix)
-        rows, indices, asked, tokens = [], [], [], 0
+        rows, indices, tokens = [], [], 0
+        asked: list[tuple[str, int]] = []
         while tokens < stage.tokens:
             sample = draw_sample(rng, self.pool, stage, kind)
             rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
             indices += sample.indices
-            asked += sample.asked
+            texts = [message.text for message in sample.messages if message.role == "user"]
+            asked += zip(texts, sample.asked, strict=True)
             tokens += rows[-1].tensors["input_ids"].shape[1]
         batch = self.processor.collate(rows)
         labels = batch.pop("labels")[:, 1:]
@@ -225,9 +239,9 @@ class Run:
             probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
             notes["probe"] = round(probe.item(), 4)
             begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
-            found = self.number_loss(output.hidden_states[stage.probe_layer + 1][:, :-1][begins], asked)
-            notes["asked"] = round(found.item(), 4)
-            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * found)
+            asking = self.question_loss(output.hidden_states[stage.probe_layer + 1][:, :-1][begins], asked)
+            notes["asked"] = round(asking.item(), 4)
+            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * asking)
         return loss, notes
 
     def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
@@ -260,20 +274,30 @@ class Run:
         numbers = torch.tensor([number for places in starts for number in range(len(places))])
         counted = self.readers["number"](normed).flatten(0, 1)
         missed = functional.cross_entropy(counted, numbers.repeat_interleave(width))
-        return read_loss(told, contents, CONTENT_CLASSES) + width * missed
+        held = torch.zeros(len(contents), width, 1 + len(COLOURS) + 1 + len(SHAPES))
+        for place in range(9):
+            held[:, share[place]].scatter_(1, contents[:, place, None], 1.0)
+            held[:, share[place]].scatter_(1, contents[:, 9 + place, None] + 1 + len(COLOURS), 1.0)
+        held = torch.cat([held[..., 1 : 1 + len(COLOURS)], held[..., 2 + len(COLOURS) :]], dim=-1)  # (N, width, names)
+        unnamed = functional.binary_cross_entropy_with_logits(self.readers["names"](normed), held)
+        return read_loss(told, contents, CONTENT_CLASSES) + width * (missed + len(NAMES) * unnamed)
 
-    def number_loss(self, hidden: Tensor, asked: Sequence[int]) -> Tensor:
-        """What the text stream before each answer (Q, D) does not tell about the number of the picture asked about.
+    def question_loss(self, hidden: Tensor, asked: Sequence[tuple[str, int]]) -> Tensor:
+        """What the text stream before each answer (Q, D) does not tell about the question: what it names, and where.
 
-        It is read as at the placeholders, so that question and picture come to spell a number alike and can meet.
+        It is read as at the placeholders, so that question and picture come to spell alike what they share, and meet.
+
+        Args:
+            asked: Each question's text, and the number of the picture it is about (0: it names none).
         """
-        named = [question for question, number in enumerate(asked) if number]
-        if not named:
-            return hidden.new_zeros(())
-        numbers = torch.tensor([asked[question] - 1 for question in named])
-        return functional.cross_entropy(
-            self.readers["number"](functional.rms_norm(hidden[named], hidden.shape[-1:])), numbers
-        )
+        normed = functional.rms_norm(hidden, hidden.shape[-1:])
+        names = torch.tensor([names_in(text) for text, _ in asked])
+        loss = len(NAMES) * functional.binary_cross_entropy_with_logits(self.readers["names"](normed), names)
+        numbered = [index for index, (_, number) in enumerate(asked) if number]
+        if numbered:
+            numbers = torch.tensor([asked[index][1] - 1 for index in numbered])
+            loss = loss + functional.cross_entropy(self.readers["number"](normed[numbered]), numbers)
+        return loss
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
