@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from samples import tiny_model
 
 import longview
 from longview.errors import CheckpointError
