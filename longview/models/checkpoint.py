@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
 
 from longview.errors import CheckpointError, MissingExtraError
 
@@ -100,9 +102,8 @@ def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except known as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{name!r} is no local folder and could not be fetched from the hub ({reason}); check the name, the "
+            f"{name!r} is no local folder and could not be fetched from the hub ({_line(error)}); check the name, the "
             "network and, for a gated model, `hf auth login`, or give a local folder"
         ) from error
 
@@ -137,6 +138,35 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again")
     return config
+
+
+def open_config(config_class: Any, folder: Path) -> Any:
+    """A family's config from a folder.
+
+    Raises:
+        CheckpointError: config.json is missing, or a value in it is of the wrong type; names it.
+    """
+    read_config(folder)
+    try:
+        return config_class.from_pretrained(folder)
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if not any((folder / file).exists() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); fetch it again"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing more particular
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read ({_line(error)}); fetch it again") from error
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -232,6 +262,11 @@ def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def size_on_disk(folder: Path) -> int:
     """Bytes of the folder's weight files."""
     return sum(os.path.getsize(path) for path in folder.glob("*.safetensors"))
+
+
+def _line(error: Exception) -> str:
+    """An error of another library as one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _some(names: list[str], count: int = 3) -> str:

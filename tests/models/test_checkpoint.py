@@ -202,6 +202,26 @@ def test_a_config_that_is_no_json_object_is_named(folder, text):
     assert "config.json" in complaint(folder)
 
 
+def test_a_config_value_of_the_wrong_type_is_named(folder):
+    change(folder, hidden_size="sixty-four")
+    assert "hidden_size" in complaint(folder)
+
+
+def test_fewer_blocks_than_the_weights_have_are_noticed(folder):
+    change(folder, num_hidden_layers=3)
+    assert "hyper attention in block 3, but its config.json says 3 blocks" in complaint(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_named(folder):
+    assert "has no tokenizer" in complaint(folder)
+
+
+def test_a_damaged_tokenizer_is_named(folder, tokenizer):
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    assert "the tokenizer of" in complaint(folder)
+
+
 def test_a_folder_without_config_is_named(tmp_path):
     assert "has no config.json" in complaint(tmp_path)
 

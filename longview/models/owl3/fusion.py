@@ -83,6 +83,10 @@ class Wall:
     starts: list[int] = field(default_factory=list)
     states: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer → K, V, each (Hkv, n·P, D)
 
+    def copy(self) -> Wall:
+        """A wall of its own with the same pictures; the tensors are shared."""
+        return Wall(list(self.starts), dict(self.states))
+
 
 @dataclass
 class Hanging:
@@ -119,7 +123,9 @@ class Gallery:
         return row * len(self.walls) // num_rows
 
     def hang(self, features: Tensor, starts: list[list[int]], positions: list[list[int]]) -> None:
-        """Announce new pictures: features (N, P, D), and for each wall where they stand and how far their keys turn."""
+        """Announce new pictures: features (N, P, D), and for each row where they stand and how far their keys turn."""
+        if len(self.walls) != len(starts):  # rows that shared a wall part ways
+            self.walls = [self.walls[self.wall_of(row, len(starts))].copy() for row in range(len(starts))]
         for wall, new in zip(self.walls, starts, strict=True):
             wall.starts.extend(new)
         self.hanging = Hanging(features, positions)

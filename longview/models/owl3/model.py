@@ -93,7 +93,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, Owl3Config):
-            config = Owl3Config.from_pretrained(config or folder)
+            config = checkpoint.open_config(Owl3Config, folder)
         convert.settle(config, shapes, folder)
         with torch.device("meta"):
             expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
@@ -228,7 +228,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         starts = placeholder_starts(media_offset, batch)
         check_counts(0 if image_embeds is None else len(image_embeds), starts)
         if image_embeds is not None and len(image_embeds):
-            if gallery is None or len(gallery.walls) != batch:
+            if gallery is None:
                 gallery = Gallery(batch, self.config.patches_per_picture)
             turns = self.picture_positions(starts, position_ids, past, length)
             gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
