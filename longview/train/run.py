@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,7 +54,8 @@ from longview.world.questions import vocabulary
 from longview.world.scenes import COLOURS, SHAPES
 
 LOG_EVERY = 10  # steps
-ASKED_WEIGHT = 5.0  # of what is found before an answer, against the 36 facts at a placeholder
+ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
+FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
 
 
 def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
@@ -146,6 +147,14 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     return model, family.Processor.from_pretrained(folder)
 
 
+class Asked(NamedTuple):
+    """A question of a batch: its text, the number it names (0: none), and which picture of the batch it is about."""
+
+    text: str
+    number: int
+    picture: int | None
+
+
 @dataclass
 class Run:
     """What the steps of a run share."""
@@ -167,6 +176,7 @@ class Run:
                 "placeholder": nn.Linear(width, sum(CONTENT_CLASSES)),
                 "number": nn.Linear(width, MAX_PICTURES),
                 "names": nn.Linear(width, len(NAMES)),
+                "found": nn.Linear(width, sum(CONTENT_CLASSES)),
             }
         )
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -219,13 +229,15 @@ class Run:
             return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
         kind = draw_kind(rng, stage.mix)
         rows, indices, tokens = [], [], 0
-        asked: list[tuple[str, int]] = []
+        asked: list[Asked] = []
         while tokens < stage.tokens:
             sample = draw_sample(rng, self.pool, stage, kind)
             rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
             indices += sample.indices
             texts = [message.text for message in sample.messages if message.role == "user"]
-            asked += zip(texts, sample.asked, strict=True)
+            for text, number in zip(texts, sample.asked, strict=True):
+                about = number or int(kind == "1")
+                asked.append(Asked(text, number, len(indices) - len(sample.indices) + about - 1 if about else None))
             tokens += rows[-1].tensors["input_ids"].shape[1]
         batch = self.processor.collate(rows)
         labels = batch.pop("labels")[:, 1:]
@@ -239,9 +251,11 @@ class Run:
             probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
             notes["probe"] = round(probe.item(), 4)
             begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
-            asking = self.question_loss(output.hidden_states[stage.probe_layer + 1][:, :-1][begins], asked)
+            asks, finds = (state[:, :-1][begins] for state in output.hidden_states[stage.probe_layer + 1 :][:2])
+            asking, found = self.question_loss(asks, finds, asked, self.pool.contents[indices])
+            notes["found"] = round(found.item(), 4)
             notes["asked"] = round(asking.item(), 4)
-            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * asking)
+            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * (asking + FOUND_WEIGHT * found))
         return loss, notes
 
     def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
@@ -282,22 +296,31 @@ class Run:
         unnamed = functional.binary_cross_entropy_with_logits(self.readers["names"](normed), held)
         return read_loss(told, contents, CONTENT_CLASSES) + width * (missed + len(NAMES) * unnamed)
 
-    def question_loss(self, hidden: Tensor, asked: Sequence[tuple[str, int]]) -> Tensor:
-        """What the text stream before each answer (Q, D) does not tell about the question: what it names, and where.
+    def question_loss(
+        self, asks: Tensor, finds: Tensor, asked: Sequence[Asked], contents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the text stream before each answer does not tell: what is asked, and a block later what is there.
 
-        It is read as at the placeholders, so that question and picture come to spell alike what they share, and meet.
+        The question is read as the placeholders are, so that both come to spell alike what they share, and meet; then
+        the contents of the picture that is meant must have come along.
 
         Args:
-            asked: Each question's text, and the number of the picture it is about (0: it names none).
+            asks, finds: (Q, D) after two blocks in a row.
+            contents: (N, 31) of all pictures.
         """
-        normed = functional.rms_norm(hidden, hidden.shape[-1:])
-        names = torch.tensor([names_in(text) for text, _ in asked])
+        normed = functional.rms_norm(asks, asks.shape[-1:])
+        names = torch.tensor([names_in(question.text) for question in asked])
         loss = len(NAMES) * functional.binary_cross_entropy_with_logits(self.readers["names"](normed), names)
-        numbered = [index for index, (_, number) in enumerate(asked) if number]
+        numbered = [index for index, question in enumerate(asked) if question.number]
         if numbered:
-            numbers = torch.tensor([asked[index][1] - 1 for index in numbered])
+            numbers = torch.tensor([asked[index].number - 1 for index in numbered])
             loss = loss + functional.cross_entropy(self.readers["number"](normed[numbered]), numbers)
-        return loss
+        meant = [(index, question.picture) for index, question in enumerate(asked) if question.picture is not None]
+        if meant:
+            rows, pictures = (list(column) for column in zip(*meant, strict=True))
+            there = functional.rms_norm(finds[rows], finds.shape[-1:])
+            return loss, read_loss(self.readers["found"](there), contents[pictures], CONTENT_CLASSES)
+        return loss, loss.new_zeros(())
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
