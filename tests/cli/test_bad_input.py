@@ -166,6 +166,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest(refused):
 def test_no_question_is_refused(refused, media):
     assert "QUESTION" in refused("ask")
     assert "add a question" in refused("ask", media / "red.jpg")
+    assert "add a question" in refused("ask", "https://example.com/photo.jpg")
     assert "empty" in refused("ask", "")
     assert "empty" in refused("ask", "-", stdin="\n")
 
