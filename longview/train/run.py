@@ -187,6 +187,12 @@ class Run:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = select_parts(self.model, stage.train)
         parameters |= {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
+        blocks = self.model.config.num_hidden_layers
+        if stage.probe_layer and stage.probe_layer + 2 > blocks:
+            raise RecipeError(
+                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and two blocks must follow it; "
+                f"the model has {blocks}"
+            )
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), rate=0.0)
         losses: list[float] = []

@@ -24,7 +24,7 @@ TREE = {
         "attention": "eager",
         "processor": {"cut_enable": False},
         "config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
             "num_key_value_heads": 2, "hyper_layers": [1], "gate": "none", "tie_word_embeddings": True,
             "max_position_embeddings": 512, "initializer_range": 0.1,
             "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
@@ -149,6 +149,12 @@ def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
         training.select_parts(model, ["tower"])
     with pytest.raises(RecipeError, match="'owl4'"):
         training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
+
+
+def test_a_probe_needs_two_blocks_after_it(recipe, tmp_path):
+    stages = [dataclasses.replace(recipe.stages[1], probe_layer=2)]
+    with pytest.raises(RecipeError, match="two blocks must follow"):
+        training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
 
 
 def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
