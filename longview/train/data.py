@@ -110,12 +110,12 @@ def paint_pool(
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about some media, which pictures of the pool it shows, and which of them each question names."""
+    """A conversation about some media, which pictures of the pool it shows, and the questions in it."""
 
     messages: list[Message]
     media: list[Medium]
     indices: list[int]
-    asked: list[int]  # `Question.number` of each question
+    questions: list[Question]
 
 
 def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
@@ -125,7 +125,7 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         turns = min(2, stage.turns)
         questions = [ask_about(rng, clip) for _ in range(turns)]
         indices = list(range(first, first + len(clip.frames)))
-        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, [0] * turns)
+        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, questions)
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
     indices = [rng.choice(choice) for _ in range(int(kind))]
     pictures = [pool.pictures[index] for index in indices]
@@ -133,13 +133,14 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
     if len(pictures) > 1 and rng.random() < stage.captions:
         numbers = rng.sample(range(len(pictures)), min(3, len(pictures), stage.turns))
         questions = [
-            Question("description of one", f"What is in image {n + 1}?", describe(pictures[n]), number=n + 1)
+            Question(
+                "description of one", f"What is in image {n + 1}?", describe(pictures[n]), number=n + 1, about=n + 1
+            )
             for n in numbers
         ]
     questions += [ask_about(rng, *pictures) for _ in range(stage.turns - len(questions))]
     media = [pool.medium(index) for index in indices]
-    asked = [question.number for question in questions]
-    return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, asked)
+    return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 
 
 def converse(rng: random.Random, questions: Sequence[Question], media: Sequence[str]) -> list[Message]:

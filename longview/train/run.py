@@ -240,10 +240,10 @@ class Run:
             sample = draw_sample(rng, self.pool, stage, kind)
             rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
             indices += sample.indices
-            texts = [message.text for message in sample.messages if message.role == "user"]
-            for text, number in zip(texts, sample.asked, strict=True):
-                about = number or int(kind == "1")
-                asked.append(Asked(text, number, len(indices) - len(sample.indices) + about - 1 if about else None))
+            first = len(indices) - len(sample.indices)
+            for question in sample.questions:
+                about = question.about or int(kind == "1")
+                asked.append(Asked(question.text, question.number, first + about - 1 if about else None))
             tokens += rows[-1].tensors["input_ids"].shape[1]
         batch = self.processor.collate(rows)
         labels = batch.pop("labels")[:, 1:]
