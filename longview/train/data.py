@@ -41,6 +41,16 @@ def names_in(text: str) -> list[float]:
     return [float(any(word in (name, plural(name)) for word in words)) for name in NAMES]
 
 
+def names_held(contents: Tensor, places: Sequence[int]) -> Tensor:
+    """Which of `NAMES` stand in some places, from contents (N, 31): (N, names), 0 or 1."""
+    held = torch.zeros(len(contents), len(COLOURS) + len(SHAPES) + 2)
+    for place in places:
+        held.scatter_(1, contents[:, place, None], 1.0)
+        held.scatter_(1, contents[:, 9 + place, None] + len(COLOURS) + 1, 1.0)
+    nothing = (0, len(COLOURS) + 1)
+    return held[:, [index for index in range(held.shape[1]) if index not in nothing]]
+
+
 def contents(picture: Picture) -> list[int]:
     """A picture as 31 choices, see `CONTENT_CLASSES`."""
     choices = [0] * len(CONTENT_CLASSES)

@@ -13,7 +13,6 @@ stage, step. No pickle anywhere.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -21,41 +20,28 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from longview.errors import RecipeError
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
-from longview.train.data import (
-    CONTENT_CLASSES,
-    MAX_PICTURES,
-    NAMES,
-    PLACE_CLASSES,
-    Pool,
-    draw_kind,
-    draw_sample,
-    names_in,
-    paint_pool,
-)
+from longview.train.data import Pool, paint_pool
+from longview.train.objectives import Readers, answers_loss, contents_loss
 from longview.train.recipe import Recipe, Stage, from_tree, to_tree
 from longview.train.tokenizer import build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
-from longview.world.scenes import COLOURS, SHAPES
 
 LOG_EVERY = 10  # steps
-ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
-FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
 
 
 def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
@@ -147,14 +133,6 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     return model, family.Processor.from_pretrained(folder)
 
 
-class Asked(NamedTuple):
-    """A question of a batch: its text, the number it names (0: none), and which picture of the batch it is about."""
-
-    text: str
-    number: int
-    picture: int | None
-
-
 @dataclass
 class Run:
     """What the steps of a run share."""
@@ -166,19 +144,7 @@ class Run:
     pool: Pool | None = None
 
     def __post_init__(self) -> None:
-        width = self.model.config.hidden_size
-        # Throwaway readers of what a picture shows: from its mean feature, from the features in one place, and from
-        # the text stream at its placeholder.
-        self.readers = nn.ModuleDict(
-            {
-                "mean": nn.Linear(width, sum(CONTENT_CLASSES)),
-                "place": nn.Linear(width, sum(PLACE_CLASSES)),
-                "placeholder": nn.Linear(width, sum(CONTENT_CLASSES)),
-                "number": nn.Linear(width, MAX_PICTURES),
-                "names": nn.Linear(width, len(NAMES)),
-                "found": nn.Linear(width, sum(CONTENT_CLASSES)),
-            }
-        )
+        self.readers = Readers(self.model.config.hidden_size)
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -226,107 +192,12 @@ class Run:
         return True
 
     def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one step, and what to note about it."""
+        """The loss of one step, and what to note about it; the step draws from a random stream of its own."""
         assert self.pool is not None
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
         if stage.objective == "contents":
-            chosen = torch.tensor([rng.randrange(len(self.pool.pictures)) for _ in range(stage.batch)])
-            pixels = torch.from_numpy(self.pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
-        kind = draw_kind(rng, stage.mix)
-        rows, indices, tokens = [], [], 0
-        asked: list[Asked] = []
-        while tokens < stage.tokens:
-            sample = draw_sample(rng, self.pool, stage, kind)
-            rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
-            indices += sample.indices
-            first = len(indices) - len(sample.indices)
-            for question in sample.questions:
-                about = question.about or int(kind == "1")
-                asked.append(Asked(question.text, question.number, first + about - 1 if about else None))
-            tokens += rows[-1].tensors["input_ids"].shape[1]
-        batch = self.processor.collate(rows)
-        labels = batch.pop("labels")[:, 1:]
-        output = self.model(**batch, use_cache=False, output_hidden_states=stage.probe_layer > 0)
-        # Three tokens in four are not learned; a softmax over them would be for nothing.
-        learned = labels != -100
-        loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
-        notes: dict[str, Any] = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
-        if stage.probe_layer:
-            hidden = output.hidden_states[stage.probe_layer]
-            probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
-            notes["probe"] = round(probe.item(), 4)
-            begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
-            asks, finds = (state[:, :-1][begins] for state in output.hidden_states[stage.probe_layer + 1 :][:2])
-            asking, found = self.question_loss(asks, finds, asked, self.pool.contents[indices])
-            notes["found"] = round(found.item(), 4)
-            notes["asked"] = round(asking.item(), 4)
-            loss = loss + stage.probe_weight * (probe + ASKED_WEIGHT * (asking + FOUND_WEIGHT * found))
-        return loss, notes
-
-    def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
-        """Pixels (N, 3, R, R), contents (N, 31): what the features' mean, and those of each place, do not tell.
-
-        The mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
-        and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
-        """
-        features = self.model.encode(pixels)  # (N, P, D)
-        side = math.isqrt(features.shape[1])
-        grid = features.transpose(1, 2).unflatten(-1, (side, side))
-        places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
-        held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
-        whole = read_loss(self.readers["mean"](features.mean(1)), contents, CONTENT_CLASSES)
-        return whole + 9 * read_loss(self.readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-
-    def placeholder_loss(self, hidden: Tensor, starts: Sequence[Tensor], contents: Tensor) -> Tensor:
-        """What the text stream at the pictures' placeholders does not tell of their contents (N, 31) and numbers.
-
-        A placeholder is several tokens: the first tells the first places, the last tells the last ones and the sign;
-        each tells the picture's number in its row.
-        """
-        width = len(self.processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
-        first = torch.tensor([(row, int(start)) for row, places in enumerate(starts) for start in places])
-        at = hidden[first[:, :1], first[:, 1:] + torch.arange(width)]  # (N, width, D)
-        normed = functional.rms_norm(at, at.shape[-1:])
-        logits = self.readers["placeholder"](normed)
-        share = [place * width // 9 for place in range(9)] * 3 + [width - 1] * 4
-        told = torch.cat([logits[:, t, part] for t, part in zip(share, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
-        numbers = torch.tensor([number for places in starts for number in range(len(places))])
-        counted = self.readers["number"](normed).flatten(0, 1)
-        missed = functional.cross_entropy(counted, numbers.repeat_interleave(width))
-        held = torch.zeros(len(contents), width, 1 + len(COLOURS) + 1 + len(SHAPES))
-        for place in range(9):
-            held[:, share[place]].scatter_(1, contents[:, place, None], 1.0)
-            held[:, share[place]].scatter_(1, contents[:, 9 + place, None] + 1 + len(COLOURS), 1.0)
-        held = torch.cat([held[..., 1 : 1 + len(COLOURS)], held[..., 2 + len(COLOURS) :]], dim=-1)  # (N, width, names)
-        unnamed = functional.binary_cross_entropy_with_logits(self.readers["names"](normed), held)
-        return read_loss(told, contents, CONTENT_CLASSES) + width * (missed + len(NAMES) * unnamed)
-
-    def question_loss(
-        self, asks: Tensor, finds: Tensor, asked: Sequence[Asked], contents: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the text stream before each answer does not tell: what is asked, and a block later what is there.
-
-        The question is read as the placeholders are, so that both come to spell alike what they share, and meet; then
-        the contents of the picture that is meant must have come along.
-
-        Args:
-            asks, finds: (Q, D) after two blocks in a row.
-            contents: (N, 31) of all pictures.
-        """
-        normed = functional.rms_norm(asks, asks.shape[-1:])
-        names = torch.tensor([names_in(question.text) for question in asked])
-        loss = len(NAMES) * functional.binary_cross_entropy_with_logits(self.readers["names"](normed), names)
-        numbered = [index for index, question in enumerate(asked) if question.number]
-        if numbered:
-            numbers = torch.tensor([asked[index].number - 1 for index in numbered])
-            loss = loss + functional.cross_entropy(self.readers["number"](normed[numbered]), numbers)
-        meant = [(index, question.picture) for index, question in enumerate(asked) if question.picture is not None]
-        if meant:
-            rows, pictures = (list(column) for column in zip(*meant, strict=True))
-            there = functional.rms_norm(finds[rows], finds.shape[-1:])
-            return loss, read_loss(self.readers["found"](there), contents[pictures], CONTENT_CLASSES)
-        return loss, loss.new_zeros(())
+            return contents_loss(self.model, self.readers, self.pool, stage, rng)
+        return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
@@ -384,17 +255,6 @@ class Run:
     def _log(self, line: dict[str, Any]) -> None:
         with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-
-
-def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed."""
-    parts = logits.split(list(classes), dim=-1)
-    return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
-
-
-def _slices(classes: Sequence[int]) -> list[slice]:
-    ends = list(itertools.accumulate(classes))
-    return [slice(end - size, end) for size, end in zip(classes, ends, strict=True)]
 
 
 def make_optimizers(parameters: Mapping[str, nn.Parameter], stage: Stage) -> list[torch.optim.Optimizer]:
