@@ -52,7 +52,10 @@ def collect(engine: Any, folder: Path, run: Path, seed: int, scores: Mapping[str
 
 
 def training_facts(run: Path) -> dict[str, Any]:
-    """Steps and minutes of each stage, from the run's log; pauses between two lines count as nothing."""
+    """Steps and minutes of each stage, from the run's log; a pause between two lines counts as nothing.
+
+    What else is worth saying of this run stands in its `notes.md`, if there is one.
+    """
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     stages: dict[str, dict[str, float]] = {}
     for before, line in zip([lines[0], *lines], lines, strict=False):
@@ -64,6 +67,7 @@ def training_facts(run: Path) -> dict[str, Any]:
     return {
         "stages": {name: {"steps": s["steps"], "minutes": round(s["minutes"], 1)} for name, s in stages.items()},
         "planned": {stage["name"]: stage["steps"] for stage in recipe["stages"]},
+        "notes": (run / "notes.md").read_text(encoding="utf-8").strip() if (run / "notes.md").exists() else "",
         "pictures": recipe["data"]["pictures"],
         "clips": recipe["data"]["clips"],
     }
@@ -92,6 +96,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; "
         f"steps: {stages}. The\n{training['pictures']:,} pictures and {training['clips']:,} clips are from "
         "`longview/world`; none is held out.\n",
+        *([training["notes"], ""] if training["notes"] else []),
         _TAIL,
     ]
     return "\n".join(parts)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from longview.train.data import CONTENT_CLASSES, NAMES, contents, names_in
+import torch
+
+from longview.train.data import CONTENT_CLASSES, NAMES, contents, names_held, names_in
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Picture, Sign, Thing
 
 
@@ -34,3 +36,11 @@ def test_a_text_names_colours_and_shapes_also_in_the_plural():
     named = {name for name, there in zip(NAMES, names_in("How many Red circles, and crosses?"), strict=True) if there}
     assert named == {"red", "circle", "cross"}
     assert not any(names_in("What is covered in stardust?"))
+
+
+def test_names_are_held_by_the_places_that_show_them():
+    picture = Picture((Thing("blue", "star", "small", 0.5, 0.1), Thing("black", "heart", "large", 0.9, 0.9)))
+    told = torch.tensor([contents(picture)])
+    for places, names in (([0, 1], {"blue", "star"}), ([8], {"black", "heart"}), ([2, 3, 4], set())):
+        held = names_held(told, places)[0]
+        assert {name for name, there in zip(NAMES, held, strict=True) if there} == names
