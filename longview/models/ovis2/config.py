@@ -77,7 +77,9 @@ class VisualTokenizerConfig(PreTrainedConfig):
         self.model_type = kwargs.pop("model_type", None) or self.model_type  # which of the three, per instance
         if self.kind not in BACKBONES:
             known = ", ".join(f"{kind}_visual_tokenizer" for kind in BACKBONES)
-            raise CheckpointError(f"unknown visual tokenizer {self.model_type!r} in config.json; expected one of {known}")
+            raise CheckpointError(
+                f"unknown visual tokenizer {self.model_type!r} in config.json; expected one of {known}"
+            )
         if self.tokenize_function not in TOKENIZE_FUNCTIONS:
             raise CheckpointError(
                 f"unknown tokenize_function {self.tokenize_function!r} in config.json; expected one of "
@@ -95,7 +97,7 @@ class VisualTokenizerConfig(PreTrainedConfig):
         return self.model_type.removesuffix("_visual_tokenizer")
 
     @property
-    def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:  # type: ignore[override]
+    def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:
         return {"backbone_config": type(self.backbone_config)}
 
     @property
@@ -135,7 +137,14 @@ class OvisConfig(PreTrainedConfig):
     """Crops the visual tokenizer reads at a time; bounds memory, does not change results."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kind = self.llm_config.get("model_type", "qwen2") if isinstance(self.llm_config, dict) else "qwen2"
+        kind = "qwen2"
+        if isinstance(self.llm_config, dict):
+            kind = self.llm_config.get("model_type", kind)
+            # old versions of transformers wrote every key they knew; a null in place of a default breaks Qwen2
+            known = Qwen2Config.__dataclass_fields__
+            self.llm_config = {
+                key: value for key, value in self.llm_config.items() if value is not None or key in known
+            }
         if kind != "qwen2":
             raise CheckpointError(
                 f"this Ovis speaks through a {kind!r}; longview runs those with a qwen2: Ovis2-1B, 2B, 4B, 8B, 16B, 34B"

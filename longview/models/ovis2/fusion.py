@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +96,11 @@ class VisualTokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head[0].weight.dtype
+        return next(self.head.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.head[0].weight.device
+        return next(self.head.parameters()).device
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Pixels (n, 3, R, R) → merged features (n, T, s²·d)."""
@@ -127,9 +127,9 @@ class VisualEmbeddingTable(nn.Embedding):
             return visual_tokens @ self.weight
         return super().forward(visual_tokens)
 
-    def indicators(self) -> Tensor:
+    def indicators(self, device: torch.device) -> Tensor:
         """The rows of the five indicators, (5, D): those of −301, −302, … −305."""
-        return self(torch.arange(self.num_embeddings - NUM_INDICATORS, self.num_embeddings, device=self.weight.device))
+        return self(torch.arange(self.num_embeddings - NUM_INDICATORS, self.num_embeddings, device=device))
 
 
 # ── the merge of modalities ──────────────────────────────────────────────────────────────────────────────────────────
@@ -163,24 +163,24 @@ def merge(
         limit: Positions kept: the last ones with left padding, else the first ones.
         left_padding: Pad in front, as generation needs it.
     """
-    rows = []
+    embeds: list[Tensor] = []
+    masks: list[Tensor] = []
+    learned: list[Tensor] = []
     for row, crops in enumerate(pictures):
         ids = input_ids[row]
         length = crops.shape[1] if len(crops) else 1
         sources = torch.arange(len(ids), device=ids.device).repeat_interleave((ids == ATOM) * (length - 1) + 1)
         ids = ids[sources]  # each placeholder T' times
         is_crop, is_indicator = ids == ATOM, (ids <= BEGIN) & (ids >= END)
-        embeds = words[row, sources]
-        embeds = embeds.masked_scatter(is_indicator[:, None], indicators[BEGIN - ids[is_indicator]])
-        embeds = embeds.masked_scatter(is_crop[:, None], crops.flatten(0, 1))
-        learned = None if labels is None else labels[row, sources].masked_fill(is_crop, IGNORED)
-        rows.append((embeds, mask[row, sources] | is_crop, learned))
-    embeds, masks, learned_rows = zip(*rows, strict=True)
+        written = words[row, sources].masked_scatter(is_indicator[:, None], indicators[BEGIN - ids[is_indicator]])
+        embeds.append(written.masked_scatter(is_crop[:, None], crops.flatten(0, 1)))
+        masks.append(mask[row, sources] | is_crop)
+        if labels is not None:
+            learned.append(labels[row, sources].masked_fill(is_crop, IGNORED))
 
-    def together(parts: Sequence[Any], fill: float) -> Tensor:
+    def together(parts: list[Tensor], fill: float) -> Tensor:
         side = "left" if left_padding else "right"
-        padded = nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=fill, padding_side=side)
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=side)
         return padded[:, -limit:] if left_padding else padded[:, :limit]
 
-    together_labels = None if labels is None else together(learned_rows, IGNORED)
-    return Merged(together(embeds, 0.0), together(masks, False), together_labels)
+    return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)

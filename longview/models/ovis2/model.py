@@ -116,7 +116,7 @@ class Aimv2Block(GradientCheckpointingLayer):
 
 
 class Aimv2Trunk(nn.Module):
-    """The blocks. The norm after them is in every checkpoint, and Ovis2 never reads it (nor do we: it would be wrong)."""
+    """The blocks. The norm after them is in every checkpoint; Ovis2 does not apply it, and its numbers depend on that."""
 
     def __init__(self, config: Aimv2BackboneConfig) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
             embeds = words.new_zeros(0, 1, words.shape[-1])
         else:
             embeds = self.encode(crops, progress).to(words.device, words.dtype)
-        indicators = self.vte.indicators().to(words.device, words.dtype)
+        indicators = self.vte.indicators(words.device).to(words.device, words.dtype)
         merged = merge(
             words,
             ids,
@@ -476,7 +476,9 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         fresh = input_ids is not None and not past and (self.training or bool((input_ids < 0).any()))
         if input_ids is not None and (fresh or pixel_values is not None):
-            behind = None if attention_mask is None else attention_mask[:, : attention_mask.shape[1] - input_ids.shape[1]]
+            behind = (
+                None if attention_mask is None else attention_mask[:, : attention_mask.shape[1] - input_ids.shape[1]]
+            )
             here = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
             merged = self.merge(input_ids, here, labels, pixel_values, left_padding)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None

@@ -105,6 +105,22 @@ def placeholders(rows: int, columns: int) -> list[int]:
     return [*ids, END]
 
 
+def turns_of(text_or_conversations: Any) -> list[dict[str, str]]:
+    """A question, or the turns of a conversation in the official form; copied.
+
+    Raises:
+        RequestError: a turn is malformed, or by somebody else.
+    """
+    if isinstance(text_or_conversations, str):
+        return [{"from": "human", "value": text_or_conversations}]
+    for turn in text_or_conversations:
+        if not isinstance(turn, Mapping) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+            raise RequestError(
+                f'a turn is {{"from": who, "value": text}}, expected system, human or gpt; found {turn!r:.80}'
+            )
+    return [dict(turn) for turn in text_or_conversations]
+
+
 class Pixels(NamedTuple):
     """How a crop becomes numbers: the fields of preprocessor_config.json that the authors' code reads."""
 
@@ -159,7 +175,7 @@ class Pixels(NamedTuple):
             )
         size = (self.side, other) if image.width == longer else (other, self.side)
         resized = image.resize(size, Image.Resampling(self.resample))
-        pixels = (np.asarray(resized) * self.rescale_factor).astype(np.float32)
+        pixels: Any = (np.asarray(resized) * self.rescale_factor).astype(np.float32)  # scaled in fp64, as numpy 2 does
         pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         canvas = np.zeros((3, self.side, self.side), np.float32)
         left, upper = (self.side - size[0]) // 2, (self.side - size[1]) // 2
@@ -189,8 +205,8 @@ class Ovis2Processor:
         self.max_partition = max_partition
         visual = config.visual_tokenizer_config
         side = visual.backbone_config.image_size
-        grey = {"mean": (0.5,) * 3, "std": (0.5,) * 3} if visual.kind == "siglip" else {}
-        self.pixels = pixels or Pixels(side, **grey)
+        grey = (0.5, 0.5, 0.5)
+        self.pixels = pixels or (Pixels(side, mean=grey, std=grey) if visual.kind == "siglip" else Pixels(side))
         if self.pixels.side != side:
             raise CheckpointError(
                 f"preprocessor_config.json makes crops of {self.pixels.side} pixels, but config.json's model looks at "
@@ -214,7 +230,9 @@ class Ovis2Processor:
             try:
                 pixels = Pixels.from_file(settings, config.visual_tokenizer_config.kind)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{settings} does not say how crops are made ({error!r}); fetch it again") from None
+                raise CheckpointError(
+                    f"{settings} does not say how crops are made ({error!r}); fetch it again"
+                ) from None
         return cls(AutoTokenizer.from_pretrained(folder), config, pixels, kwargs.get("max_partition"))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
@@ -321,8 +339,9 @@ class Ovis2Processor:
         Raises:
             RequestError: fewer pictures than `<image>`, one that cannot be shown, or an unknown speaker.
         """
-        given: Any = text_or_conversations
-        conversation = [{"from": "human", "value": given}] if isinstance(given, str) else [dict(turn) for turn in given]
+        conversation = turns_of(text_or_conversations)
+        if images is not None and not isinstance(images, (list, tuple)):
+            raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
         images = list(images or ())
         if frame_selector is not None:
             settings = frame_selector_kwargs or {}
@@ -331,17 +350,16 @@ class Ovis2Processor:
             conversation = [{"from": "system", "value": SYSTEM_PROMPT}, *conversation]
         if generation_preface is not None:
             conversation = [*conversation, {"from": "gpt", "value": generation_preface}]
-        unknown = next((turn["from"] for turn in conversation if turn["from"] not in ROLES), None)
-        if unknown is not None:
-            raise RequestError(f"unknown speaker {unknown!r:.80}; expected one of {', '.join(ROLES)}")
         asked = sum(turn["value"].count("<image>") for turn in conversation)
         if asked > len(images):
             raise RequestError(f"the text holds {asked} <image>, but {len(images)} pictures were given")
         if asked < len(images):
             warnings.warn(f"{len(images) - asked} of {len(images)} pictures have no <image> in the text", stacklevel=3)
         if asked and max_partition is None:
-            raise RequestError("max_partition is None, which is for text alone; say how many crops a picture may become")
-        crops, shown, bad = self._pictures(images[:asked], max_partition or 1, propagate_exception)
+            raise RequestError(
+                "max_partition is None, which is for text alone; say how many crops a picture may become"
+            )
+        crops, shown, bad = self._pictures(images[:asked], max_partition, propagate_exception)
         queue = iter(shown)
         turns: list[tuple[str, list[Segment]]] = []
         for turn in conversation:
@@ -356,13 +374,14 @@ class Ovis2Processor:
         return (*found, torch.tensor(labels, dtype=torch.long)) if return_labels else found
 
     def _pictures(
-        self, images: Sequence[Image.Image], max_partition: int, propagate_exception: bool
+        self, images: Sequence[Image.Image], max_partition: int | None, propagate_exception: bool
     ) -> tuple[list[Tensor], list[list[int]], bool]:
         """Crops and ids of each picture, and whether one of them could not be shown."""
         crops: list[Tensor] = []
         shown: list[list[int]] = []
         bad = False
         for image in images:
+            assert max_partition is not None
             try:
                 views, ids = self.picture(image, max_partition)
             except (LongviewError, OSError, ValueError):
