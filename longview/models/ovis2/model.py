@@ -116,7 +116,7 @@ class Aimv2Block(GradientCheckpointingLayer):
 
 
 class Aimv2Trunk(nn.Module):
-    """The blocks. The norm after them is in every checkpoint; Ovis2 does not apply it, and its numbers depend on that."""
+    """The blocks. The norm after them is in every checkpoint; Ovis2 does not apply it: its numbers depend on that."""
 
     def __init__(self, config: Aimv2BackboneConfig) -> None:
         super().__init__()
