@@ -54,6 +54,10 @@ class Footprint:
     picture_positions: int = 0
     """Those that a picture takes, beside its placeholder's words; 0 where pictures never enter the sequence."""
 
+    def holds(self, num_pictures: int) -> bool:
+        """Whether so many pictures leave room for words in the language sequence."""
+        return num_pictures * self.picture_positions < self.context_length
+
     def needed(self, num_pictures: int, num_words: int = 1024) -> int:
         """Bytes to look at so many pictures with a prompt and answer of so many text tokens."""
         pictures = num_pictures * (self.picture_bytes + self.passing_bytes)

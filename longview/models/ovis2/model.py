@@ -403,8 +403,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
             self.config.multimodal_max_length,
             left_padding,
         )
-        longest = ids.shape[1] + max(placeholders) * (embeds.shape[1] - 1)
-        if merged.embeds.shape[1] < longest and merged.embeds.shape[1] == self.config.multimodal_max_length:
+        if ids.shape[1] + max(placeholders) * (embeds.shape[1] - 1) > self.config.multimodal_max_length:
             self._warn_of_cut(left_padding)
         return merged
 
