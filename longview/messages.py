@@ -162,7 +162,7 @@ class FrameUsed:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts. Visual tokens are those the model attends to; for owl3 they occupy no text position."""
+    """Token counts. Visual tokens are those the model attends to; for owl3 they are no part of the prompt's."""
 
     prompt_tokens: int
     completion_tokens: int

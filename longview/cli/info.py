@@ -42,7 +42,11 @@ def info(
     footprint, kind = measure(model, device, dtype, revision)
     memory = memory_of(device)
     rows = [
-        {"pictures": count, "bytes": footprint.needed(count), "fits": footprint.needed(count) <= USABLE * memory}
+        {
+            "pictures": count,
+            "bytes": footprint.needed(count),
+            "fits": footprint.needed(count) <= USABLE * memory and footprint.holds(count),
+        }
         for count in PICTURES
     ]
     if json:
@@ -61,7 +65,8 @@ def info(
         typer.echo(f"{name:<12}{fact}")
     for row in rows:
         pictures = f"{row['pictures']} picture{'s' if row['pictures'] > 1 else ''}:"
-        typer.echo(f"{pictures:<14}{'yes' if row['fits'] else 'no'}, {amount(row['bytes'])}")
+        why = "" if footprint.holds(row["pictures"]) else f", {footprint.picture_positions * row['pictures']:,} tokens"
+        typer.echo(f"{pictures:<14}{'yes' if row['fits'] else 'no'}, {amount(row['bytes'])}{why}")
 
 
 def measure(model: str, device: str, dtype: str | None, revision: str | None) -> tuple[Footprint, str]:

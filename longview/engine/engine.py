@@ -209,11 +209,10 @@ class Engine:
         opened = open_media(parts, options, limits, progress, default=self.processor.default_media)
         media_seconds = clock.lap()
         inputs = self.processor.prepare(messages, opened)
-        ids = inputs.tensors["input_ids"]
-        room = self.context_length - ids.shape[1]
+        room = self.context_length - inputs.length
         if room < 1:
             raise RequestError(
-                f"the conversation is {ids.shape[1]} tokens long, and the model reads {self.context_length}; "
+                f"the conversation is {inputs.length} tokens long, and the model reads {self.context_length}; "
                 "shorten it, or look at fewer frames (--frames)"
             )
         preprocess_seconds = clock.lap()
@@ -221,8 +220,9 @@ class Engine:
         encode_seconds = clock.lap()
 
         cache = DynamicCache(config=self.model.config)
-        history = ids[0].tolist()
-        prompt_tokens = len(history)
+        # a family may write pictures into the ids, as negative numbers; the sampler counts words
+        history = [token for token in inputs.tensors["input_ids"][0].tolist() if token >= 0]
+        prompt_words = len(history)
         sampler = Sampler(params)
         text = TextStream(self._decode, params.stop)
         reason: FinishReason | None = None
@@ -238,13 +238,13 @@ class Engine:
             new = "" if ended else text.push(token)
             if ended or text.stopped:
                 reason = "stop"
-            elif len(history) - prompt_tokens >= budget:
+            elif len(history) - prompt_words >= budget:
                 reason = "length"
             elif new:
                 yield Piece(new, tuple(pending))
                 new, pending = "", []
             if reason is None:
-                token = sampler(self._logits(cache, torch.tensor([[token]], device=self.device)), history)
+                token = sampler(self._logits(cache, input_ids=torch.tensor([[token]], device=self.device)), history)
         rest = new + text.finish()
         yield Piece(
             rest,
@@ -253,7 +253,7 @@ class Engine:
             Receipt(
                 model=self.name,
                 frames=inputs.frames,
-                usage=self._usage(inputs, prompt_tokens, len(history) - prompt_tokens),
+                usage=self._usage(inputs, len(history) - prompt_words),
                 timings=Timings(
                     media=media_seconds,
                     preprocess=preprocess_seconds,
@@ -270,18 +270,16 @@ class Engine:
             ),
         )
 
-    def _logits(self, cache: DynamicCache, input_ids: Tensor, **arguments: Any) -> Tensor:
-        """One step: the logits (V,) after the last of `input_ids` (1, T)."""
-        output = self.model(
-            input_ids=input_ids.to(self.device), past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments
-        )
+    def _logits(self, cache: DynamicCache, **arguments: Any) -> Tensor:
+        """One step: the logits (V,) after the last of the positions that `arguments` add to the sequence."""
+        output = self.model(past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
         return output.logits[0, -1]
 
     def _decode(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _usage(self, inputs: Inputs, prompt_tokens: int, completion_tokens: int) -> Usage:
-        return Usage(prompt_tokens, completion_tokens, inputs.num_pictures, inputs.visual_tokens)
+    def _usage(self, inputs: Inputs, completion_tokens: int) -> Usage:
+        return Usage(inputs.length, completion_tokens, inputs.num_pictures, inputs.visual_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -289,7 +287,7 @@ class Engine:
 
     @property
     def context_length(self) -> int:
-        """Text tokens the model was made to read."""
+        """Positions of the language sequence that the model was made to read."""
         return self.model.config.max_position_embeddings
 
 

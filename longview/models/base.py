@@ -23,6 +23,8 @@ class Inputs:
 
     tensors: BatchFeature
     """The arguments of the family's `forward`, under their official names, with a batch of one row."""
+    length: int
+    """Positions of the language sequence: words, and pictures where the family puts them there."""
     frames: tuple[FrameUsed, ...] = ()
     """The frames behind the pictures, in order, for the receipt."""
     num_pictures: int = 0
@@ -48,10 +50,17 @@ class Footprint:
     passing_bytes: int
     """Held for each picture until its keys and values are made: pixels and features."""
     word_bytes: int
-    """Keys and values of a text token."""
+    """Keys and values of a position of the language sequence."""
     working_bytes: int
     """The largest intermediate results, whatever the number of pictures."""
     context_length: int
+    """Positions of the language sequence."""
+    picture_positions: int = 0
+    """Those that a picture takes, beside its placeholder's words; 0 where pictures never enter the sequence."""
+
+    def holds(self, num_pictures: int) -> bool:
+        """Whether so many pictures leave room for words in the language sequence."""
+        return num_pictures * self.picture_positions < self.context_length
 
     def needed(self, num_pictures: int, num_words: int = 1024) -> int:
         """Bytes to look at so many pictures with a prompt and answer of so many text tokens, the program included."""

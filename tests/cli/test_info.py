@@ -55,6 +55,14 @@ def test_what_fits_is_said_for_one_to_four_hundred_pictures(longview, random_mod
         assert line in text
 
 
+def test_pictures_that_fill_the_language_sequence_do_not_fit_and_the_tokens_say_why(longview):
+    ovis = Path(__file__).parents[1] / "golden" / "ovis2" / "tiny"
+    found = longview("info", ovis, "--json").json
+    assert (found["family"], found["release"], found["picture_positions"]) == ("ovis2", "aimv2, softmax", 4)
+    assert [row["fits"] for row in found["fits"]] == [count < 1024 // 4 for count in PICTURES]
+    assert longview("info", ovis).out.endswith(", 1,600 tokens\n")
+
+
 def test_no_weight_is_read(longview, random_model, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("a weight was read")

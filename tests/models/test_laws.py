@@ -49,6 +49,11 @@ def logits(model, tensors, **changes) -> torch.Tensor:
         return model(**model.look(tensors), **changes).logits
 
 
+def sequence(arguments) -> str:
+    """The argument that holds the language sequence: pictures may have made embeddings of the ids."""
+    return "inputs_embeds" if "inputs_embeds" in arguments else "input_ids"
+
+
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=SAME_MATHS, rtol=0)
 
@@ -59,13 +64,14 @@ def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
     model, processor = tiny
     arguments = model.look(prepare(processor, sample).tensors)
     whole = model(**arguments).logits
-    length = arguments["input_ids"].shape[1]
+    words = sequence(arguments)
+    length = arguments[words].shape[1]
     for split in {1, 2, length - 1, *range(3, length - 1, 5)}:
         cache = DynamicCache(config=model.config)
-        first = {**arguments, "input_ids": arguments["input_ids"][:, :split]}
+        first = {**arguments, words: arguments[words][:, :split]}
         first["attention_mask"] = arguments["attention_mask"][:, :split]
         begin = model(**first, past_key_values=cache).logits
-        rest = model(input_ids=arguments["input_ids"][:, split:], past_key_values=cache).logits
+        rest = model(**{words: arguments[words][:, split:]}, past_key_values=cache).logits
         close(torch.cat([begin, rest], dim=1), whole)
 
 
@@ -75,11 +81,12 @@ def test_token_by_token_decoding_equals_the_full_forward(tiny):
     arguments = model.look(prepare(processor, "three pictures and a clip").tensors)
     whole = model(**arguments).logits
     cache = DynamicCache(config=model.config)
-    ids = arguments.pop("input_ids")
+    words = sequence(arguments)
+    steps = arguments.pop(words).split(1, dim=1)
     arguments.pop("attention_mask")
-    steps = [model(input_ids=ids[:, :1], past_key_values=cache, **arguments).logits]
-    steps += [model(input_ids=ids[:, t : t + 1], past_key_values=cache).logits for t in range(1, ids.shape[1])]
-    close(torch.cat(steps, dim=1), whole)
+    found = [model(**{words: steps[0]}, past_key_values=cache, **arguments).logits]
+    found += [model(**{words: step}, past_key_values=cache).logits for step in steps[1:]]
+    close(torch.cat(found, dim=1), whole)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -88,9 +95,9 @@ def test_a_row_alone_equals_the_row_in_any_batch_padded_on_either_side(tiny, sid
     samples = [prepare(processor, sample) for sample in SAMPLES]
     batch = logits(model, processor.collate(samples, padding_side=side))
     for row, sample in enumerate(samples):
-        length = sample.tensors["input_ids"].shape[1]
-        words = slice(batch.shape[1] - length, None) if side == "left" else slice(length)
-        close(batch[row, words], logits(model, sample.tensors)[0])
+        alone = logits(model, sample.tensors)[0]
+        words = slice(batch.shape[1] - len(alone), None) if side == "left" else slice(len(alone))
+        close(batch[row, words], alone)
 
 
 def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny):
@@ -195,7 +202,7 @@ def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         model(**model.look(inputs.tensors), past_key_values=cache)
-    words = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    assert words == footprint.word_bytes * inputs.tensors["input_ids"].shape[1]
-    kept = cache.gallery.nbytes() if hasattr(cache, "gallery") else 0
-    assert kept == footprint.picture_bytes * inputs.num_pictures
+    kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    kept += cache.gallery.nbytes() if hasattr(cache, "gallery") else 0
+    words = inputs.length - footprint.picture_positions * inputs.num_pictures
+    assert kept == footprint.word_bytes * words + footprint.picture_bytes * inputs.num_pictures

@@ -32,7 +32,7 @@ def test_fused_functions_take_the_place_of_every_norm_and_gated_mlp(tiny):
         plain = model(**model.look(tensors)).logits
         fuse(model.language_model, norm, gated)
         torch.testing.assert_close(model(**model.look(tensors)).logits, plain, atol=SAME_MATHS, rtol=0)
-    layers = model.config.num_hidden_layers
+    layers = model.config.get_text_config().num_hidden_layers
     assert calls["gated"] == layers
     assert calls["norm"] >= 2 * layers + 1
 

@@ -115,6 +115,7 @@ class Owl3Processor:
         tensors = self._build(turns, pixels, train=train, parse_specials=False)
         return Inputs(
             tensors,
+            length=tensors["input_ids"].shape[1],
             frames=frames_used(media, crops),
             num_pictures=len(pixels),
             visual_tokens=len(pixels) * self.config.patches_per_picture,

@@ -1,0 +1,129 @@
+"""Whose checkpoint is this, do its parts fit, and what the official trainer calls them.
+
+Official names ↔ ours: they are the same, so no weight is ever renamed and a saved folder is an official one.
+
+| part                                | tensors                                                        |
+|-------------------------------------|----------------------------------------------------------------|
+| patches                             | `visual_tokenizer.backbone.preprocessor.patchifier.*`          |
+| positions of patches                | `visual_tokenizer.backbone.preprocessor.pos_embed`             |
+| block N of the tower                | `visual_tokenizer.backbone.trunk.blocks.N.*`                   |
+| read by nothing (see `model.py`)    | `visual_tokenizer.backbone.trunk.post_trunk_norm.weight`       |
+| head                                | `visual_tokenizer.head.{0,1}.*`                                |
+| visual embedding table              | `vte.weight`                                                   |
+| language model                      | `llm.model.*`, as Qwen2's own                                  |
+| its head; absent in some that tie it | `llm.lm_head.weight`                                          |
+
+SigLIP and CLIP towers are `visual_tokenizer.backbone.vision_model.*`, as in their own checkpoints.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from longview.errors import CheckpointError, RequestError
+from longview.models.ovis2.config import NUM_INDICATORS, OvisConfig
+
+_HEAD, _NORM, _TABLE = "visual_tokenizer.head.0.weight", "visual_tokenizer.head.1.weight", "vte.weight"
+_PACKED = ("qweight", "qzeros", "scales", "g_idx")
+"""What GPTQ leaves of a `weight`."""
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json belongs to Ovis2."""
+    return config.get("model_type") == "ovis" or "Ovis" in (config.get("architectures") or [])
+
+
+def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Set the fields of `config` that only the tensors know: both vocabularies.
+
+    Raises:
+        CheckpointError: head and table disagree, or these are not the tensors of an Ovis.
+    """
+    if _HEAD not in shapes or _TABLE not in shapes:
+        raise CheckpointError(
+            f"{folder} holds no visual tokenizer and table (no tensors {_HEAD} and {_TABLE}), so it is not an Ovis2 "
+            "checkpoint; name a folder with the official weights"
+        )
+    words, rows = shapes[_HEAD][0], shapes[_TABLE][0]
+    if words + NUM_INDICATORS != rows:
+        raise CheckpointError(
+            f"{folder}: the head tells {words} visual words apart, so the table needs {words} + {NUM_INDICATORS} "
+            f"indicators = {words + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
+        )
+    config.visual_tokenizer_config.vocab_size = rows
+    config.llm_config.vocab_size = shapes.get("llm.model.embed_tokens.weight", (config.llm_config.vocab_size,))[0]
+
+
+def check_quantisation(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: the language model is packed by GPTQ, and the libraries that unpack it are not installed.
+    """
+    if not any(name.endswith(".qweight") for name in shapes):
+        return
+    if getattr(config, "quantization_config", None) is None:
+        raise CheckpointError(
+            f"{folder} holds packed weights (*.qweight), but config.json has no quantization_config that says how to "
+            "unpack them; fetch config.json again"
+        )
+    missing = [name for name in ("optimum", "gptqmodel") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CheckpointError(
+            f"{folder} is packed by GPTQ, which needs {' and '.join(missing)}: pip install {' '.join(missing)}, or "
+            "open the release that is not packed (its name without -GPTQ-Int4)"
+        )
+
+
+def expected_shapes(
+    shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """A model's tensors with those left out that a checkpoint holds packed by GPTQ."""
+    packed = {name.rsplit(".", 1)[0] for name in found if name.rsplit(".", 1)[-1] in _PACKED}
+    return {name: shape for name, shape in shapes.items() if name.rsplit(".", 1)[0] not in packed}
+
+
+def optional(config: OvisConfig) -> tuple[str, ...]:
+    """Prefixes of tensors that a checkpoint may lack: the tower's unread end, and a head tied to the embeddings."""
+    backbone = "visual_tokenizer.backbone"
+    unread = (
+        f"{backbone}.trunk.post_trunk_norm.",
+        f"{backbone}.vision_model.post_layernorm.",
+        f"{backbone}.vision_model.head.",
+    )
+    return (*unread, "llm.lm_head.") if config.tied else unread
+
+
+def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
+    """The parameters that the official trainer's `--train_modules` opens; every other one is frozen.
+
+    Args:
+        train_modules: Joined by "|": all, llm, visual_tokenizer, visual_tokenizer.backbone, visual_tokenizer.head,
+            vte, and visual_tokenizer.backbone.layer.N for a block (−1 is the last).
+
+    Raises:
+        RequestError: one of them names no part or no block.
+    """
+    names = list(names)
+    blocks = "visual_tokenizer.backbone.trunk.blocks."
+    if not any(name.startswith(blocks) for name in names):
+        blocks = "visual_tokenizer.backbone.vision_model.encoder.layers."
+    num_blocks = len({name.removeprefix(blocks).split(".")[0] for name in names if name.startswith(blocks)})
+    opened: list[str] = []
+    for module in train_modules.split("|"):
+        if module == "all":
+            return names
+        layer = module.removeprefix("visual_tokenizer.backbone.layer.")
+        if layer != module and layer.lstrip("-").isdigit() and -num_blocks <= int(layer) < num_blocks:
+            opened.append(f"{blocks}{int(layer) % num_blocks}.")
+        elif module in ("llm", "visual_tokenizer", "visual_tokenizer.backbone", "visual_tokenizer.head", "vte"):
+            opened.append(f"{module}.")
+        else:
+            raise RequestError(
+                f"train_modules names {module!r}; there are all, llm, visual_tokenizer, visual_tokenizer.backbone, "
+                f"visual_tokenizer.head, vte and visual_tokenizer.backbone.layer.N, N from {-num_blocks} to "
+                f"{num_blocks - 1}"
+            )
+    return [name for name in names if name.startswith(tuple(opened))]

@@ -1,0 +1,186 @@
+"""The idea of Ovis2: structural embedding alignment. Pictures are embedded as words are: by rows of a table.
+
+    features (n, P, d) ── s · s neighbours side by side ── (n, T, s²d) ── head: Linear, LayerNorm ── logits (n, T, V−5)
+                                                                                                        │ tokenize
+    embeddings (n, T, D) ── mean of the table's rows, weighted ── visual tokens (n, T, V), each adds up to 1 ┘
+
+    visual words     0 … V−6             V−5       V−4        V−3        V−2     V−1
+    in input_ids     ▣ −300, T of them   −301      −302       −303       −304    −305
+                     mixed               [ begins  thumbnail  │ column   ─ row   ] ends
+
+The last five rows are indicators. The head cannot speak them (visual tokens end in five zeros), so they are only ever
+looked up. A picture of 1 × 2 crops reads `[ ▣ thumbnail ▣ │ ▣ ]`: one placeholder a crop, which grows to T positions
+when the modalities are put together:
+
+    ids         <|im_start|> user \\n  [  ▣  thumbnail  ▣  │  ▣  ]  What  is  this
+    embeddings        w        w   w  i  vvvv    i    vvvv i vvvv i   w    w    w
+
+Source: the Ovis paper (arXiv 2405.20797), section 3, and the released weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longview.errors import RequestError
+from longview.models.ovis2.config import NUM_INDICATORS, VisualTokenizerConfig
+
+ATOM = -300
+"""Stands in `input_ids` for one crop."""
+BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
+"""Stand in `input_ids` around crops; −301−i is row V−5+i of the visual embedding table."""
+IGNORED = -100
+"""A label that is not learned."""
+
+
+# ── pixels → visual tokens ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def merge_patches(features: Tensor, stride: int) -> Tensor:
+    """(n, P, d) → (n, T, stride² · d): each square of patches becomes one, its rows and columns laid side by side.
+
+    A grid that does not divide evenly is padded with zeros at its bottom and right.
+    """
+    if stride == 1:
+        return features
+    side = math.isqrt(features.shape[1])
+    if side**2 != features.shape[1]:
+        raise RequestError(f"{features.shape[1]} patches are no square grid; hidden_stride {stride} cannot merge them")
+    grid = features.unflatten(1, (side, side))
+    missing = -side % stride
+    grid = functional.pad(grid, (0, 0, 0, missing, 0, missing))  # (n, G·s, G·s, d)
+    blocks = grid.unflatten(2, (-1, stride)).unflatten(1, (-1, stride))  # (n, G, s, G, s, d)
+    return blocks.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def tokenize(logits: Tensor, function: str, tau: float = 1.0, noise: Tensor | None = None) -> Tensor:
+    """Head logits (n, T, V−5) → visual tokens (n, T, V−5): a distribution over visual words, or one of them.
+
+    Args:
+        function: "softmax"; "st_argmax", the best word with the gradient of the logits; "gumbel_argmax", a word drawn
+            from softmax(logits), with the gradient of softmax((logits + noise) / tau). The last draws in evaluation
+            too, as the original does.
+        noise: Drawn from the standard Gumbel distribution; default: now.
+    """
+    if function == "softmax":
+        return logits.softmax(-1)
+    if function == "st_argmax":
+        return best_word(logits) - logits.detach() + logits
+    if noise is None:
+        noise = -torch.empty_like(logits).exponential_().log()
+    soft = ((logits + noise) / tau).softmax(-1)
+    return best_word(soft) - soft.detach() + soft
+
+
+def best_word(scores: Tensor) -> Tensor:
+    """One-hot vectors of the largest scores; the first of equals."""
+    return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+
+
+class VisualTokenizer(nn.Module):
+    """Pixels (n, 3, R, R) → visual tokens (n, T, V)."""
+
+    def __init__(self, config: VisualTokenizerConfig, backbone: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        words = config.vocab_size - NUM_INDICATORS
+        width = config.backbone_config.hidden_size * config.hidden_stride**2
+        self.head = nn.Sequential(nn.Linear(width, words, bias=False), nn.LayerNorm(words))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.head.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.head.parameters()).device
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Pixels (n, 3, R, R) → merged features (n, T, s²·d)."""
+        features = self.backbone(pixel_values)
+        if self.config.drop_cls_token:
+            features = features[:, 1:]
+        return merge_patches(features, self.config.hidden_stride)
+
+    def tokenize(self, logits: Tensor) -> Tensor:
+        """Head logits → visual words; see the function of the same name."""
+        return tokenize(logits, self.config.tokenize_function, self.config.tau)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        words = self.tokenize(self.head(self.encode(pixel_values)))  # (n, T, V−5)
+        return functional.pad(words, (0, NUM_INDICATORS))
+
+
+class VisualEmbeddingTable(nn.Embedding):
+    """One row a visual word, as wide as the language model."""
+
+    def forward(self, visual_tokens: Tensor) -> Tensor:
+        """Visual tokens (…, V) → means of rows (…, D); or integer words (…) → rows."""
+        if visual_tokens.is_floating_point():
+            return visual_tokens @ self.weight
+        return super().forward(visual_tokens)
+
+    def indicators(self, device: torch.device) -> Tensor:
+        """The rows of the five indicators, (5, D): those of −301, −302, … −305."""
+        return self(torch.arange(self.num_embeddings - NUM_INDICATORS, self.num_embeddings, device=device))
+
+
+# ── the merge of modalities ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Merged(NamedTuple):
+    """Words and pictures in one sequence."""
+
+    embeds: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L), boolean
+    labels: Tensor | None  # (B, L)
+
+
+def merge(
+    words: Tensor,
+    input_ids: Tensor,
+    mask: Tensor,
+    labels: Tensor | None,
+    pictures: Sequence[Tensor],
+    indicators: Tensor,
+    limit: int,
+    left_padding: bool = False,
+) -> Merged:
+    """Put indicators and pictures where `input_ids` (B, T) says, and pad the rows, now of different lengths.
+
+    Args:
+        words: (B, T, D) embeddings; those at negative ids are replaced.
+        mask, labels: (B, T); of a crop every position is attended to, and none is learned.
+        pictures: One (n, T', D) a row, as many crops as it has placeholders.
+        indicators: (5, D).
+        limit: Positions kept: the last ones with left padding, else the first ones.
+        left_padding: Pad in front, as generation needs it.
+    """
+    embeds: list[Tensor] = []
+    masks: list[Tensor] = []
+    learned: list[Tensor] = []
+    for row, crops in enumerate(pictures):
+        ids = input_ids[row]
+        length = crops.shape[1] if len(crops) else 1
+        sources = torch.arange(len(ids), device=ids.device).repeat_interleave((ids == ATOM) * (length - 1) + 1)
+        ids = ids[sources]  # each placeholder T' times
+        is_crop, is_indicator = ids == ATOM, (ids <= BEGIN) & (ids >= END)
+        written = words[row, sources].masked_scatter(is_indicator[:, None], indicators[BEGIN - ids[is_indicator]])
+        embeds.append(written.masked_scatter(is_crop[:, None], crops.flatten(0, 1)))
+        masks.append(mask[row, sources] | is_crop)
+        if labels is not None:
+            learned.append(labels[row, sources].masked_fill(is_crop, IGNORED))
+
+    def together(parts: list[Tensor], fill: float) -> Tensor:
+        side = "left" if left_padding else "right"
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=side)
+        return padded[:, -limit:] if left_padding else padded[:, :limit]
+
+    return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)

@@ -1,0 +1,459 @@
+"""Messages and frames → what `Ovis2Model.forward` takes; and the authors' own calling convention beside it.
+
+A picture is cut into the crops that cover it best, each fitted into a square without changing its shape. In the ids it
+is a few negative numbers: one for each crop, others for where the picture, its rows and its columns begin and end.
+Text is ChatML with a system prompt.
+
+Two ways in, one builder behind them:
+
+    prepare(messages, media)            structure decides: only a media part becomes a picture, only the template makes
+                                        special tokens, whatever a user's text contains
+    preprocess_inputs(query, images)    the authors' strings: `<image>` in a text is the next picture
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, BatchFeature
+
+from longview.errors import CheckpointError, LongviewError, RequestError
+from longview.media import MediaOptions, Medium
+from longview.messages import Message
+from longview.models import checkpoint
+from longview.models.base import Inputs, check_media, frames_used
+from longview.models.ovis2.config import OvisConfig
+from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, IGNORED, ROW, THUMBNAIL
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+"""The official names of who speaks, and those the model knows."""
+COVERED = 0.9
+"""Share of a picture that its crops must show for a smaller number of them to be preferred."""
+ALONE, AMONG_OTHERS, IN_A_VIDEO = 9, 4, 1
+"""How many crops a picture is cut into at most, as the authors' program says."""
+
+Segment = str | list[int]
+"""Text, or the ids of a picture."""
+Box = tuple[int, int, int, int]
+"""Left, upper, right, lower, in pixels."""
+
+
+# ── geometry ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def boxes(width: int, height: int, rows: int, columns: int) -> list[Box]:
+    """Cut a picture into crops, row after row; what does not divide evenly goes to the last ones."""
+    high, wide = height // rows, width // columns
+    return [
+        (
+            column * wide,
+            row * high,
+            width if column + 1 == columns else (column + 1) * wide,
+            height if row + 1 == rows else (row + 1) * high,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def covered(width: int, height: int, rows: int, columns: int, side: int) -> float:
+    """How much of a picture's area its crops still show after each was fitted into a square of `side` pixels.
+
+    A crop that is enlarged shows no more than it has.
+    """
+    area = 0.0
+    for left, upper, right, lower in boxes(width, height, rows, columns):
+        longer, shorter = sorted((right - left, lower - upper), reverse=True)
+        area += shorter / longer * side * side if longer > side else longer * shorter
+    return area / (width * height)
+
+
+def choose_grid(width: int, height: int, side: int, max_partition: int) -> tuple[int, int]:
+    """The (rows, columns) of at most `max_partition` crops: the fewest that show enough, or those that show most."""
+    grids = [
+        (rows, columns)
+        for rows in range(1, max_partition + 1)
+        for columns in range(1, max_partition + 1)
+        if rows * columns <= max_partition
+    ]
+    if not grids:
+        raise RequestError(f"max_partition is {max_partition!r}; a picture needs at least 1 crop")
+    shown = {grid: covered(width, height, *grid, side) for grid in grids}
+    enough = [grid for grid in grids if shown[grid] > COVERED]
+    if enough:
+        return min(enough, key=lambda grid: (grid[0] * grid[1], -shown[grid]))
+    return min(grids, key=lambda grid: (-shown[grid], grid[0] * grid[1]))
+
+
+def placeholders(rows: int, columns: int) -> list[int]:
+    """The ids of a picture of rows · columns crops: 2 × 2 is `[ ▣ thumbnail ▣ │ ▣ ─ ▣ │ ▣ ]`."""
+    ids = [BEGIN, ATOM, THUMBNAIL]
+    if rows * columns > 1:
+        for row in range(rows):
+            ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)
+    return [*ids, END]
+
+
+def turns_of(text_or_conversations: Any) -> list[dict[str, str]]:
+    """A question, or the turns of a conversation in the official form; copied.
+
+    Raises:
+        RequestError: a turn is malformed, or by somebody else.
+    """
+    if isinstance(text_or_conversations, str):
+        return [{"from": "human", "value": text_or_conversations}]
+    for turn in text_or_conversations:
+        if not isinstance(turn, Mapping) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+            raise RequestError(
+                f'a turn is {{"from": who, "value": text}}, expected system, human or gpt; found {turn!r:.80}'
+            )
+    return [dict(turn) for turn in text_or_conversations]
+
+
+class Pixels(NamedTuple):
+    """How a crop becomes numbers: the fields of preprocessor_config.json that the authors' code reads."""
+
+    side: int
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    resample: int = 3  # bicubic, as PIL numbers them
+    rescale_factor: float = 0.00392156862745098
+
+    @classmethod
+    def from_file(cls, path: Path, kind: str) -> Pixels:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        size = settings.get("size" if kind == "siglip" else "crop_size") or settings["size"]
+        return cls(
+            side=size if isinstance(size, int) else size.get("height") or size["shortest_edge"],
+            mean=tuple(settings.get("image_mean", cls._field_defaults["mean"])),
+            std=tuple(settings.get("image_std", cls._field_defaults["std"])),
+            resample=settings.get("resample", 3),
+            rescale_factor=settings.get("rescale_factor", cls._field_defaults["rescale_factor"]),
+        )
+
+    def as_dict(self, kind: str) -> dict[str, Any]:
+        """The same file again."""
+        square = {"height": self.side, "width": self.side}
+        return {
+            "crop_size": square,
+            "do_center_crop": False,
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": list(self.mean),
+            "image_processor_type": "SiglipImageProcessor" if kind == "siglip" else "CLIPImageProcessor",
+            "image_std": list(self.std),
+            "resample": self.resample,
+            "rescale_factor": self.rescale_factor,
+            "size": square if kind == "siglip" else {"shortest_edge": self.side},
+        }
+
+    def fit(self, image: Image.Image) -> Tensor:
+        """A crop → (3, side, side): its longer side fills the square, the rest is the mean colour.
+
+        Raises:
+            RequestError: it is so narrow that nothing would be left of it.
+        """
+        longer, shorter = max(image.size), min(image.size)
+        other = int(shorter / longer * self.side) if longer != shorter else self.side
+        if not other:
+            raise RequestError(
+                f"a crop of {image.width} × {image.height} pixels has no width left when it is fitted into "
+                f"{self.side} × {self.side}; cut the picture into parts that are less narrow"
+            )
+        size = (self.side, other) if image.width == longer else (other, self.side)
+        resized = image.resize(size, Image.Resampling(self.resample))
+        pixels: Any = (np.asarray(resized) * self.rescale_factor).astype(np.float32)  # scaled in fp64, as numpy 2 does
+        pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        canvas = np.zeros((3, self.side, self.side), np.float32)
+        left, upper = (self.side - size[0]) // 2, (self.side - size[1]) // 2
+        canvas[:, upper : upper + size[1], left : left + size[0]] = pixels.transpose(2, 0, 1)
+        return torch.from_numpy(canvas)
+
+
+# ── the processor ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Ovis2Processor:
+    """Tokenizer, chat format and picture processing of Ovis2.
+
+    Args:
+        pixels: How crops become numbers. Default: as the authors' preprocessor_config.json, in the model's size.
+        max_partition: How many crops a picture is cut into at most, in messages; frames of videos never are. Default:
+            9 for a picture alone, 4 for each of several.
+    """
+
+    default_media = MediaOptions(select="ovis2")
+
+    def __init__(
+        self, tokenizer: Any, config: OvisConfig, pixels: Pixels | None = None, max_partition: int | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.max_partition = max_partition
+        visual = config.visual_tokenizer_config
+        side = visual.backbone_config.image_size
+        grey = (0.5, 0.5, 0.5)
+        self.pixels = pixels or (Pixels(side, mean=grey, std=grey) if visual.kind == "siglip" else Pixels(side))
+        if self.pixels.side != side:
+            raise CheckpointError(
+                f"preprocessor_config.json makes crops of {self.pixels.side} pixels, but config.json's model looks at "
+                f"{side}; take both from the same checkpoint"
+            )
+        self._specials = {
+            token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+        }
+        missing = [token for token, number in self._specials.items() if number is None]
+        if missing:
+            raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Ovis2Processor:
+        """Open the tokenizer and settings of a checkpoint folder or hub id."""
+        folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
+        config = kwargs.get("config") or OvisConfig.from_pretrained(folder)
+        settings = folder / "preprocessor_config.json"
+        pixels = None
+        if settings.exists():
+            try:
+                pixels = Pixels.from_file(settings, config.visual_tokenizer_config.kind)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{settings} does not say how crops are made ({error!r}); fetch it again"
+                ) from None
+        return cls(AutoTokenizer.from_pretrained(folder), config, pixels, kwargs.get("max_partition"))
+
+    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
+        """Write tokenizer and settings beside the weights."""
+        self.tokenizer.save_pretrained(folder)
+        settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def end_tokens(self) -> list[int]:
+        return [self._specials["<|im_end|>"], self._specials["<|endoftext|>"]]
+
+    # ── our way in ──
+
+    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+        """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
+        check_media(messages, media)
+        stray = next((m.role for m in messages if m.media and m.role != "user"), None)
+        if stray:
+            raise RequestError(f"Ovis2 looks at pictures in the user's messages only, not in the {stray}'s")
+        most = self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
+        crops: list[Tensor] = []
+        counts: list[int] = []
+        turns: list[tuple[str, list[Segment]]] = []
+        queue = iter(media)
+        for message in messages:
+            segments: list[Segment] = []
+            for part in message.parts:
+                if part.type == "text":
+                    segments.append(part.text)
+                    continue
+                medium = next(queue)
+                if not medium.frames:
+                    raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
+                for number, frame in enumerate(medium.frames):
+                    shown, ids = self.picture(frame.image, IN_A_VIDEO if medium.kind == "video" else most)
+                    segments += ["\n"] * (number > 0) + [ids]
+                    crops += shown
+                counts.append(len(shown))
+            turns.append((message.role, segments))
+        ids, labels = self._build(turns, learn=train)
+        tensors: dict[str, Any] = {
+            "input_ids": torch.tensor([ids], dtype=torch.long),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        }
+        if crops:
+            tensors["pixel_values"] = torch.stack(crops)
+        if train:
+            tensors["labels"] = torch.tensor([labels], dtype=torch.long)
+        return Inputs(
+            BatchFeature(tensors),
+            length=len(ids) + len(crops) * (self.config.patches_per_picture - 1),
+            frames=frames_used(media, counts),
+            num_pictures=len(crops),
+            visual_tokens=len(crops) * self.config.patches_per_picture,
+            warnings=tuple(f"{medium.name}: {warning}" for medium in media for warning in medium.warnings),
+        )
+
+    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+        """Pad rows to the longest; the model pads again, on the same side, where crops make them longer."""
+        rows = [sample.tensors for sample in samples]
+        length = max(row["input_ids"].shape[1] for row in rows)
+        fill = {"input_ids": self._specials["<|endoftext|>"], "attention_mask": 0, "labels": IGNORED}
+        batch: dict[str, Any] = {}
+        for key, value in fill.items():
+            if key in rows[0]:
+                pads = [length - row[key].shape[1] for row in rows]
+                sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
+                padded = zip(rows, sides, strict=True)
+                batch[key] = torch.cat([torch.nn.functional.pad(row[key], side, value=value) for row, side in padded])
+        crops = [row["pixel_values"] for row in rows if "pixel_values" in row]
+        if crops:
+            batch["pixel_values"] = torch.cat(crops)
+        if padding_side == "left":
+            batch["left_padding"] = True
+        return BatchFeature(batch)
+
+    # ── the authors' way in ──
+
+    def preprocess_inputs(
+        self,
+        text_or_conversations: str | Sequence[Mapping[str, str]],
+        images: Sequence[Image.Image] | None = (),
+        max_partition: int | None = 9,
+        generation_preface: str | None = "",
+        return_labels: bool = False,
+        propagate_exception: bool = True,
+        frame_selector: Callable[..., tuple[Any, Any]] | None = None,
+        frame_selector_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple:
+        """The official convention: `<image>` in a text is the next of `images`. Nothing that is given is changed.
+
+        Args:
+            text_or_conversations: A question; or a list of {"from": "system" | "human" | "gpt", "value": text}.
+            max_partition: How many crops a picture is cut into at most; None where there are no pictures.
+            generation_preface: What the answer begins with. None: the conversation is complete, as for training.
+            return_labels: Return labels, too: −100 but for what "gpt" says, and everywhere if an answer is to follow.
+            propagate_exception: Off: a picture that cannot be shown becomes a black one, and nothing is learned.
+            frame_selector: Called with `conversations` and `frames`; returns those to use.
+
+        Returns:
+            The prompt; ids (T,), a picture's negative; pixels (N, 3, R, R), or None without pictures; and labels (T,).
+
+        Raises:
+            RequestError: fewer pictures than `<image>`, one that cannot be shown, or an unknown speaker.
+        """
+        conversation = turns_of(text_or_conversations)
+        if images is not None and not isinstance(images, (list, tuple)):
+            raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
+        images = list(images or ())
+        if frame_selector is not None:
+            settings = frame_selector_kwargs or {}
+            conversation, images = frame_selector(conversations=conversation, frames=images, **settings)
+        if not conversation or conversation[0]["from"] != "system":
+            conversation = [{"from": "system", "value": SYSTEM_PROMPT}, *conversation]
+        if generation_preface is not None:
+            conversation = [*conversation, {"from": "gpt", "value": generation_preface}]
+        asked = sum(turn["value"].count("<image>") for turn in conversation)
+        if asked > len(images):
+            raise RequestError(f"the text holds {asked} <image>, but {len(images)} pictures were given")
+        if asked < len(images):
+            warnings.warn(f"{len(images) - asked} of {len(images)} pictures have no <image> in the text", stacklevel=3)
+        if asked and max_partition is None:
+            raise RequestError(
+                "max_partition is None, which is for text alone; say how many crops a picture may become"
+            )
+        crops, shown, bad = self._pictures(images[:asked], max_partition, propagate_exception)
+        queue = iter(shown)
+        turns: list[tuple[str, list[Segment]]] = []
+        for turn in conversation:
+            pieces = re.split("(<image>)", turn["value"])
+            turns.append((ROLES[turn["from"]], [next(queue) if piece == "<image>" else piece for piece in pieces]))
+        open_answer = generation_preface is not None
+        ids, labels = self._build(turns, learn=not (bad or open_answer), parse_specials=True, open_answer=open_answer)
+        starts = [f"<|im_start|>{ROLES[turn['from']]}\n{turn['value']}" for turn in conversation]
+        prompt = "<|im_end|>\n".join(starts) + ("" if open_answer else "<|im_end|>\n")
+        pixels = torch.stack(crops) if crops else None
+        found = (prompt, torch.tensor(ids, dtype=torch.long), pixels)
+        return (*found, torch.tensor(labels, dtype=torch.long)) if return_labels else found
+
+    def _pictures(
+        self, images: Sequence[Image.Image], max_partition: int | None, propagate_exception: bool
+    ) -> tuple[list[Tensor], list[list[int]], bool]:
+        """Crops and ids of each picture, and whether one of them could not be shown."""
+        crops: list[Tensor] = []
+        shown: list[list[int]] = []
+        bad = False
+        for image in images:
+            assert max_partition is not None
+            try:
+                views, ids = self.picture(image, max_partition)
+            except (LongviewError, OSError, ValueError):
+                if propagate_exception:
+                    raise
+                views, ids, bad = [torch.zeros(3, self.pixels.side, self.pixels.side)], placeholders(1, 1), True
+            crops += views
+            shown.append(ids)
+        return crops, shown, bad
+
+    # ── pictures ──
+
+    def picture(self, image: Image.Image, max_partition: int) -> tuple[list[Tensor], list[int]]:
+        """One picture → its crops, (3, R, R) each, the whole of it first; and its ids."""
+        image = image.convert("RGB")
+        rows, columns = choose_grid(*image.size, self.pixels.side, max_partition)
+        views = [image]
+        if rows * columns > 1:
+            views += [image.crop(box) for box in boxes(*image.size, rows, columns)]
+        return [self.pixels.fit(view) for view in views], placeholders(rows, columns)
+
+    # ── text ──
+
+    def _build(
+        self,
+        turns: list[tuple[str, list[Segment]]],
+        learn: bool,
+        parse_specials: bool = False,
+        open_answer: bool | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """Turns of text and pictures → ids and labels, which are −100 but for the assistant's words and their end.
+
+        Args:
+            parse_specials: As the authors do: `<|im_end|>` and the like in a text are special tokens, and an answer is
+                tokenised together with its header.
+            open_answer: The last turn has no end; default: begin an answer after the last turn, unless learning.
+        """
+        if open_answer is None:
+            open_answer = not learn
+            turns = [*turns, ("assistant", [])] if open_answer else turns
+        if not turns or turns[0][0] != "system":
+            turns = [("system", [SYSTEM_PROMPT]), *turns]
+        ids: list[int] = []
+        labels: list[int] = []
+        newline = self._encode("\n")
+        for number, (role, segments) in enumerate(turns):
+            header = [self._specials["<|im_start|>"], *self._encode(f"{role}\n")]
+            if role == "assistant" and not parse_specials:
+                tokens = [*header, *self._tokens(segments, parse_specials)]
+            else:
+                tokens = [header[0], *self._tokens([f"{role}\n", *segments], parse_specials)]
+            closed = number + 1 < len(turns) or not open_answer
+            learned = role == "assistant" and learn
+            ids += [*tokens, *([self._specials["<|im_end|>"], *newline] if closed else [])]
+            words = [IGNORED if token < 0 else token for token in tokens[len(header) :]]
+            labels += [IGNORED] * len(header) + (words if learned else [IGNORED] * len(words))
+            if closed:
+                labels += [self._specials["<|im_end|>"] if learned else IGNORED] + [IGNORED] * len(newline)
+        return ids, labels
+
+    def _tokens(self, segments: Sequence[Segment], parse_specials: bool) -> list[int]:
+        """Neighbouring texts are tokenised together, because a tokenizer may merge across their border."""
+        ids: list[int] = []
+        text = ""
+        for segment in [*segments, []]:
+            if isinstance(segment, str):
+                text += segment
+                continue
+            ids += [*(self._encode(text, parse_specials) if text else []), *segment]
+            text = ""
+        return ids
+
+    def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)
+        return list(encoded["input_ids"])
