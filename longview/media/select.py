@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
@@ -62,11 +61,19 @@ def by_rate(seconds: Sequence[float], rate: float, end: float | None = None) -> 
     if not len(times):
         return []
     hair = 1e-6  # a tick that rounding puts just before its frame must still show that frame
-    last = int((times[-1] - times[0]) * rate + hair)
-    if end is not None:
-        last = max(last, ceil((end - times[0]) * rate - hair) - 1)
-    ticks = np.arange(last + 1) / rate + times[0]
-    return np.unique(np.searchsorted(times, ticks + hair, side="right") - 1).tolist()
+    # Ticks are numbered in floats and never listed: there may be far more of them than frames.
+    with np.errstate(over="ignore"):
+        last = np.floor((times[-1] - times[0]) * rate + hair)
+        if end is not None:
+            last = max(last, np.ceil((end - times[0]) * rate - hair) - 1)
+        starts = np.maximum(times - times[0] - hair, 0)
+        ticks = np.maximum(np.floor(starts * rate) - 2, 0)  # the first tick that shows each frame, or one just before
+        for _ in range(5):
+            ticks += ticks / rate + times[0] + hair < times
+        shown = ticks <= last
+        # Beyond 2**53 neighbouring ticks are the same float; but two ticks or more never miss a frame.
+        shown[:-1] &= (ticks[:-1] < ticks[1:]) | (np.diff(starts) * rate > 2)
+    return np.flatnonzero(shown).tolist()
 
 
 def fps(timeline: Timeline, rate: float, count: int) -> list[int]:
@@ -82,7 +89,7 @@ def owl3(num_frames: int, average_fps: float, count: int = 16, rate: float = 1.0
 
     The original stops with a step of 0 below half a frame a second; here every frame is a candidate then.
     """
-    step = max(1, round(average_fps / rate))
+    step = max(1, round(min(average_fps / rate, num_frames)))
     candidates = range(0, num_frames, step)
     if len(candidates) <= count:
         return list(candidates)

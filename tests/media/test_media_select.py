@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +143,53 @@ def test_a_constant_rate_is_hit_exactly():
 
 def test_a_rate_above_the_videos_own_keeps_every_frame_once():
     assert select.by_rate([i / 24 for i in range(240)], 100.0, end=10.0) == list(range(240))
+
+
+def by_listing_every_tick(seconds: list[float], rate: float, end: float | None) -> list[int]:
+    times = np.asarray(seconds)
+    last = int((times[-1] - times[0]) * rate + 1e-6)
+    if end is not None:
+        last = max(last, math.ceil((end - times[0]) * rate - 1e-6) - 1)
+    ticks = np.arange(last + 1) / rate + times[0]
+    return np.unique(np.searchsorted(times, ticks + 1e-6, side="right") - 1).tolist()
+
+
+@given(
+    st.floats(0, 1000),
+    st.lists(st.one_of(st.floats(0, 5), st.sampled_from([0.0, 1e-6, 0.04, 0.5, 1.0, 1 / 3])), max_size=60),
+    st.one_of(st.floats(0.01, 300), st.sampled_from([0.5, 1.0, 3.0, 24.0, 25.0, 30000 / 1001])),
+    st.one_of(st.none(), st.floats(0, 3)),
+)
+def test_a_rate_keeps_the_frames_that_listing_every_tick_keeps(start, gaps, rate, rest):
+    seconds = [start]
+    for gap in gaps:
+        seconds.append(seconds[-1] + gap)
+    end = None if rest is None else seconds[-1] + rest
+    assert select.by_rate(seconds, rate, end) == by_listing_every_tick(seconds, rate, end)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "end"),
+    [
+        ([0.0, 1.0, 1e9], 1.0, None),
+        ([0.0, 1.0, 1e9], 1.0, 2e9),
+        ([0.0, 1.0, 1e9], 1e9, 2e9),
+        ([0.0, 1.0, 1e9], 1e300, 2e9),
+        ([0.0, 0.04, 0.08], 1e300, None),
+        ([0.0, 0.04, 0.08], 1e9, 0.12),
+    ],
+)
+def test_no_rate_and_no_span_of_time_costs_more_than_the_frames(seconds, rate, end):
+    started = time.monotonic()
+    assert select.by_rate(seconds, rate, end) == [0, 1, 2]
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.by_time])
+def test_rates_at_the_ends_of_what_a_number_can_say_are_answered(name):
+    timeline = Timeline(100, [i / 25 for i in range(100)], 25.0, 4.0)
+    assert SAMPLERS[name].choose(timeline, 512, 5e-324) == [0]
+    assert SAMPLERS[name].choose(timeline, 512, 1e308) == list(range(100))
 
 
 @given(gaps, st.floats(0, 100), st.floats(0.01, 100))
