@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.formats import READS, container_of, foreign_format_of, image_format_of
+from longview.media.formats import READS, blocks_of, container_of, foreign_format_of, image_format_of
 from longview.media.medium import Frame, Progress
-from longview.media.options import Limits, beyond
+from longview.media.options import Limits, beyond, size
+
+# Every picture is held against `Limits.max_pixels` before its pixels are decoded; Pillow's own cap, which is lower than
+# that limit may be set, must not come first. Its remarks on odd metadata would break into what the command line prints.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -38,7 +45,7 @@ def check_size(width: int, height: int, name: str, limits: Limits) -> None:
         raise beyond(name, f"{sides}, {width * height:,} in all", limits, "max_pixels")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise beyond(
-            name, f"{sides}, a side ratio of {max(width, height) / min(width, height):,.0f}", limits, "max_aspect"
+            name, f"{sides}, a side ratio of {max(width, height) / min(width, height):,.7g}", limits, "max_aspect"
         )
 
 
@@ -51,10 +58,10 @@ def read_picture(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, l
         MediaError: not a picture that is read, truncated, damaged, or over a limit.
     """
     image = _open(data, name, limits)
-    warnings = []
+    remarks = []
     if _moves(image):
-        warnings.append(f"{name} moves; only its first frame is used as a picture (give it as a video to see them all)")
-    return to_upright(_load(image, name), name), warnings
+        remarks.append(f"{name} moves; only its first frame is used as a picture (give it as a video to see them all)")
+    return to_upright(_load(image, name), name), remarks
 
 
 def to_upright(image: Image.Image, name: str) -> Image.Image:
@@ -91,6 +98,8 @@ def _moves(image: Image.Image) -> bool:
 
 def is_animated(data: bytes) -> bool:
     """Whether a picture file holds several frames that play."""
+    if image_format_of(data[:64]) == "GIF":  # Pillow would allocate its first frame, whatever size it claims
+        return len(blocks_of(data, "GIF").seconds) > 1
     try:
         with _identify(data) as image:
             return _moves(image)
@@ -110,25 +119,37 @@ class AnimationReader:
         self.warnings: list[str] = []
         self._limits = limits
         self._data = data
-        self.seconds: list[float] = []
-        moment = 0.0
-        for image in self._frames():
-            if not self.seconds:
-                self.width, self.height = to_upright(image, name).size
-            self.seconds.append(moment)
-            moment += max(float(image.info.get("duration") or 0), 0.0) / 1000 or 0.1  # browsers show 0 as 0.1 s
-        self.num_frames = len(self.seconds)
-        self.duration = moment
-        self.fps = self.num_frames / moment
+        self._deadline = time.monotonic() + limits.decode_seconds
+        image = _open(data, name, limits)
+        stored = [0.0]
+        if _moves(image):
+            blocks = blocks_of(data, image_format_of(data[:64]))
+            if not (blocks.complete and blocks.seconds):
+                raise _damaged(name)
+            stored = blocks.seconds
+        self.width, self.height = to_upright(_load(image, name), name).size
+        *self.seconds, self.duration = accumulate((lasts or 0.1 for lasts in stored), initial=0.0)  # as browsers do
+        self.num_frames = len(stored)
+        self.fps = self.num_frames / self.duration
         if self.num_frames == 1:
             self.warnings.append(f"{name} is a still picture, used as a video of one frame")
 
     def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
-        """Yield exactly the frames asked for; `indices` ascends and may repeat."""
+        """Yield exactly the frames asked for; `indices` ascends and may repeat.
+
+        Each frame builds on those before it, so all up to the last one are decoded, and counted as such.
+        """
+        if not len(indices):
+            return
+        decoded = (indices[-1] + 1) * self.width * self.height * 3
+        if decoded > self._limits.max_decoded_bytes:
+            found = (
+                f"needs {indices[-1] + 1:,} frames of {self.width:,}×{self.height:,} pixels decoded in a row, "
+                f"{size(decoded)}, to show those asked for"
+            )
+            raise beyond(self.name, found, self._limits, "max_decoded_bytes")
         done = 0
         for index, image in enumerate(self._frames()):
-            if done == len(indices):
-                return
             if index != indices[done]:
                 continue
             upright = to_upright(image.copy(), self.name)
@@ -137,16 +158,19 @@ class AnimationReader:
                 done += 1
             if progress:
                 progress(done, len(indices), self.name)
+            if done == len(indices):
+                return
+        if done < len(indices):
+            raise _damaged(self.name)
 
     def close(self) -> None:
         """Nothing is open."""
 
     def _frames(self) -> Iterator[Image.Image]:
-        deadline = time.monotonic() + self._limits.decode_seconds
         image = _open(self._data, self.name, self._limits)
         while True:
             yield _load(image, self.name)
-            if time.monotonic() > deadline:
+            if time.monotonic() > self._deadline:
                 raise beyond(self.name, "takes too long to decode", self._limits, "decode_seconds")
             if not _moves(image):
                 return
@@ -156,6 +180,7 @@ class AnimationReader:
                 return
             except Exception:  # as in `_load`
                 raise _damaged(self.name) from None
+            check_size(*image.size, self.name, self._limits)
 
 
 def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
@@ -166,10 +191,13 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     if image_format_of(head) is None:
         found = "a video" if container_of(head) else foreign_format_of(head)
         raise MediaError(f"{name} is {found}, given as a picture; expected {READS}, each as what it is")
+    if image_format_of(head) == "GIF":
+        # Pillow already fills the area of the first frame while it opens a GIF.
+        blocks = blocks_of(data, "GIF")
+        if blocks.width and blocks.height:
+            check_size(blocks.width, blocks.height, name, limits)
     try:
         image = _identify(data)
-    except Image.DecompressionBombError:
-        raise beyond(name, "has too many pixels to be opened", limits, "max_pixels") from None
     except Exception:  # as in `_load`
         raise _damaged(name) from None
     check_size(*image.size, name, limits)

@@ -17,7 +17,7 @@ from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.medium import Frame, Medium, Progress, Reader
-from longview.media.options import Limits, MediaOptions, beyond
+from longview.media.options import Limits, MediaOptions, beyond, size
 from longview.media.select import SAMPLERS, Timeline
 from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
@@ -197,7 +197,7 @@ class _Opener:
             self._decoded += 3 * pixels
             decoded = self._decoded
         if decoded > self._limits.max_decoded_bytes:
-            found = f"brings the frames of this request to {decoded / 2**20:,.0f} MiB"
+            found = f"brings the frames of this request to {size(decoded)}"
             raise beyond(name, found, self._limits, "max_decoded_bytes")
 
     def _report(self, done: int, total: int, label: str) -> None:

@@ -90,16 +90,15 @@ class Limits:
 def beyond(name: str, found: str, limits: Limits, field: str) -> MediaError:
     """The error for a medium over a limit: what was found, the limit, and the option that raises it."""
     value = getattr(limits, field)
-    amount = (
-        f"{value / MiB:,.4g} MiB"
-        if field.endswith("_bytes")
-        else f"{value:,} s"
-        if field.endswith("_seconds")
-        else f"{value:,}"
-    )
+    amount = size(value) if field.endswith("_bytes") else f"{value:,} s" if field.endswith("_seconds") else f"{value:,}"
     return MediaError(
         f"{name} {found}; the limit is {amount}, raise it with --{field.replace('_', '-')} or Limits({field}=…)"
     )
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a user reads it: 100 bytes, 1.5 MiB."""
+    return f"{count / MiB:,.{1 if count % MiB else 0}f} MiB" if count >= MiB else f"{count:,} bytes"
 
 
 def _is_number(value: object) -> bool:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import random
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -15,7 +17,7 @@ from media_samples import encoded, gradient, number_of, numbered, one_clear_line
 from PIL import Image, ImageSequence
 
 from longview.errors import LongviewError, MediaError
-from longview.media import Limits, MediaOptions, Medium, open_medium, sniff
+from longview.media import Limits, MediaOptions, Medium, decode, open_medium, sniff
 from longview.messages import Part
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow's remarks on damaged files
@@ -238,6 +240,7 @@ def test_thin_pictures_are_refused_by_their_sides():
     assert "1×1" in refusal(encoded(Image.new("RGB", (1, 1))))
     message = refusal(encoded(Image.new("RGB", (2, 402))))
     assert "2×402" in message
+    assert "a side ratio of 200.5; the limit is 200.0" in refusal(Image.new("RGB", (2, 401)))
     assert "--max-aspect" in message
     assert picture(encoded(Image.new("RGB", (2, 400)))).size == (2, 400)
 
@@ -260,6 +263,15 @@ def test_the_byte_limit_holds_to_the_byte(tmp_path):
         assert "--max-image-bytes" in refusal(source, Limits(max_image_bytes=len(data) - 1))
 
 
+def test_sizes_are_shown_so_that_they_can_be_told_from_the_limit():
+    data = encoded(gradient())
+    message = refusal(data, Limits(max_image_bytes=100))
+    assert "the limit is 100 bytes, raise it with --max-image-bytes" in message
+    assert "MiB" not in message
+    assert "the limit is 2 MiB" in refusal(bytes(3 << 20), Limits(max_image_bytes=2 << 20))
+    assert "4,608 bytes; the limit is 1,000 bytes" in refusal(gradient(), Limits(max_decoded_bytes=1000))
+
+
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -278,6 +290,34 @@ def test_bombs_are_refused_before_they_are_decoded(width, height):
     started = time.monotonic()
     assert "--max-pixels" in refusal(bomb(width, height))
     assert time.monotonic() - started < 1
+
+
+def test_pillows_own_cap_does_not_come_before_the_limit():
+    data = bomb(20_000, 10_000)
+    assert "the limit is 50,000,000" in refusal(data)
+    assert decode._open(data, "a.png", Limits(max_pixels=400_000_000)).size == (20_000, 10_000)
+
+
+@pytest.mark.parametrize("oddity", [b"", b"!\xff\0\x03,ab\0", b"!\xff\x0bNETSCAPE2.0\0\x01,\0"])
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_before_pillow_fills_it(oddity):
+    screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + bytes([0, 0, 0, 9, 9, 9])
+    control = b"!\xf9\4\x08\0\0\0\0"  # restore to background: an area to fill
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\2\2\x4c\1\0"
+    data = screen + oddity + (control + frame) * 2 + b";"
+    started = time.monotonic()
+    for kind in ("image", "video"):
+        assert "65,535×65,535" in refusal(data, kind=kind)
+    assert sniff(data) == "video"
+    assert time.monotonic() - started < 1
+
+
+def test_remarks_of_pillow_on_odd_metadata_are_not_printed(tmp_path):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x0e\1\2\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0"
+    (tmp_path / "a.jpg").write_bytes(encoded(gradient(), "JPEG", exif=exif))
+    script = "import sys; from longview.media import open_medium; from longview.messages import Part\n"
+    script += "print(open_medium(Part('image', source=sys.argv[1])).width)"
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.jpg")], capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("48\n", "")
 
 
 def test_a_header_that_promises_more_rows_than_there_are_does_no_harm():
@@ -329,6 +369,52 @@ def test_an_animation_that_takes_too_long_ends_at_the_deadline():
     data = animation("GIF", 150)
     with pytest.raises(MediaError, match="--decode-seconds"):
         open_medium(Part("video", source=data), limits=Limits(decode_seconds=0.001))
+
+
+def test_a_large_animation_is_refused_before_its_frames_are_decoded():
+    one = encoded(Image.new("L", (2000, 2000), 77), "GIF", duration=100)
+    start = 13 + (3 << (one[10] & 7) + 1 if one[10] & 128 else 0)
+    data = one[:start] + one[start:-1] * 400 + b";"
+    started = time.monotonic()
+    message = refusal(data, kind="video")
+    assert time.monotonic() - started < 2
+    assert "2,000×2,000" in message
+    assert "--max-decoded-bytes" in message
+    early = open_medium(Part("video", source=data), MediaOptions(end=0.3))
+    assert [frame.index for frame in early.frames] == [0, 1, 2]
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("form", MOVING)
+def test_only_the_frames_up_to_the_last_one_wanted_are_decoded(form, monkeypatch):
+    data = animation(form, 20)
+    loaded = []
+    load = decode._load
+    monkeypatch.setattr(decode, "_load", lambda image, name: loaded.append(image.tell()) or load(image, name))
+    medium = open_medium(Part("video", source=data), MediaOptions(frames=2, end=1.9))
+    assert [frame.index for frame in medium.frames] == [2, 6]
+    assert loaded == [0, 0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("form", MOVING)
+def test_an_animation_cut_short_is_refused_as_a_video(form):
+    data = animation(form, 20)
+    assert "damaged" in refusal(data[: len(data) * 3 // 4], kind="video")
+
+
+def test_the_time_limit_counts_from_the_opening_of_an_animation_to_its_last_frame():
+    reader = decode.AnimationReader(animation("GIF", 20), "a.gif", Limits(decode_seconds=0.2))
+    time.sleep(0.3)
+    with pytest.raises(MediaError, match="--decode-seconds"):
+        list(reader.read([0, 10]))
+
+
+def test_an_animation_with_a_picture_of_its_own_for_other_viewers_counts_it_first():
+    frames = [Image.fromarray(numbered(n)) for n in range(4)]
+    data = encoded(frames[0], save_all=True, append_images=frames[1:], duration=[200, 300, 400], default_image=True)
+    medium = open_medium(Part("video", source=data))
+    assert [number_of(frame.image) for frame in medium.frames] == [0, 1, 2, 3]
+    np.testing.assert_allclose([frame.seconds for frame in medium.frames], [0, 0.1, 0.3, 0.6])
 
 
 def test_the_first_frame_of_a_gif_equals_what_pillow_shows():
