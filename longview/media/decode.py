@@ -52,7 +52,7 @@ def check_size(width: int, height: int, name: str, limits: Limits) -> None:
 def read_picture(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, list[str]]:
     """Decode one picture, upright and RGB, at its full size; alpha is dropped. Of a moving one, the first frame.
 
-    Returns the picture and the warnings to show.
+    Returns the picture and the warnings to show, each of which names the file itself.
 
     Raises:
         MediaError: not a picture that is read, truncated, damaged, or over a limit.
@@ -61,6 +61,8 @@ def read_picture(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, l
     remarks = []
     if _moves(image):
         remarks.append(f"{name} moves; only its first frame is used as a picture (give it as a video to see them all)")
+    elif image.format == "TIFF" and getattr(image, "is_animated", False):
+        remarks.append(f"{name} has several pages; only the first is used (save the others as pictures of their own)")
     return to_upright(_load(image, name), name), remarks
 
 

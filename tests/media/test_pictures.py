@@ -158,6 +158,16 @@ def test_a_picture_that_moves_gives_its_first_frame_with_a_warning(form):
     assert "only its first frame" in medium.warnings[0]
 
 
+def test_a_warning_names_its_file_once(tmp_path):
+    (tmp_path / "a.gif").write_bytes(animation("GIF"))
+    (tmp_path / "b.png").write_bytes(encoded(gradient()))
+    for part in (Part("image", source=tmp_path / "a.gif"), Part("video", source=tmp_path / "b.png")):
+        medium = open_medium(part)
+        (warning,) = medium.warnings
+        assert warning.startswith(f"{medium.name} ")
+        assert warning.count(medium.name) == 1
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 def test_a_picture_that_moves_is_a_video_when_given_as_one(form):
     data = animation(form)
@@ -173,7 +183,9 @@ def test_a_picture_that_moves_is_a_video_when_given_as_one(form):
 def test_the_pages_of_a_tiff_and_the_views_of_a_stereo_jpeg_are_not_a_video():
     pages = encoded(gradient(), "TIFF", save_all=True, append_images=[gradient(20, 20)])
     assert sniff(pages) == "image"
-    assert opened(pages).warnings == ()
+    (warning,) = opened(pages).warnings
+    assert "has several pages; only the first is used" in warning
+    assert opened(encoded(gradient(), "TIFF")).warnings == ()
     views = encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
     assert opened(views).warnings == ()
 
