@@ -31,9 +31,17 @@ class Part:
     text: str = ""
     source: Source | None = None
 
+    def __post_init__(self) -> None:
+        if self.type not in get_args(PartType) or not isinstance(self.text, str):
+            raise RequestError(f"a part is text, image or video, and its text a string; not {self.type!r:.40}")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.text):
+            raise RequestError("a text holds half of a surrogate pair, which no encoding has; decode it again")
+
     @classmethod
     def from_dict(cls, part: Mapping[str, Any]) -> Part:
         """Read a part in our own, Hugging Face's (`image`, `video`) or OpenAI's (`image_url`, `video_url`) spelling."""
+        if not isinstance(part, Mapping):
+            raise RequestError(f"a part is a mapping with a type, not {part!r:.80}")
         kind = part.get("type")
         if kind == "text":
             text = part.get("text")
@@ -68,6 +76,12 @@ class Message:
 
     role: Role
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise RequestError(f"unknown role {self.role!r:.80}; expected one of {', '.join(ROLES)}")
+        if not isinstance(self.parts, tuple) or not all(isinstance(part, Part) for part in self.parts):
+            raise RequestError("a message's parts are a tuple of Part; Message.of(role, …) also takes strings")
 
     @property
     def media(self) -> list[Part]:
@@ -112,6 +126,8 @@ def ask(question: str, *media: Part) -> Message:
     One medium stands before the question on its own line; several are numbered, so that the question can name them:
     `Image 1: ▣ ⏎ Image 2: ▣ ⏎ In image 2, …`.
     """
+    if not isinstance(question, str) or not all(isinstance(medium, Part) for medium in media):
+        raise RequestError('ask takes a question and parts, as in longview.ask("What?", longview.image("photo.jpg"))')
     if len(media) < 2:
         return Message.of("user", *media, f"\n{question}" if media else question)
     parts: list[str | Part] = []

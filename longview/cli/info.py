@@ -80,7 +80,7 @@ def measure(model: str, device: str, dtype: str | None, revision: str | None) ->
     folder, shapes = checkpoint.peek(model, revision=revision)
     family: Any = family_of(folder)
     config = checkpoint.open_config(family.Config, folder)
-    family.convert.settle(config, shapes, folder)
+    family.Model.check(config, shapes, folder)
     stored = dtype_of(config.dtype) if config.dtype is not None else torch.float32
     chosen = dtype_of(dtype) if dtype else stored
     footprint = family.Model.footprint(config, chosen)

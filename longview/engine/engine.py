@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ from longview.models.families import family_of
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done), for a progress bar."""
+
+Options = TypeVar("Options", MediaOptions, Limits)
 
 FP32_ON_CPU_BYTES = 1 << 30
 """Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""
@@ -169,9 +171,9 @@ class Engine:
         self,
         conversation: Conversation,
         *,
-        params: SamplingParams | None = None,
+        params: SamplingParams | Mapping[str, Any] | None = None,
         media: MediaOptions | Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> Iterator[Piece]:
@@ -190,10 +192,12 @@ class Engine:
         """
         if params is not None and settings:
             raise RequestError("give either params=SamplingParams(…) or its fields by name, not both")
+        if isinstance(params, Mapping):
+            params = SamplingParams.of(**params)
         params = params or SamplingParams.of(**settings)
-        if isinstance(media, Mapping):
-            media = media_options(**media)
-        return self._stream(parse_messages(conversation), params, media or MediaOptions(), limits or Limits(), progress)
+        chosen = by_name(MediaOptions, "media", media)
+        allowed = by_name(Limits, "limits", limits)
+        return self._stream(parse_messages(conversation), params, chosen, allowed, progress)
 
     @torch.inference_mode()
     def _stream(
@@ -291,15 +295,20 @@ class Engine:
         return self.model.config.max_position_embeddings
 
 
-def media_options(**options: Any) -> MediaOptions:
-    """Media options by name; unknown names are errors.
+def by_name(kind: type[Options], name: str, given: Any) -> Options:
+    """Options as an instance of their class, from one, from a mapping of its fields, or from None.
 
     Raises:
-        RequestError: names the unknown option and those that exist.
+        RequestError: it is none of these, or names a field that does not exist.
     """
-    try:
-        return MediaOptions(**options)
-    except TypeError:
-        known = ", ".join(MediaOptions.__dataclass_fields__)
-        unknown = [name for name in options if name not in MediaOptions.__dataclass_fields__]
-        raise RequestError(f"unknown media option {unknown[0]!r}; there are {known}") from None
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{name} is {given!r:.60}; give a {kind.__name__}, or its fields as a mapping")
+    known = [field.name for field in fields(kind)]
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise RequestError(f"unknown {name} option {unknown[0]!r}; there are {', '.join(known)}")
+    return kind(**given)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longview.errors import RequestError
+from longview.errors import CheckpointError, RequestError
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class SamplingParams:
     """The answer ends before any of these strings."""
 
     def __post_init__(self) -> None:
+        if self.stop is not None and not isinstance(self.stop, (str, list, tuple)):
+            raise RequestError(f"stop is a list of non-empty strings, not {self.stop!r:.80}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
         _check("max_tokens", self.max_tokens, int, 1, math.inf)
         _check("temperature", self.temperature, float, 0, 100)
         _check("top_p", self.top_p, float, 0, 1, open_below=True)
         _check("top_k", self.top_k, int, 0, math.inf)
-        _check("repetition_penalty", self.repetition_penalty, float, 0, 10, open_below=True)
+        _check("repetition_penalty", self.repetition_penalty, float, 0.1, 10)
         if self.seed is not None:
             _check("seed", self.seed, int, 0, 2**63 - 1)
         if any(not isinstance(text, str) or not text for text in stop):
@@ -88,6 +90,8 @@ class Sampler:
         """Logits (V,) and the ids so far (prompt and answer) → the next id."""
         params = self.params
         logits = logits.float()
+        if not torch.isfinite(logits.max()):
+            raise CheckpointError("the model's scores are no numbers: its weights are damaged, or the dtype too narrow")
         if params.repetition_penalty != 1.0 and history:
             seen = torch.tensor(sorted(set(history)), device=logits.device)
             scores = logits[seen]
@@ -97,7 +101,8 @@ class Sampler:
             )
         if params.temperature == 0:
             return int(logits.argmax())
-        logits = logits.cpu() / params.temperature
+        # the likeliest token's score is 0 first, so that the smallest temperature divides nothing into infinity
+        logits = (logits - logits.max()).cpu() / params.temperature
         if 0 < params.top_k < len(logits):
             logits = logits.masked_fill(logits < logits.topk(params.top_k).values[-1], -torch.inf)
         if params.top_p < 1:

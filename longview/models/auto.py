@@ -1,66 +1,72 @@
 """The Auto classes the authors' programs import: the same arguments, our families, and no foreign code.
 
-They find a model as `longview.load` does (folder, hub id, `modelscope:` id, "demo"), then hand over to transformers'.
+They find a model as `longview.load` does (folder, hub id, `modelscope:` id, "demo") and its family by its config.json.
+What a folder says of code of its own (`auto_map`) is never looked at.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-import transformers
+from transformers.utils import is_flash_attn_2_available
 
 from longview.models import checkpoint
-from longview.models.families import families
+from longview.models.families import families, family_of
 
 families()  # registers them, so that transformers' own Auto classes know them too
 
 
-class _Auto:
-    _inner: Any
+def _find(name: str | PathLike, arguments: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The model's folder, and the arguments without those that could run code."""
+    safe = checkpoint.safe_arguments(arguments)
+    unsafe = ("use_safetensors", "trust_remote_code")
+    folder = checkpoint.resolve(str(name), revision=safe.pop("revision", None))
+    return folder, {key: value for key, value in safe.items() if key not in unsafe}
 
+
+class AutoConfig:
     @classmethod
-    def from_pretrained(cls, name: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' class of the same name; `trust_remote_code` is accepted and ignored."""
-        folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
-        arguments = checkpoint.safe_arguments(kwargs)
-        if not issubclass(cls, _AutoModelBase):
-            arguments.pop("use_safetensors", None)
-        return cls._inner.from_pretrained(folder, *args, **arguments)
+    def from_pretrained(cls, name: str | PathLike, **arguments: Any) -> Any:
+        """A model's config. `trust_remote_code` is accepted and ignored."""
+        folder, options = _find(name, arguments)
+        return checkpoint.open_config(family_of(folder).Config, folder, **options)
 
 
-class _AutoModelBase(_Auto):
+class AutoTokenizer:
     @classmethod
-    def from_pretrained(cls, name: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        wanted = kwargs.get("attn_implementation")
-        if wanted == "flash_attention_2" and not transformers.utils.is_flash_attn_2_available():
-            warnings.warn(
-                "flash_attention_2 is not installed here; using sdpa, which gives the same answers", stacklevel=2
-            )
-            kwargs["attn_implementation"] = "sdpa"
-        return super().from_pretrained(name, *args, **kwargs)
+    def from_pretrained(cls, name: str | PathLike, **arguments: Any) -> Any:
+        """A model's tokenizer. `trust_remote_code` is accepted and ignored."""
+        folder, options = _find(name, arguments)
+        return checkpoint.open_tokenizer(folder, **options)
 
 
-class AutoConfig(_Auto):
-    _inner = transformers.AutoConfig
+class AutoProcessor:
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, **arguments: Any) -> Any:
+        """A model's processor. `trust_remote_code` is accepted and ignored."""
+        folder, options = _find(name, arguments)
+        return family_of(folder).Processor.from_pretrained(folder, **options)
 
 
-class AutoTokenizer(_Auto):
-    _inner = transformers.AutoTokenizer
+class AutoModel:
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, **arguments: Any) -> Any:
+        """A model; transformers' arguments, of which `trust_remote_code` is accepted and ignored."""
+        folder, options = _find(name, arguments)
+        if options.get("attn_implementation") == "flash_attention_2" and not is_flash_attn_2_available():
+            message = "flash_attention_2 is not installed here; using sdpa, which gives the same answers"
+            warnings.warn(message, stacklevel=2)
+            options["attn_implementation"] = "sdpa"
+        return family_of(folder).Model.from_pretrained(folder, **options)
 
 
-class AutoProcessor(_Auto):
-    _inner = transformers.AutoProcessor
+class AutoModelForCausalLM(AutoModel):
+    """The same models: all of ours write text."""
 
 
-class AutoModel(_AutoModelBase):
-    _inner = transformers.AutoModel
-
-
-class AutoModelForCausalLM(_AutoModelBase):
-    _inner = transformers.AutoModelForCausalLM
-
-
-class AutoModelForImageTextToText(_AutoModelBase):
-    _inner = transformers.AutoModelForImageTextToText
+class AutoModelForImageTextToText(AutoModel):
+    """The same models: all of ours look at pictures."""

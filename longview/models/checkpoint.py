@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
@@ -45,10 +46,10 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
         return Path(__file__).parent.parent / "demo" / DEMOS[name]
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"), revision)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = _local(name)
+    if folder is not None and folder.is_dir():
         return folder
-    if folder.exists():
+    if folder is not None:
         raise CheckpointError(f"{name} is a file; name the folder that holds config.json and the safetensors files")
     if _is_hub_id(name):
         return _from_hub(name, revision)
@@ -77,8 +78,16 @@ def peek(name: str, *, revision: str | None = None) -> tuple[Path, dict[str, tup
     return Path(config).parent, found
 
 
+def _local(name: str) -> Path | None:
+    """What lies at a path, if anything does."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: no path
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    return None
+
+
 def _is_hub_id(name: str) -> bool:
-    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not Path(name).exists()
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and len(name) < 200 and _local(name) is None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -128,19 +137,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing or not a JSON object.
     """
-    path = folder / "config.json"
+    return read_json(folder, "config.json")
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """One of a folder's JSON files.
+
+    Raises:
+        CheckpointError: it is missing or not a JSON object.
+    """
+    path = folder / name
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json; name the folder of a checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from None
-    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder} has no {name}; name the folder of a checkpoint") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({_line(error)}); fetch it again") from None
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again")
-    return config
+    return content
 
 
-def open_config(config_class: Any, folder: Path) -> Any:
+def open_config(config_class: Any, folder: Path, **options: Any) -> Any:
     """A family's config from a folder.
 
     Raises:
@@ -148,12 +166,12 @@ def open_config(config_class: Any, folder: Path) -> Any:
     """
     read_config(folder)
     try:
-        return config_class.from_pretrained(folder)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        return config_class.from_pretrained(folder, **options)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
 
 
-def open_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path, **options: Any) -> Any:
     """The tokenizer of a checkpoint folder.
 
     Raises:
@@ -164,7 +182,7 @@ def open_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); fetch it again"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises nothing more particular
         raise CheckpointError(f"the tokenizer of {folder} cannot be read ({_line(error)}); fetch it again") from error
 
@@ -177,15 +195,15 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     index = folder / "model.safetensors.index.json"
     placed: Mapping[str, str] | None = None
-    if index.exists():
-        try:
-            listed = json.loads(index.read_text(encoding="utf-8"))
-            _, placed = listed["metadata"], listed["weight_map"]
-            files = sorted(set(placed.values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} is not a safetensors index ({error!r}); fetch it again") from None
-    elif (folder / "model.safetensors").exists():
+    if (folder / "model.safetensors").exists():  # transformers prefers it to an index, so it is what will be loaded
         files = ["model.safetensors"]
+    elif index.exists():
+        listed = read_json(folder, index.name)
+        placed = listed.get("weight_map")
+        lists = isinstance(placed, dict) and all(isinstance(file, str) for file in placed.values())
+        if not lists or not isinstance(listed.get("metadata"), dict) or placed is None:
+            raise CheckpointError(f"{index} is not a safetensors index (metadata and weight_map); fetch it again")
+        files = sorted(set(placed.values()))
     else:
         raise CheckpointError(_no_weights(folder))
     missing = [file for file in files if Path(file).name != file or not (folder / file).is_file()]
@@ -218,6 +236,52 @@ def _no_weights(folder: Path) -> str:
             "safetensors only: convert them with the safetensors library on a machine you can spare"
         )
     return f"{folder} holds no model.safetensors and no model.safetensors.index.json; name the folder of a checkpoint"
+
+
+def shapes_of(model_class: Any, config: Any, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a model of this config; nothing is allocated.
+
+    Raises:
+        CheckpointError: no model can be built from the config.
+    """
+    try:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    except Exception as error:  # whatever transformers and torch raise for sizes that fit no model
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that can be built: {_line(error)}"
+        ) from error
+
+
+def check_blocks(
+    shapes: Mapping[str, tuple[int, ...]], prefix: str, configured: Any, folder: Path, unread: int = 0
+) -> None:
+    """Compare how many blocks a config says there are with those whose tensors are there.
+
+    Args:
+        prefix: What stands before a block's number in a tensor's name.
+        unread: Blocks at the end that nothing reads, and that may be missing.
+
+    Raises:
+        CheckpointError: the numbers differ.
+    """
+    found = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
+    if configured not in range(len(found), len(found) + unread + 1):
+        raise CheckpointError(
+            f"{folder} has {len(found)} blocks {prefix}N, but its config.json says {configured!r}; they do not belong "
+            "together"
+        )
+
+
+def check_numbers(config: Any, names: Iterable[str], folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: one of these fields of a config is not a finite number above zero.
+    """
+    for name in names:
+        value = getattr(config, name, None)
+        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise CheckpointError(f"{folder / 'config.json'}: {name} is {value!r:.40}; expected a number above 0")
 
 
 def check_shapes(
@@ -256,7 +320,7 @@ def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         warnings.warn("trust_remote_code is ignored: longview never runs code from a checkpoint", stacklevel=3)
     if "torch_dtype" in safe:
         safe.setdefault("dtype", safe.pop("torch_dtype"))
-    return {**safe, "use_safetensors": True}
+    return {**safe, "use_safetensors": True, "trust_remote_code": False}
 
 
 def size_on_disk(folder: Path) -> int:

@@ -109,6 +109,11 @@ def test_a_conversation_that_does_not_fit_is_refused_with_both_lengths(engine):
         engine.answer("x" * 600)
 
 
+def test_a_path_is_not_mistaken_for_a_part():
+    with pytest.raises(RequestError, match=r'longview\.image\("photo\.jpg"\)'):
+        longview.ask("What?", "photo.jpg")
+
+
 def test_progress_is_told_about_pictures(engine):
     told = []
     engine.answer([longview.ask("?", PICTURE, CLIP)], max_tokens=1, progress=lambda *step: told.append(step))
@@ -129,6 +134,11 @@ def test_progress_is_told_about_pictures(engine):
         ("Hi", {"temperature": -1}, "temperature is -1"),
         ("Hi", {"params": SamplingParams(), "seed": 1}, "not both"),
         ("Hi", {"media": {"frame": 3}}, "unknown media option 'frame'"),
+        ("Hi", {"media": "uniform"}, "media is 'uniform'; give a MediaOptions"),
+        ("Hi", {"limits": {"max_pixel": 3}}, "unknown limits option 'max_pixel'"),
+        ("Hi", {"params": {"seed": -1}}, "seed is -1"),
+        ([{"role": "user", "content": [None]}], {}, "a part is a mapping with a type"),
+        ([{"role": "user", "content": "\ud800"}], {}, "half of a surrogate pair"),
     ],
 )
 def test_a_malformed_request_is_refused_before_anything_is_opened(engine, conversation, settings, complaint):

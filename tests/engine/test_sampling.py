@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longview.engine.sampling import Sampler, SamplingParams
-from longview.errors import RequestError
+from longview.errors import CheckpointError, RequestError
 
 LOGITS = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0, 0.0])
 
@@ -55,6 +55,16 @@ def test_a_seed_fixes_the_choices_and_no_seed_does_not():
     assert text(None) != text(None)
 
 
+def test_the_smallest_temperature_is_greedy():
+    assert draws(5, temperature=1e-44)[1] == 1
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_not_sampled_from(broken):
+    with pytest.raises(CheckpointError, match="no numbers"):
+        Sampler(SamplingParams())(torch.tensor([0.0, broken]), [])
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
@@ -64,7 +74,8 @@ def test_a_seed_fixes_the_choices_and_no_seed_does_not():
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0}, "top_p is 0; give a number above 0 and at most 1"),
         ({"top_k": True}, "top_k is True"),
-        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; give a number at least 0.1 and at most 10"),
+        ({"stop": 5}, "stop is a list of non-empty strings, not 5"),
         ({"seed": -1}, "seed is -1"),
         ({"stop": [""]}, "stop is a list of non-empty strings"),
         ({"tempature": 1}, "unknown setting 'tempature'; there are max_tokens, temperature"),

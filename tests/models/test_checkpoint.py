@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,50 @@ def test_a_weight_file_cut_short_is_named(folder, kept):
 
 def test_an_index_that_is_none_is_named(shards):
     (shards / "model.safetensors.index.json").write_text("{")
-    assert "is not a safetensors index" in complaint(shards)
+    assert "index.json cannot be read" in complaint(shards)
+
+
+@pytest.mark.parametrize("text", ['{"metadata": {}, "weight_map": 5}', '{"metadata": null, "weight_map": {}}', "[1]"])
+def test_an_index_of_another_form_is_named(shards, text):
+    (shards / "model.safetensors.index.json").write_text(text)
+    assert "index.json is not a" in complaint(shards)
+
+
+def test_weights_in_one_file_are_what_is_checked_when_there_is_an_index_too(shards):
+    save_file({"junk": torch.zeros(1)}, shards / "model.safetensors")
+    assert "holds no hyper attention" in complaint(shards)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rms_norm_eps": -1.0},
+        {"rope_theta": 0},
+        {"num_attention_heads": 0},
+        {"hidden_size": -8},
+        {"hidden_act": "bogus"},
+        {"num_hidden_layers": 1_000_000, "layer_types": None},
+        {"vision_batch_size": 0},
+    ],
+    ids=str,
+)
+def test_a_config_with_wild_values_is_refused_at_once(folder, changes):
+    change(folder, **changes)
+    assert "config.json" in complaint(folder)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, -1, 5, 1_000_000])
+def test_a_tower_of_another_height_than_its_weights_is_refused(folder, blocks):
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    change(folder, vision_config={**vision, "num_hidden_layers": blocks})
+    assert f"its config.json says {blocks}" in complaint(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"cut_enable": "no"}'])
+def test_settings_of_the_processor_that_cannot_be_read_are_named(folder, tokenizer, text):
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(text)
+    assert "preprocessor_config.json" in complaint(folder)
 
 
 def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(folder):
@@ -143,7 +188,7 @@ class _Trap:
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust):
+def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust, monkeypatch):
     canary = folder / "canary"
     (folder / "modeling.py").write_text(f"open({str(canary)!r}, 'w')")
     traps = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor"), "modeling.Trap")
@@ -152,14 +197,18 @@ def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust):
     tokenizer.save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["auto_map"] = {"AutoTokenizer": ["modeling.Trap", "modeling.Trap"]}
+    settings["tokenizer_class"] = "Trap"
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks is told to go ahead
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     for auto in (longview.AutoConfig, longview.AutoModel, longview.AutoTokenizer, longview.AutoProcessor):
-        if trust:
-            with pytest.warns(UserWarning, match="trust_remote_code is ignored"):
-                auto.from_pretrained(folder, trust_remote_code=True)
-        else:
-            auto.from_pretrained(folder)
-    longview.load(folder)
+        for unknown in (False, True):
+            change(folder, model_type="unknown" if unknown else "mplugowl3", architectures=[])
+            with contextlib.suppress(CheckpointError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                auto.from_pretrained(folder, trust_remote_code=trust)
+    change(folder, model_type="mplugowl3")
+    with contextlib.suppress(CheckpointError):
+        longview.load(folder)
     transformers.AutoModel.from_pretrained(folder)
     assert not canary.exists()
 
@@ -211,7 +260,7 @@ def test_a_config_value_of_the_wrong_type_is_named(folder):
 
 def test_fewer_blocks_than_the_weights_have_are_noticed(folder):
     change(folder, num_hidden_layers=3)
-    assert "hyper attention in block 3, but its config.json says 3 blocks" in complaint(folder)
+    assert "has 6 blocks language_model.model.layers.N, but its config.json says 3" in complaint(folder)
 
 
 def test_a_folder_without_a_tokenizer_is_named(folder):

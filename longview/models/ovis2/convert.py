@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import CheckpointError, RequestError
+from longview.models import checkpoint
 from longview.models.ovis2.config import NUM_INDICATORS, OvisConfig
 
 _HEAD, _NORM, _TABLE = "visual_tokenizer.head.0.weight", "visual_tokenizer.head.1.weight", "vte.weight"
@@ -53,6 +54,12 @@ def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pa
             f"{folder}: the head tells {words} visual words apart, so the table needs {words} + {NUM_INDICATORS} "
             f"indicators = {words + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
         )
+    visual = config.visual_tokenizer_config
+    checkpoint.check_blocks(shapes, "llm.model.layers.", config.llm_config.num_hidden_layers, folder)
+    tower = "trunk.blocks." if visual.kind == "aimv2" else "vision_model.encoder.layers."
+    blocks = visual.backbone_config.num_hidden_layers
+    checkpoint.check_blocks(shapes, f"visual_tokenizer.backbone.{tower}", blocks, folder)
+    checkpoint.check_numbers(config.llm_config, ("hidden_size", "num_attention_heads", "rms_norm_eps"), folder)
     config.visual_tokenizer_config.vocab_size = rows
     config.llm_config.vocab_size = shapes.get("llm.model.embed_tokens.weight", (config.llm_config.vocab_size,))[0]
 

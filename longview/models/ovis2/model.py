@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -236,15 +237,10 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, OvisConfig):
-            config = OvisConfig.from_pretrained(config or folder)
+            config = checkpoint.open_config(OvisConfig, folder)
         if multimodal_max_length is not None:
             config.multimodal_max_length = multimodal_max_length
-        convert.settle(config, shapes, folder)
-        convert.check_quantisation(config, shapes, folder)
-        with torch.device("meta"):
-            expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
-        expected = convert.expected_shapes(expected, shapes)
-        checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
+        cls.check(config, shapes, folder)
         arguments = checkpoint.safe_arguments(kwargs)
         model = super().from_pretrained(folder, *args, config=config, **arguments)
         if config.tied:  # transformers leaves a head that differs from the embeddings as it is
@@ -252,6 +248,20 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         if "device_map" in arguments and not hasattr(model, "hf_device_map"):
             model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
         return model
+
+    @classmethod
+    def check(cls, config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+        """Settle a config by the tensors of its checkpoint, and make sure that they belong together.
+
+        Raises:
+            CheckpointError: they do not.
+        """
+        convert.settle(config, shapes, folder)
+        convert.check_quantisation(config, shapes, folder)
+        expected = convert.expected_shapes(checkpoint.shapes_of(cls, config, folder), shapes)
+        checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
+        if (folder / "generation_config.json").exists():
+            checkpoint.read_json(folder, "generation_config.json")
 
     @classmethod
     def footprint(cls, config: OvisConfig, dtype: torch.dtype) -> Footprint:

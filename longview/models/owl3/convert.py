@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import CheckpointError
+from longview.models import checkpoint
 from longview.models.owl3.config import Owl3Config
 
+_POSITIVE = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "rms_norm_eps"),
+    *("max_position_embeddings", "vision_batch_size"),
+)
+_POSITIVE_VISION = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
 _HYPER = re.compile(r"language_model\.model\.layers\.(\d+)\.self_attn\.v_kv_proj\.weight")
 
 
@@ -40,11 +46,14 @@ def settle(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Pa
             f"{folder} holds no hyper attention (no tensor *.self_attn.v_kv_proj.weight), so it is not an mPLUG-Owl3 "
             "checkpoint; name a folder with the official weights"
         )
-    if layers[-1] >= config.num_hidden_layers:
-        raise CheckpointError(
-            f"{folder} has hyper attention in block {layers[-1]}, but its config.json says {config.num_hidden_layers} "
-            "blocks; they do not belong together"
-        )
+    vision = config.vision_config
+    checkpoint.check_numbers(config, _POSITIVE, folder)
+    checkpoint.check_numbers(vision, _POSITIVE_VISION, folder)
+    checkpoint.check_blocks(shapes, "language_model.model.layers.", config.num_hidden_layers, folder)
+    checkpoint.check_blocks(shapes, "vision_model.encoder.layers.", vision.num_hidden_layers, folder, unread=1)
+    theta = config.rope_parameters.get("rope_theta")
+    if not isinstance(theta, (int, float)) or not 0 < theta < float("inf"):
+        raise CheckpointError(f"{folder / 'config.json'}: rope_theta is {theta!r:.40}; expected a number above 0")
     attention = f"language_model.model.layers.{layers[0]}.self_attn"
     if f"{attention}.gate_proj.0.weight" in shapes:
         config.gate = "token"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,15 +95,25 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, Owl3Config):
             config = checkpoint.open_config(Owl3Config, folder)
-        convert.settle(config, shapes, folder)
-        with torch.device("meta"):
-            expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
-        checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
+        cls.check(config, shapes, folder)
         arguments = checkpoint.safe_arguments(kwargs)
         model = super().from_pretrained(folder, *args, config=config, **arguments)
         if "device_map" in arguments and not hasattr(model, "hf_device_map"):
             model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
         return model
+
+    @classmethod
+    def check(cls, config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+        """Settle a config by the tensors of its checkpoint, and make sure that they belong together.
+
+        Raises:
+            CheckpointError: they do not.
+        """
+        convert.settle(config, shapes, folder)
+        expected = checkpoint.shapes_of(cls, config, folder)
+        checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
+        if (folder / "generation_config.json").exists():
+            checkpoint.read_json(folder, "generation_config.json")
 
     @classmethod
     def footprint(cls, config: Owl3Config, dtype: torch.dtype) -> Footprint:
@@ -293,6 +304,8 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise RequestError("generate needs input_ids; make them with the processor")
+        if decode_text and kwargs.get("return_dict_in_generate"):
+            raise RequestError("decode_text returns strings and return_dict_in_generate a dictionary; choose one")
         batch = len(input_ids)
         input_ids = input_ids.to(self.device)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(self.device)
@@ -309,12 +322,14 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             turns = self.picture_positions(starts, positions_of(attention_mask), 0, input_ids.shape[1])
             gallery.hang(features, starts, turns)
         if generation_config is None:
+            ends = end_tokens(tokenizer, self.config)
             generation_config = GenerationConfig(
                 bos_token_id=self.config.bos_token_id,
-                eos_token_id=end_tokens(tokenizer, self.config) or None,
-                pad_token_id=0,
+                eos_token_id=ends or None,
+                pad_token_id=ends[-1] if ends else 0,
                 **GREEDY,
             )
+            kwargs = generation_config.update(**kwargs)  # the rest is for the machinery
         output = super().generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -332,8 +347,8 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             return output
         if tokenizer is None:
             raise RequestError("decode_text=True needs tokenizer=…")
-        ends = set(end_tokens(tokenizer, self.config))
-        return [tokenizer.decode(_until(row.tolist(), ends), skip_special_tokens=True).strip() for row in output]
+        stops = set(end_tokens(tokenizer, self.config))
+        return [tokenizer.decode(_until(row.tolist(), stops), skip_special_tokens=True).strip() for row in output]
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

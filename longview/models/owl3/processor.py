@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
-from longview.errors import RequestError
+from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
@@ -58,7 +58,8 @@ class Owl3Processor:
         self._specials = {
             token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
         }
-        missing = [token for token, number in self._specials.items() if number is None]
+        unknown = (None, getattr(tokenizer, "unk_token_id", None))
+        missing = [token for token, number in self._specials.items() if number in unknown]
         if missing:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
 
@@ -68,7 +69,9 @@ class Owl3Processor:
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(Owl3Config, folder)
         settings = folder / "preprocessor_config.json"
-        cut_enable = json.loads(settings.read_text()).get("cut_enable", True) if settings.exists() else True
+        cut_enable = checkpoint.read_json(folder, settings.name).get("cut_enable", True) if settings.exists() else True
+        if not isinstance(cut_enable, bool):
+            raise CheckpointError(f"{settings}: cut_enable is {cut_enable!r:.40}; expected true or false")
         return cls(checkpoint.open_tokenizer(folder), config, cut_enable)
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
@@ -124,6 +127,10 @@ class Owl3Processor:
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; placeholders move with left padding."""
+        if padding_side not in ("left", "right") or not samples:
+            raise RequestError(
+                f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
+            )
         rows = [sample.tensors for sample in samples]
         length = max(row["input_ids"].shape[1] for row in rows)
         fill = {"input_ids": self._specials["<|endoftext|>"], "attention_mask": 0, "labels": -100}
