@@ -11,7 +11,7 @@ Light on purpose: a verb imports torch, transformers and av when it runs, so `lo
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,7 +19,9 @@ import typer
 from longview import __version__
 from longview.cli.ask import ask
 from longview.cli.chat import chat
+from longview.cli.eval import evaluate
 from longview.cli.info import info
+from longview.cli.train import train
 from longview.cli.verb import Verb, spread
 from longview.errors import LongviewError
 
@@ -32,8 +34,9 @@ app = typer.Typer(
     subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (ask, chat, info):
-    app.command(cls=Verb)(spread(_verb))
+VERBS: dict[str, Callable[..., None]] = {"ask": ask, "chat": chat, "info": info, "train": train, "eval": evaluate}
+for _name, _verb in VERBS.items():
+    app.command(_name, cls=Verb)(spread(_verb))
 
 
 @app.callback(invoke_without_command=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import re
 from typing import Annotated, Any
 
 import typer
@@ -50,13 +51,14 @@ def ask(
       echo "What is this?" | longview ask photo.jpg -
     """
     *files, question = words
-    if os.path.isfile(question):
-        raise RequestError(f"the last argument is the question, and {question!r} is a file; add a question after it")
+    if os.path.isfile(question) or re.fullmatch(r"https?://\S+", question):
+        raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
     show = is_terminal() and not json and not quiet
-    settings: dict[str, Any] = {"params": sampling.params(), "media": frames.options(), "limits": limits.limits()}
-    parts = open_parts(files, settings["limits"])
+    costs, chosen = limits.limits(), frames.options()
+    parts = open_parts(files, costs)  # before torch is imported, so that a mistake is told at once
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
+    settings: dict[str, Any] = {"params": sampling.params(), "media": chosen, "limits": costs}
     engine = model.load(show)
     if json:
         answer = engine.answer(messages, **settings)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from longview.cli.options import (
 from longview.cli.terminal import is_terminal, receipt_lines, stream
 from longview.errors import LongviewError, RequestError
 from longview.messages import Message, Part, Receipt
+
+if TYPE_CHECKING:
+    from longview.media import Limits
 
 HELP = """\
 /add FILE...   show pictures or videos with the next question
@@ -59,13 +62,9 @@ def chat(
       longview chat film.mp4 --fps 1 --model mPLUG/mPLUG-Owl3-7B-241101
       printf 'What is this?\\n/add b.jpg\\nAnd this?\\n' | longview chat a.jpg
     """
-    talk = Talk(
-        settings={"params": sampling.params(), "media": frames.options(), "limits": limits.limits()},
-        system=system,
-        json=json,
-        interactive=sys.stdin is not None and sys.stdin.isatty(),
-    )
-    talk.add(files or [])
+    talk = Talk(limits.limits(), system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
+    talk.add(files or [])  # before torch is imported, so that a mistake is told at once
+    talk.settings = {"params": sampling.params(), "media": frames.options(), "limits": talk.limits}
     talk.engine = model.load(is_terminal() and not json)
     if talk.interactive:
         typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
@@ -100,11 +99,12 @@ def _lines(interactive: bool) -> Iterator[str]:
 class Talk:
     """A conversation under way."""
 
-    settings: dict[str, Any]
+    limits: Limits
     system: str | None = None
     json: bool = False
     interactive: bool = False
     engine: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     pending: list[Part] = field(default_factory=list)  # media for the next question
     receipt: Receipt | None = None
@@ -142,7 +142,7 @@ class Talk:
 
     def add(self, sources: list[str]) -> None:
         """Show these files with the next question."""
-        self.pending += open_parts(sources, self.settings["limits"])
+        self.pending += open_parts(sources, self.limits)
 
     def answer(self, question: str) -> None:
         """Ask, with the files that wait, and print the answer. A question that fails is taken back with its files."""

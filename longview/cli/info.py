@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview.cli.options import quieten
-from longview.errors import CheckpointError
 
 if TYPE_CHECKING:
     from longview.models.base import Footprint
@@ -78,10 +77,9 @@ def measure(model: str, device: str, dtype: str | None, revision: str | None) ->
     from longview.models import checkpoint
     from longview.models.families import family_of
 
-    folder, shapes = look(model, revision)
-    checkpoint.read_config(folder)
+    folder, shapes = checkpoint.peek(model, revision=revision)
     family: Any = family_of(folder)
-    config = family.Config.from_pretrained(folder)
+    config = checkpoint.open_config(family.Config, folder)
     family.convert.settle(config, shapes, folder)
     stored = dtype_of(config.dtype) if config.dtype is not None else torch.float32
     chosen = dtype_of(dtype) if dtype else stored
@@ -90,34 +88,6 @@ def measure(model: str, device: str, dtype: str | None, revision: str | None) ->
         chosen = torch.float32
         footprint = family.Model.footprint(config, chosen)
     return footprint, str(chosen).removeprefix("torch.")
-
-
-def look(model: str, revision: str | None) -> tuple[Path, dict[str, tuple[int, ...]]]:
-    """A folder with the model's config.json, and the shapes of its tensors. A hub's weights are not downloaded."""
-    from longview.models import checkpoint
-
-    if model in checkpoint.DEMOS or "/" not in model or Path(model).expanduser().exists() or ":" in model:
-        folder = checkpoint.resolve(model, revision=revision)
-        return folder, checkpoint.tensor_shapes(folder)
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        NotASafetensorsRepoError,
-    )
-
-    try:
-        config = huggingface_hub.hf_hub_download(model, "config.json", revision=revision)
-        headers = huggingface_hub.get_safetensors_metadata(model, revision=revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{model!r} is no local folder and could not be looked up on the hub ({reason}); check the name, the "
-            "network and, for a gated model, `hf auth login`"
-        ) from error
-    tensors = (file.tensors for file in headers.files_metadata.values())
-    return Path(config).parent, {name: tuple(found.shape) for file in tensors for name, found in file.items()}
 
 
 def memory_of(device: str) -> int:

@@ -64,6 +64,7 @@ def quieten(show: bool) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if not show:
         huggingface_hub.utils.disable_progress_bars()

@@ -10,22 +10,28 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from longview.eval.world import GROUPS, Score, Shown, evaluate, summarise
 
 NUMBERS = "evaluation.json"
-COMMAND = "longview train recipes/demo/owl3.yaml --output runs/demo-owl3"
+COMMAND = "longview train recipes/demo/owl3.yaml"
 
 
-def measure(folder: Path, run: Path, per_kind: int = 60, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, run: Path, per_kind: int = 50, seed: int = 0) -> dict[str, Any]:
     """Everything that the card says, measured on held-out scenes in real files; also written beside the weights."""
     from longview.engine import load
 
     engine = load(folder)
-    scores: dict[Shown, list[Score]] = {}
-    for shown, count in (("shown", per_kind), ("blank", max(1, per_kind // 3)), ("swapped", max(1, per_kind // 3))):
-        scores[shown] = evaluate(engine, seed, count, shown, progress=_report(shown))  # type: ignore[index,arg-type]
+    scores: dict[str, list[Score]] = {}
+    for shown in get_args(Shown):
+        count = per_kind if shown == "shown" else max(1, per_kind // 3)
+        scores[shown] = evaluate(engine, seed, count, shown, progress=_report(shown))
+    return collect(engine, folder, run, seed, scores)
+
+
+def collect(engine: Any, folder: Path, run: Path, seed: int, scores: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """The scores and what belongs to them, as the card needs them; written to `folder`."""
     numbers = {
         "model": {
             "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
@@ -46,7 +52,10 @@ def measure(folder: Path, run: Path, per_kind: int = 60, seed: int = 0) -> dict[
 
 
 def training_facts(run: Path) -> dict[str, Any]:
-    """Steps and minutes of each stage, from the run's log; pauses between two lines count as nothing."""
+    """Steps and minutes of each stage, from the run's log; a pause between two lines counts as nothing.
+
+    What else is worth saying of this run stands in its `notes.md`, if there is one.
+    """
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     stages: dict[str, dict[str, float]] = {}
     for before, line in zip([lines[0], *lines], lines, strict=False):
@@ -58,6 +67,7 @@ def training_facts(run: Path) -> dict[str, Any]:
     return {
         "stages": {name: {"steps": s["steps"], "minutes": round(s["minutes"], 1)} for name, s in stages.items()},
         "planned": {stage["name"]: stage["steps"] for stage in recipe["stages"]},
+        "notes": (run / "notes.md").read_text(encoding="utf-8").strip() if (run / "notes.md").exists() else "",
         "pictures": recipe["data"]["pictures"],
         "clips": recipe["data"]["clips"],
     }
@@ -83,8 +93,10 @@ def card(numbers: Mapping[str, Any]) -> str:
         "| media | kind | accuracy | chance | blank | swapped | questions |\n|---|---|---|---|---|---|---|",
         *_kind_rows(numbers["scores"]),
         "\n## Training\n",
-        f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; steps: {stages}. The "
-        f"{training['pictures']:,} pictures and {training['clips']:,} clips are from\n`longview/world`; none is held out.\n",
+        f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; "
+        f"steps: {stages}. The\n{training['pictures']:,} pictures and {training['clips']:,} clips are from "
+        "`longview/world`; none is held out.\n",
+        *([training["notes"], ""] if training["notes"] else []),
         _TAIL,
     ]
     return "\n".join(parts)

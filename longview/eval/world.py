@@ -24,12 +24,11 @@ from longview.world.questions import (
     ask_about_pictures,
 )
 from longview.world.render import write_clip, write_picture
-from longview.world.scenes import Clip, Event, Picture, Scene, draw_clip, draw_picture
+from longview.world.scenes import EVENTS, Clip, Picture, Scene, draw_clip, draw_picture
 
 Shown = Literal["shown", "blank", "swapped"]
 GROUPS: dict[str, int] = {"one picture": 1, "two pictures": 2, "four pictures": 4, "eight pictures": 8, "clip": 0}
 SET_KINDS = ("which image", "how many images", *(f"{kind} of one" for kind in PICTURE_KINDS))
-EVENTS: tuple[Event, ...] = ("move", "order", "flash")
 Z = 1.96  # of a 95 % interval
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
+from longview.media.formats import READS, container_of, foreign_format_of, image_format_of
 from longview.media.medium import Frame, Progress
 from longview.media.options import Limits, beyond
-from longview.media.sniff import READS, container_of, foreign_format_of, image_format_of
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {

@@ -15,10 +15,10 @@ from pathlib import Path
 from longview.errors import MediaError, RequestError
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
+from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.medium import Frame, Medium, Progress, Reader
 from longview.media.options import Limits, MediaOptions, beyond
 from longview.media.select import SAMPLERS, Timeline
-from longview.media.sniff import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
 from longview.messages import Part, Source

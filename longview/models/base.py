@@ -32,6 +32,10 @@ class Inputs:
     warnings: tuple[str, ...] = ()
 
 
+PROGRAM_BYTES = 512 << 20
+"""Python and its libraries, once torch and transformers are imported."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What a model costs in memory, from its config alone. Bytes throughout."""
@@ -59,9 +63,9 @@ class Footprint:
         return num_pictures * self.picture_positions < self.context_length
 
     def needed(self, num_pictures: int, num_words: int = 1024) -> int:
-        """Bytes to look at so many pictures with a prompt and answer of so many text tokens."""
-        pictures = num_pictures * (self.picture_bytes + self.passing_bytes)
-        return self.weight_bytes + pictures + num_words * self.word_bytes + (self.working_bytes if num_pictures else 0)
+        """Bytes to look at so many pictures with a prompt and answer of so many text tokens, the program included."""
+        words, pictures = num_words * self.word_bytes, num_pictures * (self.picture_bytes + self.passing_bytes)
+        return PROGRAM_BYTES + self.weight_bytes + words + pictures + (self.working_bytes if num_pictures else 0)
 
 
 class Processor(Protocol):

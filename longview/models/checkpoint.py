@@ -5,16 +5,19 @@ Nothing in a checkpoint folder is ever executed: no `auto_map` code, no pickle. 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
 
 from longview.errors import CheckpointError, MissingExtraError
 
@@ -47,7 +50,7 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
         return folder
     if folder.exists():
         raise CheckpointError(f"{name} is a file; name the folder that holds config.json and the safetensors files")
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+    if _is_hub_id(name):
         return _from_hub(name, revision)
     near = difflib.get_close_matches(name, DEMOS, n=1)
     hint = f"did you mean {near[0]!r}? Else give" if near else "give"
@@ -56,16 +59,51 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     )
 
 
+def peek(name: str, *, revision: str | None = None) -> tuple[Path, dict[str, tuple[int, ...]]]:
+    """A folder with the model's config.json, and the shapes of its tensors; a hub's weights are not downloaded.
+
+    Raises:
+        CheckpointError: as `resolve` and `tensor_shapes`.
+    """
+    if not _is_hub_id(name):
+        folder = resolve(name, revision=revision)
+        return folder, tensor_shapes(folder)
+    from huggingface_hub import get_safetensors_metadata, hf_hub_download
+
+    with _hub_errors(name):
+        config = hf_hub_download(name, "config.json", revision=revision)
+        files = get_safetensors_metadata(name, revision=revision).files_metadata
+    found = {key: tuple(tensor.shape) for file in files.values() for key, tensor in file.tensors.items()}
+    return Path(config).parent, found
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not Path(name).exists()
+
+
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
+    with _hub_errors(name):
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """What can go wrong with a hub, as one line."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+    )
+
+    known = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError, OSError)
+    try:
+        yield
+    except known as error:
         raise CheckpointError(
-            f"{name!r} is no local folder and could not be fetched from the hub ({reason}); check the name, the "
+            f"{name!r} is no local folder and could not be fetched from the hub ({_line(error)}); check the name, the "
             "network and, for a gated model, `hf auth login`, or give a local folder"
         ) from error
 
@@ -100,6 +138,35 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again")
     return config
+
+
+def open_config(config_class: Any, folder: Path) -> Any:
+    """A family's config from a folder.
+
+    Raises:
+        CheckpointError: config.json is missing, or a value in it is of the wrong type; names it.
+    """
+    read_config(folder)
+    try:
+        return config_class.from_pretrained(folder)
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if not any((folder / file).exists() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); fetch it again"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing more particular
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read ({_line(error)}); fetch it again") from error
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -195,6 +262,11 @@ def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def size_on_disk(folder: Path) -> int:
     """Bytes of the folder's weight files."""
     return sum(os.path.getsize(path) for path in folder.glob("*.safetensors"))
+
+
+def _line(error: Exception) -> str:
+    """An error of another library as one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _some(names: list[str], count: int = 3) -> str:

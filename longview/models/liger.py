@@ -36,7 +36,7 @@ def fuse(
     norm: Callable[[Tensor, Tensor, float], Tensor] | None,
     gated: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> None:
-    """Route every RMSNorm through `norm(x, weight, eps)` and every gated MLP through `gated(gate, up)` = silu(gate) · up."""
+    """Route each RMSNorm through `norm(x, weight, eps)`, each gated MLP through `gated(gate, up)` = silu(gate) · up."""
     for module in language_model.modules():
         if norm is not None and type(module).__name__.endswith("RMSNorm"):
             module.forward = _normed(module, norm)

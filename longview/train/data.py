@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from longview.media.medium import Frame, Medium
 from longview.messages import Message, Part, ask
 from longview.train.recipe import DataPart, Stage
-from longview.world.questions import Question, ask_about, describe
+from longview.world.questions import Question, ask_about, describe, plural
 from longview.world.render import render
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
@@ -28,6 +29,26 @@ CONTENT_CLASSES = (*(size for size in PLACE_CLASSES for _ in range(9)), 4, len(W
 """Sizes of the 31 choices that describe a picture: colour, shape and size in each of nine places (0: none), the row of
 the sign, its word, and its tens and ones."""
 MAX_PICTURES = 8  # of a sample; a clip has as many frames
+
+
+NAMES = (*COLOURS, *SHAPES)
+"""What a question can name and a picture can hold, wherever it stands."""
+
+
+def names_in(text: str) -> list[float]:
+    """Which of `NAMES` a text holds, 0 or 1 each; plurals count."""
+    words = re.findall("[a-z]+", text.lower())
+    return [float(any(word in (name, plural(name)) for word in words)) for name in NAMES]
+
+
+def names_held(contents: Tensor, places: Sequence[int]) -> Tensor:
+    """Which of `NAMES` stand in some places, from contents (N, 31): (N, names), 0 or 1."""
+    held = torch.zeros(len(contents), len(COLOURS) + len(SHAPES) + 2)
+    for place in places:
+        held.scatter_(1, contents[:, place, None], 1.0)
+        held.scatter_(1, contents[:, 9 + place, None] + len(COLOURS) + 1, 1.0)
+    nothing = (0, len(COLOURS) + 1)
+    return held[:, [index for index in range(held.shape[1]) if index not in nothing]]
 
 
 def contents(picture: Picture) -> list[int]:
@@ -99,11 +120,12 @@ def paint_pool(
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about some media, and which pictures of the pool it shows."""
+    """A conversation about some media, which pictures of the pool it shows, and the questions in it."""
 
     messages: list[Message]
     media: list[Medium]
     indices: list[int]
+    questions: list[Question]
 
 
 def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
@@ -113,7 +135,7 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         turns = min(2, stage.turns)
         questions = [ask_about(rng, clip) for _ in range(turns)]
         indices = list(range(first, first + len(clip.frames)))
-        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices)
+        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, questions)
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
     indices = [rng.choice(choice) for _ in range(int(kind))]
     pictures = [pool.pictures[index] for index in indices]
@@ -121,11 +143,14 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
     if len(pictures) > 1 and rng.random() < stage.captions:
         numbers = rng.sample(range(len(pictures)), min(3, len(pictures), stage.turns))
         questions = [
-            Question("description of one", f"What is in image {number + 1}?", describe(pictures[number]))
-            for number in numbers
+            Question(
+                "description of one", f"What is in image {n + 1}?", describe(pictures[n]), number=n + 1, about=n + 1
+            )
+            for n in numbers
         ]
     questions += [ask_about(rng, *pictures) for _ in range(stage.turns - len(questions))]
-    return Sample(converse(rng, questions, ["image"] * len(indices)), [pool.medium(i) for i in indices], indices)
+    media = [pool.medium(index) for index in indices]
+    return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 
 
 def converse(rng: random.Random, questions: Sequence[Question], media: Sequence[str]) -> list[Message]:

@@ -13,7 +13,6 @@ stage, step. No pickle anywhere.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from longview.errors import RecipeError
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
-from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, PLACE_CLASSES, Pool, draw_kind, draw_sample, paint_pool
+from longview.train.data import Pool, paint_pool
+from longview.train.objectives import Readers, answers_loss, contents_loss
 from longview.train.recipe import Recipe, Stage, from_tree, to_tree
 from longview.train.tokenizer import build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
@@ -145,17 +144,7 @@ class Run:
     pool: Pool | None = None
 
     def __post_init__(self) -> None:
-        width = self.model.config.hidden_size
-        # Throwaway readers of what a picture shows: from its mean feature, from the features in one place, and from
-        # the text stream at its placeholder.
-        self.readers = nn.ModuleDict(
-            {
-                "mean": nn.Linear(width, sum(CONTENT_CLASSES)),
-                "place": nn.Linear(width, sum(PLACE_CLASSES)),
-                "placeholder": nn.Linear(width, sum(CONTENT_CLASSES)),
-                "number": nn.Linear(width, MAX_PICTURES),
-            }
-        )
+        self.readers = Readers(self.model.config.hidden_size)
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -164,6 +153,12 @@ class Run:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = select_parts(self.model, stage.train)
         parameters |= {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
+        blocks = self.model.config.num_hidden_layers
+        if stage.probe_layer and stage.probe_layer + 2 > blocks:
+            raise RecipeError(
+                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and two blocks must follow it; "
+                f"the model has {blocks}"
+            )
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), rate=0.0)
         losses: list[float] = []
@@ -197,65 +192,12 @@ class Run:
         return True
 
     def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one step, and what to note about it."""
+        """The loss of one step, and what to note about it; the step draws from a random stream of its own."""
         assert self.pool is not None
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
         if stage.objective == "contents":
-            chosen = torch.tensor([rng.randrange(len(self.pool.pictures)) for _ in range(stage.batch)])
-            pixels = torch.from_numpy(self.pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            return self.contents_loss(pixels, self.pool.contents[chosen]), {"samples": stage.batch}
-        kind = draw_kind(rng, stage.mix)
-        rows, indices, tokens = [], [], 0
-        while tokens < stage.tokens:
-            sample = draw_sample(rng, self.pool, stage, kind)
-            rows.append(self.processor.prepare(sample.messages, sample.media, train=True))
-            indices += sample.indices
-            tokens += rows[-1].tensors["input_ids"].shape[1]
-        batch = self.processor.collate(rows)
-        labels = batch.pop("labels")[:, 1:]
-        output = self.model(**batch, use_cache=False, output_hidden_states=stage.probe_layer > 0)
-        # Three tokens in four are not learned; a softmax over them would be for nothing.
-        learned = labels != -100
-        loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
-        notes: dict[str, Any] = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
-        if stage.probe_layer:
-            hidden = output.hidden_states[stage.probe_layer]
-            probe = self.placeholder_loss(hidden, batch["media_offset"], self.pool.contents[indices])
-            notes["probe"] = round(probe.item(), 4)
-            loss = loss + stage.probe_weight * probe
-        return loss, notes
-
-    def contents_loss(self, pixels: Tensor, contents: Tensor) -> Tensor:
-        """Pixels (N, 3, R, R), contents (N, 31): what the features' mean, and those of each place, do not tell.
-
-        The mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
-        and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
-        """
-        features = self.model.encode(pixels)  # (N, P, D)
-        side = math.isqrt(features.shape[1])
-        grid = features.transpose(1, 2).unflatten(-1, (side, side))
-        places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
-        held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
-        whole = read_loss(self.readers["mean"](features.mean(1)), contents, CONTENT_CLASSES)
-        return whole + 9 * read_loss(self.readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-
-    def placeholder_loss(self, hidden: Tensor, starts: Sequence[Tensor], contents: Tensor) -> Tensor:
-        """What the text stream at the pictures' placeholders does not tell of their contents (N, 31) and numbers.
-
-        A placeholder is several tokens: the first tells the first places, the last tells the last ones and the sign;
-        each tells the picture's number in its row.
-        """
-        width = len(self.processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
-        first = torch.tensor([(row, int(start)) for row, places in enumerate(starts) for start in places])
-        at = hidden[first[:, :1], first[:, 1:] + torch.arange(width)]  # (N, width, D)
-        normed = functional.rms_norm(at, at.shape[-1:])
-        logits = self.readers["placeholder"](normed)
-        share = [place * width // 9 for place in range(9)] * 3 + [width - 1] * 4
-        told = torch.cat([logits[:, t, part] for t, part in zip(share, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
-        numbers = torch.tensor([number for places in starts for number in range(len(places))])
-        counted = self.readers["number"](normed).flatten(0, 1)
-        missed = functional.cross_entropy(counted, numbers.repeat_interleave(width))
-        return read_loss(told, contents, CONTENT_CLASSES) + width * missed
+            return contents_loss(self.model, self.readers, self.pool, stage, rng)
+        return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
@@ -313,17 +255,6 @@ class Run:
     def _log(self, line: dict[str, Any]) -> None:
         with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-
-
-def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed over choices."""
-    parts = logits.split(list(classes), dim=-1)
-    return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
-
-
-def _slices(classes: Sequence[int]) -> list[slice]:
-    ends = list(itertools.accumulate(classes))
-    return [slice(end - size, end) for size, end in zip(classes, ends, strict=True)]
 
 
 def make_optimizers(parameters: Mapping[str, nn.Parameter], stage: Stage) -> list[torch.optim.Optimizer]:

@@ -35,12 +35,14 @@ _PLURAL = {"cross": "crosses"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its true answer. `choices` are the answers that make sense; empty where they are too many."""
+    """A question with its true answer."""
 
     kind: str
     text: str
     answer: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the answers that make sense; empty where they are too many
+    number: int = 0  # which picture of several it names; 0 where it names none
+    about: int = 0  # which picture of several its answer is found in; 0 where it is found in all
 
 
 def plural(shape: str) -> str:
@@ -304,9 +306,10 @@ def ask_about_picture(rng: random.Random, picture: Picture, kind: str | None = N
     Raises:
         LookupError: the picture does not allow a question of this kind.
     """
+    # Signs are rarer than things, and worth reading.
+    kinds = [*PICTURE_KINDS, *(["reading"] * 2 if picture.sign else [])]
     for _ in range(40):
-        drawn = kind or rng.choice(tuple(PICTURE_KINDS))
-        question = _ask_kind(rng, picture, drawn)
+        question = _ask_kind(rng, picture, kind or rng.choice(kinds))
         if question:
             return question
     raise LookupError(f"no question of kind {kind} about {picture}")
@@ -344,7 +347,7 @@ def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str 
         text = f"{where[0].upper()}{where[1:]}, {_decapitalised(text)}"
     else:
         text = f"{text[:-1]} {where}{text[-1]}"
-    return Question(f"{question.kind} of one", text, question.answer, question.choices)
+    return Question(f"{question.kind} of one", text, question.answer, question.choices, number, about=number)
 
 
 def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[int]]:
@@ -385,7 +388,7 @@ def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | 
         f"Where is {the}, in which {medium}?",
     )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices)
+    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0])
 
 
 def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -27,6 +26,7 @@ MAX_FLASHES = 4
 CLIP_SECONDS = 8
 
 Event = Literal["move", "order", "flash"]
+EVENTS: tuple[Event, ...] = ("move", "order", "flash")
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ def draw_picture(
 def draw_clip(rng: random.Random, held_out: bool = False, event: Event | None = None) -> Clip:
     """A random clip of `CLIP_SECONDS` pictures from one side of the split."""
     while True:
-        draws: dict[Event, Callable[[random.Random], Clip]]
-        draws = {"move": _draw_move, "order": _draw_order, "flash": _draw_flash}
-        clip = draws[event or rng.choice(tuple(draws))](rng)
+        drawn = rng.choice(EVENTS) if event is None else event
+        clip = {"move": _draw_move, "order": _draw_order, "flash": _draw_flash}[drawn](rng)
         if is_held_out(clip) == held_out:
             return clip
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -9,6 +17,7 @@ import torch
 
 import longview as library
 from longview.cli.info import PICTURES, amount
+from longview.models.owl3 import Model
 
 
 def test_the_numbers_are_those_of_the_loaded_model(longview, random_model):
@@ -76,3 +85,60 @@ def test_an_unknown_dtype_is_refused(refused, random_model):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_a_device_that_is_not_there_is_refused(refused, random_model):
     assert "no cuda device" in refused("info", random_model, "--device", "cuda")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model, `some/model`, in a local folder; counts the bytes of weights it hands out."""
+
+    folder: Path
+    weights_sent = 0
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.folder / self.path.rpartition("/")[2].partition("?")[0]
+        if not self.path.startswith("/some/model/resolve/") or not path.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        data = path.read_bytes()
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        part = data[int(span[1]) : int(span[2]) + 1] if span else data
+        self.send_response(206 if span else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if body:
+            self.wfile.write(part)
+            Hub.weights_sent += len(part) if path.suffix == ".safetensors" else 0
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_of_a_hubs_model_only_the_config_and_the_headers_are_fetched(random_model, longview, tmp_path):
+    Hub.folder = tmp_path / "served"
+    Model.from_pretrained(random_model).save_pretrained(Hub.folder)  # in one file, larger than what is asked for
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
+        ran = subprocess.run(
+            [sys.executable, "-m", "longview", "info", "some/model", "--json"],
+            env={**os.environ, **place, "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        server.shutdown()
+    assert ran.returncode == 0, ran.stderr
+    found, local = json.loads(ran.stdout), longview("info", Hub.folder, "--json").json
+    assert {**found, "model": ""} == {**local, "model": ""}
+    assert 0 < Hub.weights_sent < (Hub.folder / "model.safetensors").stat().st_size / 2
+    assert not list((tmp_path / "home").rglob("*.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def test_the_version_is_the_packages(longview):
     assert longview("--version").out == f"longview {library.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["ask", "chat", "info"])
+@pytest.mark.parametrize("verb", ["ask", "chat", "info", "train", "eval"])
 def test_each_verb_has_help_with_examples(longview, verb):
     ran = longview(verb, "--help")
     assert ran.code == 0
@@ -44,7 +45,18 @@ def test_a_reader_that_goes_away_is_no_error(random_model):
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.close()
-        assert "Traceback" not in program.stderr.read()
+        assert "Error" not in program.stderr.read()
+
+
+def test_ctrl_c_ends_an_answer_with_code_130(random_model):
+    command = [sys.executable, "-m", "longview", "ask", "--model", str(random_model), "--max-tokens", "3000", "Hello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.read(1)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 130
+        assert b"Traceback" not in program.stderr.read()
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_one_line():

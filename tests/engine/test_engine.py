@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import noise
+from samples import noise
 
 import longview
 from longview.engine import Engine, SamplingParams

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from samples import tiny_model
 
 import longview
 from longview.errors import CheckpointError
@@ -75,7 +75,8 @@ def test_a_missing_shard_is_named(shards):
 def test_a_shard_outside_the_folder_is_refused(shards):
     index = shards / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
-    assert "weight files: ../model-00001" in complaint(shards)
+    (shards / "model-00001-of-00002.safetensors").rename(shards.parent / "model-00001-of-00002.safetensors")
+    assert "lacks 1 of 2 weight files: ../model-00001-of-00002.safetensors" in complaint(shards)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 5000, -1])
@@ -201,6 +202,26 @@ def test_a_config_of_another_family_is_named(folder):
 def test_a_config_that_is_no_json_object_is_named(folder, text):
     (folder / "config.json").write_text(text, errors="surrogateescape")
     assert "config.json" in complaint(folder)
+
+
+def test_a_config_value_of_the_wrong_type_is_named(folder):
+    change(folder, hidden_size="sixty-four")
+    assert "hidden_size" in complaint(folder)
+
+
+def test_fewer_blocks_than_the_weights_have_are_noticed(folder):
+    change(folder, num_hidden_layers=3)
+    assert "hyper attention in block 3, but its config.json says 3 blocks" in complaint(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_named(folder):
+    assert "has no tokenizer" in complaint(folder)
+
+
+def test_a_damaged_tokenizer_is_named(folder, tokenizer):
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    assert "the tokenizer of" in complaint(folder)
 
 
 def test_a_folder_without_config_is_named(tmp_path):

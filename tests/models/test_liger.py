@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import noise
+from samples import noise
 from tolerances import SAME_MATHS
 
 import longview

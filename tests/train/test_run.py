@@ -24,7 +24,7 @@ TREE = {
         "attention": "eager",
         "processor": {"cut_enable": False},
         "config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
             "num_key_value_heads": 2, "hyper_layers": [1], "gate": "none", "tie_word_embeddings": True,
             "max_position_embeddings": 512, "initializer_range": 0.1,
             "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
@@ -151,6 +151,12 @@ def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
         training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
 
 
+def test_a_probe_needs_two_blocks_after_it(recipe, tmp_path):
+    stages = [dataclasses.replace(recipe.stages[1], probe_layer=2)]
+    with pytest.raises(RecipeError, match="two blocks must follow"):
+        training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
+
+
 def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
     _, processor = training.open_model(recipe, tmp_path)
     pool = paint_pool(DataPart(pictures=12, clips=2), 24, seed=3)
@@ -185,7 +191,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
     ]
     batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
     (optimizer,) = training.make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
-    for _ in range(200):
+    for _ in range(260):
         loss = model(**batch, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()

@@ -236,7 +236,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, OvisConfig):
-            config = OvisConfig.from_pretrained(config or folder)
+            config = checkpoint.open_config(OvisConfig, folder)
         if multimodal_max_length is not None:
             config.multimodal_max_length = multimodal_max_length
         convert.settle(config, shapes, folder)

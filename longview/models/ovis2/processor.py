@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature
+from transformers import BatchFeature
 
 from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
@@ -245,7 +245,7 @@ class Ovis2Processor:
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Ovis2Processor:
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
-        config = kwargs.get("config") or OvisConfig.from_pretrained(folder)
+        config = kwargs.get("config") or checkpoint.open_config(OvisConfig, folder)
         settings = folder / "preprocessor_config.json"
         pixels = None
         if settings.exists():
@@ -255,7 +255,7 @@ class Ovis2Processor:
                 raise CheckpointError(
                     f"{settings} does not say how crops are made ({error!r}); fetch it again"
                 ) from None
-        return cls(AutoTokenizer.from_pretrained(folder), config, pixels, kwargs.get("max_partition"))
+        return cls(checkpoint.open_tokenizer(folder), config, pixels, kwargs.get("max_partition"))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
         """Write tokenizer and settings beside the weights."""

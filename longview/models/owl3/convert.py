@@ -40,6 +40,11 @@ def settle(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Pa
             f"{folder} holds no hyper attention (no tensor *.self_attn.v_kv_proj.weight), so it is not an mPLUG-Owl3 "
             "checkpoint; name a folder with the official weights"
         )
+    if layers[-1] >= config.num_hidden_layers:
+        raise CheckpointError(
+            f"{folder} has hyper attention in block {layers[-1]}, but its config.json says {config.num_hidden_layers} "
+            "blocks; they do not belong together"
+        )
     attention = f"language_model.model.layers.{layers[0]}.self_attn"
     if f"{attention}.gate_proj.0.weight" in shapes:
         config.gate = "token"

@@ -39,7 +39,10 @@ from transformers.models.qwen2.modeling_qwen2 import (
 from longview.models.owl3.config import Owl3Config
 
 SCORES_BYTES = 64 << 20
-"""Attention scores held at a time, in bytes. Larger blocks are not faster."""
+"""Attention scores held at a time, in bytes."""
+BLOCK_KEYS = 4096
+"""Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
+few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
 
 
 # ── which pictures a token sees ──────────────────────────────────────────────────────────────────────────────────────
@@ -80,6 +83,10 @@ class Wall:
     starts: list[int] = field(default_factory=list)
     states: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer → K, V, each (Hkv, n·P, D)
 
+    def copy(self) -> Wall:
+        """A wall of its own with the same pictures; the tensors are shared."""
+        return Wall(list(self.starts), dict(self.states))
+
 
 @dataclass
 class Hanging:
@@ -116,7 +123,9 @@ class Gallery:
         return row * len(self.walls) // num_rows
 
     def hang(self, features: Tensor, starts: list[list[int]], positions: list[list[int]]) -> None:
-        """Announce new pictures: features (N, P, D), and for each wall where they stand and how far their keys turn."""
+        """Announce new pictures: features (N, P, D), and for each row where they stand and how far their keys turn."""
+        if len(self.walls) != len(starts):  # rows that shared a wall part ways
+            self.walls = [self.walls[self.wall_of(row, len(starts))].copy() for row in range(len(starts))]
         for wall, new in zip(self.walls, starts, strict=True):
             wall.starts.extend(new)
         self.hanging = Hanging(features, positions)
@@ -175,7 +184,7 @@ class PrefixAttention(torch.autograd.Function):
             q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
             peak = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=torch.float32)
             total, acc = torch.zeros_like(peak), torch.zeros_like(q, dtype=torch.float32)
-            for block in _blocks(run.pictures * patches, rows=q.shape[0] * q.shape[1]):
+            for block in _blocks(run.pictures, patches, rows=q.shape[0] * q.shape[1]):
                 scores = (q @ key[:, block].transpose(1, 2)).float()
                 new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
                 weights, fade = scores.sub_(new_peak).exp_(), (peak - new_peak).exp_()
@@ -204,7 +213,7 @@ class PrefixAttention(torch.autograd.Function):
             g = grad_output[:, :, rows].flatten(1, 2)
             s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
             dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-            for block in _blocks(run.pictures * ctx.patches, rows=q.shape[0] * q.shape[1]):
+            for block in _blocks(run.pictures, ctx.patches, rows=q.shape[0] * q.shape[1]):
                 k, v = key[:, block], value[:, block]
                 weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
                 grad_value[:, block] += weights.transpose(1, 2) @ g
@@ -215,9 +224,11 @@ class PrefixAttention(torch.autograd.Function):
         return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
-def _blocks(num_keys: int, rows: int) -> list[slice]:
-    size = max(1, SCORES_BYTES // (4 * rows))
-    return [slice(begin, min(begin + size, num_keys)) for begin in range(0, num_keys, size)]
+def _blocks(pictures: int, patches: int, rows: int) -> list[slice]:
+    """The keys of the first pictures in blocks, for so many rows of queries."""
+    most = min(BLOCK_KEYS, SCORES_BYTES // (4 * rows))
+    size = most // patches * patches or max(1, most)
+    return [slice(begin, min(begin + size, pictures * patches)) for begin in range(0, pictures * patches, size)]
 
 
 def text_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

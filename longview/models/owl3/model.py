@@ -32,7 +32,7 @@ from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.fusion import SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
+from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
@@ -93,7 +93,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, Owl3Config):
-            config = Owl3Config.from_pretrained(config or folder)
+            config = checkpoint.open_config(Owl3Config, folder)
         convert.settle(config, shapes, folder)
         with torch.device("meta"):
             expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
@@ -113,6 +113,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
         states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
         chunk_tokens = config.vision_batch_size * patches
+        scores = min(SCORES_BYTES, 4 * 64 * config.num_attention_heads * BLOCK_KEYS)  # of a run of 64 words
         return Footprint(
             family="owl3",
             release=config.release,
@@ -123,7 +124,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             passing_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
             word_bytes=states * config.num_hidden_layers,
             # the tower's widest layer twice, and the scores of one block of attention
-            working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * SCORES_BYTES,
+            working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * scores,
             context_length=config.max_position_embeddings,
         )
 
@@ -227,7 +228,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         starts = placeholder_starts(media_offset, batch)
         check_counts(0 if image_embeds is None else len(image_embeds), starts)
         if image_embeds is not None and len(image_embeds):
-            if gallery is None or len(gallery.walls) != batch:
+            if gallery is None:
                 gallery = Gallery(batch, self.config.patches_per_picture)
             turns = self.picture_positions(starts, position_ids, past, length)
             gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)

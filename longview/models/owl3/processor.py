@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature
+from transformers import BatchFeature
 
 from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
@@ -66,10 +66,10 @@ class Owl3Processor:
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Owl3Processor:
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
-        config = kwargs.get("config") or Owl3Config.from_pretrained(folder)
+        config = kwargs.get("config") or checkpoint.open_config(Owl3Config, folder)
         settings = folder / "preprocessor_config.json"
         cut_enable = json.loads(settings.read_text()).get("cut_enable", True) if settings.exists() else True
-        return cls(AutoTokenizer.from_pretrained(folder), config, cut_enable)
+        return cls(checkpoint.open_tokenizer(folder), config, cut_enable)
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
         """Write tokenizer and settings beside the weights."""

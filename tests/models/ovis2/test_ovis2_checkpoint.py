@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import noise, tiny_model
 from ovis2_golden import TINY, folder_of
 from safetensors.torch import load_file
+from samples import noise, tiny_model
 from tolerances import SAME_MATHS
 
 import longview

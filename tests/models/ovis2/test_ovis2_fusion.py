@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import noise, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import noise, tiny_model
 from tolerances import SAME_MATHS
 from transformers import DynamicCache
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SPECIALS, noise
 from ovis2_golden import CASES, GOLDEN, TINY, folder_of, pixels_of, synthetic, tensors_of
 from PIL import Image
+from samples import SPECIALS, noise
 
 import longview
 from longview.errors import CheckpointError, LongviewError, RequestError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import noise, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import noise, tiny_model
 from tolerances import EXACT_ATTENTION, SAME_MATHS
 from transformers import DynamicCache
 
@@ -236,6 +236,25 @@ def test_rows_of_a_gallery_map_to_walls_as_generation_repeats_them():
     gallery = Gallery(2, patches=4)
     assert [gallery.wall_of(row, 6) for row in range(6)] == [0, 0, 0, 1, 1, 1]
     assert [gallery.wall_of(row, 2) for row in range(2)] == [0, 1]
+
+
+@torch.no_grad()
+def test_beams_that_shared_pictures_may_look_at_new_ones_of_their_own(owl):
+    model, processor = owl
+    processor.cut_enable = False
+    tensors = prepared(processor, "What?", 1)
+    ids, starts, features = tensors["input_ids"], starts_of(tensors), model.encode(tensors["pixel_values"])
+    gallery = Gallery(1, model.config.patches_per_picture)
+    gallery.hang(features, [starts], model.picture_positions([starts], None, 0, ids.shape[1]))
+    cache = DynamicCache(config=model.config)
+    model(input_ids=ids.repeat(2, 1), past_key_values=cache, gallery=gallery)
+    more = model.encode(torch.randn(2, 3, 28, 28))
+    later = model(input_ids=ids.repeat(2, 1), past_key_values=cache, image_embeds=more, media_offset=[starts, starts])
+    for row in range(2):
+        offsets = [*starts, *(ids.shape[1] + start for start in starts)]
+        both = torch.cat([features, more[row : row + 1]])
+        whole = model(input_ids=ids.repeat(1, 2), image_embeds=both, media_offset=[offsets]).logits
+        torch.testing.assert_close(later.logits[row], whole[0, ids.shape[1] :], atol=SAME_MATHS, rtol=0)
 
 
 def test_generate_without_ids_says_what_it_needs(owl):

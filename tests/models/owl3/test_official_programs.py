@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from samples import tiny_model
 from transformers import TextIteratorStreamer
 
 from longview.models import owl3

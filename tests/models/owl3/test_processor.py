@@ -12,8 +12,8 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from conftest import SPECIALS, noise
 from PIL import Image
+from samples import SPECIALS, noise
 
 from longview.errors import RequestError
 from longview.media import Frame, Medium

@@ -1,0 +1,49 @@
+"""Write docs/command-line.md from the program's own help: python docs/make.py
+
+A test compares the page with what this would write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "command-line.md"
+INTRODUCTION = """\
+# The command line
+
+`longview VERB --help`, for each verb. This page is written by `python docs/make.py`.
+
+Answers go to standard output, everything else to standard error. The exit code is 0; 2 after a mistake of the caller,
+told in one line that begins with `longview: `; 130 after Ctrl-C. Anything else is a bug, and comes with its traceback.
+"""
+
+
+def command_line() -> str:
+    """The page."""
+    from longview.cli import VERBS
+
+    sections = [("longview", ["--help"]), *((f"longview {verb}", [verb, "--help"]) for verb in VERBS)]
+    return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{_help(words)}```\n" for title, words in sections)
+
+
+def _help(words: list[str]) -> str:
+    from longview.cli import main
+
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            main(words)
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    return printed.getvalue()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(command_line(), encoding="utf-8")

@@ -1,0 +1,45 @@
+"""`longview train`: follow a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longview.cli.options import quieten
+from longview.cli.terminal import is_terminal
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as those under recipes/.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the recipe's: stages.0.steps=10."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the run lives; default: runs/ and the recipe's name.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in that folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and stop.")] = False,
+) -> None:
+    """Train a model as a recipe says; stop it at any time, and resume.
+
+    Examples:
+      longview train recipes/demo/owl3.yaml
+      longview train recipes/demo/owl3.yaml --resume
+      longview train recipes/demo/owl3.yaml seed=2 stages.0.steps=100 --output runs/short
+      longview train recipes/demo/owl3.yaml --dry-run
+    """
+    quieten(show=False)
+    from longview.train.recipe import load_recipe, to_tree
+    from longview.train.run import train as follow
+
+    understood = load_recipe(recipe, overrides or ())
+    if dry_run:
+        import yaml
+
+        typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
+        return
+    folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
+    typer.echo(follow(understood, folder, resume=resume, progress=is_terminal()))

@@ -1,0 +1,1 @@
+"""Measured, then said: accuracy on tasks whose answers are known."""

@@ -1,0 +1,178 @@
+"""What a stage of training minimises.
+
+    contents    pixels ── encode ── features ── readers ── what stands where
+    answers     a conversation ── forward ── the assistant's words,
+                and, with probes, what the text stream knows on its way:
+
+        block p      at each placeholder: its picture's contents and number        seeing
+        block p + 1  before each answer: the names and the number in the question  understanding
+        block p + 2  before each answer: the contents of the picture it is about   finding
+
+The probes are throwaway linear readers. A model this small finds the way from "image 3" to the third picture only very
+long without them; what is to be matched is read by the same reader on both sides, so that it comes to be spelt alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longview.train.data import (
+    CONTENT_CLASSES,
+    MAX_PICTURES,
+    NAMES,
+    PLACE_CLASSES,
+    Pool,
+    draw_kind,
+    draw_sample,
+    names_held,
+    names_in,
+)
+from longview.train.recipe import Stage
+
+ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
+FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
+
+Notes = dict[str, Any]
+"""What a step tells the log."""
+
+
+class Readers(nn.ModuleDict):
+    """Linear layers that read hidden states (…, D) during training, and are thrown away after it."""
+
+    def __init__(self, width: int) -> None:
+        sizes = {
+            "mean": sum(CONTENT_CLASSES),
+            "place": sum(PLACE_CLASSES),
+            "placeholder": sum(CONTENT_CLASSES),
+            "number": MAX_PICTURES,
+            "names": len(NAMES),
+            "found": sum(CONTENT_CLASSES),
+        }
+        super().__init__({name: nn.Linear(width, size) for name, size in sizes.items()})
+
+    def read(self, name: str, hidden: Tensor) -> Tensor:
+        return self[name](functional.rms_norm(hidden, hidden.shape[-1:]))
+
+
+class Asked(NamedTuple):
+    """A question of a batch: its text, the number it names (0: none), and which picture of the batch it is about."""
+
+    text: str
+    number: int
+    picture: int | None
+
+
+def contents_loss(model: Any, readers: Readers, pool: Pool, stage: Stage, rng: random.Random) -> tuple[Tensor, Notes]:
+    """What the features of random pictures do not tell of their contents.
+
+    Their mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
+    and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
+    """
+    chosen = torch.tensor([rng.randrange(len(pool.pictures)) for _ in range(stage.batch)])
+    pixels = torch.from_numpy(pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    features = model.encode(pixels)  # (N, P, D)
+    side = math.isqrt(features.shape[1])
+    grid = features.transpose(1, 2).unflatten(-1, (side, side))
+    places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
+    contents = pool.contents[chosen]
+    held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
+    whole = read_loss(readers["mean"](features.mean(1)), contents, CONTENT_CLASSES)
+    each = read_loss(readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
+    return whole + 9 * each, {"samples": stage.batch}
+
+
+def answers_loss(
+    model: Any, processor: Any, readers: Readers, pool: Pool, stage: Stage, rng: random.Random
+) -> tuple[Tensor, Notes]:
+    """Next-token loss on the assistant's words in random conversations, and the probes' losses."""
+    kind = draw_kind(rng, stage.mix)
+    rows: list[Any] = []
+    indices: list[int] = []
+    asked: list[Asked] = []
+    tokens = 0
+    while tokens < stage.tokens:
+        sample = draw_sample(rng, pool, stage, kind)
+        rows.append(processor.prepare(sample.messages, sample.media, train=True))
+        for question in sample.questions:
+            about = question.about or int(kind == "1")
+            asked.append(Asked(question.text, question.number, len(indices) + about - 1 if about else None))
+        indices += sample.indices
+        tokens += rows[-1].tensors["input_ids"].shape[1]
+    batch = processor.collate(rows)
+    labels = batch.pop("labels")[:, 1:]
+    output = model(**batch, use_cache=False, output_hidden_states=stage.probe_layer > 0)
+    # Three tokens in four are not learned; a softmax over them would be for nothing.
+    learned = labels != -100
+    loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
+    notes: Notes = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
+    if not stage.probe_layer:
+        return loss, notes
+    seeing, understanding, finding = output.hidden_states[stage.probe_layer :][:3]
+    width = len(processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
+    contents = pool.contents[indices]
+    seen = placeholder_loss(readers, seeing, batch["media_offset"], width, contents)
+    begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
+    understood = question_loss(readers, understanding[:, :-1][begins], asked)
+    found = finding_loss(readers, finding[:, :-1][begins], asked, contents)
+    notes |= {"probe": round(seen.item(), 4), "asked": round(understood.item(), 4), "found": round(found.item(), 4)}
+    return loss + stage.probe_weight * (seen + ASKED_WEIGHT * (understood + FOUND_WEIGHT * found)), notes
+
+
+def placeholder_loss(
+    readers: Readers, hidden: Tensor, starts: Sequence[Tensor], width: int, contents: Tensor
+) -> Tensor:
+    """What the text stream (B, T, D) at the pictures' placeholders does not tell of their contents (N, 31) and numbers.
+
+    A placeholder is `width` tokens: the first tells the first places, the last tells the last ones and the sign; each
+    tells the picture's number in its row, and the names of what it holds.
+    """
+    first = torch.tensor([(row, int(start)) for row, places in enumerate(starts) for start in places])
+    at = hidden[first[:, :1], first[:, 1:] + torch.arange(width)]  # (N, width, D)
+    share = [place * width // 9 for place in range(9)]
+    logits = readers.read("placeholder", at)
+    tellers = share * 3 + [width - 1] * 4  # which token tells each of the 31 choices
+    told = torch.cat([logits[:, t, part] for t, part in zip(tellers, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
+    numbers = torch.tensor([number for places in starts for number in range(len(places))])
+    miscounted = functional.cross_entropy(readers.read("number", at).flatten(0, 1), numbers.repeat_interleave(width))
+    held = torch.stack([names_held(contents, [p for p in range(9) if share[p] == t]) for t in range(width)], dim=1)
+    unnamed = functional.binary_cross_entropy_with_logits(readers.read("names", at), held)
+    return read_loss(told, contents, CONTENT_CLASSES) + width * (miscounted + len(NAMES) * unnamed)
+
+
+def question_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked]) -> Tensor:
+    """What the text stream before each answer (Q, D) does not tell of the names and the number in the question."""
+    names = torch.tensor([names_in(question.text) for question in asked])
+    loss = len(NAMES) * functional.binary_cross_entropy_with_logits(readers.read("names", hidden), names)
+    numbered = [index for index, question in enumerate(asked) if question.number]
+    if numbered:
+        numbers = torch.tensor([asked[index].number - 1 for index in numbered])
+        loss = loss + functional.cross_entropy(readers.read("number", hidden[numbered]), numbers)
+    return loss
+
+
+def finding_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked], contents: Tensor) -> Tensor:
+    """What the text stream before each answer (Q, D) does not tell of the picture it is about; contents (N, 31)."""
+    meant = [(index, question.picture) for index, question in enumerate(asked) if question.picture is not None]
+    if not meant:
+        return hidden.new_zeros(())
+    rows, pictures = (list(column) for column in zip(*meant, strict=True))
+    return read_loss(readers.read("found", hidden[rows]), contents[pictures], CONTENT_CLASSES)
+
+
+def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropy of logits (N, sum of `classes`) against the right choices (N, len(classes)), summed."""
+    parts = logits.split(list(classes), dim=-1)
+    return torch.stack([functional.cross_entropy(part, contents[:, i]) for i, part in enumerate(parts)]).sum()
+
+
+def _slices(classes: Sequence[int]) -> list[slice]:
+    ends = list(itertools.accumulate(classes))
+    return [slice(end - size, end) for size, end in zip(classes, ends, strict=True)]

@@ -1,0 +1,84 @@
+"""longview train and longview eval: thin verbs over the trainer and the evaluation, through real folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHORT = """
+seed: 1
+model:
+  family: owl3
+  processor: {cut_enable: false}
+  config:
+    {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
+     hyper_layers: [1], tie_word_embeddings: true, max_position_embeddings: 512,
+     vision_config: {image_size: 24, patch_size: 8, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2,
+                     num_attention_heads: 2, vision_use_head: false}}
+data: {pictures: 24, clips: 2}
+stages:
+  - {name: see, objective: contents, train: [vision, connector], steps: 2, batch: 8}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT)
+    return path
+
+
+def test_a_recipe_is_followed_and_its_model_answers(longview, refused, recipe, tmp_path):
+    output = tmp_path / "run"
+    ran = longview("train", recipe, "stages.0.steps=3", "--output", output)
+    assert ran.code == 0
+    assert ran.out == f"{output / 'model'}\n"
+    assert longview("ask", "--model", output / "model", "--max-tokens", 3, "Hello?").code == 0
+    assert "--resume" in refused("train", recipe, "stages.0.steps=3", "--output", output)
+    assert "another recipe" in refused("train", recipe, "--output", output, "--resume")
+    assert longview("train", recipe, "stages.0.steps=3", "--output", output, "--resume").code == 0
+
+
+def test_a_dry_run_prints_the_whole_recipe_and_trains_nothing(longview, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = longview("train", recipe, "seed=7", "stages.0.learning_rate=1e-4", "--dry-run")
+    understood = yaml.safe_load(ran.out)
+    assert understood["seed"] == 7
+    assert understood["stages"][0]["learning_rate"] == 1e-4
+    assert understood["stages"][0]["weight_decay"] == 0.01
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_understood(longview, path):
+    assert longview("train", path, "--dry-run").code == 0
+
+
+def test_what_is_wrong_with_a_recipe_is_named(refused, recipe, tmp_path):
+    assert "no/recipe.yaml" in refused("train", "no/recipe.yaml")
+    assert "nearest known key is 'seed'" in refused("train", recipe, "sede=1", "--dry-run")
+    assert "no value" in refused("train", recipe, "seed", "--dry-run")
+    assert "no run to resume" in refused("train", recipe, "--resume", "--output", tmp_path / "none")
+
+
+def test_eval_prints_every_kind_with_what_guessing_scores(longview, broken_model):
+    config = json.loads((broken_model / "config.json").read_text())
+    (broken_model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 200}))  # short answers
+    arguments = ("eval", "--model", broken_model, "--per-kind", 1, "--group", "clip")
+    found, text = longview(*arguments, "--json").json, longview(*arguments).out
+    assert found["task"] == "world"
+    assert [row["group"] for row in found["groups"]] == ["clip"]
+    assert sum(row["total"] for row in found["kinds"]) == found["groups"][0]["total"]
+    for row in found["kinds"]:
+        assert any(row["kind"] in line and f"{row['right']}/{row['total']}" in line for line in text.splitlines())
+
+
+def test_wrong_options_of_eval_are_named(refused):
+    assert "unknown task 'nonsense'" in refused("eval", "--task", "nonsense")
+    assert "--shown" in refused("eval", "--shown", "half")
+    assert "unknown group 'ten pictures'" in refused("eval", "--group", "ten pictures")
+    assert "per_kind is 0" in refused("eval", "--per-kind", "0")

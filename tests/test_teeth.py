@@ -1,0 +1,108 @@
+"""Teeth: each of these one-line vandalisms must turn the suite red. Slow, because each runs tests of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FUSION, MODEL, PROCESSOR = (f"models/owl3/{name}.py" for name in ("fusion", "model", "processor"))
+GOLDEN, LAWS, TEXTS = "models/owl3/test_golden.py", "models/test_laws.py", "models/owl3/test_processor.py"
+OVIS_FUSION, OVIS_MODEL, OVIS_PROCESSOR = (f"models/ovis2/{name}.py" for name in ("fusion", "model", "processor"))
+OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (f"models/ovis2/test_ovis2_{name}.py" for name in ("golden", "processor", "checkpoint"))
+
+VANDALISMS = {
+    "a token sees the picture whose placeholder it begins, in every release": (
+        FUSION,
+        "[start if inclusive else start + 1 for start in starts]",
+        "[start for start in starts]",
+        GOLDEN,
+    ),
+    "a token sees pictures that come later": (FUSION, "visible = sum(t <= left for t in first_seen)", "visible = len(starts)", LAWS),
+    "the mask of the eager path forgets that pictures come in order": (
+        FUSION,
+        "visible = first_seen[:, None, :] <= time[None, :, None]",
+        "visible = first_seen[:, None, :] <= time[None, :, None] + 1000",
+        LAWS,
+    ),
+    "keys and values of pictures lie one after the other, not head by head": (
+        FUSION,
+        ".unflatten(-1, (-1, 2, self.head_dim))",
+        ".unflatten(-1, (2, -1, self.head_dim)).transpose(-3, -2)",
+        GOLDEN,
+    ),
+    "values turn with the keys' positions": (
+        FUSION,
+        "transpose(0, 1), value.flatten(0, 1)",
+        "transpose(0, 1), turned.to(value.dtype).flatten(0, 1)",
+        GOLDEN,
+    ),
+    "the gate is upside down": (FUSION, "read * (1 - gate) + seen.to(read.dtype) * gate", "read * gate + seen.to(read.dtype) * (1 - gate)", GOLDEN),
+    "a token before the first picture is gated all the same": (FUSION, "torch.where(looks, self._gate(read), 0.0)", "self._gate(read)", GOLDEN),
+    "pictures and words swap shares in the fused softmax": (FUSION, "torch.sigmoid(seen_lse - read_lse)", "torch.sigmoid(read_lse - seen_lse)", GOLDEN),
+    "the softmax forgets its scale": (FUSION, "attend(grouped * self.scaling,", "attend(grouped,", GOLDEN),
+    "the gradient of the streaming softmax has a wrong sign": (FUSION, "shift = grad_lse - (output", "shift = grad_lse + (output", "models/owl3/test_fusion.py"),
+    "picture keys do not turn": (FUSION, "key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()", "key.float()", GOLDEN),
+    "picture positions are off by one": (MODEL, "extra = 0 if self.config.fused else 1", "extra = 1 if self.config.fused else 0", GOLDEN),
+    "padding on the left moves the pictures": (MODEL, "turns.append([(here[s] if s < length else beyond + s) + extra for s in row_starts])", "turns.append([past + s + extra for s in row_starts])", LAWS),
+    "the tower's last block is run": (MODEL, "tower.encoder.layers[:-1]", "tower.encoder.layers", GOLDEN),
+    "pictures and placeholders may differ in number": (MODEL, "if num_pictures != num_placeholders:", "if False:", LAWS),
+    "generation samples as the folder suggests": (MODEL, "                **GREEDY,\n", "", "models/owl3/test_official_programs.py"),
+    "pictures are resized bilinearly": (PROCESSOR, "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR", TEXTS),
+    "the global view comes first": (PROCESSOR, "crops.append(image.resize((side, side), Image.Resampling.BICUBIC))", "crops.insert(0, image.resize((side, side), Image.Resampling.BICUBIC))", TEXTS),
+    "crops run column by column": ("models/tiling.py", "for row in range(rows)\n        for column in range(columns)", "for column in range(columns)\n        for row in range(rows)", TEXTS),
+    "the grid's two scores weigh the same": (PROCESSOR, "shape * np.float32(100) + size", "shape + size", TEXTS),
+    "text can become a special token": (PROCESSOR, "split_special_tokens=not parse_specials", "split_special_tokens=False", TEXTS),
+    "the user's words are learned": (PROCESSOR, "add(self._encode(segment, parse_specials))", "add(self._encode(segment, parse_specials), learn=True)", TEXTS),
+    "half a character is shown": ("engine/text.py", 'or text.endswith("\\N{REPLACEMENT CHARACTER}")', "", "engine/test_text.py"),
+    "stop strings are shown when cut across tokens": ("engine/text.py", "cut = len(self._held) - keep", "cut = len(self._held)", "engine/test_text.py"),
+    "top-p drops the token that crosses it": ("engine/sampling.py", "probabilities.cumsum(-1) - probabilities >= params.top_p", "probabilities.cumsum(-1) >= params.top_p", "engine/test_sampling.py"),
+    "a wrong shape is loaded": ("models/checkpoint.py", "if name in found and found[name] != shape", "if False", "models/test_checkpoint.py"),
+    "a shard may lie outside the folder": ("models/checkpoint.py", "Path(file).name != file or not", "not", "models/test_checkpoint.py"),
+    "an ovis picture is read after the norm that the checkpoint holds for nobody": (OVIS_MODEL, "            hidden = block(hidden)\n        return hidden", "            hidden = block(hidden)\n        return self.post_trunk_norm(hidden)", OVIS_GOLDEN),
+    "merged patches run column by column": (OVIS_FUSION, "blocks.transpose(2, 3).flatten(3)", "blocks.permute(0, 1, 3, 4, 2, 5).flatten(3)", OVIS_GOLDEN),
+    "indicators count from the end": (OVIS_FUSION, "indicators[BEGIN - ids[is_indicator]]", "indicators[ids[is_indicator] - END]", OVIS_GOLDEN),
+    "visual words compete across places": (OVIS_FUSION, "return logits.softmax(-1)", "return logits.softmax(-2)", OVIS_GOLDEN),
+    "labels grow over crops": (OVIS_FUSION, ".masked_fill(is_crop, IGNORED)", "", OVIS_GOLDEN),
+    "crops are masked where their placeholder is not": (OVIS_FUSION, "mask[row, sources] | is_crop", "~is_crop", OVIS_GOLDEN),
+    "rows and columns of crops are swapped": (OVIS_PROCESSOR, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
+    "crops are resized bilinearly": (OVIS_PROCESSOR, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
+    "a long sequence keeps its beginning for generation": (OVIS_FUSION, "padded[:, -limit:] if left_padding", "padded[:, :limit] if left_padding", OVIS_GOLDEN),
+    "the user's words are learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
+    "a crop may show less": (OVIS_PROCESSOR, "COVERED = 0.9", "COVERED = 0.8", OVIS_TEXTS),
+    "None asks generation_config.json": (OVIS_MODEL, "PLAIN[key] if value is None and key in PLAIN else value for", "value for", "models/ovis2/test_ovis2_official_program.py"),
+    "a tied head is what the checkpoint holds": (OVIS_MODEL, "        if config.tied:  #", "        if False:  #", OVIS_FOLDERS),
+    "text alone trains no picture's parameters": (OVIS_MODEL, "spare = [torch.zeros(1, 3, side, side)]", "spare = []", OVIS_GOLDEN),
+    "an ovis reads special tokens in a user's text": (OVIS_PROCESSOR, "split_special_tokens=not parse_specials", "split_special_tokens=False", OVIS_TEXTS),
+    "padding on the left moves the words of an ovis": (OVIS_MODEL, "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "(attention_mask.long().cumsum(-1) + torch.arange(attention_mask.shape[1]) % 2)", LAWS),
+    "a head and a table may disagree": ("models/ovis2/convert.py", "if words + NUM_INDICATORS != rows:", "if False:", OVIS_FOLDERS),
+    "pictures take no room in the sequence": ("engine/engine.py", "self.context_length - inputs.length", 'self.context_length - inputs.tensors["input_ids"].shape[1]', "engine/test_engine.py"),
+    "the sampler counts pictures as words": ("engine/engine.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VANDALISMS)
+def test_the_suite_notices_that(name, tmp_path):
+    file, sane, broken, tests = VANDALISMS[name]
+    package = shutil.copytree(ROOT / "longview", tmp_path / "longview", ignore=shutil.ignore_patterns("__pycache__"))
+    source = (package / file).read_text()
+    assert sane in source, f"{file} no longer holds the line to break; write the vandalism anew"
+    (package / file).write_text(source.replace(sane, broken))
+    shutil.copytree(
+        ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "media", "test_teeth.py")
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/{tests}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1, result.stdout[-2000:]
