@@ -53,7 +53,15 @@ def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pa
             f"{folder}: the head tells {words} visual words apart, so the table needs {words} + {NUM_INDICATORS} "
             f"indicators = {words + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
         )
-    config.visual_tokenizer_config.vocab_size = rows
+    visual = config.visual_tokenizer_config
+    tower = visual.backbone_config.num_hidden_layers
+    for prefix, number in (("llm.model.layers.", config.llm_config.num_hidden_layers), (_blocks(shapes), tower)):
+        found = _count(prefix, shapes)
+        if found > number:
+            raise CheckpointError(
+                f"{folder} has {found} blocks {prefix}*, but its config.json says {number}; they do not belong together"
+            )
+    visual.vocab_size = rows
     config.llm_config.vocab_size = shapes.get("llm.model.embed_tokens.weight", (config.llm_config.vocab_size,))[0]
 
 
@@ -96,6 +104,17 @@ def optional(config: OvisConfig) -> tuple[str, ...]:
     return (*unread, "llm.lm_head.") if config.tied else unread
 
 
+def _blocks(names: Iterable[str]) -> str:
+    """What the names of the tower's blocks begin with."""
+    aimv2 = "visual_tokenizer.backbone.trunk.blocks."
+    contrastive = "visual_tokenizer.backbone.vision_model.encoder.layers."
+    return aimv2 if any(name.startswith(aimv2) for name in names) else contrastive
+
+
+def _count(prefix: str, names: Iterable[str]) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
+
+
 def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
     """The parameters that the official trainer's `--train_modules` opens; every other one is frozen.
 
@@ -107,10 +126,8 @@ def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
         RequestError: one of them names no part or no block.
     """
     names = list(names)
-    blocks = "visual_tokenizer.backbone.trunk.blocks."
-    if not any(name.startswith(blocks) for name in names):
-        blocks = "visual_tokenizer.backbone.vision_model.encoder.layers."
-    num_blocks = len({name.removeprefix(blocks).split(".")[0] for name in names if name.startswith(blocks)})
+    blocks = _blocks(names)
+    num_blocks = _count(blocks, names)
     opened: list[str] = []
     for module in train_modules.split("|"):
         if module == "all":
