@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -107,6 +108,15 @@ def test_every_link_within_the_repository_leads_somewhere():
             assert path.startswith("https://") or (document.parent / path).exists(), f"{document.name}: {path}"
 
 
+def test_readme_gives_the_model_cards_accuracy():
+    measured = json.loads((ROOT / "longview" / "demo" / "owl3" / "evaluation.json").read_text(encoding="utf-8"))
+    accuracy = {group: score["accuracy"] for group, score in measured["groups"]["shown"].items()}
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{accuracy['one picture']:.0%} of the questions about one picture right" in words
+    assert f"{accuracy['clip']:.0%} about a clip" in words
+    assert f"{accuracy['eight pictures']:.0%} about eight pictures" in words
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_readme_mentions_every_verb(verb):
     assert f"longview {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,7 +144,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("script", "answers"),
-    [("ask.py", ["blue star", "right, seen at 0, 1, 2, 3, 4, 5, 6, 7 s"]), ("official_owl3.py", ["red"])],
+    [("ask.py", ["a large blue star\n", "right, seen at 0, 1, 2, 3, 4, 5, 6, 7 s"]), ("official_owl3.py", ["red"])],
 )
 @pytest.mark.filterwarnings("ignore:trust_remote_code")
 def test_an_example_program_gives_the_right_answers(at_root, capsys, monkeypatch, script, answers):

@@ -92,6 +92,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         "\n### By kind of question\n",
         "| media | kind | accuracy | chance | blank | swapped | questions |\n|---|---|---|---|---|---|---|",
         *_kind_rows(numbers["scores"]),
+        f"\nNot clearly better than chance: {_guessed(numbers['scores']['shown'])}.",
         "\n## Training\n",
         f"One command, from random weights: `{COMMAND}`.\n{minutes:.0f} minutes on one CPU core; "
         f"steps: {stages}. The\n{training['pictures']:,} pictures and {training['clips']:,} clips are from "
@@ -120,6 +121,12 @@ def _kind_rows(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
             f"| {row['total']} |"
         )
     return lines
+
+
+def _guessed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The kinds whose interval reaches down to chance."""
+    kinds = [f"{row['kind']} ({row['group']})" for row in rows if row["low"] <= row["chance"]]
+    return ", ".join(kinds) or "none"
 
 
 def _report(shown: str) -> Any:
