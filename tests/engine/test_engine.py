@@ -114,6 +114,31 @@ def test_a_path_is_not_mistaken_for_a_part():
         longview.ask("What?", "photo.jpg")
 
 
+def test_pictures_count_as_prompt_where_they_take_room_in_the_sequence(engine):
+    frames = [noise(seed) for seed in range(64)]
+    question = [longview.ask("What happens?", longview.video(frames))]
+    inputs = engine.processor.prepare(question, longview.media.open_media(question[0].media))
+    if inputs.length < engine.context_length:
+        assert engine.answer(question, max_tokens=1).receipt.usage.prompt_tokens == inputs.length
+    else:
+        with pytest.raises(RequestError, match=rf"{inputs.length} tokens long, and the model reads 512"):
+            engine.answer(question)
+
+
+def test_the_sampler_is_told_the_words_and_nothing_else(engine, monkeypatch):
+    told = []
+    choose = longview.engine.sampling.Sampler.__call__
+
+    def listen(sampler, logits, history):
+        told.append(list(history))
+        return choose(sampler, logits, history)
+
+    monkeypatch.setattr(longview.engine.sampling.Sampler, "__call__", listen)
+    answer = engine.answer([longview.ask("What is it?", PICTURE)], max_tokens=3, repetition_penalty=1.2)
+    assert all(0 <= token < len(engine.processor.tokenizer) + 100 for history in told for token in history)
+    assert told[-1][len(told[0]) :] == list(answer.tokens)[:-1]
+
+
 def test_progress_is_told_about_pictures(engine):
     told = []
     engine.answer([longview.ask("?", PICTURE, CLIP)], max_tokens=1, progress=lambda *step: told.append(step))

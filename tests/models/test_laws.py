@@ -201,8 +201,10 @@ def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny)
     assert inputs.visual_tokens == inputs.num_pictures * footprint.patches_per_picture
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(**model.look(inputs.tensors), past_key_values=cache)
+        arguments = model.look(inputs.tensors)
+        model(**arguments, past_key_values=cache)
     kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     kept += cache.gallery.nbytes() if hasattr(cache, "gallery") else 0
+    assert arguments[sequence(arguments)].shape[1] == inputs.length
     words = inputs.length - footprint.picture_positions * inputs.num_pictures
     assert kept == footprint.word_bytes * words + footprint.picture_bytes * inputs.num_pictures

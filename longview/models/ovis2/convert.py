@@ -56,11 +56,9 @@ def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pa
         )
     visual = config.visual_tokenizer_config
     checkpoint.check_blocks(shapes, "llm.model.layers.", config.llm_config.num_hidden_layers, folder)
-    tower = "trunk.blocks." if visual.kind == "aimv2" else "vision_model.encoder.layers."
-    blocks = visual.backbone_config.num_hidden_layers
-    checkpoint.check_blocks(shapes, f"visual_tokenizer.backbone.{tower}", blocks, folder)
+    checkpoint.check_blocks(shapes, _blocks(shapes), visual.backbone_config.num_hidden_layers, folder)
     checkpoint.check_numbers(config.llm_config, ("hidden_size", "num_attention_heads", "rms_norm_eps"), folder)
-    config.visual_tokenizer_config.vocab_size = rows
+    visual.vocab_size = rows
     config.llm_config.vocab_size = shapes.get("llm.model.embed_tokens.weight", (config.llm_config.vocab_size,))[0]
 
 
@@ -103,6 +101,17 @@ def optional(config: OvisConfig) -> tuple[str, ...]:
     return (*unread, "llm.lm_head.") if config.tied else unread
 
 
+def _blocks(names: Iterable[str]) -> str:
+    """What the names of the tower's blocks begin with."""
+    aimv2 = "visual_tokenizer.backbone.trunk.blocks."
+    contrastive = "visual_tokenizer.backbone.vision_model.encoder.layers."
+    return aimv2 if any(name.startswith(aimv2) for name in names) else contrastive
+
+
+def _count(prefix: str, names: Iterable[str]) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
+
+
 def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
     """The parameters that the official trainer's `--train_modules` opens; every other one is frozen.
 
@@ -114,10 +123,8 @@ def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
         RequestError: one of them names no part or no block.
     """
     names = list(names)
-    blocks = "visual_tokenizer.backbone.trunk.blocks."
-    if not any(name.startswith(blocks) for name in names):
-        blocks = "visual_tokenizer.backbone.vision_model.encoder.layers."
-    num_blocks = len({name.removeprefix(blocks).split(".")[0] for name in names if name.startswith(blocks)})
+    blocks = _blocks(names)
+    num_blocks = _count(blocks, names)
     opened: list[str] = []
     for module in train_modules.split("|"):
         if module == "all":

@@ -36,9 +36,6 @@ from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, Visual
 from longview.models.ovis2.fusion import ATOM, Merged, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
 
-PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-"""What None means for these in a call of `generate`: no such thing. transformers would ask generation_config.json."""
-
 Progress = Callable[[int, int, str], None]
 
 
@@ -529,8 +526,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
             raise RequestError("generate needs input_ids; make them with preprocess_inputs or the processor")
         kwargs.pop("left_padding", None)
         merged = self.merge(input_ids, attention_mask, None, pixel_values, left_padding=True)
-        settings = {key: PLAIN[key] if value is None and key in PLAIN else value for key, value in kwargs.items()}
-        return super().generate(inputs_embeds=merged.embeds, attention_mask=merged.mask.long(), **settings)
+        return super().generate(inputs_embeds=merged.embeds, attention_mask=merged.mask.long(), **kwargs)
 
 
 def check_counts(num_pictures: int, num_placeholders: int, where: str = "") -> None:

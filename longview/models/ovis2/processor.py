@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +119,28 @@ def turns_of(text_or_conversations: Any) -> list[dict[str, str]]:
                 f'a turn is {{"from": who, "value": text}}, expected system, human or gpt; found {turn!r:.80}'
             )
     return [dict(turn) for turn in text_or_conversations]
+
+
+def keep_pictures(conversation: Sequence[Mapping[str, str]], kept: Collection[int]) -> list[dict[str, str]]:
+    """A conversation in the official form without the `<image>` of pictures that were not selected.
+
+    For a `frame_selector`: after choosing frames, it has to say so in the text. A line break between two pictures goes
+    with the second one; other text stays.
+
+    Args:
+        kept: Numbers of the pictures that stay, counted through the whole conversation.
+    """
+    number = 0
+    turns = []
+    for turn in conversation:
+        *clips, tail = turn["value"].split("<image>")
+        value = ""
+        for clip in clips:
+            stays = number in kept
+            value += ("" if clip == "\n" and not stays else clip) + ("<image>" if stays else "")
+            number += 1
+        turns.append({**turn, "value": value + ("" if clips and tail == "\n" else tail)})
+    return turns
 
 
 class Pixels(NamedTuple):

@@ -166,6 +166,18 @@ def test_weights_that_are_no_ovis_and_parts_we_do_not_know_are_named(tmp_path):
         assert repr(value) in complaint(folder)
 
 
+def test_values_of_the_wrong_type_and_blocks_that_config_json_does_not_know_are_named(tmp_path):
+    folder = folder_of("text_only", tmp_path)
+    change(folder, llm_hidden_size="sixty-four")
+    assert "hidden_size" in complaint(folder)
+    change(folder, llm_hidden_size=64, llm_num_hidden_layers=2)
+    assert "has 3 blocks llm.model.layers.N, but its config.json says 2" in complaint(folder)
+    visual = json.loads((TINY / "config.json").read_text())["visual_tokenizer_config"]
+    visual["backbone_config"]["num_hidden_layers"] = 1
+    change(folder, llm_num_hidden_layers=3, visual_tokenizer_config=visual)
+    assert "has 3 blocks visual_tokenizer.backbone.trunk.blocks.*, but its config.json says 1" in complaint(folder)
+
+
 def test_a_checkpoint_packed_by_gptq_names_the_libraries_that_unpack_it(tmp_path):
     if importlib.util.find_spec("gptqmodel"):
         pytest.skip("this machine can unpack it")

@@ -17,10 +17,11 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import Frame, Medium, select
 from longview.messages import Message, ask, image, video
 from longview.models.ovis2 import Config, Processor
-from longview.models.ovis2.processor import Pixels, boxes, choose_grid, covered, placeholders
+from longview.models.ovis2.processor import Pixels, boxes, choose_grid, covered, keep_pictures, placeholders
 
 PARTITION = json.loads((GOLDEN / "partition.json").read_text())
 SIDE = PARTITION["side"]
+SELECTION = json.loads((GOLDEN / "mdp3.json").read_text())
 FRAMES = json.loads((GOLDEN / "frame_sampling.json").read_text())
 
 
@@ -241,6 +242,19 @@ def test_frames_can_be_selected_on_the_way(processor):
     arguments = {"frame_selector": first, "frame_selector_kwargs": {"keep": 2}, "max_partition": 1}
     _, _, pixels = processor.preprocess_inputs("<image>" * 4 + "?", [noise(i) for i in range(4)], **arguments)
     assert len(pixels) == 2
+
+
+@pytest.mark.parametrize("case", SELECTION["conversation_rewrite"])
+def test_after_a_selection_the_text_names_the_pictures_that_the_authors_keep(case):
+    assert keep_pictures(case["input"], case["frames_kept"]) == case["output"]
+
+
+def test_pictures_are_counted_through_all_turns():
+    """Upstream counts one too many at the end of each turn, and so keeps the wrong ones of the next."""
+    turns = [
+        {"from": who, "value": text} for who, text in (("human", "<image>\n<image>?"), ("human", "<image>\n<image>!"))
+    ]
+    assert [turn["value"] for turn in keep_pictures(turns, {1, 2})] == ["\n<image>?", "<image>!"]
 
 
 def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
