@@ -97,8 +97,10 @@ def beyond(name: str, found: str, limits: Limits, field: str) -> MediaError:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes as a user reads it: 100 bytes, 1.5 MiB."""
-    return f"{count / MiB:,.{1 if count % MiB else 0}f} MiB" if count >= MiB else f"{count:,} bytes"
+    """Return a number of bytes as a user reads it; exact where rounding would make it look like a whole limit."""
+    if count < MiB or (count % MiB and f"{count / MiB:.1f}".endswith(".0")):
+        return f"{count:,} byte{'' if count == 1 else 's'}"
+    return f"{count / MiB:,.{1 if count % MiB else 0}f} MiB"
 
 
 def _is_number(value: object) -> bool:

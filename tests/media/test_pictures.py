@@ -18,6 +18,7 @@ from PIL import Image, ImageSequence
 
 from longview.errors import LongviewError, MediaError
 from longview.media import Limits, MediaOptions, Medium, decode, open_medium, sniff
+from longview.media.options import size
 from longview.messages import Part
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow's remarks on damaged files
@@ -280,6 +281,8 @@ def test_sizes_are_shown_so_that_they_can_be_told_from_the_limit():
     message = refusal(data, Limits(max_image_bytes=100))
     assert "the limit is 100 bytes, raise it with --max-image-bytes" in message
     assert "MiB" not in message
+    shown = {1: "1 byte", 100: "100 bytes", 1 << 20: "1 MiB", (1 << 20) + 1: "1,048,577 bytes", 3 << 19: "1.5 MiB"}
+    assert {count: size(count) for count in shown} == shown
     assert "the limit is 2 MiB" in refusal(bytes(3 << 20), Limits(max_image_bytes=2 << 20))
     assert "4,608 bytes; the limit is 1,000 bytes" in refusal(gradient(), Limits(max_decoded_bytes=1000))
 
