@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -88,6 +89,7 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         pid, self.master = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job inherits that Ctrl-C is ignored
             os.environ |= {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
             os.execv(sys.executable, [sys.executable, "-m", "longview", *map(str, arguments)])
         self.pid = pid

@@ -48,9 +48,14 @@ def test_a_reader_that_goes_away_is_no_error(random_model):
         assert "Error" not in program.stderr.read()
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a background job inherits: shells start it with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_an_answer_with_code_130(random_model):
     command = [sys.executable, "-m", "longview", "ask", "--model", str(random_model), "--max-tokens", "3000", "Hello"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         assert program.stdout.read(1)
