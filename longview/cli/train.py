@@ -33,6 +33,7 @@ def train(
     """
     quieten(show=False)
     from longview.train.recipe import load_recipe, to_tree
+    from longview.train.run import Interrupted
     from longview.train.run import train as follow
 
     understood = load_recipe(recipe, overrides or ())
@@ -42,4 +43,8 @@ def train(
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
         return
     folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
-    typer.echo(follow(understood, folder, resume=resume, progress=is_terminal()))
+    try:
+        typer.echo(follow(understood, folder, resume=resume, progress=is_terminal()))
+    except Interrupted as stop:
+        typer.echo(f"longview: {stop}", err=True)
+        raise typer.Exit(130) from None

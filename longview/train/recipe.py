@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,7 @@ class ModelPart:
     start: str | None = None  # folder or hub id to start from
     family: str | None = None  # of a new model
     config: dict[str, Any] = field(default_factory=dict)  # of a new model: the family's config fields
-    attention: str = "sdpa"  # "eager" batches small models well
+    attention: Literal["sdpa", "eager"] = "sdpa"  # "eager" batches small models well
     processor: dict[str, Any] = field(default_factory=dict)  # of a new model: the settings of its processor
 
 
@@ -89,15 +92,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, a key is unknown or missing, or a value has the wrong type.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not text in UTF-8 ({error.reason}); give a YAML file") from error
+    tree = _parse(text, f"recipe {path}")
     for override in overrides:
         _override(tree, override)
     recipe = from_tree(tree)
-    _check(recipe)
+    check(recipe)
     return recipe
 
 
@@ -111,19 +115,84 @@ def to_tree(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _check(recipe: Recipe) -> None:
+def _parse(text: str, what: str) -> Any:
+    """The tree of a YAML text."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise RecipeError(f"{what} is nested too deeply; a recipe has a few levels") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise RecipeError(f"{what} is not YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+INFINITE = math.inf
+RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10**9), "batch": (1, 10**6), "tokens": (1, 10**7), "turns": (1, 64), "checkpoint_every": (1, 10**9),
+    "simple": (0, 1), "captions": (0, 1), "final_rate": (0, 1), "probe_layer": (0, 10**4), "warmup": (0, 10**9),
+    "probe_weight": (0, INFINITE), "weight_decay": (0, INFINITE), "learning_rate": (0, 1), "clip_norm": (0, INFINITE),
+}  # fmt: skip
+"""The least and the most of each number of a stage; none is infinite."""
+DATA_RANGES: dict[str, tuple[float, float]] = {
+    "pictures": (1, 10**6), "clips": (0, 10**6), "simple": (0, 1), "signs": (0, 1),
+}  # fmt: skip
+ABOVE_ZERO = ("learning_rate", "clip_norm")
+
+
+def check(recipe: Recipe) -> None:
+    """Make sure that a recipe's values are possible, as far as can be told without its model.
+
+    Raises:
+        RecipeError: names the value and what was expected.
+    """
+    try:
+        json.dumps(to_tree(recipe), allow_nan=False)
+    except RecursionError as error:
+        raise RecipeError("the recipe is nested too deeply; a recipe has a few levels") from error
+    except (ValueError, TypeError) as error:
+        _check_ranges(recipe)  # which may name the number
+        raise RecipeError(
+            f"the recipe holds a value that JSON cannot ({error}); use text, numbers and lists"
+        ) from error
     if (recipe.model.start is None) == (recipe.model.family is None):
         raise RecipeError("model needs either start (a checkpoint) or family (a new model), not both")
     names = [stage.name for stage in recipe.stages]
     if not names or len(set(names)) < len(names):
         raise RecipeError(f"stages needs at least one stage, with names of their own; found {names}")
+    _check_ranges(recipe)
     for stage in recipe.stages:
-        for key, lowest in (("steps", 1), ("batch", 1), ("tokens", 1), ("turns", 1), ("checkpoint_every", 1)):
-            if getattr(stage, key) < lowest:
-                raise RecipeError(f"stages.{stage.name}.{key} is {getattr(stage, key)}; give {lowest} or more")
-        unknown = [kind for kind in stage.mix if kind != "clip" and not (kind.isdigit() and 1 <= int(kind) <= 8)]
-        if unknown or not stage.mix:
-            raise RecipeError(f"stages.{stage.name}.mix holds {unknown}; its keys are 1 … 8 (pictures) and clip")
+        where = f"stages.{stage.name}"
+        if not stage.train or len(set(stage.train)) < len(stage.train):
+            raise RecipeError(f"{where}.train is {stage.train}; name one part or more, each once")
+        if stage.objective == "answers" and stage.mix.get("clip") and not recipe.data.clips:
+            raise RecipeError(f"{where}.mix holds clip, but data.clips is 0; give 1 or more")
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    if not 0 <= recipe.seed < 2**63:
+        raise RecipeError(f"seed is {recipe.seed}; give a whole number from 0 to 2**63 - 1")
+    for key, (low, high) in DATA_RANGES.items():
+        _check_number(f"data.{key}", getattr(recipe.data, key), low, high)
+    for stage in recipe.stages:
+        for key, (low, high) in RANGES.items():
+            _check_number(f"stages.{stage.name}.{key}", getattr(stage, key), low, high, key in ABOVE_ZERO)
+        _check_mix(f"stages.{stage.name}.mix", stage.mix)
+
+
+def _check_mix(where: str, mix: Mapping[str, float]) -> None:
+    unknown = [kind for kind in mix if not re.fullmatch("[1-8]|clip", kind)]
+    if unknown or not mix:
+        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … 8 (pictures) and clip")
+    for kind, share in mix.items():
+        _check_number(f"{where}.{kind}", share, 0, INFINITE)
+    total = sum(mix.values())
+    if not 0 < total < INFINITE:
+        raise RecipeError(f"{where} adds up to {total}; give at least one share above 0")
+
+
+def _check_number(where: str, value: float, low: float, high: float, above: bool = False) -> None:
+    if not (low <= value <= high) or value == INFINITE or (above and value == low):
+        least = f"a number above {low}" if above else f"{low} or more"
+        raise RecipeError(f"{where} is {value}; give {least}{f', at most {high}' if high < INFINITE else ''}")
 
 
 def _override(tree: Any, override: str) -> None:
@@ -137,14 +206,14 @@ def _override(tree: Any, override: str) -> None:
         else:
             tree = _element(tree, key, override)
     if isinstance(tree, dict):
-        tree[last] = yaml.safe_load(text)
+        tree[last] = _parse(text, f"override {override!r}")
     else:
         _element(tree, last, override)
-        tree[int(last)] = yaml.safe_load(text)
+        tree[int(last)] = _parse(text, f"override {override!r}")
 
 
 def _element(tree: Any, key: str, override: str) -> Any:
-    if not isinstance(tree, list) or not key.isdigit() or int(key) >= len(tree):
+    if not isinstance(tree, list) or not re.fullmatch("[0-9]{1,6}", key) or int(key) >= len(tree):
         raise RecipeError(f"override {override!r} leads nowhere: there is no {key!r} in the recipe")
     return tree[int(key)]
 
@@ -178,7 +247,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             if isinstance(value, bool):
                 raise ValueError
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RecipeError(f"{where} is {value!r:.60}; expected a number") from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {int: "a whole number", str: "text", bool: "true or false"}

@@ -1,21 +1,16 @@
 """The loop: stages of a recipe one after another, from nothing or from a checkpoint, to a checkpoint folder.
 
-    output/
-      recipe.json             the resolved recipe
-      log.jsonl               a line every few steps
-      checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32)
-      model/                  the trained model as a checkpoint folder, at the end
-
-A step draws its samples from a random stream of its own (seed, stage, step), so the state is: weights, optimizer,
-stage, step. No pickle anywhere.
+What lies in the folder of a run stands in folder.py. A step draws its samples from a random stream of its own (seed,
+stage, step), so the state is: weights, optimizer, stage, step. No pickle anywhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -27,66 +22,132 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longview.errors import RecipeError
+from longview.errors import CheckpointError, LongviewError, RecipeError
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
 from longview.train.data import Pool, paint_pool
+from longview.train.folder import (
+    REPAIR,
+    check_owner,
+    checkpoints,
+    fsync,
+    hold,
+    newest_checkpoint,
+    read_moments,
+    read_state,
+    read_weights,
+    reading,
+    replace_text,
+    resolved,
+    steps_of,
+    trim_log,
+    writing,
+)
 from longview.train.objectives import Readers, answers_loss, contents_loss
-from longview.train.recipe import Recipe, Stage, from_tree, to_tree
-from longview.train.tokenizer import build_tokenizer, save_tokenizer
+from longview.train.recipe import Recipe, Stage, check, from_tree
+from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
 
 LOG_EVERY = 10  # steps
 
 
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end before its end; says where it stopped and how to go on."""
+
+
 def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
     """Follow a recipe; returns the folder of the trained model.
-
-    An interrupt (Ctrl-C, SIGTERM) ends the run after the current step, with its state saved.
 
     Args:
         resume: Continue from the newest checkpoint in `output`; the recipe must be the one that began there.
 
     Raises:
+        Interrupted: Ctrl-C or SIGTERM: the run ended after the current step, with its state saved and nothing exported.
         RecipeError: `output` holds another run, there is nothing to resume, or the recipe cannot be followed.
+        CheckpointError: what is in `output` is damaged, or cannot be written.
     """
     output = Path(output)
-    _claim(recipe, output, resume)
+    check(recipe)
+    with hold(output, resume):
+        check_owner(recipe, output, resume)
+        return _train(recipe, output, resume, progress)
+
+
+def _train(recipe: Recipe, output: Path, resume: bool, progress: bool) -> Path:
     torch.manual_seed(recipe.seed)
-    model, processor = open_model(recipe, output / "model")
-    run = Run(recipe, output, model, processor)
     state = newest_checkpoint(output) if resume else None
+    folder = output / "model"
+    words = folder / "tokenizer.json"
+    if state is None:
+        words.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+    elif recipe.model.start is None and not words.exists():
+        raise CheckpointError(f"{words} is missing, and the checkpoint was trained with it; {REPAIR}")
+    with writing(folder, output):
+        model, processor = open_model(recipe, folder)
+    check_stages(recipe, model)
+    run = Run(recipe, output, model, processor)
     begin = run.load(state) if state else (0, 0)
+    with writing(output / "log.jsonl", output):
+        trim_log(output / "log.jsonl", recipe, begin)
+        if not resume:
+            replace_text(output / "recipe.json", resolved(recipe))
     with _bar(progress) as bar, _stop_on_signal() as stopped:
-        painting = bar.add_task("painting", total=1.0)
-        run.pool = paint_pool(
-            recipe.data,
-            model.config.picture_size,
-            recipe.seed,
-            progress=lambda done, total: bar.update(painting, completed=done / total),
-        )
+        painting = bar.add_task("painting", total=1.0, loss=float("nan"), rate=0.0)
+
+        def painted(done: int, total: int) -> None:
+            bar.update(painting, completed=done / total)
+            if stopped:
+                raise Interrupted(_where(recipe, output))
+
+        run.pool = paint_pool(recipe.data, model.config.picture_size, recipe.seed, progress=painted)
         bar.remove_task(painting)
+        if not run.pool.simple and any(stage.simple > 0 for stage in recipe.stages):
+            raise RecipeError(
+                f"a stage wants pictures that hold one thing (simple), and none of data.pictures={recipe.data.pictures}"
+                f" does with data.simple={recipe.data.simple}; raise either"
+            )
         for number, stage in enumerate(recipe.stages):
             if number >= begin[0] and not run.follow(
                 number, stage, begin[1] if number == begin[0] else 0, bar, stopped
             ):
-                break
-    return export(model, processor, output / "model")
+                raise Interrupted(_where(recipe, output))
+    with writing(folder, output):
+        return export(model, processor, folder)
+
+
+def _where(recipe: Recipe, output: Path) -> str:
+    """Where an interrupted run stands, and how to go on."""
+    state = newest_checkpoint(output)
+    if state is None:
+        return f"stopped before the first checkpoint of {output}; begin again with --resume"
+    stage, step = read_state(state, recipe)
+    name, steps = recipe.stages[stage].name, recipe.stages[stage].steps
+    return (
+        f"stopped in stage {name!r} ({stage + 1} of {len(recipe.stages)}) after step {step} of {steps}; the state is "
+        f"in {state}, no model was exported; go on with the same command and --resume"
+    )
 
 
 def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write a checkpoint folder that `longview.load` opens; the model itself keeps its precision."""
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=tensors)
-    config = json.loads((folder / "config.json").read_text())
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    unfinished = folder / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        model.save_pretrained(unfinished, state_dict=tensors)
+        config = json.loads((unfinished / "config.json").read_text())
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (unfinished / "generation_config.json").unlink(missing_ok=True)
+        for path in unfinished.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -96,12 +157,14 @@ def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if (output / "model" / "tokenizer.json").exists():
         shutil.copy(output / "model" / "tokenizer.json", folder)
-    recipe = from_tree(json.loads((output / "recipe.json").read_text()))
+    with reading(output / "recipe.json"):
+        recipe = from_tree(json.loads((output / "recipe.json").read_text()))
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
     model, processor = open_model(recipe, folder)
-    model.load_state_dict(load_file(state / "model.safetensors"), strict=False)
+    weights = read_weights(state / "model.safetensors", dict(model.named_parameters()))
+    model.load_state_dict(weights, strict=False)
     return export(model, processor, folder)
 
 
@@ -122,15 +185,77 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     family = known[part.family]
     # A resumed run keeps its words, even if the world has learned new ones since.
     kept = folder / "tokenizer.json"
-    tokenizer = FastTokenizer.from_file(str(kept)) if kept.exists() else build_tokenizer(vocabulary())
-    config = family.Config(vocab_size=tokenizer.get_vocab_size(), **part.config)
-    config.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
-    config.bos_token_id = None
+    tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary())
+    check_config_keys(family.Config, part.config, "model.config")
+    if "vocab_size" in part.config:
+        raise RecipeError("model.config.vocab_size is decided by the tokenizer; leave it out")
+    with _building(part.config):
+        config = family.Config(vocab_size=tokenizer.get_vocab_size(), **part.config)
+        config.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
+        config.bos_token_id = None
+        model = family.Model._from_config(config, attn_implementation=part.attention, dtype=torch.float32)
     config.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder, config.max_position_embeddings)
+    if not (kept.exists() and (folder / "tokenizer_config.json").exists()):
+        save_tokenizer(tokenizer, folder, config.max_position_embeddings)
     (folder / "preprocessor_config.json").write_text(json.dumps(part.processor, indent=2) + "\n")
-    model = family.Model._from_config(config, attn_implementation=part.attention, dtype=torch.float32)
     return model, family.Processor.from_pretrained(folder)
+
+
+def _open_words(path: Path) -> FastTokenizer:
+    """The tokenizer that a run began with."""
+    try:
+        tokenizer = FastTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more particular
+        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {REPAIR}") from error
+    lacking = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    if lacking:
+        raise CheckpointError(f"{path} lacks the token {lacking[0]!r}; {REPAIR}")
+    return tokenizer
+
+
+def check_config_keys(config_class: Any, values: Mapping[str, Any], where: str) -> None:
+    """Refuse what a family's config would silently take and never look at.
+
+    Raises:
+        RecipeError: names the nearest known key.
+    """
+    known = set(inspect.signature(config_class.__init__).parameters) - {"self", "kwargs"} | {"model_type"}
+    nested = getattr(config_class, "sub_configs", None)
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0)[0]
+            raise RecipeError(f"unknown key {key!r} in {where}; the nearest known key is {near!r}")
+        if isinstance(nested, dict) and key in nested and isinstance(value, Mapping):
+            check_config_keys(nested[key], value, f"{where}.{key}")
+
+
+@contextlib.contextmanager
+def _building(config: Mapping[str, Any]) -> Iterator[None]:
+    """What a family says of a config that it cannot use, as one line."""
+    try:
+        yield
+    except Exception as error:  # configs and layers raise whatever their first wrong number leads to
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"model.config does not make a model ({reason}); it has {', '.join(config)}") from error
+
+
+def check_stages(recipe: Recipe, model: Any) -> None:
+    """Make sure that the model has what the stages speak of.
+
+    Raises:
+        RecipeError: it cannot be trained, has no such part, or too few blocks for the probes.
+    """
+    for name in ("picture_size", "hidden_size", "num_hidden_layers"):
+        if not hasattr(model.config, name):
+            raise RecipeError(f"models of kind {model.config.model_type!r} cannot be trained yet; use the family owl3")
+    blocks = model.config.num_hidden_layers
+    for stage in recipe.stages:
+        select_parts(model, stage.train)
+        if stage.probe_layer and stage.probe_layer + 2 > blocks:
+            raise RecipeError(
+                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and two blocks must follow it; "
+                f"the model has {blocks}"
+            )
 
 
 @dataclass
@@ -151,14 +276,7 @@ class Run:
 
     def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
         """Train one stage from step `begin`; False when a signal ended it early."""
-        parameters = select_parts(self.model, stage.train)
-        parameters |= {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
-        blocks = self.model.config.num_hidden_layers
-        if stage.probe_layer and stage.probe_layer + 2 > blocks:
-            raise RecipeError(
-                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and two blocks must follow it; "
-                f"the model has {blocks}"
-            )
+        parameters = self._learning(stage)
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), rate=0.0)
         losses: list[float] = []
@@ -218,42 +336,70 @@ class Run:
         done = sum(s.steps for s in self.recipe.stages[:stage]) + step
         folder, unfinished = self.output / f"checkpoint-{done:07d}", self.output / ".unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
         # A tied weight has one name here; the model's state_dict would list it under two.
         weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-        save_file(weights, unfinished / "model.safetensors")
-        save_file(dict(self.readers.state_dict()), unfinished / "readers.safetensors")
         moments = {
             f"{name}|{key}": value
             for name, parameter in self._parameters.items()
             for optimizer in self.optimizers
             for key, value in optimizer.state.get(parameter, {}).items()
         }
-        save_file(moments, unfinished / "optimizer.safetensors")
-        (unfinished / "state.json").write_text(json.dumps({"stage": stage, "step": step}))
-        for path in (*unfinished.iterdir(), unfinished):
-            _fsync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-        _fsync(self.output)
-        for old in self.output.glob("checkpoint-*"):
-            if old.name < folder.name:
-                shutil.rmtree(old)
+        try:
+            with writing(folder, self.output):
+                unfinished.mkdir()
+                save_file(weights, unfinished / "model.safetensors")
+                save_file(dict(self.readers.state_dict()), unfinished / "readers.safetensors")
+                save_file(moments, unfinished / "optimizer.safetensors")
+                (unfinished / "state.json").write_text(json.dumps({"stage": stage, "step": step}))
+                for path in (*unfinished.iterdir(), unfinished):
+                    fsync(path)
+                shutil.rmtree(folder, ignore_errors=True)
+                unfinished.rename(folder)
+                fsync(self.output)
+        except LongviewError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        for old in checkpoints(self.output):
+            if steps_of(old) < done:
+                shutil.rmtree(old, ignore_errors=True)
         return folder
 
     def load(self, folder: Path) -> tuple[int, int]:
-        """Restore a checkpoint; returns the stage and the step at which to go on."""
-        self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-        self.readers.load_state_dict(load_file(folder / "readers.safetensors"))
-        state = json.loads((folder / "state.json").read_text())
-        stage, step = state["stage"], state["step"]
-        if step == self.recipe.stages[stage].steps:
-            return stage + 1, 0
-        self._loaded = load_file(folder / "optimizer.safetensors")
-        return stage, step
+        """Restore a checkpoint; returns the stage and the step at which to go on.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or does not fit the recipe; names it.
+        """
+        number, step = read_state(folder, self.recipe)
+        stage = self.recipe.stages[number]
+        weights = read_weights(folder / "model.safetensors", dict(self.model.named_parameters()))
+        readers = read_weights(folder / "readers.safetensors", self.readers.state_dict())
+        parameters = self._learning(stage)
+        names = {parameter: name for name, parameter in parameters.items()}
+        keys = {
+            names[parameter]: {"momentum_buffer"}
+            if isinstance(optimizer, torch.optim.Muon)
+            else {"step", "exp_avg", "exp_avg_sq"}
+            for optimizer in make_optimizers(parameters, stage)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        moments = read_moments(folder / "optimizer.safetensors", parameters, keys)
+        self.model.load_state_dict(weights, strict=False)
+        self.readers.load_state_dict(readers)
+        if step == stage.steps:
+            return number + 1, 0
+        self._loaded = moments
+        return number, step
+
+    def _learning(self, stage: Stage) -> dict[str, nn.Parameter]:
+        """What learns in a stage, by name."""
+        readers = {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
+        return select_parts(self.model, stage.train) | readers
 
     def _log(self, line: dict[str, Any]) -> None:
-        with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
+        path = self.output / "log.jsonl"
+        with writing(path, self.output), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
 
 
@@ -308,35 +454,6 @@ def select_parts(model: Any, names: list[str]) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def newest_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint of a run; unfinished ones have other names."""
-    return max(output.glob("checkpoint-*"), default=None)
-
-
-def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
-    """Make sure that the folder belongs to this run."""
-    resolved = json.dumps(to_tree(recipe), indent=2)
-    path = output / "recipe.json"
-    if resume:
-        if not path.exists():
-            raise RecipeError(f"{output} holds no run to resume; leave out --resume to begin one")
-        if path.read_text() != resolved:
-            raise RecipeError(f"{output} was begun with another recipe; resume with {path}, or choose another folder")
-        return
-    if path.exists():
-        raise RecipeError(f"{output} already holds a run; add --resume to continue it, or choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(resolved)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _bar(visible: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -370,4 +487,13 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-__all__ = ["Run", "export", "export_checkpoint", "learning_rate", "newest_checkpoint", "select_parts", "train"]
+__all__ = [
+    "Interrupted",
+    "Run",
+    "export",
+    "export_checkpoint",
+    "learning_rate",
+    "newest_checkpoint",
+    "select_parts",
+    "train",
+]

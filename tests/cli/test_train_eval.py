@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +46,21 @@ def test_a_recipe_is_followed_and_its_model_answers(longview, refused, recipe, t
     assert "--resume" in refused("train", recipe, "stages.0.steps=3", "--output", output)
     assert "another recipe" in refused("train", recipe, "--output", output, "--resume")
     assert longview("train", recipe, "stages.0.steps=3", "--output", output, "--resume").code == 0
+
+
+def test_ctrl_c_saves_the_state_and_ends_with_code_130_and_no_model(recipe, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "longview", "train", str(recipe), "stages.0.steps=100000", "--output", str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        while not (output / "log.jsonl").exists():
+            assert program.poll() is None
+            time.sleep(0.05)
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=60)
+    assert (program.returncode, out) == (130, "")
+    assert re.fullmatch(r"longview: stopped in stage 'see' .* after step \d+ of 100000; .*--resume\n", err)
+    assert list(output.glob("checkpoint-*/state.json"))
+    assert not list(output.glob("model/*.safetensors"))
 
 
 def test_a_dry_run_prints_the_whole_recipe_and_trains_nothing(longview, recipe, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,38 @@ def test_an_override_that_means_nothing_is_refused(tmp_path, override, message):
         ({"stages": [SMALL["stages"][0] | {"learning_rate": "fast"}]}, "expected a number"),
         ({"stages": [SMALL["stages"][0] | {"objective": "answer"}]}, "contents, answers"),
         ({"stages": "all"}, "expected a list"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"data": {"pictures": 0}}, "data.pictures is 0; give 1 or more, at most 1000000"),
+        ({"data": {"clips": -1}}, "data.clips is -1"),
+        ({"data": {"simple": 1.5}}, "data.simple is 1.5"),
+        ({"data": {"signs": float("nan")}}, "data.signs is nan"),
+        (
+            {"model": {"family": "owl3", "attention": "flash"}},
+            "model.attention is 'flash'; expected one of sdpa, eager",
+        ),
+        ({"model": {"family": "owl3", "config": {"x": float("inf")}}}, "value that JSON cannot"),
+        ({"model": {"family": "owl3", "config": {"x": datetime.date(2026, 1, 1)}}}, "value that JSON cannot"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_says_where(tmp_path, change, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path, SMALL | change))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("learning_rate", 0), ("learning_rate", 1.1), ("learning_rate", float("nan")), ("final_rate", -0.1),
+     ("final_rate", 2), ("simple", 1.01), ("captions", -1), ("clip_norm", 0), ("clip_norm", float("inf")),
+     ("weight_decay", -1), ("warmup", -1), ("probe_layer", -1), ("probe_weight", float("inf")), ("turns", 0),
+     ("turns", 65), ("mix", {"1": -1}), ("mix", {"1": 0}), ("mix", {"1": float("nan")}), ("mix", {"1": float("inf")}),
+     ("mix", {"\u0663": 1}), ("mix", {"01": 1}), ("mix", {}), ("train", []), ("train", ["language", "language"]),
+     ("mix", {"clip": 1})],
+)  # fmt: skip
+def test_a_value_of_a_stage_outside_its_range_is_named(tmp_path, key, value):
+    tree = SMALL | {"data": {"clips": 0}, "stages": [SMALL["stages"][0] | {key: value}]}
+    with pytest.raises(RecipeError, match=rf"stages\.one\.{key}"):
+        load_recipe(write(tmp_path, tree))
 
 
 def test_a_number_may_be_written_without_a_dot(tmp_path):
@@ -79,3 +107,10 @@ def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match="not YAML"):
         load_recipe(write(tmp_path, "a: [1"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xd8\x00")
+    with pytest.raises(RecipeError, match="not text in UTF-8"):
+        load_recipe(tmp_path / "binary.yaml")
+    with pytest.raises(RecipeError, match="nested too deeply"):
+        load_recipe(write(tmp_path, "[" * 5000))
+    with pytest.raises(RecipeError, match=r"override 'seed=\[' is not YAML"):
+        load_recipe(write(tmp_path, SMALL), ["seed=["])

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
+import re
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from longview.errors import RecipeError
+from longview.errors import CheckpointError, RecipeError
 from longview.messages import Message, Part, ask
 from longview.train import run as training
 from longview.train.data import draw_sample, paint_pool
+from longview.train.folder import hold
 from longview.train.recipe import DataPart, Recipe, Stage, from_tree
 from longview.world.questions import describe
 
@@ -72,8 +77,10 @@ def test_a_stopped_run_resumes_bit_for_bit(recipe, unbroken, tmp_path, monkeypat
         return loss(self, stage, step)
 
     monkeypatch.setattr(training.Run, "loss", interrupted)
-    training.train(recipe, tmp_path / "run", progress=False)
+    with pytest.raises(training.Interrupted, match=r"after step \d of \d; .*--resume"):
+        training.train(recipe, tmp_path / "run", progress=False)
     assert len(steps) == stop_at
+    assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
     training.train(recipe, tmp_path / "run", resume=True, progress=False)
     assert len(steps) == 10
     expected, found = weights(unbroken), weights(tmp_path / "run")
@@ -207,3 +214,139 @@ def test_the_learning_rate_warms_up_and_falls_to_its_last_share():
     assert rates[0] == pytest.approx(0.1, rel=0.02)
     assert max(rates) == rates[10] or max(rates) == rates[9]
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.fixture
+def damaged(unbroken, tmp_path) -> Path:
+    """A copy of a finished run, to damage."""
+    return Path(shutil.copytree(unbroken, tmp_path / "run"))
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_one_holds_it(recipe, damaged):
+    with hold(damaged, resume=True), pytest.raises(RecipeError, match="another process is training in"):
+        training.train(recipe, damaged, resume=True, progress=False)
+    training.train(recipe, damaged, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "readers.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "empty"])
+def test_a_damaged_checkpoint_file_is_named_and_nothing_is_exported(recipe, damaged, file, damage):
+    folder = training.newest_checkpoint(damaged)
+    assert folder is not None
+    (damaged / "model" / "model.safetensors").unlink()
+    path = folder / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(CheckpointError, match=re.escape(str(path))) as error:
+        training.train(recipe, damaged, resume=True, progress=False)
+    assert "\n" not in str(error.value)
+    assert not (damaged / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "{}", '{"stage": 2, "step": 1}', '{"stage": -1, "step": 1}', '{"stage": 1, "step": 7}',
+     '{"stage": 1, "step": 0}', '{"stage": true, "step": 1}', '{"stage": 0.0, "step": 1}'],
+)  # fmt: skip
+def test_a_state_that_the_recipe_does_not_have_is_refused(recipe, damaged, state):
+    folder = training.newest_checkpoint(damaged)
+    assert folder is not None
+    (folder / "state.json").write_text(state)
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        training.train(recipe, damaged, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "readers.safetensors"])
+def test_tensors_that_do_not_fit_the_model_are_refused(recipe, damaged, file):
+    folder = training.newest_checkpoint(damaged)
+    assert folder is not None
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
+    name, tensor = next((name, tensor) for name, tensor in tensors.items() if tensor.dim() == 2)
+    wrong = [{name: tensor[1:].clone()}, {name: tensor.double()}, {"unknown": tensor.clone()}]
+    for change in wrong:
+        save_file(tensors | change, folder / file)
+        with pytest.raises(CheckpointError, match=file):
+            training.train(recipe, damaged, resume=True, progress=False)
+    save_file({key: value for key, value in tensors.items() if key != name}, folder / file)
+    with pytest.raises(CheckpointError, match=f"{file} lacks tensor"):
+        training.train(recipe, damaged, resume=True, progress=False)
+
+
+def test_the_tokenizer_of_a_resumed_run_must_be_whole(recipe, damaged):
+    path = damaged / "model" / "tokenizer.json"
+    for content in ("{", '{"model": 1}', None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+            training.train(recipe, damaged, resume=True, progress=False)
+
+
+def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, tmp_path, monkeypatch):
+    def full(tensors, path):
+        if "optimizer" in path.name and saved:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved.append(path)
+        save_file(tensors, path)
+
+    saved: list[Path] = []
+    monkeypatch.setattr(training, "save_file", full)
+    output = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"No space left on device.*no checkpoint yet"):
+        training.train(recipe, output, progress=False)
+    monkeypatch.undo()
+    calls = []
+
+    def full_later(tensors, path):
+        calls.append(path)
+        if len(calls) == 6:
+            raise SafetensorError("I/O error: No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(training, "save_file", full_later)
+    with pytest.raises(CheckpointError, match=r"No space.*intact in .*checkpoint-0000004"):
+        training.train(recipe, output, resume=True, progress=False)
+    monkeypatch.undo()
+    training.train(recipe, output, resume=True, progress=False)
+    expected, found = weights(unbroken), weights(output)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
+    log = damaged / "log.jsonl"
+    lines = log.read_text().splitlines()
+    folder = training.newest_checkpoint(damaged)
+    assert folder is not None
+    (folder / "state.json").write_text('{"stage": 1, "step": 5}')
+    log.write_text("\n".join([*lines, '{"stage": "te']))
+    training.train(recipe, damaged, resume=True, progress=False)
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in found] == [("see", 4), ("tell", 6)]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hiden_size": 32}, "'hiden_size' in model.config; .*'hidden_size'"),
+        ({"vision_config": {"patch_sise": 8}}, r"'patch_sise' in model.config.vision_config; .*'patch_size'"),
+        ({"hidden_size": "wide"}, "does not make a model"),
+        ({"hidden_size": 32, "num_attention_heads": 0}, "does not make a model"),
+        ({"vocab_size": 9}, "decided by the tokenizer"),
+    ],
+)
+def test_a_config_that_makes_no_model_leaves_no_run_behind(tmp_path, config, message):
+    recipe = from_tree(TREE | {"model": {"family": "owl3", "config": config}})
+    with pytest.raises(RecipeError, match=message):
+        training.train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_an_output_that_is_no_folder_is_refused(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/none/run")):
+        with pytest.raises(RecipeError, match="cannot be used"):
+            training.train(recipe, output, progress=False)

@@ -1,0 +1,236 @@
+"""The folder of a run: who holds it, what may be read from it, and what is told when it cannot be written.
+
+output/
+  .lock                   held by the process that trains here
+  recipe.json             the resolved recipe
+  log.jsonl               a line every few steps
+  checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32)
+  .unfinished/            a checkpoint that is being written; ignored
+  model/                  the trained model as a checkpoint folder, at the end
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from longview.errors import CheckpointError, RecipeError
+from longview.train.recipe import Recipe, to_tree
+
+REPAIR = "restore the file from a copy, or train anew in another folder"
+
+
+@contextlib.contextmanager
+def hold(output: Path, resume: bool) -> Iterator[None]:
+    """Keep other runs out of the folder; the system lets go when the process ends, however it ends.
+
+    Raises:
+        RecipeError: the folder cannot be used, another process trains there, or there is nothing to resume.
+    """
+    if resume and not (output / "recipe.json").is_file():
+        raise RecipeError(f"{output} holds no run to resume; leave out --resume to begin one")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RecipeError(
+            f"output {output} cannot be used ({error.strerror}); give a folder that can be made and written to"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(
+                f"another process is training in {output}; wait until it ends, stop it, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_owner(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Make sure that the folder belongs to this run.
+
+    Raises:
+        RecipeError: it holds another run, or this one without leave to resume it.
+    """
+    path = output / "recipe.json"
+    if not resume:
+        if path.exists():
+            raise RecipeError(f"{output} already holds a run; add --resume to continue it, or choose another folder")
+        return
+    with reading(path):
+        found = path.read_bytes()
+    if found != resolved(recipe).encode():
+        raise RecipeError(f"{output} was begun with another recipe; resume with {path}, or choose another folder")
+
+
+def resolved(recipe: Recipe) -> str:
+    """The text of recipe.json."""
+    return json.dumps(to_tree(recipe), indent=2)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    fsync(unfinished)
+    unfinished.replace(path)
+
+
+def fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(path: Path, output: Path) -> Iterator[None]:
+    """A full disk, or whatever else keeps a file from being written, as one line.
+
+    Raises:
+        CheckpointError: says which checkpoint is still whole.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        newest = newest_checkpoint(output)
+        kept = f"the last checkpoint is intact in {newest}" if newest else "there is no checkpoint yet"
+        raise CheckpointError(
+            f"{path} could not be written ({_reason(error)}); {kept}; make room and go on with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A file of the run that is missing or damaged, as one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({_reason(error)}); {REPAIR}") from error
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run; unfinished ones have other names."""
+    return max(checkpoints(output), key=steps_of, default=None)
+
+
+def checkpoints(output: Path) -> list[Path]:
+    return [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]{7,}", path.name)]
+
+
+def steps_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def read_state(folder: Path, recipe: Recipe) -> tuple[int, int]:
+    """The stage and the step after which a checkpoint was written.
+
+    Raises:
+        CheckpointError: state.json is missing or damaged, or the recipe has no such stage or step.
+    """
+    path = folder / "state.json"
+    with reading(path):
+        state = json.loads(path.read_text(encoding="utf-8"))
+    stage, step = (state.get(key) if isinstance(state, dict) else None for key in ("stage", "step"))
+    if type(stage) is not int or type(step) is not int:
+        raise CheckpointError(f"{path} holds no whole numbers 'stage' and 'step'; {REPAIR}")
+    count = len(recipe.stages)
+    if not 0 <= stage < count:
+        raise CheckpointError(f"{path}: stage is {stage}; the recipe has stages 0 to {count - 1}; {REPAIR}")
+    steps = recipe.stages[stage].steps
+    if not 1 <= step <= steps:
+        name = recipe.stages[stage].name
+        raise CheckpointError(f"{path}: step is {step}; stage {name!r} has steps 1 to {steps}; {REPAIR}")
+    return stage, step
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    with reading(path):
+        return load_file(path)
+
+
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with exactly the expected names, shapes and types.
+
+    Raises:
+        CheckpointError: names the file and the first tensor that does not fit.
+    """
+    found = read_tensors(path)
+    for name in (*expected, *found):
+        if name not in found or name not in expected:
+            what = "lacks" if name not in found else "has an unknown"
+            raise CheckpointError(f"{path} {what} tensor {name!r}; {REPAIR}")
+        check_tensor(path, name, found[name], expected[name])
+    return found
+
+
+def read_moments(path: Path, parameters: Mapping[str, Tensor], keys: Mapping[str, set[str]]) -> dict[str, Tensor]:
+    """What optimizers remember of parameters, named `parameter|key`; of each all `keys`, or nothing.
+
+    Raises:
+        CheckpointError: names the file and the first tensor that does not fit.
+    """
+    found = read_tensors(path)
+    held: dict[str, set[str]] = {}
+    for name, tensor in found.items():
+        parameter, _, key = name.rpartition("|")
+        if parameter not in parameters or key not in keys[parameter]:
+            raise CheckpointError(f"{path} has an unknown tensor {name!r}; {REPAIR}")
+        if key != "step":
+            check_tensor(path, name, tensor, parameters[parameter])
+        elif tensor.numel() != 1:
+            raise CheckpointError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, expected one number; {REPAIR}")
+        held.setdefault(parameter, set()).add(key)
+    for parameter, some in held.items():
+        if some != keys[parameter]:
+            raise CheckpointError(f"{path} lacks tensor {f'{parameter}|{min(keys[parameter] - some)}'!r}; {REPAIR}")
+    if not held:
+        raise CheckpointError(f"{path} holds no tensors; {REPAIR}")
+    return found
+
+
+def check_tensor(path: Path, name: str, found: Tensor, expected: Tensor) -> None:
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        raise CheckpointError(
+            f"{path}: {name!r} is {_kind(found)}, expected {_kind(expected)}; {REPAIR}",
+        )
+
+
+def trim_log(path: Path, recipe: Recipe, begin: tuple[int, int]) -> None:
+    """Drop the lines of steps that will be taken again, and a last line that was cut short."""
+    if not path.exists():
+        return
+    order = {stage.name: number for number, stage in enumerate(recipe.stages)}
+    kept = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            line: Any = json.loads(text)
+            if (order.get(line["stage"], -1), int(line["step"])) <= begin:
+                kept.append(text + "\n")
+    replace_text(path, "".join(kept))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _reason(error: BaseException) -> str:
+    """An error in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
