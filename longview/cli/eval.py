@@ -25,7 +25,9 @@ def evaluate(
     group: Annotated[
         list[str] | None, typer.Option(help="Only these media: one picture, two pictures, …, clip; may be repeated.")
     ] = None,
-    per_kind: Annotated[int, typer.Option(metavar="N", help="Questions of each kind.")] = 50,
+    per_kind: Annotated[
+        int, typer.Option(metavar="N", help="Questions of each kind; four times as many of each event of clips.")
+    ] = 50,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the questions.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -47,12 +49,13 @@ def evaluate(
     unknown = [name for name in group or () if name not in GROUPS]
     if unknown:
         raise RequestError(f"unknown group {unknown[0]!r}; expected {', '.join(GROUPS)}")
+    groups = tuple(dict.fromkeys(group or GROUPS))  # each once, however often it was named
     show = is_terminal() and not json
     engine = model.load(show)
 
     with bars(show) as progress:
         told = (lambda done, total: progress(done, total, "asking")) if progress else None
-        scores = evaluate(engine, seed, per_kind, shown, group or GROUPS, told)  # type: ignore[arg-type]
+        scores = evaluate(engine, seed, per_kind, shown, groups, told)  # type: ignore[arg-type]
     totals = list(summarise(scores).values())
     if json:
         rows = {"kinds": [score.as_dict() for score in scores], "groups": [score.as_dict() for score in totals]}

@@ -76,9 +76,12 @@ class Score:
 
 
 def draw_cases(seed: int, per_kind: int, groups: Iterable[str] = tuple(GROUPS)) -> list[Case]:
-    """`per_kind` questions of each kind in each group, about held-out scenes."""
+    """`per_kind` questions of each kind in each group, about held-out scenes; of each event of clips four times that.
+
+    A group counts once, however often it is named.
+    """
     cases = []
-    for group in groups:
+    for group in dict.fromkeys(groups):
         rng = random.Random(f"cases {seed} {group}")
         for kind in _kinds(group):
             # a clip's event allows four kinds of questions, which share its number
@@ -119,7 +122,7 @@ def evaluate(
 
     Args:
         engine: Anything with `answer(messages)` that returns an object with `text`.
-        per_kind: Questions of each kind in each group.
+        per_kind: Questions of each kind in each group; four times as many of each event of clips.
         shown: "blank" replaces every picture by an empty one, "swapped" by another scene of the same sort.
 
     Returns:

@@ -6,7 +6,7 @@ import pytest
 
 from longview.eval.world import GROUPS, Score, draw_cases, evaluate, normalise, summarise, write_media
 from longview.media import MediaOptions, open_media
-from longview.world.scenes import Clip, is_held_out
+from longview.world.scenes import EVENTS, Clip, is_held_out
 
 
 class Scripted:
@@ -75,3 +75,11 @@ def test_chance_is_the_share_of_the_most_frequent_answer():
 
 def test_case_and_full_stops_do_not_matter():
     assert normalise(" A large red Circle. ") == "a large red circle"
+
+
+def test_a_group_named_twice_is_asked_about_once():
+    assert draw_cases(1, 1, ["clip", "one picture", "clip"]) == draw_cases(1, 1, ["clip", "one picture"])
+
+
+def test_each_event_of_clips_has_four_questions_for_one_of_each_other_kind():
+    assert len(draw_cases(1, 2, ["clip"])) == 8 * len(EVENTS)
