@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 FUSION, MODEL, PROCESSOR = (f"models/owl3/{name}.py" for name in ("fusion", "model", "processor"))
 GOLDEN, LAWS, TEXTS = "models/owl3/test_golden.py", "models/test_laws.py", "models/owl3/test_processor.py"
 OVIS_FUSION, OVIS_MODEL, OVIS_PROCESSOR = (f"models/ovis2/{name}.py" for name in ("fusion", "model", "processor"))
-OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (f"models/ovis2/test_ovis2_{name}.py" for name in ("golden", "processor", "checkpoint"))
+OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
+    f"models/ovis2/test_ovis2_{name}.py" for name in ("golden", "processor", "checkpoint")
+)
 
 VANDALISMS = {
     "a token sees the picture whose placeholder it begins, in every release": (
