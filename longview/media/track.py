@@ -147,6 +147,7 @@ class Track:
         if container is None:
             raise MediaError(f"{self.name} is not a video that is read; expected MP4, MOV, MKV, WebM or AVI")
         if missing:
-            lost = f"{missing:,} of {size + missing:,} bytes are missing at its end"
+            # More boxes may have followed the one that is cut, and nothing says so.
+            lost = f"at least {missing:,} byte{'s are' if missing > 1 else ' is'} missing at its end"
             raise MediaError(f"{self.name} is incomplete: {lost}; save or download it again")
         return container

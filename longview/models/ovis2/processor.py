@@ -310,7 +310,7 @@ class Ovis2Processor:
             frames=frames_used(media, counts),
             num_pictures=len(crops),
             visual_tokens=len(crops) * self.config.patches_per_picture,
-            warnings=tuple(f"{medium.name}: {warning}" for medium in media for warning in medium.warnings),
+            warnings=tuple(warning for medium in media for warning in medium.warnings),
         )
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:

@@ -122,7 +122,7 @@ class Owl3Processor:
             frames=frames_used(media, crops),
             num_pictures=len(pixels),
             visual_tokens=len(pixels) * self.config.patches_per_picture,
-            warnings=tuple(f"{medium.name}: {warning}" for medium in media for warning in medium.warnings),
+            warnings=tuple(warning for medium in media for warning in medium.warnings),
         )
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
