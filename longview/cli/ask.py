@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import re
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -53,9 +54,13 @@ def ask(
     *files, question = words
     if os.path.isfile(question) or re.fullmatch(r"https?://\S+", question):
         raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
+    if re.fullmatch(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|mov|mkv|webm|avi)", question, re.IGNORECASE):
+        raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
     show = is_terminal() and not json and not quiet
     costs, chosen = limits.limits(), frames.options()
     parts = open_parts(files, costs)  # before torch is imported, so that a mistake is told at once
+    if asdict(frames) != asdict(FrameOptions()) and all(part.type != "video" for part in parts):
+        raise RequestError("--frames, --fps, --select, --start and --end choose frames of a video, and none is given")
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
     settings: dict[str, Any] = {"params": sampling.params(), "media": chosen, "limits": costs}

@@ -25,6 +25,19 @@ def test_stdout_holds_the_answer_alone_and_stderr_the_receipt(ask, media, random
     assert f"wrote {answer.receipt.usage.completion_tokens} tokens" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["missing.jpg"], "'missing.jpg' looks like a file, which is not there"),
+        (["red.jpg", "What?", "--fps", 2], "choose frames of a video, and none is given"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(ask, media, arguments, complaint):
+    ran = ask(*(media / word if word == "red.jpg" else word for word in arguments))
+    assert ran.code == 2
+    assert complaint in ran.err
+
+
 def test_quiet_leaves_the_answer_alone(ask, media):
     loud, quiet = ask(media / "red.jpg", "What?"), ask(media / "red.jpg", "What?", "--quiet")
     assert quiet.out == loud.out
