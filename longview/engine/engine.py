@@ -7,7 +7,7 @@ messages ── media ── processor ── Inputs ── model.look ── pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from transformers.utils import is_flash_attn_2_available
 from longview.engine.sampling import Sampler, SamplingParams
 from longview.engine.text import TextStream
 from longview.errors import RequestError
-from longview.media import Limits, MediaOptions, open_media
+from longview.media import Limits, MediaOptions, Progress, open_media
 from longview.messages import (
     Answer,
     Conversation,
@@ -35,9 +35,6 @@ from longview.messages import (
 from longview.models import checkpoint
 from longview.models.base import Inputs, Processor
 from longview.models.families import family_of
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done), for a progress bar."""
 
 Options = TypeVar("Options", MediaOptions, Limits)
 

@@ -92,11 +92,21 @@ class Processor(Protocol):
         """Several conversations as one batch: the arguments of `forward`."""
 
 
-def check_media(messages: Sequence[Message], media: Sequence[Medium]) -> None:
-    """As many media as media parts, or an error with both numbers."""
+def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:
+    """As many media as media parts, or an error with both numbers; and all of them in the user's messages.
+
+    Args:
+        family: The model's name, for the error.
+
+    Raises:
+        RequestError: the numbers differ, or somebody else shows pictures.
+    """
     parts = sum(len(message.media) for message in messages)
     if parts != len(media):
         raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
+    stray = next((message.role for message in messages if message.media and message.role != "user"), None)
+    if stray:
+        raise RequestError(f"{family} looks at pictures in the user's messages only, not in the {stray}'s")
 
 
 def frames_used(media: Sequence[Medium], crops: Sequence[int]) -> tuple[FrameUsed, ...]:

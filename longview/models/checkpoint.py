@@ -323,6 +323,22 @@ def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**safe, "use_safetensors": True, "trust_remote_code": False}
 
 
+def check_generation_config(folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: there is a generation_config.json, and it is not a JSON object.
+    """
+    if (folder / "generation_config.json").exists():
+        read_json(folder, "generation_config.json")
+
+
+def with_device_map(model: Any, arguments: Mapping[str, Any]) -> Any:
+    """The model, with the `hf_device_map` that callers of `device_map` look up, also on one device."""
+    if "device_map" in arguments and not hasattr(model, "hf_device_map"):
+        model.hf_device_map = {"": model.device}
+    return model
+
+
 def size_on_disk(folder: Path) -> int:
     """Bytes of the folder's weight files."""
     return sum(os.path.getsize(path) for path in folder.glob("*.safetensors"))

@@ -11,7 +11,7 @@ Attribute names are those of the official checkpoints, so no weight is ever rena
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,13 @@ from transformers.models.aimv2.modeling_aimv2 import Aimv2RMSNorm, eager_attenti
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from longview.errors import RequestError
+from longview.media import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
 from longview.models.ovis2.fusion import ATOM, Merged, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
-
-Progress = Callable[[int, int, str], None]
-
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,9 +240,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         model = super().from_pretrained(folder, *args, config=config, **arguments)
         if config.tied:  # transformers leaves a head that differs from the embeddings as it is
             model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
-        if "device_map" in arguments and not hasattr(model, "hf_device_map"):
-            model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
-        return model
+        return checkpoint.with_device_map(model, arguments)
 
     @classmethod
     def check(cls, config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -257,8 +253,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         convert.check_quantisation(config, shapes, folder)
         expected = convert.expected_shapes(checkpoint.shapes_of(cls, config, folder), shapes)
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
-        if (folder / "generation_config.json").exists():
-            checkpoint.read_json(folder, "generation_config.json")
+        checkpoint.check_generation_config(folder)
 
     @classmethod
     def footprint(cls, config: OvisConfig, dtype: torch.dtype) -> Footprint:

@@ -271,10 +271,7 @@ class Ovis2Processor:
 
     def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
-        check_media(messages, media)
-        stray = next((m.role for m in messages if m.media and m.role != "user"), None)
-        if stray:
-            raise RequestError(f"Ovis2 looks at pictures in the user's messages only, not in the {stray}'s")
+        check_media(messages, media, "Ovis2")
         most = self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
         crops: list[Tensor] = []
         counts: list[int] = []

@@ -9,7 +9,7 @@ Attribute names are those of the official checkpoints, so no weight is ever rena
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from longview.errors import RequestError
+from longview.media import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.owl3 import convert
@@ -98,9 +99,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         cls.check(config, shapes, folder)
         arguments = checkpoint.safe_arguments(kwargs)
         model = super().from_pretrained(folder, *args, config=config, **arguments)
-        if "device_map" in arguments and not hasattr(model, "hf_device_map"):
-            model.hf_device_map = {"": model.device}  # everything fits one device; callers look the first entry up
-        return model
+        return checkpoint.with_device_map(model, arguments)
 
     @classmethod
     def check(cls, config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -112,8 +111,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         convert.settle(config, shapes, folder)
         expected = checkpoint.shapes_of(cls, config, folder)
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
-        if (folder / "generation_config.json").exists():
-            checkpoint.read_json(folder, "generation_config.json")
+        checkpoint.check_generation_config(folder)
 
     @classmethod
     def footprint(cls, config: Owl3Config, dtype: torch.dtype) -> Footprint:
@@ -164,7 +162,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
 
     # ── the forward pass ──
 
-    def encode(self, pixel_values: Tensor, progress: Callable[[int, int, str], None] | None = None) -> Tensor:
+    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
         """Pixels (N, 3, R, R) → features (N, P, D), `vision_batch_size` pictures at a time.
 
         The features are the output of the tower's last block but one, so the last block is not run.
@@ -181,9 +179,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
         return torch.cat(features)
 
-    def look(
-        self, tensors: Mapping[str, Any], progress: Callable[[int, int, str], None] | None = None
-    ) -> dict[str, Any]:
+    def look(self, tensors: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """A processor's tensors with the pictures replaced by their features: arguments of `forward`."""
         arguments = {key: value for key, value in tensors.items() if key != "pixel_values"}
         if "pixel_values" in tensors:

@@ -88,10 +88,7 @@ class Owl3Processor:
 
     def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
-        check_media(messages, media)
-        stray = next((m.role for m in messages if m.media and m.role != "user"), None)
-        if stray:
-            raise RequestError(f"mPLUG-Owl3 looks at pictures in the user's messages only, not in the {stray}'s")
+        check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
         cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
         pixels: list[Tensor] = []
