@@ -28,8 +28,8 @@ VANDALISMS = {
     "a token sees pictures that come later": (FUSION, "visible = sum(t <= left for t in first_seen)", "visible = len(starts)", LAWS),
     "the mask of the eager path forgets that pictures come in order": (
         FUSION,
-        "visible = first_seen[:, None, :] <= time[None, :, None]",
-        "visible = first_seen[:, None, :] <= time[None, :, None] + 1000",
+        "<= torch.arange(begin, never)[None, :, None]",
+        "<= torch.arange(begin, never)[None, :, None] + 1000",
         LAWS,
     ),
     "keys and values of pictures lie one after the other, not head by head": (

@@ -43,6 +43,8 @@ SCORES_BYTES = 64 << 20
 BLOCK_KEYS = 4096
 """Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
 few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
+DENSE_BYTES = 16 << 20
+"""Rows whose padded keys, values and mask stay below this are attended to as one batch, not one by one."""
 
 
 # ── which pictures a token sees ──────────────────────────────────────────────────────────────────────────────────────
@@ -142,15 +144,16 @@ class Gallery:
         """
         if self.hanging is None:
             return [wall.states[layer] for wall in self.walls]
-        features, begin, found = self.hanging.on(device), 0, []
-        for wall, positions in zip(self.walls, self.hanging.positions, strict=True):
-            new = project(features[begin : begin + len(positions)], positions)
-            begin += len(positions)
+        positions = self.hanging.positions
+        key, value = project(self.hanging.on(device), list(itertools.chain.from_iterable(positions)))
+        sizes = [len(row) * self.patches for row in positions]
+        found = []
+        for wall, *new in zip(self.walls, key.split(sizes, dim=1), value.split(sizes, dim=1), strict=True):
             if layer in wall.states:
-                new = tuple(torch.cat(pair, dim=1) for pair in zip(wall.states[layer], new, strict=True))  # type: ignore[assignment]
+                new = [torch.cat(pair, dim=1) for pair in zip(wall.states[layer], new, strict=True)]
             if keep:
-                wall.states[layer] = new
-            found.append(new)
+                wall.states[layer] = (new[0], new[1])
+            found.append((new[0], new[1]))
         return found
 
     def nbytes(self) -> int:
@@ -243,10 +246,7 @@ def text_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
         Output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
     """
     length, num_keys = query.shape[3], key.shape[2]
-    if mask is None or mask.dim() == 2:  # flash attention is handed the padding alone, (B, S)
-        causal = torch.ones(length, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - length)
-        mask = causal[None, None] if mask is None else causal & mask[:, None, None, :num_keys].bool()
-    mask = mask[:, :, :, :num_keys].unsqueeze(2)  # (B or 1, 1, 1, T, S)
+    mask = text_mask(mask, length, num_keys, query.device).unsqueeze(2)  # (B or 1, 1, 1, T, S)
     size = max(1, SCORES_BYTES // (4 * query.shape[:3].numel() * num_keys))
     outputs, totals = [], []
     for rows in (slice(begin, begin + size) for begin in range(0, length, size)):
@@ -259,6 +259,14 @@ def text_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
         outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
         totals.append(lse)
     return torch.cat(outputs, dim=3), torch.cat(totals, dim=3)
+
+
+def text_mask(mask: Tensor | None, length: int, num_keys: int, device: torch.device) -> Tensor:
+    """What `transformers` made for a layer as one kind of mask, boolean or additive: (B or 1, 1, T, S)."""
+    if mask is None or mask.dim() == 2:  # flash attention is handed the padding alone, (B, S)
+        causal = torch.ones(length, num_keys, dtype=torch.bool, device=device).tril(num_keys - length)
+        mask = causal[None, None] if mask is None else causal & mask[:, None, None, :num_keys].bool()
+    return mask[:, :, :, :num_keys]
 
 
 # ── the layers ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -312,7 +320,11 @@ class HyperAttention(Qwen2Attention):
             begin = int(past_key_values.get_seq_length(self.layer_idx))
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        attend = self._attend_masked if self.config._attn_implementation == "eager" else self._attend_by_runs
+        dense = self.config._attn_implementation == "eager" or self._is_small(batch, length, pictures)
+        if self.config.fused and dense:
+            fused = self._attend_all(query, key, value, attention_mask, gallery, pictures, begin)
+            return self.o_proj(fused.transpose(1, 2).reshape(batch, length, -1)), None
+        attend = self._attend_masked if dense else self._attend_by_runs
         grouped = query.unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
         seen, seen_lse = attend(grouped * self.scaling, gallery, pictures, begin)
         if self.config.fused:
@@ -348,28 +360,71 @@ class HyperAttention(Qwen2Attention):
             totals.append(lse)
         return torch.stack(outputs), torch.stack(totals)
 
+    @staticmethod
+    def _is_small(batch: int, length: int, pictures: list[tuple[Tensor, Tensor]]) -> bool:
+        """Whether several rows are better looked at as one padded batch with a mask than row by row, run by run."""
+        heads, keys, width = max((key for key, _ in pictures), key=lambda key: key.shape[1]).shape
+        return batch > 1 and 4 * batch * keys * (2 * heads * width + length) <= DENSE_BYTES
+
+    def _attend_all(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        gallery: Gallery,
+        pictures: list[tuple[Tensor, Tensor]],
+        begin: int,
+    ) -> Tensor:
+        """One softmax over pictures and words, (B, H, T, D), with the keys side by side: [pictures; words]."""
+        keys, values, visible = self._padded(gallery, pictures, query.shape[0], query.shape[2], begin)
+        readable = text_mask(mask, query.shape[2], key.shape[2], query.device)
+        if readable.dtype != torch.bool:
+            readable = readable >= 0
+        seen = torch.cat([visible, readable.expand(len(visible), -1, -1, -1)], dim=-1)
+        # a finite floor keeps padding, which sees nothing, free of NaN
+        bias = query.new_zeros(seen.shape).masked_fill_(~seen, torch.finfo(query.dtype).min)
+        return nn.functional.scaled_dot_product_attention(
+            query,
+            torch.cat([keys, key], dim=2),
+            torch.cat([values, value], dim=2),
+            attn_mask=bias,
+            scale=self.scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
     def _attend_masked(
         self, query: Tensor, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], begin: int
     ) -> tuple[Tensor, Tensor]:
-        """The same with one padded batch and a mask: plain to read, batches small pictures well, grows as T·N·P."""
-        walls = [gallery.wall_of(row, query.shape[0]) for row in range(query.shape[0])]
-        pad = nn.utils.rnn.pad_sequence
-        keys, values = (pad([kv[i].transpose(0, 1) for kv in pictures], True)[walls] for i in (0, 1))  # (B, M, Hkv, D)
-        never = begin + query.shape[3]
-        first_seen = torch.full((len(walls), keys.shape[1] // gallery.patches), never)
-        for row, wall in enumerate(walls):
-            starts = torch.tensor(gallery.walls[wall].starts, dtype=torch.long)
-            first_seen[row, : len(starts)] = starts if self.config.fused else starts + 1
-        time = torch.arange(begin, never)
-        visible = first_seen[:, None, :] <= time[None, :, None]  # (B, T, N)
-        visible = visible.to(query.device).repeat_interleave(gallery.patches, -1)[:, None, None]  # (B, 1, 1, T, M)
+        """`_attend_by_runs` with one padded batch and a mask: plain to read, grows as T·N·P."""
+        keys, values, visible = self._padded(gallery, pictures, query.shape[0], query.shape[3], begin)
+        visible = visible.unsqueeze(2)  # (B, 1, 1, T, M)
         blind = ~visible.any(-1, keepdim=True)
-        scores = query.float() @ keys.float().permute(0, 2, 3, 1).unsqueeze(2)  # (B, Hkv, G, T, M)
+        scores = query.float() @ keys.float().transpose(-1, -2).unsqueeze(2)  # (B, Hkv, G, T, M)
         # blind tokens look at everything first and are dropped after: a softmax over nothing has no gradient
         scores = scores.masked_fill(~(visible | blind), -torch.inf)
         lse = scores.logsumexp(-1, keepdim=True)
-        output = (scores - lse).exp() @ values.float().transpose(1, 2).unsqueeze(2)
+        output = (scores - lse).exp() @ values.float().unsqueeze(2)
         return output.masked_fill(blind, 0.0), lse.masked_fill(blind, -torch.inf).squeeze(-1)
+
+    def _padded(
+        self, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], batch: int, length: int, begin: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of the rows' pictures, (B, Hkv, M, D), and who sees which: bool (B, 1, T, M)."""
+        walls = [gallery.wall_of(row, batch) for row in range(batch)]
+        if all(keys.shape == pictures[0][0].shape for keys, _ in pictures):
+            keys, values = (torch.stack([kv[i] for kv in pictures])[walls] for i in (0, 1))
+        else:
+            pad = nn.utils.rnn.pad_sequence
+            keys, values = (pad([kv[i].transpose(0, 1) for kv in pictures], True)[walls] for i in (0, 1))
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        never = begin + length
+        first_seen = torch.full((batch, keys.shape[2] // gallery.patches), never)
+        for row, wall in enumerate(walls):
+            starts = torch.tensor(gallery.walls[wall].starts, dtype=torch.long)
+            first_seen[row, : len(starts)] = starts if self.config.fused else starts + 1
+        visible = first_seen[:, None, :] <= torch.arange(begin, never)[None, :, None]  # (B, T, N)
+        return keys, values, visible.to(keys.device).repeat_interleave(gallery.patches, -1).unsqueeze(1)
 
 
 class HyperDecoderLayer(Qwen2DecoderLayer):

@@ -68,6 +68,29 @@ def test_streaming_attention_equals_a_dense_masked_softmax_and_so_do_its_gradien
         torch.testing.assert_close(ours, theirs.nan_to_num(), atol=EXACT_ATTENTION, rtol=0)
 
 
+@pytest.mark.parametrize("variant", owl3.Config.variants)
+def test_rows_looked_at_as_one_batch_say_what_rows_looked_at_one_by_one_say(monkeypatch, variant, tokenizer):
+    model, processor = tiny_model(owl3, variant, tokenizer)
+    samples = []
+    for count in (3, 0, 1):
+        media = [
+            Medium("image", "p", [Frame(noise(n, 40, 40), 0, None)], 40, 40, 1, None, None, "") for n in range(count)
+        ]
+        asked = [ask("and now?", *(image("p") for _ in media)), Message.of("assistant", "three or so")]
+        samples.append(processor.prepare(asked, media, train=True))
+    batch = processor.collate(samples)
+    found = []
+    for limit in (0, fusion.DENSE_BYTES):
+        monkeypatch.setattr(fusion, "DENSE_BYTES", limit)
+        model.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        found.append([output.logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        found[-1] = [tensor.clone() for tensor in found[-1]]
+    for one_by_one, together in zip(*found, strict=True):
+        torch.testing.assert_close(together, one_by_one, atol=SAME_MATHS, rtol=SAME_MATHS)
+
+
 def test_streaming_attention_passes_gradcheck_in_double_precision():
     torch.manual_seed(2)
     runs, patches = [Run(0, 2, 1), Run(2, 3, 2)], 3
