@@ -6,10 +6,12 @@ Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from PIL.Image import Image
+from torch import Tensor
 from transformers import BatchFeature
 
 from longview.errors import RequestError
@@ -90,6 +92,12 @@ class Processor(Protocol):
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Several conversations as one batch: the arguments of `forward`."""
+
+    def pictures(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Pictures, each whole and uncut: the arguments of the model's `encode`."""
+
+    def places(self, batch: Mapping[str, Any]) -> Tensor:
+        """Which hidden states stand for the pictures of a batch padded on the right: rows and positions, (N, W, 2)."""
 
 
 def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:

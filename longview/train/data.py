@@ -148,7 +148,7 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
             )
             for n in numbers
         ]
-    questions += [ask_about(rng, *pictures) for _ in range(stage.turns - len(questions))]
+    questions += [ask_about(rng, *pictures, shares=stage.kinds) for _ in range(stage.turns - len(questions))]
     media = [pool.medium(index) for index in indices]
     return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 

@@ -7,6 +7,7 @@
         block p      at each placeholder: its picture's contents and number        seeing
         block p + 1  before each answer: the names and the number in the question  understanding
         block p + 2  before each answer: the contents of the picture it is about   finding
+        block p + 3  before each answer: where what the question names stands      pointing
 
 The probes are throwaway linear readers. A model this small finds the way from "image 3" to the third picture only very
 long without them; what is to be matched is read by the same reader on both sides, so that it comes to be spelt alike.
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,9 +38,13 @@ from longview.train.data import (
     names_in,
 )
 from longview.train.recipe import Stage
+from longview.world.questions import Question
 
 ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
 FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
+POINTED_WEIGHT = 0.5  # of the places and pictures that are pointed at, against the question itself
+POINTED = (9, 9, MAX_PICTURES)
+"""What can be pointed at: places of the first thing a question names, of the second, and pictures or frames."""
 
 Notes = dict[str, Any]
 """What a step tells the log."""
@@ -55,6 +61,7 @@ class Readers(nn.ModuleDict):
             "number": MAX_PICTURES,
             "names": len(NAMES),
             "found": sum(CONTENT_CLASSES),
+            "pointed": sum(POINTED),
         }
         super().__init__({name: nn.Linear(width, size) for name, size in sizes.items()})
 
@@ -63,22 +70,23 @@ class Readers(nn.ModuleDict):
 
 
 class Asked(NamedTuple):
-    """A question of a batch: its text, the number it names (0: none), and which picture of the batch it is about."""
+    """A question of a batch, and which picture of the batch it is about."""
 
-    text: str
-    number: int
+    question: Question
     picture: int | None
 
 
-def contents_loss(model: Any, readers: Readers, pool: Pool, stage: Stage, rng: random.Random) -> tuple[Tensor, Notes]:
+def contents_loss(
+    model: Any, processor: Any, readers: Readers, pool: Pool, stage: Stage, rng: random.Random
+) -> tuple[Tensor, Notes]:
     """What the features of random pictures do not tell of their contents.
 
     Their mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
     and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
     """
-    chosen = torch.tensor([rng.randrange(len(pool.pictures)) for _ in range(stage.batch)])
-    pixels = torch.from_numpy(pool.pixels[chosen.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    features = model.encode(pixels)  # (N, P, D)
+    chosen = [rng.randrange(len(pool.pictures)) for _ in range(stage.batch)]
+    images = [Image.fromarray(pool.pixels[index]) for index in chosen]
+    features = model.encode(**processor.pictures(images))  # (N, P, D)
     side = math.isqrt(features.shape[1])
     grid = features.transpose(1, 2).unflatten(-1, (side, side))
     places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
@@ -103,68 +111,85 @@ def answers_loss(
         rows.append(processor.prepare(sample.messages, sample.media, train=True))
         for question in sample.questions:
             about = question.about or int(kind == "1")
-            asked.append(Asked(question.text, question.number, len(indices) + about - 1 if about else None))
+            asked.append(Asked(question, len(indices) + about - 1 if about else None))
         indices += sample.indices
-        tokens += rows[-1].tensors["input_ids"].shape[1]
+        tokens += rows[-1].length
     batch = processor.collate(rows)
-    labels = batch.pop("labels")[:, 1:]
-    output = model(**batch, use_cache=False, output_hidden_states=stage.probe_layer > 0)
+    arguments = model.look(batch)
+    labels = arguments.pop("labels")[:, 1:]
+    output = model(**arguments, use_cache=False, output_hidden_states=stage.probe_layer > 0)
     # Three tokens in four are not learned; a softmax over them would be for nothing.
     learned = labels != -100
     loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
     notes: Notes = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
     if not stage.probe_layer:
         return loss, notes
-    seeing, understanding, finding = output.hidden_states[stage.probe_layer :][:3]
-    width = len(processor.tokenizer("<|image|>", add_special_tokens=False)["input_ids"])
+    seeing, understanding, finding, pointing = output.hidden_states[stage.probe_layer :][:4]
     contents = pool.contents[indices]
-    seen = placeholder_loss(readers, seeing, batch["media_offset"], width, contents)
+    seen = places_loss(readers, seeing, processor.places(batch), contents)
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
     understood = question_loss(readers, understanding[:, :-1][begins], asked)
     found = finding_loss(readers, finding[:, :-1][begins], asked, contents)
-    notes |= {"probe": round(seen.item(), 4), "asked": round(understood.item(), 4), "found": round(found.item(), 4)}
-    return loss + stage.probe_weight * (seen + ASKED_WEIGHT * (understood + FOUND_WEIGHT * found)), notes
+    pointed = pointing_loss(readers, pointing[:, :-1][begins], asked)
+    probes = {"probe": seen, "asked": understood, "found": found, "pointed": pointed}
+    notes |= {name: round(value.item(), 4) for name, value in probes.items()}
+    probed = seen + ASKED_WEIGHT * (understood + FOUND_WEIGHT * found + POINTED_WEIGHT * pointed)
+    return loss + stage.probe_weight * probed, notes
 
 
-def placeholder_loss(
-    readers: Readers, hidden: Tensor, starts: Sequence[Tensor], width: int, contents: Tensor
-) -> Tensor:
-    """What the text stream (B, T, D) at the pictures' placeholders does not tell of their contents (N, 31) and numbers.
+def places_loss(readers: Readers, hidden: Tensor, places: Tensor, contents: Tensor) -> Tensor:
+    """What the hidden states (B, T, D) at the pictures' places (N, W, 2) do not tell of their contents and numbers.
 
-    A placeholder is `width` tokens: the first tells the first places, the last tells the last ones and the sign; each
-    tells the picture's number in its row, and the names of what it holds.
+    The first place tells the first cells of its picture's contents (N, 31), the last one the last cells and the sign;
+    each tells the picture's number in its row, and the names of what it holds.
     """
-    first = torch.tensor([(row, int(start)) for row, places in enumerate(starts) for start in places])
-    at = hidden[first[:, :1], first[:, 1:] + torch.arange(width)]  # (N, width, D)
-    share = [place * width // 9 for place in range(9)]
+    at = hidden[places[..., 0], places[..., 1]]  # (N, W, D)
+    width = at.shape[1]
+    share = [cell * width // 9 for cell in range(9)]
     logits = readers.read("placeholder", at)
-    tellers = share * 3 + [width - 1] * 4  # which token tells each of the 31 choices
+    tellers = share * 3 + [width - 1] * 4  # which place tells each of the 31 choices
     told = torch.cat([logits[:, t, part] for t, part in zip(tellers, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
-    numbers = torch.tensor([number for places in starts for number in range(len(places))])
+    rows = places[:, 0, 0].tolist()
+    numbers = torch.tensor([rows[:index].count(row) for index, row in enumerate(rows)])
     miscounted = functional.cross_entropy(readers.read("number", at).flatten(0, 1), numbers.repeat_interleave(width))
-    held = torch.stack([names_held(contents, [p for p in range(9) if share[p] == t]) for t in range(width)], dim=1)
+    held = torch.stack([names_held(contents, [c for c in range(9) if share[c] == t]) for t in range(width)], dim=1)
     unnamed = functional.binary_cross_entropy_with_logits(readers.read("names", at), held)
     return read_loss(told, contents, CONTENT_CLASSES) + width * (miscounted + len(NAMES) * unnamed)
 
 
 def question_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked]) -> Tensor:
     """What the text stream before each answer (Q, D) does not tell of the names and the number in the question."""
-    names = torch.tensor([names_in(question.text) for question in asked])
+    names = torch.tensor([names_in(question.text) for question, _ in asked])
     loss = len(NAMES) * functional.binary_cross_entropy_with_logits(readers.read("names", hidden), names)
-    numbered = [index for index, question in enumerate(asked) if question.number]
+    numbered = [index for index, (question, _) in enumerate(asked) if question.number]
     if numbered:
-        numbers = torch.tensor([asked[index].number - 1 for index in numbered])
+        numbers = torch.tensor([asked[index].question.number - 1 for index in numbered])
         loss = loss + functional.cross_entropy(readers.read("number", hidden[numbered]), numbers)
     return loss
 
 
 def finding_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked], contents: Tensor) -> Tensor:
     """What the text stream before each answer (Q, D) does not tell of the picture it is about; contents (N, 31)."""
-    meant = [(index, question.picture) for index, question in enumerate(asked) if question.picture is not None]
+    meant = [(index, picture) for index, (_, picture) in enumerate(asked) if picture is not None]
     if not meant:
         return hidden.new_zeros(())
     rows, pictures = (list(column) for column in zip(*meant, strict=True))
     return read_loss(readers.read("found", hidden[rows]), contents[pictures], CONTENT_CLASSES)
+
+
+def pointing_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked]) -> Tensor:
+    """What the text stream before each answer (Q, D) does not tell of where, and in which pictures, to look."""
+    meant, matters = torch.zeros(2, len(asked), sum(POINTED))
+    offsets = [0, *itertools.accumulate(POINTED)]
+    for row, (question, _) in enumerate(asked):
+        for places, begin, end in zip(
+            (question.cells, question.others, question.shown), offsets, offsets[1:], strict=False
+        ):
+            if places is not None:
+                matters[row, begin:end] = 1
+                meant[row, [begin + place for place in places]] = 1
+    missed = functional.binary_cross_entropy_with_logits(readers.read("pointed", hidden), meant, reduction="none")
+    return (missed * matters).sum() / len(asked)
 
 
 def read_loss(logits: Tensor, contents: Tensor, classes: Sequence[int]) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from longview.errors import RecipeError
+from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
 Objective = Literal["contents", "answers"]
 Optimizer = Literal["adamw", "muon"]
@@ -62,6 +63,7 @@ class Stage:
     tokens: int = 2500  # answers: text tokens a step, about
     mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
     simple: float = 0.0  # share of samples whose pictures hold one thing, or one sign, each
+    kinds: dict[str, float] = field(default_factory=dict)  # how much more often than others a kind of question is asked
     turns: int = 8  # questions about the same media in one sample
     captions: float = 0.0  # share of samples that begin with descriptions of numbered pictures
     probe_layer: int = 0  # answers: the block after which placeholders must tell their picture's contents; 0: none
@@ -176,6 +178,7 @@ def _check_ranges(recipe: Recipe) -> None:
         for key, (low, high) in RANGES.items():
             _check_number(f"stages.{stage.name}.{key}", getattr(stage, key), low, high, key in ABOVE_ZERO)
         _check_mix(f"stages.{stage.name}.mix", stage.mix)
+        _check_kinds(f"stages.{stage.name}.kinds", stage.kinds)
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
@@ -187,6 +190,14 @@ def _check_mix(where: str, mix: Mapping[str, float]) -> None:
     total = sum(mix.values())
     if not 0 < total < INFINITE:
         raise RecipeError(f"{where} adds up to {total}; give at least one share above 0")
+
+
+def _check_kinds(where: str, kinds: Mapping[str, float]) -> None:
+    known = (*PICTURE_KINDS, *SET_KINDS)
+    for kind, share in kinds.items():
+        if kind not in known:
+            raise RecipeError(f"{where} holds {kind!r}; the kinds of questions are {', '.join(known)}")
+        _check_number(f"{where}.{kind}", share, 0, INFINITE, above=True)
 
 
 def _check_number(where: str, value: float, low: float, high: float, above: bool = False) -> None:

@@ -245,15 +245,12 @@ def check_stages(recipe: Recipe, model: Any) -> None:
     Raises:
         RecipeError: it cannot be trained, has no such part, or too few blocks for the probes.
     """
-    for name in ("picture_size", "hidden_size", "num_hidden_layers"):
-        if not hasattr(model.config, name):
-            raise RecipeError(f"models of kind {model.config.model_type!r} cannot be trained yet; use the family owl3")
-    blocks = model.config.num_hidden_layers
+    blocks = model.config.get_text_config().num_hidden_layers
     for stage in recipe.stages:
         select_parts(model, stage.train)
-        if stage.probe_layer and stage.probe_layer + 2 > blocks:
+        if stage.probe_layer and stage.probe_layer + 3 > blocks:
             raise RecipeError(
-                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and two blocks must follow it; "
+                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and three blocks must follow it; "
                 f"the model has {blocks}"
             )
 
@@ -269,7 +266,7 @@ class Run:
     pool: Pool | None = None
 
     def __post_init__(self) -> None:
-        self.readers = Readers(self.model.config.hidden_size)
+        self.readers = Readers(self.model.config.get_text_config().hidden_size)
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -314,7 +311,7 @@ class Run:
         assert self.pool is not None
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
         if stage.objective == "contents":
-            return contents_loss(self.model, self.readers, self.pool, stage, rng)
+            return contents_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
         return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
 
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from longview.world.scenes import (
     CELLS,
@@ -43,6 +43,9 @@ class Question:
     choices: tuple[str, ...] = ()  # the answers that make sense; empty where they are too many
     number: int = 0  # which picture of several it names; 0 where it names none
     about: int = 0  # which picture of several its answer is found in; 0 where it is found in all
+    cells: tuple[int, ...] | None = None  # of the picture it is about: where what it names stands; None: no such thing
+    others: tuple[int, ...] | None = None  # where the second thing it names stands
+    shown: tuple[int, ...] | None = None  # the pictures or frames, from 0, that show what it seeks
 
 
 def plural(shape: str) -> str:
@@ -64,6 +67,18 @@ def describe(picture: Picture) -> str:
 
 def _only(things: Sequence[Thing], **wanted: str) -> list[Thing]:
     return [thing for thing in things if all(getattr(thing, key) == value for key, value in wanted.items())]
+
+
+def _cells(things: Sequence[Thing]) -> tuple[int, ...]:
+    return tuple(thing.cell for thing in things)
+
+
+def _row(row: int) -> tuple[int, ...]:
+    return tuple(range(row * 3, row * 3 + 3))
+
+
+def _yes(is_so: object) -> str:
+    return "yes" if is_so else "no"
 
 
 def _point_out(rng: random.Random, things: Sequence[Thing], thing: Thing, hide: str) -> str | None:
@@ -100,7 +115,7 @@ def _colour(rng: random.Random, picture: Picture) -> Question | None:
         f"What colour does the {name} have?",
         f"Tell me the colour of the {name}.",
     )
-    return Question("colour", rng.choice(phrasings), thing.colour, COLOURS)
+    return Question("colour", rng.choice(phrasings), thing.colour, COLOURS, cells=(thing.cell,))
 
 
 def _shape(rng: random.Random, picture: Picture) -> Question | None:
@@ -117,7 +132,7 @@ def _shape(rng: random.Random, picture: Picture) -> Question | None:
         f"What kind of shape is the {name}?",
         f"Tell me the shape of the {name}.",
     )
-    return Question("shape", rng.choice(phrasings), thing.shape, SHAPES)
+    return Question("shape", rng.choice(phrasings), thing.shape, SHAPES, cells=(thing.cell,))
 
 
 def _size(rng: random.Random, picture: Picture) -> Question | None:
@@ -133,7 +148,7 @@ def _size(rng: random.Random, picture: Picture) -> Question | None:
         f"Is the {name} small or large?",
         f"What is the size of the {name}?",
     )
-    return Question("size", rng.choice(phrasings), thing.size, SIZES)
+    return Question("size", rng.choice(phrasings), thing.size, SIZES, cells=(thing.cell,))
 
 
 def _count(rng: random.Random, picture: Picture) -> Question:
@@ -153,7 +168,7 @@ def _count(rng: random.Random, picture: Picture) -> Question:
         f"Count the {name}.",
         f"What is the number of {name}?",
     )
-    return Question("count", rng.choice(phrasings), str(len(found)), COUNTS)
+    return Question("count", rng.choice(phrasings), str(len(found)), COUNTS, cells=_cells(found))
 
 
 def _position(rng: random.Random, picture: Picture) -> Question | None:
@@ -168,7 +183,7 @@ def _position(rng: random.Random, picture: Picture) -> Question | None:
         f"In which place is the {name}?",
         f"What is the position of the {name}?",
     )
-    return Question("position", rng.choice(phrasings), thing.place, CELLS)
+    return Question("position", rng.choice(phrasings), thing.place, CELLS, cells=(thing.cell,))
 
 
 def _content(rng: random.Random, picture: Picture) -> Question | None:
@@ -184,7 +199,7 @@ def _content(rng: random.Random, picture: Picture) -> Question | None:
         f"What can you see {where}?",
         f"Which object is {where}?",
     )
-    return Question("content", rng.choice(phrasings), answer)
+    return Question("content", rng.choice(phrasings), answer, cells=(cell,))
 
 
 def _relation(rng: random.Random, picture: Picture) -> Question | None:
@@ -204,10 +219,11 @@ def _relation(rng: random.Random, picture: Picture) -> Question | None:
         more = f"Is the {name} {'higher' if side == 'above' else 'lower'} than the {name2}?"
     either = f"Is the {name} {side} or {opposite} the {name2}?"
     if rng.random() < 0.3:
-        sides = [name.removesuffix(" of") for name in (side, opposite)]
-        return Question("relation", either, sides[0 if is_side else 1], tuple(sides))
-    phrasing = rng.choice((f"Is the {name} {side} the {name2}?", more))
-    return Question("relation", phrasing, "yes" if is_side else "no", YES_NO)
+        sides = tuple(name.removesuffix(" of") for name in (side, opposite))
+        text, answer, choices = either, sides[0 if is_side else 1], sides
+    else:
+        text, answer, choices = rng.choice((f"Is the {name} {side} the {name2}?", more)), _yes(is_side), YES_NO
+    return Question("relation", text, answer, choices, cells=(one.cell,), others=(other.cell,))
 
 
 def _exists(rng: random.Random, picture: Picture) -> Question:
@@ -223,12 +239,14 @@ def _exists(rng: random.Random, picture: Picture) -> Question:
     way = rng.random()
     if way > 0.85 and len(_only(picture.things, shape=asked["shape"])) == 1:
         # "Is the circle red?" of the only circle.
-        fits = bool(_only(picture.things, **asked))
-        return Question("existence", f"Is the {asked['shape']} {asked['colour']}?", "yes" if fits else "no", YES_NO)
+        fits = _only(picture.things, **asked)
+        text = f"Is the {asked['shape']} {asked['colour']}?"
+        return Question("existence", text, _yes(fits), YES_NO, cells=_cells(fits))
     if way < 0.1:
         shape = asked["shape"]
         phrasing = rng.choice((f"Are there any {plural(shape)}?", f"Do you see any {plural(shape)}?"))
-        return Question("existence", phrasing, "yes" if _only(picture.things, shape=shape) else "no", YES_NO)
+        found = _only(picture.things, shape=shape)
+        return Question("existence", phrasing, _yes(found), YES_NO, cells=_cells(found))
     if way < 0.25:
         del asked["colour"]
         name = asked["shape"]
@@ -239,7 +257,8 @@ def _exists(rng: random.Random, picture: Picture) -> Question:
         name = f"{asked['colour']} {asked['shape']}"
     one = f"{'an' if name[0] == 'o' else 'a'} {name}"
     phrasings = (f"Is there {one}?", f"Do you see {one}?", f"Can you see {one}?", f"Is {one} in the picture?")
-    return Question("existence", rng.choice(phrasings), "yes" if _only(picture.things, **asked) else "no", YES_NO)
+    found = _only(picture.things, **asked)
+    return Question("existence", rng.choice(phrasings), _yes(found), YES_NO, cells=_cells(found))
 
 
 def _reading(rng: random.Random, picture: Picture) -> Question | None:
@@ -258,7 +277,8 @@ def _reading(rng: random.Random, picture: Picture) -> Question | None:
         phrasings += ["What number is on the sign?", "Which number do you see?", "What number is written?"]
     else:
         phrasings += ["What word is on the sign?", "Which word do you see?", "What word is written?"]
-    return Question("number" if picture.sign.is_number else "word", rng.choice(phrasings), picture.sign.text)
+    kind = "number" if picture.sign.is_number else "word"
+    return Question(kind, rng.choice(phrasings), picture.sign.text, cells=_row(picture.sign.row))
 
 
 def _caption(rng: random.Random, picture: Picture) -> Question:
@@ -276,7 +296,8 @@ def _caption(rng: random.Random, picture: Picture) -> Question:
         "What is in this picture?",
         "What objects are there?",
     )
-    return Question("description", rng.choice(phrasings), describe(picture))
+    cells = _cells(picture.things) + (_row(picture.sign.row) if picture.sign else ())
+    return Question("description", rng.choice(phrasings), describe(picture), cells=cells)
 
 
 PictureKind = Callable[[random.Random, Picture], "Question | None"]
@@ -300,16 +321,23 @@ def _ask_kind(rng: random.Random, picture: Picture, kind: str) -> Question | Non
     return PICTURE_KINDS[kind](rng, picture)
 
 
-def ask_about_picture(rng: random.Random, picture: Picture, kind: str | None = None) -> Question:
+Shares = Mapping[str, float]
+"""How much more often than others a kind of question is asked; 1 where a kind is not named."""
+
+
+def ask_about_picture(
+    rng: random.Random, picture: Picture, kind: str | None = None, shares: Shares | None = None
+) -> Question:
     """A question about one picture, of a kind in `PICTURE_KINDS` (or of any kind that the picture allows).
 
     Raises:
         LookupError: the picture does not allow a question of this kind.
     """
-    # Signs are rarer than things, and worth reading.
-    kinds = [*PICTURE_KINDS, *(["reading"] * 2 if picture.sign else [])]
+    weights = [(shares or {}).get(kind, 1.0) for kind in PICTURE_KINDS]
+    if picture.sign:  # rarer than things, and worth reading
+        weights[list(PICTURE_KINDS).index("reading")] *= 3
     for _ in range(40):
-        question = _ask_kind(rng, picture, kind or rng.choice(kinds))
+        question = _ask_kind(rng, picture, kind or rng.choices(list(PICTURE_KINDS), weights)[0])
         if question:
             return question
     raise LookupError(f"no question of kind {kind} about {picture}")
@@ -330,10 +358,12 @@ def _locate(rng: random.Random, number: int) -> str:
     return f"in the {ORDINALS[number - 1]} {medium}"
 
 
-def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str | None = None) -> Question:
+def ask_about_one_of(
+    rng: random.Random, pictures: Sequence[Picture], kind: str | None = None, shares: Shares | None = None
+) -> Question:
     """A question about one picture that is addressed by its number among several."""
     number = rng.randint(1, len(pictures))
-    question = ask_about_picture(rng, pictures[number - 1], kind)
+    question = ask_about_picture(rng, pictures[number - 1], kind, shares)
     where = _locate(rng, number)
     text = question.text
     if question.kind == "description":
@@ -347,7 +377,7 @@ def ask_about_one_of(rng: random.Random, pictures: Sequence[Picture], kind: str 
         text = f"{where[0].upper()}{where[1:]}, {_decapitalised(text)}"
     else:
         text = f"{text[:-1]} {where}{text[-1]}"
-    return Question(f"{question.kind} of one", text, question.answer, question.choices, number, about=number)
+    return replace(question, kind=f"{question.kind} of one", text=text, number=number, about=number)
 
 
 def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[int]]:
@@ -388,7 +418,8 @@ def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | 
         f"Where is {the}, in which {medium}?",
     )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0])
+    shown = (numbers[0] - 1,)
+    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0], shown=shown)
 
 
 def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:
@@ -403,16 +434,21 @@ def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Questio
         f"In how many {media} is there {one}?",
     )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices)
+    shown = tuple(number - 1 for number in numbers)
+    return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices, shown=shown)
 
 
-SET_KINDS = ("one", "which image", "how many images")
+SET_KINDS = {"one": 6.0, "which image": 3.0, "how many images": 1.0}
+"""Kinds of questions about several pictures, and how often each is asked."""
 
 
-def ask_about_pictures(rng: random.Random, pictures: Sequence[Picture], kind: str | None = None) -> Question:
+def ask_about_pictures(
+    rng: random.Random, pictures: Sequence[Picture], kind: str | None = None, shares: Shares | None = None
+) -> Question:
     """A question about two or more pictures, of a kind in `SET_KINDS` or `<picture kind> of one`."""
+    weights = [weight * (shares or {}).get(kind, 1.0) for kind, weight in SET_KINDS.items()]
     for _ in range(40):
-        drawn = kind or rng.choices(SET_KINDS, (6, 3, 1))[0]
+        drawn = kind or rng.choices(list(SET_KINDS), weights)[0]
         try:
             if drawn == "which image":
                 question = _which_image(rng, pictures)
@@ -420,7 +456,7 @@ def ask_about_pictures(rng: random.Random, pictures: Sequence[Picture], kind: st
                 question = _how_many_images(rng, pictures)
             else:
                 asked = None if drawn == "one" else drawn.removesuffix(" of one")
-                question = ask_about_one_of(rng, pictures, asked)
+                question = ask_about_one_of(rng, pictures, asked, shares)
         except LookupError:
             continue
         if question:
@@ -487,6 +523,7 @@ def _ask_about_order(rng: random.Random, clip: Clip, name: str) -> Question:
 
 
 def _ask_about_flash(rng: random.Random, clip: Clip, name: str) -> Question:
+    subject = clip.subjects[0]
     phrasings = (
         f"How many times does the {name} flash?",
         f"How many times does the {name} appear?",
@@ -495,17 +532,20 @@ def _ask_about_flash(rng: random.Random, clip: Clip, name: str) -> Question:
         f"How many times do you see the {name}?",
         f"How many times is the {name} shown?",
     )
-    return Question("flashes", rng.choice(phrasings), str(clip.flashes), COUNTS[1 : MAX_FLASHES + 1])
+    lit = tuple(second for second, frame in enumerate(clip.frames) if subject in frame.things)
+    return Question("flashes", rng.choice(phrasings), str(clip.flashes), COUNTS[1 : MAX_FLASHES + 1], shown=lit)
 
 
-def ask_about(rng: random.Random, *media: Scene) -> Question:
+def ask_about(rng: random.Random, *media: Scene, shares: Shares | None = None) -> Question:
     """A random question about one picture, several pictures, or one clip."""
     if len(media) == 1 and isinstance(media[0], Clip):
         return ask_about_clip(rng, media[0])
     pictures = [medium for medium in media if isinstance(medium, Picture)]
     if len(pictures) != len(media) or not media:
         raise ValueError("ask about one picture, several pictures, or one clip")
-    return ask_about_picture(rng, pictures[0]) if len(media) == 1 else ask_about_pictures(rng, pictures)
+    if len(media) == 1:
+        return ask_about_picture(rng, pictures[0], shares=shares)
+    return ask_about_pictures(rng, pictures, shares=shares)
 
 
 @functools.cache

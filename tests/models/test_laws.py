@@ -133,6 +133,35 @@ def test_pictures_and_placeholders_that_differ_in_number_are_an_error_with_both(
         model(**model.look(tensors))
 
 
+@torch.no_grad()
+def test_the_places_of_a_picture_are_where_the_language_model_first_knows_of_it(tiny):
+    model, processor = tiny
+    samples = [prepare(processor, name, train=True) for name in ("three pictures and a clip", "one picture")]
+    batch = processor.collate(samples)
+    places = processor.places(batch)
+    counts = [sample.num_pictures for sample in samples]
+    assert places.shape[0] == sum(counts)
+    assert places[:, :, 0].tolist() == [[row] * places.shape[1] for row in (0, 1) for _ in range(counts[row])]
+    before = model(**model.look(batch), output_hidden_states=True).hidden_states[-1]
+    for picture, own in enumerate(places.tolist()):
+        changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
+        changed["pixel_values"][picture] += 1
+        after = model(**model.look(changed), output_hidden_states=True).hidden_states[-1]
+        differs = (after != before).any(-1)
+        assert differs.nonzero()[0].tolist() in own
+        assert not differs[1 - own[0][0]].any()
+
+
+@torch.no_grad()
+def test_pictures_alone_are_encoded_as_within_a_conversation(tiny):
+    model, processor = tiny
+    tensors = prepare(processor, "one picture").tensors
+    alone = model.encode(**processor.pictures([noise(1), noise(2)]))
+    assert alone.shape[-1] == model.config.get_text_config().hidden_size
+    crops = model.encode(tensors["pixel_values"])
+    assert (crops - alone[0]).abs().amax((1, 2)).min() < SAME_MATHS, "the whole picture is one of the crops"
+
+
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_eager_attention_equals_sdpa_in_logits_and_gradients(tiny, sample):
     model, processor = tiny

@@ -29,7 +29,7 @@ TREE = {
         "attention": "eager",
         "processor": {"cut_enable": False},
         "config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
             "num_key_value_heads": 2, "hyper_layers": [1], "gate": "none", "tie_word_embeddings": True,
             "max_position_embeddings": 512, "initializer_range": 0.1,
             "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
@@ -46,9 +46,27 @@ TREE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return from_tree(TREE)
+OVIS2 = {
+    "family": "ovis2",
+    "processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": 24},
+    "config": {
+        "llm_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512,
+        },
+        "visual_tokenizer_config": {
+            "model_type": "aimv2_visual_tokenizer", "vocab_size": 64,
+            "backbone_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
+                                "num_hidden_layers": 2, "num_attention_heads": 2},
+        },
+    },
+}  # fmt: skip
+MODELS = {"owl3": TREE["model"], "ovis2": OVIS2}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def recipe(request) -> Recipe:
+    return from_tree(TREE | {"model": MODELS[request.param]})
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +176,9 @@ def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
         training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
 
 
-def test_a_probe_needs_two_blocks_after_it(recipe, tmp_path):
+def test_a_probe_needs_three_blocks_after_it(recipe, tmp_path):
     stages = [dataclasses.replace(recipe.stages[1], probe_layer=2)]
-    with pytest.raises(RecipeError, match="two blocks must follow"):
+    with pytest.raises(RecipeError, match="three blocks must follow"):
         training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
 
 
@@ -198,7 +216,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
     ]
     batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
     (optimizer,) = training.make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
-    for _ in range(260):
+    for _ in range(400):
         loss = model(**batch, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()

@@ -174,6 +174,11 @@ class OvisConfig(PreTrainedConfig):
         return self.visual_tokenizer_config.tokens_per_crop
 
     @property
+    def picture_size(self) -> int:
+        """R: pixels along the side of a crop."""
+        return int(self.visual_tokenizer_config.backbone_config.image_size)
+
+    @property
     def max_position_embeddings(self) -> int:
         """Positions of the language sequence, words and pictures together."""
         return min(self.llm_config.max_position_embeddings, self.multimodal_max_length)

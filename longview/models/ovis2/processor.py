@@ -424,6 +424,17 @@ class Ovis2Processor:
 
     # ── text ──
 
+    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """See `longview.models.base.Processor.pictures`."""
+        return {"pixel_values": torch.stack([self.pixels.fit(image) for image in images])}
+
+    def places(self, batch: Mapping[str, Any]) -> Tensor:
+        """The visual tokens. See `longview.models.base.Processor.places`."""
+        atoms, width = batch["input_ids"] == ATOM, self.config.patches_per_picture
+        begins = (1 + atoms * (width - 1)).cumsum(1)[atoms] - width
+        at = begins[:, None] + torch.arange(width)
+        return torch.stack([atoms.nonzero()[:, :1].expand_as(at), at], dim=-1)
+
     def _build(
         self,
         turns: list[tuple[str, list[Segment]]],

@@ -302,11 +302,22 @@ class Owl3Processor:
         counts[0, :, 1] = -1_000_000 if not starts else (torch.arange(length)[:, None] > torch.tensor(starts)).sum(1)
         return counts
 
+    def places(self, batch: Mapping[str, Any]) -> Tensor:
+        """The words of the placeholders. See `longview.models.base.Processor.places`."""
+        rows = placeholder_starts(batch.get("media_offset"), len(batch["input_ids"]))
+        width = len(self._encode(PLACEHOLDER, parse_specials=True))
+        begins = torch.tensor([(row, start) for row, starts in enumerate(rows) for start in starts]).view(-1, 1, 2)
+        return begins + torch.stack([torch.zeros(width, dtype=torch.long), torch.arange(width)], dim=-1)
+
     def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)
         return list(encoded["input_ids"])
 
     # ── pictures ──
+
+    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """See `longview.models.base.Processor.pictures`."""
+        return {"pixel_values": torch.stack([self.views(image, None)[0] for image in images])}
 
     def views(self, image: Image.Image, grid: tuple[int, int] | None) -> list[Tensor]:
         """One picture → (3, R, R) tensors in [−1, 1]: its crops row after row and the global view last, or the latter.
