@@ -7,6 +7,7 @@ stage, step), so the state is: weights, optimizer, stage, step. No pickle anywhe
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import inspect
 import json
@@ -187,12 +188,18 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     kept = folder / "tokenizer.json"
     tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary())
     check_config_keys(family.Config, part.config, "model.config")
-    if "vocab_size" in part.config:
-        raise RecipeError("model.config.vocab_size is decided by the tokenizer; leave it out")
     with _building(part.config):
-        config = family.Config(vocab_size=tokenizer.get_vocab_size(), **part.config)
-        config.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
-        config.bos_token_id = None
+        config = family.Config(**copy.deepcopy(part.config))
+        words = config.get_text_config()
+        where, given = next(
+            ((f".{key}", value) for key, value in part.config.items() if getattr(config, key, None) is words),
+            ("", part.config),
+        )
+        if "vocab_size" in given:
+            raise RecipeError(f"model.config{where}.vocab_size is decided by the tokenizer; leave it out")
+        words.vocab_size = tokenizer.get_vocab_size()
+        words.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
+        words.bos_token_id = None
         model = family.Model._from_config(config, attn_implementation=part.attention, dtype=torch.float32)
     config.save_pretrained(folder)
     if not (kept.exists() and (folder / "tokenizer_config.json").exists()):
@@ -234,6 +241,8 @@ def _building(config: Mapping[str, Any]) -> Iterator[None]:
     """What a family says of a config that it cannot use, as one line."""
     try:
         yield
+    except RecipeError:
+        raise
     except Exception as error:  # configs and layers raise whatever their first wrong number leads to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RecipeError(f"model.config does not make a model ({reason}); it has {', '.join(config)}") from error

@@ -30,7 +30,7 @@ TREE = {
         "processor": {"cut_enable": False},
         "config": {
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "hyper_layers": [1], "gate": "none", "tie_word_embeddings": True,
+            "num_key_value_heads": 2, "hyper_layers": [1, 3], "gate": "none", "tie_word_embeddings": True,
             "max_position_embeddings": 512, "initializer_range": 0.1,
             "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
                               "num_hidden_layers": 2, "num_attention_heads": 2, "vision_use_head": False},
@@ -53,6 +53,7 @@ OVIS2 = {
         "llm_config": {
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
             "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512,
+            "initializer_range": 0.1,
         },
         "visual_tokenizer_config": {
             "model_type": "aimv2_visual_tokenizer", "vocab_size": 64,
@@ -62,6 +63,7 @@ OVIS2 = {
     },
 }  # fmt: skip
 MODELS = {"owl3": TREE["model"], "ovis2": OVIS2}
+ENDS = {"owl3": "<|im_end|><|endoftext|>", "ovis2": "<|im_end|>"}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -135,7 +137,7 @@ def test_the_trained_model_opens_as_a_checkpoint_and_answers(unbroken):
     assert answer.receipt.usage.completion_tokens > 0
     trained = load_file(unbroken / "model" / "model.safetensors")
     assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
-    assert "language_model.model.layers.0.self_attn.v_kv_proj.weight" in trained
+    assert trained.keys() >= {name for name, _ in engine.model.named_parameters()}
 
 
 def test_only_the_named_parts_learn(recipe, unbroken, tmp_path):
@@ -146,7 +148,8 @@ def test_only_the_named_parts_learn(recipe, unbroken, tmp_path):
     first = dataclasses.replace(recipe, stages=recipe.stages[:1])
     training.train(first, tmp_path / "first", progress=False)
     middle = weights(tmp_path / "first")
-    embedding, patch = "language_model.model.embed_tokens.weight", "vision_model.embeddings.patch_embedding.weight"
+    embedding = next(name for name in middle if name.endswith("embed_tokens.weight"))
+    patch = next(name for name, tensor in middle.items() if tensor.dim() == 4)
     assert torch.equal(before[embedding], middle[embedding])
     assert not torch.equal(middle[embedding], after[embedding])
     assert not torch.equal(before[patch], middle[patch])
@@ -191,7 +194,7 @@ def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
         inputs = processor.prepare(sample.messages, sample.media, train=True).tensors
         learned = inputs["labels"][0]
         expected = "".join(
-            f"{message.text}<|im_end|><|endoftext|>" for message in sample.messages if message.role == "assistant"
+            f"{message.text}{ENDS[recipe.model.family]}" for message in sample.messages if message.role == "assistant"
         )
         assert processor.tokenizer.decode(learned[learned != -100]) == expected
         assert len(inputs["pixel_values"]) == len(sample.indices) == {"1": 1, "3": 3, "clip": 8}[kind]
@@ -216,7 +219,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
     ]
     batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
     (optimizer,) = training.make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
-    for _ in range(400):
+    for _ in range(320):
         loss = model(**batch, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
