@@ -27,7 +27,14 @@ from longview.world.render import write_clip, write_picture
 from longview.world.scenes import EVENTS, Clip, Picture, Scene, draw_clip, draw_picture
 
 Shown = Literal["shown", "blank", "swapped"]
-GROUPS: dict[str, int] = {"one picture": 1, "two pictures": 2, "four pictures": 4, "eight pictures": 8, "clip": 0}
+GROUPS: dict[str, int] = {
+    "one picture": 1,
+    "two pictures": 2,
+    "four pictures": 4,
+    "eight pictures": 8,
+    "clip": 0,
+    "small print": 1,
+}
 SET_KINDS = ("which image", "how many images", *(f"{kind} of one" for kind in PICTURE_KINDS))
 Z = 1.96  # of a 95 % interval
 
@@ -84,14 +91,16 @@ def draw_cases(seed: int, per_kind: int, groups: Iterable[str] = tuple(GROUPS)) 
     for group in dict.fromkeys(groups):
         rng = random.Random(f"cases {seed} {group}")
         for kind in _kinds(group):
-            # a clip's event allows four kinds of questions, which share its number
-            for _ in range(per_kind * 4 if group == "clip" else per_kind):
+            # a clip's event allows four kinds of questions, which share its number; small print is of one kind
+            for _ in range(per_kind * 4 if group in ("clip", "small print") else per_kind):
                 question, media = _draw(rng, group, kind)
                 cases.append(Case(group, question, media, rng.randrange(1 << 30)))
     return cases
 
 
 def _kinds(group: str) -> Sequence[str]:
+    if group == "small print":
+        return ("reading",)
     return EVENTS if group == "clip" else tuple(PICTURE_KINDS) if group == "one picture" else SET_KINDS
 
 
@@ -102,8 +111,11 @@ def _draw(rng: random.Random, group: str, kind: str) -> tuple[Question, tuple[Sc
                 clip = draw_clip(rng, held_out=True, event=kind)  # type: ignore[arg-type]
                 return ask_about_clip(rng, clip), (clip,)
             signs = 0.8 if kind.startswith("reading") else 0.25
-            pictures = tuple(draw_picture(rng, held_out=True, sign_share=signs) for _ in range(GROUPS[group]))
-            if group == "one picture":
+            prints = 1.0 if group == "small print" else 0.0
+            pictures = tuple(
+                draw_picture(rng, True, sign_share=signs, print_share=prints) for _ in range(GROUPS[group])
+            )
+            if len(pictures) == 1:
                 return ask_about_picture(rng, pictures[0], kind), pictures
             return ask_about_pictures(rng, pictures, kind), pictures
         except LookupError:  # these scenes do not allow such a question; draw others
@@ -178,7 +190,8 @@ def blank(scene: Scene) -> Scene:
 def _another(rng: random.Random, scene: Scene) -> Scene:
     if isinstance(scene, Clip):
         return draw_clip(rng, held_out=True, event=scene.event)
-    return draw_picture(rng, held_out=True, sign_share=0.8 if scene.sign else 0.0)
+    small = scene.sign is not None and scene.sign.cell is not None
+    return draw_picture(rng, held_out=True, sign_share=0.8 if scene.sign else 0.0, print_share=float(small))
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Score]:

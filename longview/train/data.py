@@ -60,7 +60,7 @@ def contents(picture: Picture) -> list[int]:
         choices[18 + thing.cell] = 1 + SIZES.index(thing.size)
     sign = picture.sign
     if sign:
-        choices[27] = 1 + sign.row
+        choices[27] = 1 + sign.row if sign.cell is None else 0
         if sign.is_number:
             choices[29:] = [1 + int(sign.text) // 10 if len(sign.text) > 1 else 0, 1 + int(sign.text) % 10]
         else:
@@ -100,7 +100,10 @@ def paint_pool(
     scenes: list[tuple[Picture, int]] = []
     for _ in range(part.pictures):
         simple = rng.random() < part.simple
-        picture = draw_picture(rng, held_out, 1, 0.0) if simple else draw_picture(rng, held_out, sign_share=part.signs)
+        if simple:
+            picture = draw_picture(rng, held_out, max_things=1, sign_share=0.0)
+        else:
+            picture = draw_picture(rng, held_out, sign_share=part.signs, print_share=part.prints)
         scenes.append((picture, rng.randrange(1 << 30)))
     clips = []
     for _ in range(part.clips):

@@ -45,6 +45,7 @@ class DataPart:
     clips: int = 1_000
     simple: float = 0.3  # share of pictures that hold one thing and no sign
     signs: float = 0.25  # share of the other pictures that hold a sign
+    prints: float = 0.0  # share of the other pictures that hold small print
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """The least and the most of each number of a stage; none is infinite."""
 DATA_RANGES: dict[str, tuple[float, float]] = {
-    "pictures": (1, 10**6), "clips": (0, 10**6), "simple": (0, 1), "signs": (0, 1),
+    "pictures": (1, 10**6), "clips": (0, 10**6), "simple": (0, 1), "signs": (0, 1), "prints": (0, 1),
 }  # fmt: skip
 ABOVE_ZERO = ("learning_rate", "clip_norm")
 

@@ -186,7 +186,7 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     family = known[part.family]
     # A resumed run keeps its words, even if the world has learned new ones since.
     kept = folder / "tokenizer.json"
-    tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary())
+    tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary(recipe.data.prints > 0))
     check_config_keys(family.Config, part.config, "model.config")
     with _building(part.config):
         config = family.Config(**copy.deepcopy(part.config))

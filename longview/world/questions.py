@@ -61,7 +61,8 @@ def describe(picture: Picture) -> str:
     """Everything in a picture, in reading order; `nothing` for an empty one."""
     phrases = [(thing.cell, f"a {thing.name} {somewhere(thing.place)}") for thing in picture.things]
     if picture.sign:
-        phrases.append((picture.sign.row * 3, f"a sign that says {picture.sign.text}"))
+        what = "a sign that says" if picture.sign.cell is None else "small print that says"
+        phrases.append((picture.sign.cells[0], f"{what} {picture.sign.text}"))
     return " and ".join(phrase for _, phrase in sorted(phrases)) or "nothing"
 
 
@@ -71,10 +72,6 @@ def _only(things: Sequence[Thing], **wanted: str) -> list[Thing]:
 
 def _cells(things: Sequence[Thing]) -> tuple[int, ...]:
     return tuple(thing.cell for thing in things)
-
-
-def _row(row: int) -> tuple[int, ...]:
-    return tuple(range(row * 3, row * 3 + 3))
 
 
 def _yes(is_so: object) -> str:
@@ -187,7 +184,7 @@ def _position(rng: random.Random, picture: Picture) -> Question | None:
 
 
 def _content(rng: random.Random, picture: Picture) -> Question | None:
-    taken = range(picture.sign.row * 3, picture.sign.row * 3 + 3) if picture.sign else range(0)
+    taken = picture.sign.cells if picture.sign else ()
     full = [thing.cell for thing in picture.things]
     cell = rng.choice(full) if full and rng.random() < 0.75 else rng.choice([c for c in range(9) if c not in taken])
     found = [thing for thing in picture.things if thing.cell == cell]
@@ -264,6 +261,16 @@ def _exists(rng: random.Random, picture: Picture) -> Question:
 def _reading(rng: random.Random, picture: Picture) -> Question | None:
     if picture.sign is None:
         return None
+    if picture.sign.cell is not None:
+        phrasings = [
+            "What does the small print say?",
+            "Read the small print.",
+            "What is written in small print?",
+            "What do the small letters say?",
+            "What is printed in small letters?",
+            "What does it say?",
+        ]
+        return Question("small print", rng.choice(phrasings), picture.sign.text, cells=picture.sign.cells)
     phrasings = [
         "What does the sign say?",
         "What is written on the sign?",
@@ -278,7 +285,7 @@ def _reading(rng: random.Random, picture: Picture) -> Question | None:
     else:
         phrasings += ["What word is on the sign?", "Which word do you see?", "What word is written?"]
     kind = "number" if picture.sign.is_number else "word"
-    return Question(kind, rng.choice(phrasings), picture.sign.text, cells=_row(picture.sign.row))
+    return Question(kind, rng.choice(phrasings), picture.sign.text, cells=picture.sign.cells)
 
 
 def _caption(rng: random.Random, picture: Picture) -> Question:
@@ -296,7 +303,7 @@ def _caption(rng: random.Random, picture: Picture) -> Question:
         "What is in this picture?",
         "What objects are there?",
     )
-    cells = _cells(picture.things) + (_row(picture.sign.row) if picture.sign else ())
+    cells = _cells(picture.things) + (picture.sign.cells if picture.sign else ())
     return Question("description", rng.choice(phrasings), describe(picture), cells=cells)
 
 
@@ -390,7 +397,8 @@ def _sought(rng: random.Random, pictures: Sequence[Picture]) -> tuple[str, list[
             for number, picture in enumerate(pictures, 1)
             if picture.sign and picture.sign.text == source.sign.text
         ]
-        return f"the sign that says {source.sign.text}", numbers
+        what = "the sign" if source.sign.cell is None else "the small print"
+        return f"{what} that says {source.sign.text}", numbers
     if not source.things:
         return "", []
     thing = rng.choice(source.things)
@@ -549,12 +557,14 @@ def ask_about(rng: random.Random, *media: Scene, shares: Shares | None = None) -
 
 
 @functools.cache
-def vocabulary() -> frozenset[str]:
-    """The words of many questions and answers, to build a tokenizer from."""
+def vocabulary(small_print: bool = False) -> frozenset[str]:
+    """The words of many questions and answers, to build a tokenizer from; with those about small print, or without."""
     rng = random.Random(0)
     words: set[str] = set()
+    share = 0.25 if small_print else 0.0
     for turn in range(6000):
-        media: list[Scene] = [draw_clip(rng)] if turn % 3 == 2 else [draw_picture(rng) for _ in range((1, 8)[turn % 3])]
+        count = (1, 8, 0)[turn % 3]
+        media: list[Scene] = [draw_picture(rng, print_share=share) for _ in range(count)] or [draw_clip(rng)]
         question = ask_about(rng, *media)
         for text in (question.text, question.answer):
             words.update("".join(letter if letter.isalpha() else " " for letter in text).split())

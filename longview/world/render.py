@@ -27,6 +27,7 @@ RGB = {
     "black": (25, 25, 25),
 }
 BACKGROUNDS = ((255, 255, 255), (238, 238, 238), (250, 244, 226), (226, 238, 250), (230, 246, 230))
+SMALL_PRINT = 0.045  # of the picture's side
 RADIUS = {"small": 0.075, "large": 0.135}  # of the picture's side
 
 Colour = tuple[int, int, int]
@@ -80,6 +81,11 @@ def _paint_thing(draw: ImageDraw.ImageDraw, thing: Thing, side: int, rng: random
 
 
 def _paint_sign(draw: ImageDraw.ImageDraw, sign: Sign, side: int, rng: random.Random) -> None:
+    if sign.cell is not None:
+        x, y = ((part + 0.5) / 3 * side + rng.uniform(-0.03, 0.03) * side for part in (sign.cell % 3, sign.cell // 3))
+        font = ImageFont.load_default(SMALL_PRINT * side)
+        draw.text((x, y), sign.text.upper(), font=font, fill=(20, 20, 20), anchor="mm")
+        return
     middle = (sign.row + 0.5) / 3 * side
     half = 0.13 * side
     draw.rectangle(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
@@ -58,10 +58,19 @@ class Thing:
 
 @dataclass(frozen=True)
 class Sign:
-    """A printed word or number that fills one row of the picture (0 top, 1 centre, 2 bottom)."""
+    """A printed word or number: it fills one row (0 top, 1 centre, 2 bottom), or is small print in a cell.
+
+    Small print is as large as letters on a scanned page: a picture made small does not show it any more.
+    """
 
     text: str
     row: int
+    cell: int | None = field(default=None, repr=False)  # of small print
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """The cells that it leaves no room in."""
+        return tuple(range(self.row * 3, self.row * 3 + 3)) if self.cell is None else (self.cell,)
 
     @property
     def is_number(self) -> bool:
@@ -111,16 +120,22 @@ def draw_thing(rng: random.Random, cell: int) -> Thing:
 
 
 def draw_picture(
-    rng: random.Random, held_out: bool = False, max_things: int = MAX_THINGS, sign_share: float = 0.25
+    rng: random.Random,
+    held_out: bool = False,
+    max_things: int = MAX_THINGS,
+    sign_share: float = 0.25,
+    print_share: float = 0.0,
 ) -> Picture:
-    """A random picture from one side of the split: up to `max_things` things, and a sign in some pictures."""
+    """A random picture from one side of the split: up to `max_things` things, and a sign or small print in some."""
     while True:
         cells = list(range(9))
         sign = None
-        if rng.random() < sign_share:
+        small = print_share > 0 and rng.random() < print_share
+        if small or rng.random() < sign_share:
             text = rng.choice(WORDS) if rng.random() < 0.5 else str(rng.randrange(100))
-            sign = Sign(text, rng.randrange(3))
-            cells = [cell for cell in cells if cell // 3 != sign.row]
+            cell = rng.randrange(9) if small else None
+            sign = Sign(text, rng.randrange(3) if cell is None else cell // 3, cell)
+            cells = [cell for cell in cells if cell not in sign.cells]
         count = rng.randint(0 if sign or rng.random() < 0.03 else 1, max_things)
         # Half of the pictures repeat a colour or a shape, so that counting and telling apart are worth learning.
         things = [draw_thing(rng, cell) for cell in sorted(rng.sample(cells, count))]

@@ -115,3 +115,56 @@ def test_the_vocabulary_is_the_same_each_time_and_holds_the_answers():
     words = vocabulary()
     assert words == vocabulary()
     assert {"red", "circle", "left", "yes", "nothing", "stop", "eighth"} <= words
+
+
+def test_what_a_question_names_stands_where_it_says():
+    rng = random.Random(5)
+    for _ in range(400):
+        picture = draw_picture(rng, print_share=0.2)
+        question = ask_about_picture(rng, picture)
+        things = {thing.cell: thing for thing in picture.things}
+        if question.kind in ("colour", "shape", "size"):
+            assert [getattr(things[cell], question.kind) for cell in question.cells] == [question.answer]
+        elif question.kind == "count":
+            assert str(len(question.cells)) == question.answer
+        elif question.kind == "existence":
+            assert bool(question.cells) == (question.answer == "yes")
+        elif question.kind == "relation":
+            assert {*question.cells, *question.others} <= things.keys()
+            assert question.cells != question.others
+        elif question.kind in ("word", "number", "small print"):
+            assert question.cells == picture.sign.cells
+
+
+def test_the_frames_that_show_what_is_sought_are_those_in_which_it_flashes():
+    rng = random.Random(6)
+    clips = [draw_clip(rng, event="flash") for _ in range(40)]
+    asked = [(clip, ask_about_clip(rng, clip)) for clip in clips]
+    flashes = [(clip, question) for clip, question in asked if question.kind == "flashes"]
+    assert len(flashes) > 10
+    for clip, question in flashes:
+        lit = [second for second, frame in enumerate(clip.frames) if clip.subjects[0] in frame.things]
+        assert list(question.shown) == lit
+        assert len(lit) == clip.flashes
+
+
+def test_a_kind_with_a_larger_share_is_asked_more_often():
+    rng = random.Random(7)
+    pictures = [draw_picture(rng) for _ in range(600)]
+    plain, more = (
+        sum(ask_about(rng, picture, shares=shares).kind == "count" for picture in pictures)
+        for shares in (None, {"count": 5.0})
+    )
+    assert more > 2 * plain
+    several = [ask_about(rng, *pictures[i : i + 2], shares={"how many images": 1e6}) for i in range(0, 40, 2)]
+    assert sum(question.kind == "how many images" for question in several) > 10
+
+
+def test_small_print_is_asked_about_only_where_there_is_some():
+    rng = random.Random(8)
+    picture = draw_picture(rng, print_share=1.0)
+    assert picture.sign.cell is not None
+    assert all(thing.cell != picture.sign.cell for thing in picture.things)
+    question = ask_about_picture(rng, picture, "reading")
+    assert (question.kind, question.answer) == ("small print", picture.sign.text)
+    assert f"small print that says {picture.sign.text}" in describe(picture)
