@@ -204,6 +204,7 @@ class _Opener:
             return indices, warnings, None
         if not self._options.by_content:
             among, _ = choose(timeline, self._options.as_candidates(), self._limits, self._default, name)
+            among = sorted({*among, *indices})
             relevance, _ = measure(self._candidates(reader, digest, among), self._look, reader.seconds)
             return indices, warnings, relevance
         count = min(self._options.frames or SAMPLERS["mdp3"].frames or 1, self._limits.max_frames)

@@ -35,6 +35,10 @@ class Relevance:
     seconds: list[float] | None  # None where there are no times
     values: list[float]
 
+    def of(self, index: int) -> float | None:
+        """How near one frame is; None where it was not among them."""
+        return dict(zip(self.indices, self.values, strict=True)).get(index)
+
 
 @dataclass(frozen=True)
 class Medium:
