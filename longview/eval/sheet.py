@@ -27,8 +27,8 @@ from longview.media import Frame, Medium
 
 SIDE = 480  # pixels of a picture's longer side on a sheet
 COLUMNS = 4
-ACCENT = "#e4572e"
-CURVE = "#3c6e91"
+PAPER, INK, FAINT, RULE = "#faf9f6", "#22262a", "#7a7f86", "#e4e2dc"
+ACCENT, CURVE = "#e4572e", "#3c6e91"
 
 
 @dataclass(frozen=True)
@@ -267,29 +267,31 @@ def png(sheet: Sheet) -> bytes:
     columns = min(COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
     tallest = max(frame.image.height / frame.image.width for frame in frames)
-    wide, tall = 12.0 / columns, min(12.0 / columns * tallest, 6.0) + 0.35  # inches of a picture and its label
+    tall = min(11.5 / columns * tallest, 6.0) + 0.42  # inches of a picture and its label
     head, curve = 0.95, 2.1 if sheet.curve else 0.0
-    figure = Figure(figsize=(12.0, head + curve + rows * tall + 0.15), facecolor="#faf9f6", dpi=110)
+    figure = Figure(figsize=(12.0, head + curve + rows * tall + 0.15), facecolor=PAPER, dpi=110)
     FigureCanvasAgg(figure)
     height = figure.get_figheight()
     figure.text(
-        0.025,
+        0.02,
         1 - 0.42 / height,
         _shortened(sheet.question or sheet.medium.name),
         size=17,
         weight="bold",
-        color="#22262a",
+        color=INK,
     )
-    figure.text(0.025, 1 - 0.72 / height, sheet.about, size=10, color="#7a7f86")
+    figure.text(0.02, 1 - 0.72 / height, sheet.about, size=10, color=FAINT)
     if sheet.curve:
         bottom = (rows * tall + 0.15 + 0.45) / height
         _draw_curve(figure.add_axes((0.045, bottom, 0.935, (curve - 0.55) / height)), sheet)
     for number, frame in enumerate(frames):
-        left = (number % columns) * wide / 12.0
+        left = 0.02 + (number % columns) * 0.97 / columns
         bottom = (0.1 + (rows - 1 - number // columns) * tall) / height
-        axes = figure.add_axes((left + 0.008, bottom + 0.3 / height, wide / 12.0 - 0.016, (tall - 0.38) / height))
-        axes.imshow(small(frame.image))
-        axes.set_axis_off()
+        axes = figure.add_axes((left, bottom + 0.3 / height, 0.97 / columns - 0.01, (tall - 0.42) / height))
+        axes.imshow(small(frame.image), aspect="equal")
+        axes.set(xticks=[], yticks=[], anchor="NW")
+        for spine in axes.spines.values():
+            spine.set_color(RULE)
         near = sheet.nearness(frame)
         axes.text(0, -0.03, sheet.label(frame), size=11, weight="bold", va="top", transform=axes.transAxes)
         if near is not None:
@@ -307,13 +309,13 @@ def _draw_curve(axes: Any, sheet: Sheet) -> None:
     axes.plot(places, values, color=CURVE, linewidth=1.4)
     picks = [(sheet.place(frame), near) for frame in sheet.medium.frames if (near := sheet.nearness(frame)) is not None]
     axes.vlines([place for place, _ in picks], low, [near for _, near in picks], color=ACCENT, alpha=0.55, linewidth=1)
-    axes.plot(*zip(*picks, strict=True), "o", color=ACCENT, markersize=7, markeredgecolor="#faf9f6", clip_on=False)
-    axes.set(xlim=_span(sheet), ylim=(low, high), facecolor="#faf9f6")
+    axes.plot(*zip(*picks, strict=True), "o", color=ACCENT, markersize=7, markeredgecolor=PAPER, clip_on=False)
+    axes.set(xlim=_span(sheet), ylim=(low, high), facecolor=PAPER)
     marks = _marks(sheet)
     axes.set_xticks([place for place, _ in marks], [label for _, label in marks])
-    axes.tick_params(length=0, labelsize=9, labelcolor="#7a7f86")
+    axes.tick_params(length=0, labelsize=9, labelcolor=FAINT)
     axes.locator_params(axis="y", nbins=4)
-    axes.grid(axis="y", color="#e4e2dc")
+    axes.grid(axis="y", color=RULE)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
