@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from samples import noise
+from samples import POSITIONS, noise
 from tolerances import SAME_MATHS
-from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from longview.errors import CheckpointError
@@ -24,26 +23,6 @@ from longview.models import similarity
 from longview.models.similarity import Similarity, cleaned, pieces
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "ovis2" / "mdp3.json").read_text())
-POSITIONS = 16
-
-
-@pytest.fixture(scope="session")
-def towers(tokenizer, tmp_path_factory) -> Path:
-    """A tiny random SigLIP folder."""
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {"vocab_size": 300, "max_position_embeddings": POSITIONS, "projection_size": 32}
-    ends = {"pad_token_id": 256, "bos_token_id": None, "eos_token_id": None}
-    config = SiglipConfig(
-        text_config={**size, **text, **ends}, vision_config={**size, "image_size": 24, "patch_size": 8}
-    )
-    folder = tmp_path_factory.mktemp("siglip") / "towers"
-    SiglipModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<|endoftext|>").save_pretrained(
-        folder
-    )
-    SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from longview.models.similarity import Similarity
 from longview.train.data import paint_pool
 from longview.train.pairs import build_words, draw_text, fit, open_towers, pairs_loss
 from longview.train.recipe import DataPart, Stage, from_tree
-from longview.train.run import train
+from longview.train.run import Run, train
 from longview.world.naming import all_facts, facts_held, facts_named
 from longview.world.scenes import Picture, Thing, draw_picture
 
@@ -96,13 +96,22 @@ def test_a_run_leaves_a_folder_that_chooses_frames(tmp_path):
     assert [line["stage"] for line in lines] == ["see", "pair"]
 
 
-def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path):
+def test_a_run_that_broke_off_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     tree = json.loads(json.dumps(TREE))
     tree["stages"] = [{**tree["stages"][1], "checkpoint_every": 2, "steps": 4}]
     whole = train(from_tree(tree), tmp_path / "whole", progress=False)
-    train(from_tree(tree), tmp_path / "again", progress=False)
-    # as if it had ended right after the second step: the newest checkpoint alone remains, and it is taken up
-    resumed = train(from_tree(tree), tmp_path / "again", resume=True, progress=False)
+    loss = Run.loss
+
+    def crashing(self, stage, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(self, stage, step)
+
+    monkeypatch.setattr(Run, "loss", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        train(from_tree(tree), tmp_path / "broken", progress=False)
+    monkeypatch.undo()
+    resumed = train(from_tree(tree), tmp_path / "broken", resume=True, progress=False)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 
