@@ -74,7 +74,7 @@ def show_frames(
         typer.echo(sheet.about)
         for frame in medium.frames:
             near = sheet.nearness(frame)
-            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{'' if near is None else f'  {near:.3f}'}")
+            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{'' if near is None else f'  {near:.2f}'}")
     for warning in medium.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if question is not None and look is None:

@@ -135,7 +135,7 @@ def _card(sheet: Sheet, number: int, frame: Frame) -> str:
     small(frame.image).save(data, "JPEG", quality=88)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     near = sheet.nearness(frame)
-    told = "" if near is None else f'<span class="near">{near:.3f}</span>'
+    told = "" if near is None else f'<span class="near">{near:.2f}</span>'
     label = escape(sheet.label(frame))
     return (
         f'<figure id="frame-{number}"><img src="{source}" alt="frame {frame.index} at {label}">'
@@ -170,7 +170,7 @@ def _svg(sheet: Sheet) -> str:
     for number, frame in enumerate(sheet.medium.frames, 1):
         near, place = sheet.nearness(frame), sheet.place(frame)
         assert near is not None
-        title = f"{escape(sheet.label(frame))}, relevance {near:.3f}"
+        title = f"{escape(sheet.label(frame))}, relevance {near:.2f}"
         across, up = f"{x(place):.1f}", f"{y(near):.1f}"
         parts.append(
             f'<a href="#frame-{number}"><line class="pick" x1="{across}" x2="{across}" y1="{up}" y2="{floor}"/>'
@@ -295,7 +295,7 @@ def png(sheet: Sheet) -> bytes:
         near = sheet.nearness(frame)
         axes.text(0, -0.03, sheet.label(frame), size=11, weight="bold", va="top", transform=axes.transAxes)
         if near is not None:
-            axes.text(1, -0.03, f"{near:.3f}", size=10, va="top", ha="right", color=ACCENT, transform=axes.transAxes)
+            axes.text(1, -0.03, f"{near:.2f}", size=10, va="top", ha="right", color=ACCENT, transform=axes.transAxes)
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor=figure.get_facecolor())
     return data.getvalue()

@@ -49,7 +49,7 @@ class Film:
 def draw_film(rng: random.Random, kind: str, held_out: bool = True, shots: int = SHOTS) -> Film:
     """A film whose needle is asked a question of a kind in `KINDS`; its pictures are from one side of the split.
 
-    The needle is shot between two halves of another shot.
+    The needle cuts another shot in two, at any of its seconds, so that frames at even distances have no luck with it.
     """
     while True:
         needle = draw_picture(rng, held_out, max_things=2, sign_share=0.0)
@@ -65,8 +65,11 @@ def draw_film(rng: random.Random, kind: str, held_out: bool = True, shots: int =
         picture = draw_picture(rng, held_out, max_things=3)
         if not named <= facts_held(picture):
             others.append(picture)
-    where = rng.randrange(1, shots - 1)
-    half = Shot(others[where], SHOT_SECONDS // 2)
-    before = [Shot(picture, SHOT_SECONDS) for picture in others[:where]]
-    after = [Shot(picture, SHOT_SECONDS) for picture in others[where + 1 :]]
-    return Film((*before, half, Shot(needle, NEEDLE_SECONDS), half, *after), where + 1, question)
+    where, cut = rng.randrange(shots), rng.randrange(1, SHOT_SECONDS)
+    film = [Shot(picture, SHOT_SECONDS) for picture in others]
+    film[where : where + 1] = [
+        Shot(others[where], cut),
+        Shot(needle, NEEDLE_SECONDS),
+        Shot(others[where], SHOT_SECONDS - cut),
+    ]
+    return Film(tuple(film), where + 1, question)

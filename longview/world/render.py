@@ -128,10 +128,10 @@ def write_clip(clip: Clip, path: Path, seed: int = 0) -> Path:
 def write_film(film: Film, path: Path, seed: int = 0) -> Path:
     """Write a film at `FILM_FPS` frames a second; each of its shots has a look of its own."""
     shots = ((render(shot.picture, seed + number), shot.seconds * FILM_FPS) for number, shot in enumerate(film.shots))
-    return _write_frames(shots, path, FILM_FPS)
+    return _write_frames(shots, path, FILM_FPS, preset="veryfast")
 
 
-def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: int) -> Path:
+def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: int, **options: str) -> Path:
     """Encode pictures, each for so many frames."""
     import av
 
@@ -139,7 +139,7 @@ def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: i
         stream = container.add_stream("libx264", rate=rate)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20"}
+        stream.options = {"crf": "20", **options}
         for image, count in images:
             frame = av.VideoFrame.from_image(image)
             for _ in range(count):
