@@ -207,7 +207,8 @@ class _Opener:
             among = sorted({*among, *indices})
             relevance, _ = measure(self._candidates(reader, digest, among), self._look, reader.seconds)
             return indices, warnings, relevance
-        count = min(self._options.frames or SAMPLERS["mdp3"].frames or 1, self._limits.max_frames)
+        wanted = self._options.frames or SAMPLERS[self._options.select or ""].frames
+        count = min(wanted or self._limits.max_frames, self._limits.max_frames)
         if self._options.frames is not None and len(indices) < self._options.frames:
             warnings.append(
                 f"{name} has only {len(indices):,} candidates for {count:,} frames, so all are used; a higher --fps "

@@ -179,3 +179,26 @@ def test_weights_that_are_no_numbers_are_named(broken):
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="finite"):
         Similarity.open(str(broken)).frames(Film(1).candidates())
+
+
+def test_an_official_folder_brings_its_own_words(towers, tmp_path):
+    """Released checkpoints have a SentencePiece model, which ignores capitals and punctuation."""
+    import io
+
+    from sentencepiece import SentencePieceTrainer
+    from transformers import SiglipTokenizer
+
+    model, words = io.BytesIO(), ["what is it", "where is the red star", "the cat sat on the mat and looked"] * 20
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    folder = Path(shutil.copytree(towers, tmp_path / "official"))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    SiglipTokenizer(str(tmp_path / "spiece.model"), model_max_length=POSITIONS).save_pretrained(folder)
+    assert (folder / "spiece.model").exists()
+    near = Similarity.open(str(folder))
+    assert type(near._tokenizer).__name__ == "SiglipTokenizer"
+    assert np.array_equal(near.text("What IS it?!"), near.text("what is it"))
+    assert not np.array_equal(near.text("where is it"), near.text("what is it"))
