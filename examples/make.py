@@ -6,10 +6,13 @@ it sees. The same scene and seed give the same pixels.
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
 from longview.world import Clip, Picture, Sign, Thing, is_held_out, write_clip, write_picture
+from longview.world.films import draw_film
+from longview.world.render import write_film
 
 PLACES = {"top left": (1, 1), "top": (3, 1), "top right": (5, 1), "left": (1, 3), "centre": (3, 3), "right": (5, 3)}
 PLACES |= {"bottom left": (1, 5), "bottom": (3, 5), "bottom right": (5, 5)}
@@ -38,6 +41,8 @@ def moving(mover: Thing) -> Clip:
 
 
 CLIP = moving(thing("red", "triangle", "large", "centre"))
+FILM = draw_film(random.Random(7), "position")
+"""Four minutes, of which a heart is seen for two seconds."""
 
 
 def make(folder: Path) -> None:
@@ -47,6 +52,7 @@ def make(folder: Path) -> None:
     write_picture(SIGN, folder / "sign.png", seed=2)
     write_picture(PAIR, folder / "pair.webp", seed=3)
     write_clip(CLIP, folder / "clip.mp4", seed=4)
+    write_film(FILM, folder / "film.mp4", seed=5)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,9 +11,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 import transformers
-from samples import SPECIALS, tiny_model
+from samples import POSITIONS, SPECIALS, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from longview.models.families import families
 
@@ -39,3 +41,22 @@ def tiny(request, tokenizer):
     """Each family's variants in turn, as a tiny random model and its processor: the laws hold for all."""
     name, variant = request.param
     return tiny_model(families()[name], variant, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def towers(tokenizer, tmp_path_factory) -> Path:
+    """A tiny random SigLIP folder."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": 300, "max_position_embeddings": POSITIONS, "projection_size": 32}
+    ends = {"pad_token_id": 256, "bos_token_id": None, "eos_token_id": None}
+    config = SiglipConfig(
+        text_config={**size, **text, **ends}, vision_config={**size, "image_size": 24, "patch_size": 8}
+    )
+    folder = tmp_path_factory.mktemp("siglip") / "towers"
+    SiglipModel(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<|endoftext|>").save_pretrained(
+        folder
+    )
+    SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(folder)
+    return folder

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from longview.models.families import Family
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+POSITIONS = 16  # tokens that the text tower of `towers` reads at once
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:

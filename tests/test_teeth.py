@@ -18,6 +18,8 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
     f"models/ovis2/test_ovis2_{name}.py" for name in ("golden", "processor", "checkpoint")
 )
 
+SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
+
 VANDALISMS = {
     "a token sees the picture whose placeholder it begins, in every release": (
         FUSION,
@@ -83,6 +85,14 @@ VANDALISMS = {
     "padding on the left moves the words of an ovis": (OVIS_MODEL, "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "(attention_mask.long().cumsum(-1) + torch.arange(attention_mask.shape[1]) % 2)", LAWS),
     "a head and a table may disagree": ("models/ovis2/convert.py", "if words + NUM_INDICATORS != rows:", "if False:", OVIS_FOLDERS),
     "pictures take no room in the sequence": ("engine/engine.py", "self.context_length - inputs.length", 'self.context_length - inputs.tensors["input_ids"].shape[1]', "engine/test_engine.py"),
+    "a long question's mean is stretched to length one": (SIMILARITY, "return vectors.mean(0, keepdims=True).astype(np.float64)", "mean = vectors.mean(0, keepdims=True)\n        return (mean / np.linalg.norm(mean)).astype(np.float64)", NEAR),
+    "the end of a long question is not read": (SIMILARITY, "return heads + tails[::-1]", "return heads", NEAR),
+    "every question encodes the frames anew": (SIMILARITY, "        self._keep(found)\n", "", NEAR),
+    "frames are resized bilinearly for the towers": (SIMILARITY, "self._images.resample)", "2)", NEAR),
+    "frames are chosen by their differences alone": ("media/candidates.py", "relevance.values, count)", "[1.0] * len(frames), count)", "engine/test_select.py"),
+    "frames are chosen by the first question alone": ("engine/engine.py", 'if message.role == "user").strip()', 'if message.role == "user").split("\\n")[0]', "engine/test_select.py"),
+    "pairs that fit are pushed apart": ("train/pairs.py", "torch.where(fits, 1.0, -1.0)", "torch.where(fits, -1.0, 1.0)", "train/test_pairs.py"),
+    "texts are drawn for other pictures": ("train/pairs.py", "named <= facts for facts in held", "bool(named & facts) for facts in held", "train/test_pairs.py"),
     "the sampler counts pictures as words": ("engine/engine.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from longview import __version__
 from longview.cli.ask import ask
 from longview.cli.chat import chat
 from longview.cli.eval import evaluate
+from longview.cli.frames import show_frames
 from longview.cli.info import info
 from longview.cli.train import train
 from longview.cli.verb import Verb, spread
@@ -34,7 +35,14 @@ app = typer.Typer(
     subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-VERBS: dict[str, Callable[..., None]] = {"ask": ask, "chat": chat, "info": info, "train": train, "eval": evaluate}
+VERBS: dict[str, Callable[..., None]] = {
+    "ask": ask,
+    "chat": chat,
+    "frames": show_frames,
+    "info": info,
+    "train": train,
+    "eval": evaluate,
+}
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(spread(_verb))
 

@@ -16,6 +16,8 @@ from longview.cli.options import (
     LimitOptions,
     ModelOptions,
     SamplingOptions,
+    Similarity,
+    check_similarity,
     checked,
     open_parts,
     opening,
@@ -38,6 +40,7 @@ def ask(
     frames: FrameOptions,
     sampling: SamplingOptions,
     limits: LimitOptions,
+    similarity: Similarity = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the answer and its receipt.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
@@ -48,6 +51,7 @@ def ask(
       longview ask photo.jpg "What is on the chair?"
       longview ask before.png after.png "What has changed?"
       longview ask film.mp4 --frames 64 --start 60 --end 120 "What happens?"
+      longview ask film.mp4 --select mdp3 --frames 16 "When does the red car turn?"
       longview ask --json page.png "Read the title."
       echo "What is this?" | longview ask photo.jpg -
     """
@@ -58,13 +62,16 @@ def ask(
         raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
     show = is_terminal() and not json and not quiet
     costs, chosen = limits.limits(), frames.options()
+    check_similarity(similarity, frames)
     parts = open_parts(files, costs)  # before torch is imported, so that a mistake is told at once
     if asdict(frames) != asdict(FrameOptions()) and all(part.type != "video" for part in parts):
-        raise RequestError("--frames, --fps, --select, --start and --end choose frames of a video, and none is given")
+        raise RequestError(
+            "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
+        )
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
     settings: dict[str, Any] = {"params": sampling.params(), "media": chosen, "limits": costs}
-    engine = model.load(show)
+    engine = model.load(show, similarity=similarity)
     if json:
         answer = engine.answer(messages, **settings)
         typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))

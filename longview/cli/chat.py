@@ -19,6 +19,8 @@ from longview.cli.options import (
     LimitOptions,
     ModelOptions,
     SamplingOptions,
+    Similarity,
+    check_similarity,
     checked,
     open_parts,
     opening,
@@ -52,6 +54,7 @@ def chat(
     frames: FrameOptions,
     sampling: SamplingOptions,
     limits: LimitOptions,
+    similarity: Similarity = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON a turn.")] = False,
 ) -> None:
@@ -63,9 +66,10 @@ def chat(
       printf 'What is this?\\n/add b.jpg\\nAnd this?\\n' | longview chat a.jpg
     """
     talk = Talk(limits.limits(), system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
+    check_similarity(similarity, frames)
     talk.add(files or [])  # before torch is imported, so that a mistake is told at once
     talk.settings = {"params": sampling.params(), "media": frames.options(), "limits": talk.limits}
-    talk.engine = model.load(is_terminal() and not json)
+    talk.engine = model.load(is_terminal() and not json, similarity=similarity)
     if talk.interactive:
         typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
     for line in _lines(talk.interactive):

@@ -5,11 +5,12 @@ The defaults are written out here again because their owners import torch or num
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from typer import Option
 
@@ -38,8 +39,8 @@ class ModelOptions:
     attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
 
-    def load(self, show: bool) -> Engine:
-        """Open the model; `show` a spinner meanwhile."""
+    def load(self, show: bool, **settings: Any) -> Engine:
+        """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
         with spinner(f"opening {self.model}", show and not _may_download(self.model)):
             quieten(show)
             from longview.engine import load
@@ -50,6 +51,7 @@ class ModelOptions:
                 dtype=self.dtype,
                 attn_implementation=self.attn,
                 revision=self.revision,
+                **settings,
             )
 
 
@@ -76,16 +78,43 @@ class FrameOptions:
 
     frames: Annotated[int | None, Option(help="Frames of a video, at most.")] = None
     fps: Annotated[float | None, Option(help="Frames a second of video.")] = None
-    select: Annotated[str | None, Option(help="Sampler: uniform, fps, owl3, owl3-middle, ovis2 or ovis2-server.")] = (
-        None
-    )
+    select: Annotated[
+        str | None,
+        Option(
+            help="Sampler: uniform, fps, owl3, owl3-middle, ovis2, ovis2-server, or mdp3, which goes by the question."
+        ),
+    ] = None
     start: Annotated[float | None, Option(help="Seconds at which to begin.")] = None
     end: Annotated[float | None, Option(help="Seconds at which to end.")] = None
+    candidates: Annotated[
+        int | None, Option(help="Frames that mdp3 chooses among, at most, --fps of them (1) a second; default: 1024.")
+    ] = None
 
     def options(self) -> MediaOptions:
         from longview.media import MediaOptions
 
         return MediaOptions(**asdict(self))
+
+
+Similarity: TypeAlias = Annotated[
+    str | None,
+    Option(
+        "--similarity",
+        metavar="FOLDER",
+        rich_help_panel=inspect.cleandoc(FrameOptions.__doc__ or ""),
+        help="SigLIP checkpoint that --select mdp3 goes by: a folder or hub id; default: embedded for the demo models, "
+        "google/siglip-so400m-patch14-384 for others.",
+    ),
+]
+
+
+def check_similarity(similarity: str | None, frames: FrameOptions) -> None:
+    """
+    Raises:
+        RequestError: a checkpoint is named that nothing would look at.
+    """
+    if similarity is not None and not frames.options().by_content:
+        raise RequestError(f"--similarity {similarity} is looked at by --select mdp3 only; add that, or leave it out")
 
 
 @dataclass(frozen=True)

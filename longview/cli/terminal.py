@@ -69,8 +69,10 @@ def stream(engine: Engine, messages: list[Message], show: bool, settings: Mappin
 def receipt_lines(receipt: Receipt) -> list[str]:
     """A receipt for people: what was looked at, what it came to, how long it took."""
     lines = [f"warning: {warning}" for warning in receipt.warnings]
+    select = receipt.settings.get("media", {}).get("select")
+    chooser = f", chosen by {select}" if select else ""
     for number, (_, frames) in enumerate(groupby(receipt.frames, key=lambda frame: frame.medium)):
-        lines.append(f"{'looked at' if number == 0 else '':<10}{_medium(list(frames))}")
+        lines.append(f"{'looked at' if number == 0 else '':<10}{_medium(list(frames), chooser)}")
     usage, timings = receipt.usage, receipt.timings
     seen = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
     lines.append(
@@ -84,7 +86,7 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     return lines
 
 
-def _medium(frames: Sequence[FrameUsed]) -> str:
+def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
     first = frames[0]
     crops = f", {first.crops} crops" if first.crops > 1 else ""
     if first.kind == "image":
@@ -92,9 +94,9 @@ def _medium(frames: Sequence[FrameUsed]) -> str:
     seconds = [frame.seconds for frame in frames if frame.seconds is not None]
     head = f"{first.name}, {first.width}×{first.height}, {_count(len(frames), 'frame')}"
     if len(seconds) < len(frames):
-        return head
-    if len(frames) <= FEW:
-        return f"{head} at {', '.join(f'{second:.2f}' for second in seconds)} s"
+        return f"{head}{chooser}"
+    if len(frames) <= FEW or chooser:
+        return f"{head} at {', '.join(f'{second:.2f}' for second in seconds)} s{chooser}"
     gaps = [after - before for before, after in pairwise(seconds)]
     every = f", one every {gaps[0]:.2f} s" if max(gaps) - min(gaps) < 0.05 else ""
     return f"{head} from {seconds[0]:.2f} to {seconds[-1]:.2f} s{every}"

@@ -7,7 +7,7 @@ messages ── media ── processor ── Inputs ── model.look ── pr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from transformers.utils import is_flash_attn_2_available
 from longview.engine.sampling import Sampler, SamplingParams
 from longview.engine.text import TextStream
 from longview.errors import RequestError
-from longview.media import Limits, MediaOptions, Progress, open_media
+from longview.media import Limits, Look, MediaOptions, Progress, open_media
 from longview.messages import (
     Answer,
     Conversation,
@@ -35,6 +35,7 @@ from longview.messages import (
 from longview.models import checkpoint
 from longview.models.base import Inputs, Processor
 from longview.models.families import family_of
+from longview.models.similarity import Similarity, default_for
 
 Options = TypeVar("Options", MediaOptions, Limits)
 
@@ -49,6 +50,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
+    similarity: str | PathLike | None = None,
     **options: Any,
 ) -> Engine:
     """Open a model and make it answer.
@@ -58,6 +60,8 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
         dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
+        similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
+            opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
         options: Further arguments of transformers' `from_pretrained`.
 
     Raises:
@@ -80,7 +84,8 @@ def load(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
-    return Engine(model, family.Processor.from_pretrained(folder, config=model.config), str(name))
+    processor = family.Processor.from_pretrained(folder, config=model.config)
+    return Engine(model, processor, str(name), str(similarity or default_for(str(name))))
 
 
 def best_device() -> str:
@@ -148,10 +153,13 @@ class _Clock:
 class Engine:
     """A model, its processor, and the loop that makes them answer. `model` and `processor` are plain objects to use."""
 
-    def __init__(self, model: Any, processor: Processor, name: str = "model") -> None:
+    def __init__(
+        self, model: Any, processor: Processor, name: str = "model", similarity: str | Similarity | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
         self.name = name
+        self._similarity = similarity or default_for(name)
 
     def answer(self, conversation: Conversation, **settings: Any) -> Answer:
         """A whole answer. Takes what `stream` takes."""
@@ -207,7 +215,9 @@ class Engine:
     ) -> Iterator[Piece]:
         clock = _Clock.start()
         parts = [part for message in messages for part in message.media]
-        opened = open_media(parts, options, limits, progress, default=self.processor.default_media)
+        watched = options.by_content and any(part.type == "video" for part in parts)
+        look = Look(asked(messages), self.similarity) if watched else None
+        opened = open_media(parts, options, limits, progress, default=self.processor.default_media, look=look)
         media_seconds = clock.lap()
         inputs = self.processor.prepare(messages, opened)
         room = self.context_length - inputs.length
@@ -271,6 +281,13 @@ class Engine:
             ),
         )
 
+    @property
+    def similarity(self) -> Similarity:
+        """What frames are held against questions with; opened on first use."""
+        if isinstance(self._similarity, str):
+            self._similarity = Similarity.open(self._similarity, self.device)
+        return self._similarity
+
     def _logits(self, cache: DynamicCache, **arguments: Any) -> Tensor:
         """One step: the logits (V,) after the last of the positions that `arguments` add to the sequence."""
         output = self.model(past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
@@ -290,6 +307,11 @@ class Engine:
     def context_length(self) -> int:
         """Positions of the language sequence that the model was made to read."""
         return self.model.config.max_position_embeddings
+
+
+def asked(messages: Sequence[Message]) -> str:
+    """What the user has said so far, which frames are chosen by."""
+    return "\n".join(message.text.strip() for message in messages if message.role == "user").strip()
 
 
 def by_name(kind: type[Options], name: str, given: Any) -> Options:

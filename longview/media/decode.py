@@ -16,7 +16,7 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media.formats import READS, blocks_of, container_of, foreign_format_of, image_format_of
-from longview.media.medium import Frame, Progress
+from longview.media.medium import Frame, Progress, Shrink
 from longview.media.options import Limits, beyond, size
 
 # Every picture is held against `Limits.max_pixels` before its pixels are decoded; Pillow's own cap, which is lower than
@@ -121,7 +121,6 @@ class AnimationReader:
         self.warnings: list[str] = []
         self._limits = limits
         self._data = data
-        self._deadline = time.monotonic() + limits.decode_seconds
         image = _open(data, name, limits)
         stored = [0.0]
         if _moves(image):
@@ -136,7 +135,9 @@ class AnimationReader:
         if self.num_frames == 1:
             self.warnings.append(f"{name} is a still picture, used as a video of one frame")
 
-    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+    def read(
+        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+    ) -> Iterator[Frame]:
         """Yield exactly the frames asked for; `indices` ascends and may repeat.
 
         Each frame builds on those before it, so all up to the last one are decoded, and counted as such.
@@ -155,9 +156,11 @@ class AnimationReader:
             if index != indices[done]:
                 continue
             upright = to_upright(image.copy(), self.name)
+            begin = time.monotonic()
             while done < len(indices) and indices[done] == index:
-                yield Frame(upright, index, self.seconds[index])
+                yield Frame(shrink(upright) if shrink else upright, index, self.seconds[index])
                 done += 1
+            self._deadline += time.monotonic() - begin  # the time that the caller takes is not decoding
             if progress:
                 progress(done, len(indices), self.name)
             if done == len(indices):
@@ -169,6 +172,7 @@ class AnimationReader:
         """Nothing is open."""
 
     def _frames(self) -> Iterator[Image.Image]:
+        self._deadline = time.monotonic() + self._limits.decode_seconds
         image = _open(self._data, self.name, self._limits)
         while True:
             yield _load(image, self.name)

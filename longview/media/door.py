@@ -2,22 +2,24 @@
 
 picture    fetch → decode
 video      fetch → reader (VideoReader, AnimationReader or PictureList) → choose indices → read them
+           by what frames show: read candidates, small → hold them against the question (candidates.py) → choose
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
+from longview.media.candidates import Candidates, Look, choose_by_content, measure
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.medium import Frame, Medium, Progress, Reader
-from longview.media.options import Limits, MediaOptions, beyond, size
+from longview.media.medium import Frame, Medium, Progress, Reader, Relevance, Shrink
+from longview.media.options import CANDIDATES, Limits, MediaOptions, beyond, size
 from longview.media.select import SAMPLERS, Timeline
 from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
@@ -33,17 +35,19 @@ def open_medium(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
+    look: Look | None = None,
 ) -> Medium:
     """Fetch, decode and sample the picture or video of one message part.
 
     `default` is how the model's family samples a video where `options` leaves it open. A list of pictures is a video
-    whose frames have been chosen already: all are used, unless `options` says otherwise.
+    whose frames have been chosen already: all are used, unless `options` says otherwise. With `look` the question is
+    held against candidates of every video (`Medium.relevance`), whichever sampler chooses.
 
     Raises:
         MediaError: it cannot be fetched, opened or decoded, or is over a limit.
         RequestError: the options do not fit this medium.
     """
-    return open_media([part], options, limits, progress, default=default)[0]
+    return open_media([part], options, limits, progress, default=default, look=look)[0]
 
 
 def open_media(
@@ -53,6 +57,7 @@ def open_media(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
+    look: Look | None = None,
     threads: int = 8,
 ) -> list[Medium]:
     """Open several media side by side. Their order is kept; they share one budget of decoded bytes.
@@ -60,7 +65,8 @@ def open_media(
     Raises:
         MediaError, RequestError: as `open_medium`; of several failures the first part's.
     """
-    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default)
+    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, look)
+    opener.check(parts)
     if len(parts) < 2:
         return [opener.open(part) for part in parts]
     pool = ThreadPoolExecutor(min(threads, len(parts)), thread_name_prefix="longview-media")
@@ -75,7 +81,8 @@ def choose(
 ) -> tuple[list[int], list[str]]:
     """Choose the frames of one video: the options first, then the family's default, then the sampler's own.
 
-    Returns ascending indices into the whole video, and warnings. A few samplers repeat frames of a short video.
+    Returns ascending indices into the whole video, and warnings. A few samplers repeat frames of a short video; those
+    that go by what frames show give their candidates.
 
     Raises:
         RequestError: a clip outside the video, or times asked of a list of pictures.
@@ -95,6 +102,9 @@ def choose(
         return list(clip), []
     select = options.select or ("fps" if options.fps is not None else default.select) or "uniform"
     sampler = SAMPLERS[select]
+    if sampler.by_content:
+        among = sampler.choose(timeline, options.candidates or CANDIDATES, options.fps or 1.0)
+        return [clip[i] for i in among], []
     # The family's numbers belong to the family's sampler; another one has its own.
     family = default if select == default.select else MediaOptions()
     wanted = options.frames or family.frames or sampler.frames
@@ -110,13 +120,33 @@ def choose(
 class _Opener:
     """What the parts of one call share: options, limits, progress, and the budget of decoded bytes."""
 
-    def __init__(self, options: MediaOptions, limits: Limits, progress: Progress | None, default: MediaOptions) -> None:
+    def __init__(
+        self,
+        options: MediaOptions,
+        limits: Limits,
+        progress: Progress | None,
+        default: MediaOptions,
+        look: Look | None,
+    ) -> None:
         self._options = options
         self._limits = limits
         self._progress = progress
         self._default = default
+        self._look = look
         self._decoded = 0
         self._lock = threading.Lock()
+
+    def check(self, parts: Sequence[Part]) -> None:
+        """Make sure that frames chosen by what they show have something to be chosen from, and by."""
+        if not (self._options.by_content and parts):
+            return
+        select = self._options.select
+        if all(part.type != "video" for part in parts):
+            raise RequestError(
+                f"select {select!r} chooses frames of a video, and only pictures are given; leave it out"
+            )
+        if self._look is None:
+            raise RequestError(f"select {select!r} needs a question to hold frames against; give look=Look(…)")
 
     def open(self, part: Part) -> Medium:
         if part.type == "image":
@@ -140,7 +170,7 @@ class _Opener:
             # A film of gigabytes takes seconds to digest: meanwhile its frames are decoded.
             digest, reader = self._reader(source, beside)
             try:
-                indices, warnings = self._choose(reader)
+                indices, warnings, relevance = self._choose(reader, digest)
                 self._spend(reader.width * reader.height * len(set(indices)), reader.name)
                 frames = []
                 for frame in reader.read(indices, self._report):
@@ -161,14 +191,42 @@ class _Opener:
                 fps=reader.fps,
                 digest=digest.result(),
                 warnings=(*reader.warnings, *warnings),
+                relevance=relevance,
             )
 
-    def _choose(self, reader: Reader) -> tuple[list[int], list[str]]:
+    def _choose(self, reader: Reader, digest: Future[str]) -> tuple[list[int], list[str], Relevance | None]:
         start, name = self._options.start or 0.0, reader.name
         if reader.duration is not None and start >= reader.duration:
             raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
         timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
-        return choose(timeline, self._options, self._limits, self._default, name)
+        indices, warnings = choose(timeline, self._options, self._limits, self._default, name)
+        if self._look is None:
+            return indices, warnings, None
+        if not self._options.by_content:
+            among, _ = choose(timeline, self._options.as_candidates(), self._limits, self._default, name)
+            among = sorted({*among, *indices})
+            relevance, _ = measure(self._candidates(reader, digest, among), self._look, reader.seconds)
+            return indices, warnings, relevance
+        wanted = self._options.frames or SAMPLERS[self._options.select or ""].frames
+        count = min(wanted or self._limits.max_frames, self._limits.max_frames)
+        if self._options.frames is not None and len(indices) < self._options.frames:
+            warnings.append(
+                f"{name} has only {len(indices):,} candidates for {count:,} frames, so all are used; a higher --fps "
+                "gives more"
+            )
+        chosen, relevance = choose_by_content(
+            self._candidates(reader, digest, indices), self._look, count, reader.seconds
+        )
+        return chosen, warnings, relevance
+
+    def _candidates(self, reader: Reader, digest: Future[str], indices: list[int]) -> Candidates:
+        def report(done: int, total: int, name: str) -> None:
+            self._report(done, total, f"looking through {name}")
+
+        def read(some: Sequence[int], shrink: Shrink) -> Iterator[Frame]:
+            return reader.read(some, report, shrink)
+
+        return Candidates(reader.name, digest.result(), indices, read)
 
     def _reader(self, source: Source | None, beside: ThreadPoolExecutor) -> tuple[Future[str], Reader]:
         """Return the reader that fits a video, and its digest, which is computed beside."""

@@ -14,6 +14,10 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 """Called as progress(done, total, label) while media are opened; may be called from several threads, one at a time."""
 
 
+Shrink: TypeAlias = Callable[[Image.Image], Image.Image]
+"""Makes a decoded picture as small as its reader needs it, at once, so that no large ones pile up."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One decoded picture: RGB, upright, at its full size."""
@@ -21,6 +25,19 @@ class Frame:
     image: Image.Image
     index: int  # in presentation order, from 0; 0 for a picture
     seconds: float | None  # after the first frame of the video; None where there is no time
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """How near frames of a video are to a question, from 0 (far) to 5 (the same); see `longview.media.mdp3`."""
+
+    indices: list[int]  # ascending, into the video
+    seconds: list[float] | None  # None where there are no times
+    values: list[float]
+
+    def of(self, index: int) -> float | None:
+        """How near one frame is; None where it was not among them."""
+        return dict(zip(self.indices, self.values, strict=True)).get(index)
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Medium:
     fps: float | None  # average over the whole video
     digest: str  # SHA-256 in hex of the raw bytes, whatever frames were chosen
     warnings: tuple[str, ...] = ()
+    relevance: Relevance | None = None  # of the candidates, where a question was held against them
 
 
 class Reader(Protocol):
@@ -66,7 +84,9 @@ class Reader(Protocol):
     @property
     def warnings(self) -> Sequence[str]: ...
 
-    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+    def read(
+        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+    ) -> Iterator[Frame]:
         """Yield exactly the frames asked for; `indices` ascends and may repeat."""
         ...
 

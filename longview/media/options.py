@@ -15,6 +15,9 @@ from longview.errors import MediaError, RequestError
 from longview.media.select import SAMPLERS
 
 MiB = 1024 * 1024
+CANDIDATES = 1024
+"""Frames of a video that a sampler chooses among by what they show, unless told."""
+MAX_CANDIDATES = 8192
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class MediaOptions:
     how many it takes a second of video, for the samplers that go by time. `start` and `end` (seconds) cut a clip out of
     the video first; a frame belongs to the clip when it is on the screen at some moment of it.
 
+    A sampler that goes by what frames show ("mdp3") chooses among `candidates` frames at most; `fps` is their rate.
+
     Raises:
         RequestError: a value out of range, an unknown sampler, or options that contradict each other.
     """
@@ -34,6 +39,7 @@ class MediaOptions:
     select: str | None = None
     start: float | None = None
     end: float | None = None
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         if self.frames is not None and (type(self.frames) is not int or self.frames < 1):
@@ -44,6 +50,15 @@ class MediaOptions:
             raise RequestError(f"start is {self.start!r:.40}; give seconds from the beginning of the video, from 0 up")
         if self.end is not None and (not _is_number(self.end) or self.end <= (self.start or 0)):
             raise RequestError(f"end is {self.end!r:.40}; give seconds after the start, {self.start or 0:g}")
+        if self.candidates is not None and (
+            type(self.candidates) is not int or not 1 <= self.candidates <= MAX_CANDIDATES
+        ):
+            raise RequestError(
+                f"candidates is {self.candidates!r:.40}; give a whole number from 1 to {MAX_CANDIDATES:,}, as all "
+                "pairs are compared"
+            )
+        if self.candidates is not None and self.select is None:
+            raise RequestError(f"candidates means nothing without select; add select {_named('by_content')}")
         if self.select is None:
             return
         if self.select not in SAMPLERS:
@@ -52,8 +67,27 @@ class MediaOptions:
                 f"unknown select {self.select!r:.40}; did you mean {near!r}? Known: {', '.join(SAMPLERS)}"
             )
         if self.fps is not None and not SAMPLERS[self.select].by_time:
-            timed = " or ".join(name for name, sampler in SAMPLERS.items() if sampler.by_time)
-            raise RequestError(f"fps means nothing to select {self.select!r}, which counts frames; use select {timed}")
+            raise RequestError(
+                f"fps means nothing to select {self.select!r}, which counts frames; use select {_named('by_time')}"
+            )
+        if self.candidates is None:
+            return
+        if not SAMPLERS[self.select].by_content:
+            raise RequestError(f"candidates means nothing to select {self.select!r}; use select {_named('by_content')}")
+        if self.frames is not None and self.frames > self.candidates:
+            raise RequestError(
+                f"frames is {self.frames}, to be chosen among candidates {self.candidates}; ask for fewer frames, or "
+                "choose among more"
+            )
+
+    def as_candidates(self) -> MediaOptions:
+        """The same stretch of the video, of which every candidate is meant."""
+        return MediaOptions(select="mdp3", start=self.start, end=self.end)
+
+    @property
+    def by_content(self) -> bool:
+        """Whether frames are chosen by what they show, so that a question is needed."""
+        return self.select is not None and SAMPLERS[self.select].by_content
 
 
 @dataclass(frozen=True)
@@ -101,6 +135,11 @@ def size(count: float) -> str:
     if count < MiB or (count % MiB and f"{count / MiB:.1f}".endswith(".0")):
         return f"{count:,} byte{'' if count == 1 else 's'}"
     return f"{count / MiB:,.{1 if count % MiB else 0}f} MiB"
+
+
+def _named(trait: str) -> str:
+    """The samplers with a trait, as an error names them."""
+    return " or ".join(name for name, sampler in SAMPLERS.items() if getattr(sampler, trait))
 
 
 def _is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
 """Which frames of a video to keep: pure functions from counts and times to indices, no pictures and no files.
 
 Each sampler returns ascending positions, 0 … num_frames - 1. The official ones are kept to the last rounding, because
-a model's published scores were measured with exactly these frames. A sampler that also needs to know how near each
-frame is to the question belongs here too: it takes the similarities as numbers.
+a model's published scores were measured with exactly these frames. A sampler that goes by what frames show says here
+which frames are its candidates; mdp3.py chooses among them.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ class Sampler:
     choose: Callable[[Timeline, int, float], list[int]]  # (timeline, at most this many, frames a second) → indices
     frames: int | None  # how many it keeps unless told; None: as many as the rate gives
     by_time: bool = False  # whether a number of frames a second means something to it
+    by_content: bool = False  # whether `choose` gives only candidates, among which a question decides
 
 
 def _owl3(timeline: Timeline, count: int, rate: float) -> list[int]:
@@ -150,5 +151,6 @@ SAMPLERS: dict[str, Sampler] = {
     "owl3-middle": Sampler(lambda timeline, count, _: owl3_middle(timeline.num_frames, count), 16),
     "ovis2": Sampler(lambda timeline, count, _: ovis2(timeline.num_frames, count), 12),
     "ovis2-server": Sampler(lambda timeline, count, _: ovis2_bounded(timeline.num_frames, count, count), 16),
+    "mdp3": Sampler(lambda timeline, count, rate: fps(timeline, rate, count), 16, by_time=True, by_content=True),
 }
 """The samplers by name. mgm has none of its own: it was never shown videos."""

@@ -12,7 +12,7 @@ from PIL import Image
 from longview.errors import MediaError, RequestError
 from longview.media.decode import check_size, read_picture, to_upright
 from longview.media.fetch import fetch, read_file
-from longview.media.medium import Frame, Progress
+from longview.media.medium import Frame, Progress, Shrink
 from longview.media.options import Limits, beyond
 from longview.messages import Source
 
@@ -106,12 +106,14 @@ class PictureList:
             raise beyond("the video/jpeg data URI", f"holds {count:,} frames", limits, "max_frames")
         return cls([f"data:image/jpeg;base64,{frame}" for frame in body.split(",")], limits)
 
-    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+    def read(
+        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+    ) -> Iterator[Frame]:
         """Yield the pictures asked for; `indices` may repeat."""
         for done, index in enumerate(indices, 1):
             image, warnings = self._stills[index].decode(self.limits)
             self.warnings += [warning for warning in warnings if warning not in self.warnings]
-            yield Frame(image, index, None)
+            yield Frame(shrink(image) if shrink else image, index, None)
             if progress:
                 progress(done, len(indices), self.name)
 

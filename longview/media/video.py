@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.medium import Frame, Progress
+from longview.media.medium import Frame, Progress, Shrink
 from longview.media.options import Limits
 from longview.media.track import Track
 
@@ -89,8 +89,12 @@ class VideoReader:
         for track in self._tracks:
             track.close()
 
-    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+    def read(
+        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+    ) -> Iterator[Frame]:
         """Yield exactly the frames asked for. `indices` ascends and may repeat; 0 is the first frame shown.
+
+        The time that the caller takes between two frames does not count towards the decoding deadline.
 
         Raises:
             MediaError: a frame is damaged, over the pixel limit, or the decoding deadline has passed.
@@ -100,31 +104,37 @@ class VideoReader:
             raise IndexError("the indices of the frames to read must ascend")
         if len(indices) and not 0 <= indices[0] <= indices[-1] < self.num_frames:
             raise IndexError(f"{self.name} has frames 0 to {self.num_frames - 1}, not {indices[0]} to {indices[-1]}")
-        self._give_time()
+        self._give_time(time.monotonic() + self._limits.decode_seconds)
         repeats = Counter(indices)
         done = 0
-        for index, image in self._decode(sorted(repeats)):
+        for index, image in self._decode(sorted(repeats), shrink or _as_it_is):
             done += repeats[index]
+            begin = time.monotonic()
             for _ in range(repeats[index]):
                 yield Frame(image, index, self.seconds[index])
+            self._give_time(self._tracks[0].deadline + time.monotonic() - begin)
             if progress:
                 progress(done, len(indices), self.name)
 
-    def _decode(self, indices: list[int]) -> Iterator[Decoded]:
+    def _decode(self, indices: list[int], shrink: Shrink) -> Iterator[Decoded]:
         index = self._index
         if not index.exact:
-            yield from self._cursors[0].decode_in_order(indices)
+            for number, image in self._cursors[0].decode_in_order(indices):
+                yield number, shrink(image)
             return
         groups = [(key, list(group)) for key, group in groupby(indices, index.key_of)]
         work = sum(index.position[targets[-1]] - key + 1 for key, targets in groups)
         threads = min(self._threads, len(groups), 1 + work // MANY)
         if threads < 2:
             for key, targets in groups:
-                yield from self._cursors[0].decode_group(key, targets)
+                for number, image in self._cursors[0].decode_group(key, targets):
+                    yield number, shrink(image)
             return
-        yield from self._decode_side_by_side(groups, threads)
+        yield from self._decode_side_by_side(groups, threads, shrink)
 
-    def _decode_side_by_side(self, groups: list[tuple[int, list[int]]], threads: int) -> Iterator[Decoded]:
+    def _decode_side_by_side(
+        self, groups: list[tuple[int, list[int]]], threads: int, shrink: Shrink
+    ) -> Iterator[Decoded]:
         """Decode the groups in threads, and yield them in order; no thread runs more than two groups ahead."""
         while len(self._cursors) < threads:
             self._tracks.append(self._track())
@@ -134,7 +144,7 @@ class VideoReader:
         def decode(key: int, targets: list[int]) -> list[Decoded]:
             cursor = idle.popleft()  # never empty: as many cursors as threads
             try:
-                return list(cursor.decode_group(key, targets))
+                return [(number, shrink(image)) for number, image in cursor.decode_group(key, targets)]
             finally:
                 idle.append(cursor)
 
@@ -154,9 +164,13 @@ class VideoReader:
     def _track(self) -> Track:
         return Track(self._source, self.name, self._limits, time.monotonic() + self._limits.decode_seconds)
 
-    def _give_time(self) -> None:
+    def _give_time(self, deadline: float) -> None:
         for track in self._tracks:
-            track.deadline = time.monotonic() + self._limits.decode_seconds
+            track.deadline = deadline
+
+
+def _as_it_is(image: Image.Image) -> Image.Image:
+    return image
 
 
 @dataclass

@@ -24,6 +24,8 @@ from longview.errors import CheckpointError, MissingExtraError
 
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3"}
 """Names of the embedded models, and their folders under `longview/demo`."""
+TOWERS = {"demo-siglip": "siglip"}
+"""The same for what chooses frames for them."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -42,8 +44,8 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such model or folder, or it cannot be reached.
     """
-    if name in DEMOS:
-        return Path(__file__).parent.parent / "demo" / DEMOS[name]
+    if embedded := DEMOS.get(name) or TOWERS.get(name):
+        return Path(__file__).parent.parent / "demo" / embedded
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"), revision)
     folder = _local(name)
@@ -177,7 +179,9 @@ def open_tokenizer(folder: Path, **options: Any) -> Any:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    if not any((folder / file).exists() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+    if not any(
+        (folder / file).exists() for file in ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
+    ):
         raise CheckpointError(
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); fetch it again"
         )

@@ -22,7 +22,7 @@ import yaml
 from longview.errors import RecipeError
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
-Objective = Literal["contents", "answers"]
+Objective = Literal["contents", "answers", "pairs"]
 Optimizer = Literal["adamw", "muon"]
 
 
@@ -54,13 +54,14 @@ class Stage:
 
     `contents`: the mean of a picture's features must tell, through a throwaway linear layer, what stands in each place.
     `answers`: next-token loss on the assistant's words.
+    `pairs`: of two towers (family siglip): which texts fit which pictures.
     """
 
     name: str
     steps: int
-    train: list[str]  # parts of the model that learn: vision, connector, language
+    train: list[str]  # parts of the model that learn: vision, connector, language; of towers also scale
     objective: Objective = "answers"
-    batch: int = 64  # contents: pictures a step
+    batch: int = 64  # contents, pairs: pictures a step
     tokens: int = 2500  # answers: text tokens a step, about
     mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
     simple: float = 0.0  # share of samples whose pictures hold one thing, or one sign, each

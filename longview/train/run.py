@@ -7,9 +7,6 @@ stage, step), so the state is: weights, optimizer, stage, step. No pickle anywhe
 from __future__ import annotations
 
 import contextlib
-import copy
-import difflib
-import inspect
 import json
 import math
 import random
@@ -24,13 +21,10 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
-from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
-from longview.models import checkpoint as folders
-from longview.models.families import families, family_of
 from longview.train.data import Pool, paint_pool
 from longview.train.folder import (
     REPAIR,
@@ -50,9 +44,9 @@ from longview.train.folder import (
     writing,
 )
 from longview.train.objectives import Readers, answers_loss, contents_loss
+from longview.train.opening import open_model
+from longview.train.pairs import SiglipModel, pairs_loss
 from longview.train.recipe import Recipe, Stage, check, from_tree
-from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
-from longview.world.questions import vocabulary
 
 LOG_EVERY = 10  # steps
 
@@ -169,85 +163,6 @@ def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     return export(model, processor, folder)
 
 
-def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
-    """The recipe's model in fp32 and its processor; those of a new model are written to `folder` first."""
-    part = recipe.model
-    folder.mkdir(parents=True, exist_ok=True)
-    if part.start is not None:
-        source = folders.resolve(part.start)
-        family = family_of(source)
-        model = family.Model.from_pretrained(source, dtype=torch.float32, attn_implementation=part.attention)
-        processor = family.Processor.from_pretrained(source)
-        processor.save_pretrained(folder)
-        return model, processor
-    known = families()
-    if part.family not in known:
-        raise RecipeError(f"model.family is {part.family!r}; expected one of {', '.join(known)}")
-    family = known[part.family]
-    # A resumed run keeps its words, even if the world has learned new ones since.
-    kept = folder / "tokenizer.json"
-    tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary(recipe.data.prints > 0))
-    check_config_keys(family.Config, part.config, "model.config")
-    with _building(part.config):
-        config = family.Config(**copy.deepcopy(part.config))
-        words = config.get_text_config()
-        where, given = next(
-            ((f".{key}", value) for key, value in part.config.items() if getattr(config, key, None) is words),
-            ("", part.config),
-        )
-        if "vocab_size" in given:
-            raise RecipeError(f"model.config{where}.vocab_size is decided by the tokenizer; leave it out")
-        words.vocab_size = tokenizer.get_vocab_size()
-        words.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
-        words.bos_token_id = None
-        model = family.Model._from_config(config, attn_implementation=part.attention, dtype=torch.float32)
-    config.save_pretrained(folder)
-    if not (kept.exists() and (folder / "tokenizer_config.json").exists()):
-        save_tokenizer(tokenizer, folder, config.max_position_embeddings)
-    (folder / "preprocessor_config.json").write_text(json.dumps(part.processor, indent=2) + "\n")
-    return model, family.Processor.from_pretrained(folder)
-
-
-def _open_words(path: Path) -> FastTokenizer:
-    """The tokenizer that a run began with."""
-    try:
-        tokenizer = FastTokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more particular
-        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {REPAIR}") from error
-    lacking = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
-    if lacking:
-        raise CheckpointError(f"{path} lacks the token {lacking[0]!r}; {REPAIR}")
-    return tokenizer
-
-
-def check_config_keys(config_class: Any, values: Mapping[str, Any], where: str) -> None:
-    """Refuse what a family's config would silently take and never look at.
-
-    Raises:
-        RecipeError: names the nearest known key.
-    """
-    known = set(inspect.signature(config_class.__init__).parameters) - {"self", "kwargs"} | {"model_type"}
-    nested = getattr(config_class, "sub_configs", None)
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0)[0]
-            raise RecipeError(f"unknown key {key!r} in {where}; the nearest known key is {near!r}")
-        if isinstance(nested, dict) and key in nested and isinstance(value, Mapping):
-            check_config_keys(nested[key], value, f"{where}.{key}")
-
-
-@contextlib.contextmanager
-def _building(config: Mapping[str, Any]) -> Iterator[None]:
-    """What a family says of a config that it cannot use, as one line."""
-    try:
-        yield
-    except RecipeError:
-        raise
-    except Exception as error:  # configs and layers raise whatever their first wrong number leads to
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"model.config does not make a model ({reason}); it has {', '.join(config)}") from error
-
-
 def check_stages(recipe: Recipe, model: Any) -> None:
     """Make sure that the model has what the stages speak of.
 
@@ -257,6 +172,10 @@ def check_stages(recipe: Recipe, model: Any) -> None:
     blocks = model.config.get_text_config().num_hidden_layers
     for stage in recipe.stages:
         select_parts(model, stage.train)
+        towers = isinstance(model, SiglipModel)
+        if stage.objective == ("answers" if towers else "pairs"):
+            hint = "towers have no words of their own" if towers else "it takes two towers (family siglip)"
+            raise RecipeError(f"stages.{stage.name}.objective {stage.objective!r} does not fit this model: {hint}")
         if stage.probe_layer and stage.probe_layer + 3 > blocks:
             raise RecipeError(
                 f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and three blocks must follow it; "
@@ -319,6 +238,8 @@ class Run:
         """The loss of one step, and what to note about it; the step draws from a random stream of its own."""
         assert self.pool is not None
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
+        if stage.objective == "pairs":
+            return pairs_loss(self.model, self.processor, self.pool, stage, rng)
         if stage.objective == "contents":
             return contents_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
         return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)

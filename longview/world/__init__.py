@@ -4,6 +4,8 @@ The embedded demo model learns here and is measured here, on scenes it never saw
 
     scenes.py      what there is: things, signs, pictures, clips; which scenes are held out
     questions.py   what can be asked, and the true answers
+    naming.py      which pictures a text fits
+    films.py       long films with a needle: one short shot that the question is about
     render.py      scenes → pictures → JPEG, PNG and MP4 files
 """
 

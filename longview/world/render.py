@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from longview.world.films import Film
 from longview.world.scenes import CLIP_SECONDS, Clip, Picture, Sign, Thing
 
 SIDE = 336  # pixels
 FPS = 4  # of a clip
+FILM_FPS = 2  # minutes long, and little moves
 RGB = {
     "red": (215, 30, 35),
     "orange": (250, 140, 20),
@@ -124,17 +127,28 @@ def write_picture(picture: Picture, path: Path, seed: int = 0, quality: int = 85
 
 def write_clip(clip: Clip, path: Path, seed: int = 0) -> Path:
     """Write a clip of `CLIP_SECONDS` seconds at `FPS` frames a second, H.264 in the container the suffix names."""
+    assert len(clip.frames) == CLIP_SECONDS
+    return _write_frames(((render(picture, seed), FPS) for picture in clip.frames), path, FPS)
+
+
+def write_film(film: Film, path: Path, seed: int = 0) -> Path:
+    """Write a film at `FILM_FPS` frames a second; each of its shots has a look of its own."""
+    shots = ((render(shot.picture, seed + number), shot.seconds * FILM_FPS) for number, shot in enumerate(film.shots))
+    return _write_frames(shots, path, FILM_FPS, preset="veryfast")
+
+
+def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: int, **options: str) -> Path:
+    """Encode pictures, each for so many frames."""
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
+        stream = container.add_stream("libx264", rate=rate)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20"}
-        assert len(clip.frames) == CLIP_SECONDS
-        for picture in clip.frames:
-            frame = av.VideoFrame.from_image(render(picture, seed))
-            for _ in range(FPS):
+        stream.options = {"crf": "20", **options}
+        for image, count in images:
+            frame = av.VideoFrame.from_image(image)
+            for _ in range(count):
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

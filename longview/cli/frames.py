@@ -1,0 +1,135 @@
+"""`longview frames`: which frames of a video would be looked at, and why; as text, JSON, or a contact sheet."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longview.cli.options import FrameOptions, LimitOptions, Similarity, checked, quieten
+from longview.cli.terminal import bars, is_terminal, spinner
+from longview.errors import RequestError
+from longview.messages import Part
+
+if TYPE_CHECKING:
+    from longview.eval.sheet import Sheet
+    from longview.media import Look, MediaOptions
+
+
+def show_frames(
+    video: Annotated[str, typer.Argument(help="A video file or URL.", show_default=False)],
+    question: Annotated[
+        str | None, typer.Argument(help="What frames are held against; --select mdp3 needs it.", show_default=False)
+    ] = None,
+    *,
+    frames: FrameOptions,
+    limits: LimitOptions,
+    similarity: Similarity = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Whose way of choosing frames, where --select is left out.")
+    ] = "demo",
+    device: Annotated[
+        str | None, typer.Option(help="Where the SigLIP checkpoint runs: cpu, cuda, cuda:N or mps.")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Write a contact sheet: .html or .png; may be repeated."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show which frames of a video are chosen, and how near each part of it is to a question.
+
+    Examples:
+      longview frames film.mp4 "When does the red car turn?" --select mdp3 --frames 16 --out sheet.html
+      longview frames film.mp4 --select uniform --frames 12 --out sheet.png
+      longview frames film.mp4 "Who comes in?" --select mdp3 --similarity ./siglip --json
+    """
+    chosen, costs = frames.options(), limits.limits()
+    from longview.eval.sheet import Sheet, check_path, write
+    from longview.media import open_medium, sniff
+
+    for path in out or ():
+        check_path(path)
+    if question is not None:
+        question = checked(question)
+    elif chosen.by_content:
+        raise RequestError(f"--select {chosen.select} chooses the frames that a question is about; add a question")
+    elif similarity is not None or device is not None:
+        raise RequestError("--similarity and --device serve to hold frames against a question; add a question")
+    if sniff(video, costs) == "image":
+        raise RequestError(f"{video} is a picture; frames are chosen of a video")
+    quieten(show=False)
+    show = is_terminal() and not json
+    default = family_default(model)
+    with spinner("opening the towers", show):
+        look = open_look(question, chosen, similarity, model, device)
+    with bars(show) as progress:
+        medium = open_medium(Part("video", source=video), chosen, costs, progress, default=default, look=look)
+    sheet = Sheet(medium, chosen.select or ("fps" if chosen.fps is not None else default.select) or "uniform", question)
+    if json:
+        typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
+    else:
+        typer.echo(sheet.about)
+        for frame in medium.frames:
+            near = sheet.nearness(frame)
+            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{'' if near is None else f'  {near:.2f}'}")
+    for warning in medium.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if question is not None and look is None:
+        typer.echo("no relevance curve: name a SigLIP checkpoint with --similarity FOLDER", err=True)
+    for path in out or ():
+        write(sheet, path)
+        typer.echo(f"wrote {path}", err=True)
+
+
+def family_default(model: str) -> MediaOptions:
+    """How the family of a model samples videos; its weights are not loaded."""
+    from longview.models import checkpoint
+    from longview.models.families import family_of
+
+    return family_of(checkpoint.peek(model)[0]).Processor.default_media
+
+
+def open_look(
+    question: str | None, chosen: MediaOptions, similarity: str | None, model: str, device: str | None
+) -> Look | None:
+    """The question and what it is held against frames with.
+
+    A sampler that needs no question gets a curve where a checkpoint is at hand: named, or embedded. None is fetched for
+    a curve alone.
+    """
+    from longview.engine.engine import best_device, check_device
+    from longview.media import Look
+    from longview.models.similarity import DEMO, Similarity, default_for
+
+    name = similarity or default_for(model)
+    if question is None or not (chosen.by_content or similarity or name == DEMO):
+        return None
+    device = device or best_device()
+    check_device(device)
+    return Look(question, Similarity.open(name, device))
+
+
+def as_dict(sheet: Sheet) -> dict[str, Any]:
+    """What a program wants to know of a choice."""
+    medium, relevance = sheet.medium, sheet.medium.relevance
+    facts = ("name", "width", "height", "num_frames", "duration", "fps", "digest")
+    seconds = relevance.seconds if relevance else None
+    return {
+        "question": sheet.question,
+        "select": sheet.select,
+        "video": {fact: getattr(medium, fact) for fact in facts},
+        "frames": [
+            {"index": frame.index, "seconds": frame.seconds, "relevance": sheet.nearness(frame)}
+            for frame in medium.frames
+        ],
+        "candidates": [
+            {"index": index, "seconds": seconds[number] if seconds else None, "relevance": value}
+            for number, (index, value) in enumerate(zip(relevance.indices, relevance.values, strict=True))
+        ]
+        if relevance
+        else [],
+        "warnings": list(medium.warnings),
+    }
