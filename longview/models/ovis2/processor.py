@@ -33,7 +33,8 @@ from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import Inputs, check_media, frames_used
 from longview.models.ovis2.config import OvisConfig
-from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, IGNORED, ROW, THUMBNAIL
+from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
+from longview.models.sequence import IGNORED
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}

@@ -1,0 +1,66 @@
+"""Pictures that stand among the words: where the ids hold one placeholder, the sequence holds all tokens of a picture.
+
+    ids          What  is  ▣  ?          a placeholder for each picture
+    embeddings    w    w  vvvv w         T positions for each
+
+For families whose language model reads pictures as words. mPLUG-Owl3's never enter the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+"""A label that is not learned."""
+
+
+class Merged(NamedTuple):
+    """Words and pictures in one sequence."""
+
+    embeds: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L), boolean
+    labels: Tensor | None  # (B, L)
+
+
+def merge(
+    words: Tensor,
+    placeholders: Tensor,
+    mask: Tensor,
+    labels: Tensor | None,
+    pictures: Sequence[Tensor],
+    limit: int | None = None,
+    left_padding: bool = False,
+) -> Merged:
+    """Put pictures where the placeholders are, and pad the rows, now of different lengths.
+
+    Args:
+        words: (B, T, D) embeddings; those at placeholders are replaced.
+        placeholders: (B, T), boolean.
+        mask, labels: (B, T); of a picture every position is attended to, and none is learned.
+        pictures: One (n, T', D) a row, as many as it has placeholders.
+        limit: Positions kept: the last ones with left padding, else the first ones. None keeps all.
+        left_padding: Pad in front, as generation needs it.
+    """
+    embeds: list[Tensor] = []
+    masks: list[Tensor] = []
+    learned: list[Tensor] = []
+    for row, shown in enumerate(pictures):
+        length = shown.shape[1] if len(shown) else 1
+        stands = placeholders[row]
+        sources = torch.arange(len(stands), device=stands.device).repeat_interleave(stands * (length - 1) + 1)
+        is_picture = stands[sources]  # each placeholder T' times
+        embeds.append(words[row, sources].masked_scatter(is_picture[:, None], shown.flatten(0, 1)))
+        masks.append(mask[row, sources] | is_picture)
+        if labels is not None:
+            learned.append(labels[row, sources].masked_fill(is_picture, IGNORED))
+
+    def together(parts: list[Tensor], fill: float) -> Tensor:
+        side = "left" if left_padding else "right"
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=side)
+        return padded if limit is None else padded[:, -limit:] if left_padding else padded[:, :limit]
+
+    return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)
