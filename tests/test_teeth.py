@@ -75,7 +75,7 @@ VANDALISMS = {
     "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
     "rows and columns of crops are swapped": (OVIS_PROCESSOR, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
     "crops are resized bilinearly": (OVIS_PROCESSOR, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
-    "a long sequence keeps its beginning for generation": (SEQUENCE, "padded[:, -limit:] if left_padding", "padded[:, :limit] if left_padding", OVIS_GOLDEN),
+    "a long sequence keeps its beginning for generation": (OVIS_FUSION, "slice(-limit, None) if left_padding", "slice(limit) if left_padding", OVIS_GOLDEN),
     "the user's words are learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
     "a crop may show less": (OVIS_PROCESSOR, "COVERED = 0.9", "COVERED = 0.8", OVIS_TEXTS),
     "a tied head is what the checkpoint holds": (OVIS_MODEL, "        if config.tied:  #", "        if False:  #", OVIS_FOLDERS),

@@ -32,8 +32,9 @@ def merge(
     mask: Tensor,
     labels: Tensor | None,
     pictures: Sequence[Tensor],
-    limit: int | None = None,
+    cut: slice = slice(None),
     left_padding: bool = False,
+    compact: bool = False,
 ) -> Merged:
     """Put pictures where the placeholders are, and pad the rows, now of different lengths.
 
@@ -42,8 +43,9 @@ def merge(
         placeholders: (B, T), boolean.
         mask, labels: (B, T); of a picture every position is attended to, and none is learned.
         pictures: One (n, T', D) a row, as many as it has placeholders.
-        limit: Positions kept: the last ones with left padding, else the first ones. None keeps all.
+        cut: The positions of each row that are kept.
         left_padding: Pad in front, as generation needs it.
+        compact: Leave positions out that the mask hides, before anything is cut or padded.
     """
     embeds: list[Tensor] = []
     masks: list[Tensor] = []
@@ -51,7 +53,10 @@ def merge(
     for row, shown in enumerate(pictures):
         length = shown.shape[1] if len(shown) else 1
         stands = placeholders[row]
-        sources = torch.arange(len(stands), device=stands.device).repeat_interleave(stands * (length - 1) + 1)
+        times = stands * (length - 1) + 1
+        if compact:
+            times = times * (mask[row] | stands)
+        sources = torch.arange(len(stands), device=stands.device).repeat_interleave(times)
         is_picture = stands[sources]  # each placeholder T' times
         embeds.append(words[row, sources].masked_scatter(is_picture[:, None], shown.flatten(0, 1)))
         masks.append(mask[row, sources] | is_picture)
@@ -60,7 +65,7 @@ def merge(
 
     def together(parts: list[Tensor], fill: float) -> Tensor:
         side = "left" if left_padding else "right"
-        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=side)
-        return padded if limit is None else padded[:, -limit:] if left_padding else padded[:, :limit]
+        kept = [part[cut] for part in parts]
+        return nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=fill, padding_side=side)
 
     return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)

@@ -206,7 +206,10 @@ class MGMConfig(PreTrainedConfig):
         return {**written, "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        written = {key: value for key, value in self.to_dict().items() if key != "_name_or_path"}
+        plain = PreTrainedConfig().to_dict()
+        written = {key: value for key, value in self.to_dict().items() if key not in plain or value != plain[key]}
+        towers = {name: getattr(self, name).to_diff_dict() for name in ("vision_config", "vision_aux_config")}
+        written = {key: value for key, value in written.items() if key != "_name_or_path"} | towers
         self.dict_dtype_to_str(written)
         return written
 
@@ -256,7 +259,10 @@ class MGMConfig(PreTrainedConfig):
 def _language(kind: str, fields: dict[str, Any]) -> PreTrainedConfig:
     if kind not in LANGUAGES:
         raise CheckpointError(f"this MGM speaks through a {kind!r}; longview runs those with a {', '.join(LANGUAGES)}")
-    return LANGUAGES[kind](**fields)
+    language = LANGUAGES[kind](**{key: value for key, value in fields.items() if key != "hidden_act"})
+    if fields.get("hidden_act") is not None:  # set behind its back: transformers reads Gemma's "gelu" as another one
+        language.hidden_act = fields["hidden_act"]
+    return language
 
 
 def _tower(kind: type[PreTrainedConfig], given: Any, default: Mapping[str, Any]) -> Any:

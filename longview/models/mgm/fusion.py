@@ -77,9 +77,8 @@ class PatchInfoMining(nn.Module):
         seen = windows(fine, math.isqrt(coarse.shape[1]))  # (n, P, m², Ca)
         query, key, value = self.query(coarse), self.key(seen), self.value(seen)
         # keys shrink before the product, which fp16 could not hold otherwise; what overflows all the same is clipped
-        scores = (
-            query[:, :, None] @ (key / math.sqrt(query.shape[-1])).transpose(-1, -2)
-        ).nan_to_num()  # (n, P, 1, m²)
+        key = key / math.sqrt(query.shape[-1])
+        scores = (query[:, :, None] @ key.transpose(-1, -2)).nan_to_num()  # (n, P, 1, m²)
         return (scores.softmax(-1) @ value)[:, :, 0]
 
 

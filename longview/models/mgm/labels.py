@@ -1,8 +1,8 @@
 """What the authors' trainer learns of a conversation, found as it finds it: by lengths of tokenised parts.
 
-It splits the rendered text where answers end, tokenises what stands before each answer alone, and takes corrections of a
-token or two for granted that fit the tokenizers it was written for. Where the lengths do not add up, nothing is learned
-of the whole conversation, as there. `MGMProcessor.prepare` needs no such guesses: it knows where each answer stands.
+It splits the rendered text where answers end, tokenises what stands before each answer alone, and takes corrections
+of a token or two for granted that fit the tokenizers it was written for. Where the lengths do not add up, nothing is
+learned of the whole conversation, as there. `MGMProcessor.prepare` needs no such guesses: it knows where answers stand.
 """
 
 from __future__ import annotations

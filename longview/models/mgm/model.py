@@ -312,10 +312,10 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         limit: int | None = None,
         left_padding: bool = False,
     ) -> Merged:
-        """Words and pictures → one sequence. `pictures` holds one (n, T, D) a row; see `sequence.merge` for the rest."""
+        """Words and pictures, one (n, T, D) a row, → one sequence; see `sequence.merge` for the other arguments."""
         ids = input_ids.to(self.device)
         mask = torch.ones_like(ids).bool() if attention_mask is None else attention_mask.to(self.device).bool()
-        table = self.get_input_embeddings()
+        table: Any = self.get_input_embeddings()
         words = table(ids.clamp(min=0))
         if pictures is None:
             pictures = [words.new_zeros(0, 1, words.shape[-1])] * len(ids)
@@ -323,7 +323,7 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         scale = table.embed_scale.to(words.dtype) if hasattr(table, "embed_scale") else 1.0
         placed = [shown.to(words.device, words.dtype) * scale for shown in pictures]
         labels = None if labels is None else labels.to(self.device)
-        return merge(words, ids == PLACEHOLDER, mask, labels, placed, limit, left_padding)
+        return merge(words, ids == PLACEHOLDER, mask, labels, placed, slice(limit), left_padding, compact=True)
 
     def pictures_of(
         self, input_ids: Tensor, images: Tensor | Sequence[Tensor], images_aux: Tensor | Sequence[Tensor] | None

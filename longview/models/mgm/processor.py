@@ -241,7 +241,7 @@ class MGMProcessor:
         image = image.resize(size, Image.Resampling.BICUBIC)
         left, upper = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, upper, left + side, upper + side))
-        pixels = (np.asarray(image) * (1 / 255)).astype(np.float32)
+        pixels: Any = (np.asarray(image) * (1 / 255)).astype(np.float32)
         pixels = (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 

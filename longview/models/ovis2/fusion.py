@@ -148,7 +148,9 @@ def merge(
 
     Args:
         indicators: (5, D).
+        limit: Positions kept: the last ones with left padding, else the first ones.
     """
+    cut = slice(-limit, None) if left_padding else slice(limit)
     is_indicator = (input_ids <= BEGIN) & (input_ids >= END)
     words = words.masked_scatter(is_indicator[..., None], indicators[BEGIN - input_ids[is_indicator]])
-    return sequence.merge(words, input_ids == ATOM, mask, labels, pictures, limit, left_padding)
+    return sequence.merge(words, input_ids == ATOM, mask, labels, pictures, cut, left_padding)
