@@ -41,7 +41,7 @@ class Template:
     end: str
     """After an answer; the model ends with it."""
     gap: str = ""
-    """Between header and answer, not in the prompt."""
+    """Between header and answer. Not in the prompt, so the model has to write it, and learns it."""
     between: str = ""
     """After an answer, when the user goes on."""
     opened: str | None = None
@@ -183,7 +183,8 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
         elif said is None:
             pieces.append(Piece(template.header if template.opened is None else template.opened))
         else:
-            pieces += [Piece(template.header + template.gap), *_said(said, learn), Piece(template.end, learned=learn)]
+            pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_said(said, learn)]
+            pieces.append(Piece(template.end, learned=learn))
             answered = True
     return [piece for piece in pieces if piece is None or piece.text]
 

@@ -41,7 +41,7 @@ def tokenizer_of(name: str, place: Path) -> Any:
     folder.mkdir()
     shutil.copy(GOLDEN / "tokenizers" / "toy_sp.model", folder / "tokenizer.model")
     settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": name.endswith("legacy")}
+    settings |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": name.endswith("legacy")}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return AutoTokenizer.from_pretrained(folder)
 
