@@ -129,9 +129,7 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         if first_stage is not None:
             return cls._around(model_base, config, first_stage, arguments)
         if model_base is not None:
-            raise CheckpointError(
-                f"{folder} holds a whole model, so model_base {str(model_base)!r} has no use; leave it out"
-            )
+            raise CheckpointError(f"{folder} holds a whole model; leave model_base {str(model_base)!r} out")
         cls.check(config, checkpoint.tensor_shapes(folder), folder)
         model = super().from_pretrained(folder, *args, config=config, **arguments)
         if config.tied:  # transformers leaves a head that differs from the embeddings as it is
@@ -343,9 +341,7 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         elif num_pictures != sum(slots):  # in the authors' batches, a row without pictures holds one of zeros
             check_counts(num_pictures, sum(placeholders))
         if images_aux is not None and len(images_aux) != num_pictures:
-            raise RequestError(
-                f"images holds {num_pictures} pictures and images_aux {len(images_aux)}; give both sizes"
-            )
+            raise RequestError(f"images holds {num_pictures} pictures, images_aux {len(images_aux)}; give both sizes")
         step = pictures_at_a_time(self.config)
         fine = images_aux.split(step) if images_aux is not None else [None] * -(-num_pictures // step)
         embeds = [self.encode_images(small, large) for small, large in zip(images.split(step), fine, strict=True)]
