@@ -69,3 +69,14 @@ def merge(
         return nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=fill, padding_side=side)
 
     return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)
+
+
+def places(placeholders: Tensor, width: int) -> Tensor:
+    """Where pictures of `width` positions come to stand in rows padded on the right: rows and positions, (N, W, 2).
+
+    Args:
+        placeholders: (B, T), boolean.
+    """
+    begins = (1 + placeholders * (width - 1)).cumsum(1)[placeholders] - width
+    at = begins[:, None] + torch.arange(width)
+    return torch.stack([placeholders.nonzero()[:, :1].expand_as(at), at], dim=-1)

@@ -173,6 +173,11 @@ class MGMConfig(PreTrainedConfig):
         return self.views * self.patches_per_view
 
     @property
+    def picture_size(self) -> int:
+        """S: pixels along the side of a picture."""
+        return self.image_size_aux
+
+    @property
     def max_position_embeddings(self) -> int:
         """Positions of the language sequence, words and pictures together."""
         return self.text_config.max_position_embeddings

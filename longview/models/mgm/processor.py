@@ -35,7 +35,7 @@ from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
 from longview.models.mgm.labels import labels_of
 from longview.models.mgm.towers import MEAN, STD
-from longview.models.sequence import IGNORED
+from longview.models.sequence import IGNORED, places
 
 PLACEHOLDER = -200
 """Stands in `input_ids` for one picture."""
@@ -223,10 +223,18 @@ class MGMProcessor:
         """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""
         from longview.models.mgm.model import small_views
 
-        large = torch.stack([self.pixels(image) for image in images])
+        large = self.pictures(images)["pixel_values"]
         return small_views(large, self.config), large
 
     # ── pictures ──
+
+    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """See `longview.models.base.Processor.pictures`."""
+        return {"pixel_values": torch.stack([self.pixels(image) for image in images])}
+
+    def places(self, batch: Mapping[str, Any]) -> Tensor:
+        """The visual tokens. See `longview.models.base.Processor.places`."""
+        return places(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture → (3, S, S): made square by a border or by cutting its middle out, resized and normalised."""
