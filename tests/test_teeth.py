@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FUSION, MODEL, PROCESSOR = (f"models/owl3/{name}.py" for name in ("fusion", "model", "processor"))
 GOLDEN, LAWS, TEXTS = "models/owl3/test_golden.py", "models/test_laws.py", "models/owl3/test_processor.py"
+SEQUENCE = "models/sequence.py"
 OVIS_FUSION, OVIS_MODEL, OVIS_PROCESSOR = (f"models/ovis2/{name}.py" for name in ("fusion", "model", "processor"))
 OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
     f"models/ovis2/test_ovis2_{name}.py" for name in ("golden", "processor", "checkpoint")
@@ -70,13 +71,13 @@ VANDALISMS = {
     "a shard may lie outside the folder": ("models/checkpoint.py", "Path(file).name != file or not", "not", "models/test_checkpoint.py"),
     "an ovis picture is read after the norm that the checkpoint holds for nobody": (OVIS_MODEL, "            hidden = block(hidden)\n        return hidden", "            hidden = block(hidden)\n        return self.post_trunk_norm(hidden)", OVIS_GOLDEN),
     "merged patches run column by column": (OVIS_FUSION, "blocks.transpose(2, 3).flatten(3)", "blocks.permute(0, 1, 3, 4, 2, 5).flatten(3)", OVIS_GOLDEN),
-    "indicators count from the end": (OVIS_FUSION, "indicators[BEGIN - ids[is_indicator]]", "indicators[ids[is_indicator] - END]", OVIS_GOLDEN),
+    "indicators count from the end": (OVIS_FUSION, "indicators[BEGIN - input_ids[is_indicator]]", "indicators[input_ids[is_indicator] - END]", OVIS_GOLDEN),
     "visual words compete across places": (OVIS_FUSION, "return logits.softmax(-1)", "return logits.softmax(-2)", OVIS_GOLDEN),
-    "labels grow over crops": (OVIS_FUSION, ".masked_fill(is_crop, IGNORED)", "", "models/ovis2/test_ovis2_fusion.py"),
-    "crops are masked where their placeholder is not": (OVIS_FUSION, "mask[row, sources] | is_crop", "~is_crop", OVIS_GOLDEN),
+    "labels grow over crops": (SEQUENCE, ".masked_fill(is_picture, IGNORED)", "", "models/ovis2/test_ovis2_fusion.py"),
+    "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
     "rows and columns of crops are swapped": (OVIS_PROCESSOR, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
     "crops are resized bilinearly": (OVIS_PROCESSOR, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
-    "a long sequence keeps its beginning for generation": (OVIS_FUSION, "padded[:, -limit:] if left_padding", "padded[:, :limit] if left_padding", OVIS_GOLDEN),
+    "a long sequence keeps its beginning for generation": (OVIS_FUSION, "slice(-limit, None) if left_padding", "slice(limit) if left_padding", OVIS_GOLDEN),
     "the user's words are learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
     "a crop may show less": (OVIS_PROCESSOR, "COVERED = 0.9", "COVERED = 0.8", OVIS_TEXTS),
     "a tied head is what the checkpoint holds": (OVIS_MODEL, "        if config.tied:  #", "        if False:  #", OVIS_FOLDERS),

@@ -5,4 +5,5 @@ GOLDEN_LOGITS = 1e-3  # logits and hidden states of std ~5, against the authors'
 SAME_MATHS = 2e-4  # two ways through our own code to the same logits
 EXACT_ATTENTION = 1e-5  # streaming softmax against a dense one, per layer
 GOLDEN_TOKENS = 1e-5  # visual tokens, which are probabilities, against the authors' code
+GOLDEN_MGM_LOGITS = 5e-5  # logits of MGM: two GELUs of Gemma differ by 2e-4, which a wider bound would not tell apart
 GOLDEN_GRADIENTS = 2e-4  # gradients of a training step with norms up to 15, against the authors' code

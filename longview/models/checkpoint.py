@@ -1,6 +1,7 @@
 """The only code that touches weight files: find a checkpoint, look before loading, refuse what is unsafe or incomplete.
 
-Nothing in a checkpoint folder is ever executed: no `auto_map` code, no pickle. Weights are safetensors.
+Nothing in a checkpoint folder is ever executed: no `auto_map` code, no pickle. Weights are safetensors; two files that
+a family asks for by name may be PyTorch's, which are read as tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import difflib
 import json
 import os
+import pickle
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from longview.errors import CheckpointError, MissingExtraError
@@ -97,6 +100,18 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     with _hub_errors(name):
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+
+
+def fetch_file(name: str, file: str) -> Path:
+    """One file of a hub id, downloaded once.
+
+    Raises:
+        CheckpointError: it cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(name):
+        return Path(hf_hub_download(name, file))
 
 
 @contextlib.contextmanager
@@ -240,6 +255,23 @@ def _no_weights(folder: Path) -> str:
             "safetensors only: convert them with the safetensors library on a machine you can spare"
         )
     return f"{folder} holds no model.safetensors and no model.safetensors.index.json; name the folder of a checkpoint"
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one file: safetensors, or PyTorch's format through its reader of plain data, which runs no code.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as tensors ({_line(error)}); fetch it again") from None
+    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise CheckpointError(f"{path} holds more than tensors by name; fetch it again")
+    return found
 
 
 def shapes_of(model_class: Any, config: Any, folder: Path) -> dict[str, tuple[int, ...]]:

@@ -22,21 +22,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from longview.errors import RequestError
+from longview.models import sequence
 from longview.models.ovis2.config import NUM_INDICATORS, VisualTokenizerConfig
+from longview.models.sequence import Merged
 
 ATOM = -300
 """Stands in `input_ids` for one crop."""
 BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 """Stand in `input_ids` around crops; −301−i is row V−5+i of the visual embedding table."""
-IGNORED = -100
-"""A label that is not learned."""
 
 
 # ── pixels → visual tokens ───────────────────────────────────────────────────────────────────────────────────────────
@@ -135,14 +134,6 @@ class VisualEmbeddingTable(nn.Embedding):
 # ── the merge of modalities ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Merged(NamedTuple):
-    """Words and pictures in one sequence."""
-
-    embeds: Tensor  # (B, L, D)
-    mask: Tensor  # (B, L), boolean
-    labels: Tensor | None  # (B, L)
-
-
 def merge(
     words: Tensor,
     input_ids: Tensor,
@@ -153,34 +144,13 @@ def merge(
     limit: int,
     left_padding: bool = False,
 ) -> Merged:
-    """Put indicators and pictures where `input_ids` (B, T) says, and pad the rows, now of different lengths.
+    """Put indicators and crops where `input_ids` (B, T) says; see `longview.models.sequence.merge`.
 
     Args:
-        words: (B, T, D) embeddings; those at negative ids are replaced.
-        mask, labels: (B, T); of a crop every position is attended to, and none is learned.
-        pictures: One (n, T', D) a row, as many crops as it has placeholders.
         indicators: (5, D).
         limit: Positions kept: the last ones with left padding, else the first ones.
-        left_padding: Pad in front, as generation needs it.
     """
-    embeds: list[Tensor] = []
-    masks: list[Tensor] = []
-    learned: list[Tensor] = []
-    for row, crops in enumerate(pictures):
-        ids = input_ids[row]
-        length = crops.shape[1] if len(crops) else 1
-        sources = torch.arange(len(ids), device=ids.device).repeat_interleave((ids == ATOM) * (length - 1) + 1)
-        ids = ids[sources]  # each placeholder T' times
-        is_crop, is_indicator = ids == ATOM, (ids <= BEGIN) & (ids >= END)
-        written = words[row, sources].masked_scatter(is_indicator[:, None], indicators[BEGIN - ids[is_indicator]])
-        embeds.append(written.masked_scatter(is_crop[:, None], crops.flatten(0, 1)))
-        masks.append(mask[row, sources] | is_crop)
-        if labels is not None:
-            learned.append(labels[row, sources].masked_fill(is_crop, IGNORED))
-
-    def together(parts: list[Tensor], fill: float) -> Tensor:
-        side = "left" if left_padding else "right"
-        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=side)
-        return padded[:, -limit:] if left_padding else padded[:, :limit]
-
-    return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)
+    cut = slice(-limit, None) if left_padding else slice(limit)
+    is_indicator = (input_ids <= BEGIN) & (input_ids >= END)
+    words = words.masked_scatter(is_indicator[..., None], indicators[BEGIN - input_ids[is_indicator]])
+    return sequence.merge(words, input_ids == ATOM, mask, labels, pictures, cut, left_padding)

@@ -34,8 +34,9 @@ from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
-from longview.models.ovis2.fusion import ATOM, Merged, VisualEmbeddingTable, VisualTokenizer, merge
+from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
+from longview.models.sequence import Merged
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -33,7 +33,8 @@ from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import Inputs, check_media, frames_used
 from longview.models.ovis2.config import OvisConfig
-from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, IGNORED, ROW, THUMBNAIL
+from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
+from longview.models.sequence import IGNORED, places
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
@@ -430,10 +431,7 @@ class Ovis2Processor:
 
     def places(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `longview.models.base.Processor.places`."""
-        atoms, width = batch["input_ids"] == ATOM, self.config.patches_per_picture
-        begins = (1 + atoms * (width - 1)).cumsum(1)[atoms] - width
-        at = begins[:, None] + torch.arange(width)
-        return torch.stack([atoms.nonzero()[:, :1].expand_as(at), at], dim=-1)
+        return places(batch["input_ids"] == ATOM, self.config.patches_per_picture)
 
     def _build(
         self,

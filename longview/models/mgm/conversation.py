@@ -1,0 +1,198 @@
+"""How a conversation is written down: the templates that MGM's language models were instructed with, to the letter.
+
+    [system] [user … ] [header gap answer end] [between user … ] [header        and the model goes on
+
+A template is chosen by the tokenizer's special tokens, never by a folder's name: `template_of`. Llama 3's answers stand
+under the header `system`, as the authors trained it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from longview.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text."""
+
+    text: str
+    ours: bool = True
+    """It is the template's, so special tokens in it are meant."""
+    learned: bool = False
+
+
+Segment = str | None
+"""What is said: text, or None where a picture stands."""
+Turn = tuple[str, Sequence[Segment] | None]
+"""A role and what is said; None for an answer that is to follow."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """Texts around what is said. Those before and after are pairs."""
+
+    user: tuple[str, str]
+    header: str
+    """Before an answer; the prompt ends with it."""
+    end: str
+    """After an answer; the model ends with it."""
+    gap: str = ""
+    """Between header and answer. Not in the prompt, so the model has to write it, and learns it."""
+    between: str = ""
+    """After an answer, when the user goes on."""
+    opened: str | None = None
+    """In place of the header where an answer is to follow, if it differs."""
+    words: str = ""
+    """What the system says, unless the conversation says something else."""
+    system: tuple[str, str] = ("", "")
+    inside: bool = False
+    """The system's words stand inside the user's first turn; without any, nothing does."""
+    masking: Literal["two", "inst", "llama_3", "gemma", "mpt", "plain"] | None = None
+    """How the authors' trainer finds what is learned; see `labels`."""
+
+
+_CURIOUS = "A chat between a curious {who} and an artificial intelligence assistant. "
+_ABLE = (
+    "You are able to understand the visual content that the user provides, and assist the user with a variety of tasks "
+    "using natural language."
+)
+_VICUNA = Template(
+    ("USER: ", " "),
+    "ASSISTANT:",
+    "</s>",
+    gap=" ",
+    words=_CURIOUS.format(who="user")
+    + "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    system=("", " "),
+    masking="two",
+)
+_HUMAN = (
+    _CURIOUS.format(who="human") + "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+_INST = Template(
+    ("[INST] ", " [/INST]"),
+    "",
+    " </s>",
+    gap=" ",
+    between="<s>",
+    system=("<<SYS>>\n", "\n<</SYS>>\n\n"),
+    inside=True,
+    masking="inst",
+)
+_CHATML = Template(
+    ("<|im_start|>user\n", "<|im_end|>"),
+    "<|im_start|>assistant\n",
+    "<|im_end|>",
+    words="Answer the questions.",
+    system=("<|im_start|>system\n", "<|im_end|>"),
+    masking="mpt",
+)
+
+TEMPLATES: dict[str, Template] = {
+    "vicuna_v1": _VICUNA,
+    "v1": _VICUNA,
+    "imgsp_v1": _VICUNA,
+    "phi_2": replace(_VICUNA, end="<|endoftext|>"),
+    "llava_v1": replace(_VICUNA, words=_HUMAN),
+    "v1_mmtag": replace(
+        _VICUNA,
+        words=_CURIOUS.format(who="user")
+        + _ABLE.replace("You are", "The assistant is")
+        + "The visual content will be provided with the following format: <Image>visual content</Image>.",
+    ),
+    "gemma": Template(
+        ("<start_of_turn>user\n", "<end_of_turn>\n"),
+        "<start_of_turn>model\n",
+        "<end_of_turn>\n<eos>",
+        system=("", "\n\n"),
+        inside=True,
+        masking="gemma",
+    ),
+    "llama_3": Template(
+        ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+        "<|start_header_id|>system<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        words="You are a helpful language and vision assistant. " + _ABLE,
+        system=("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+        masking="llama_3",
+    ),
+    "mistral_instruct": _INST,
+    "llama_2": replace(
+        _INST,
+        words="You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being "
+        "safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal "
+        "content. Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question "
+        "does not make any sense, or is not factually coherent, explain why instead of answering something not "
+        "correct. If you don't know the answer to a question, please don't share false information.",
+    ),
+    "llava_llama_2": replace(_INST, words="You are a helpful language and vision assistant. " + _ABLE),
+    "chatml_direct": _CHATML,
+    "mistral_direct": _CHATML,
+    "mpt": replace(
+        _CHATML,
+        words="A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest "
+        "answers.",
+    ),
+    "llava_v0": Template(("Human: ", "###"), "Assistant:", "###", gap=" ", words=_HUMAN, system=("", "###")),
+    "plain": Template(("", ""), "", "\n", opened="\n", masking="plain"),
+}
+
+
+def template_of(specials: Sequence[str], language: str) -> str:
+    """The template that a model was instructed with, by its tokenizer's special tokens and its kind of language."""
+    for token, name in (
+        ("<start_of_turn>", "gemma"),
+        ("<|start_header_id|>", "llama_3"),
+        ("<|im_start|>", "chatml_direct"),
+    ):
+        if token in specials:
+            return name
+    return "mistral_instruct" if language in ("mixtral", "mistral") else "vicuna_v1"
+
+
+def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> list[Piece | None]:
+    """A conversation as pieces of text, and None for each picture.
+
+    Args:
+        turns: The system's, if any, comes first.
+        learn: The assistant's words are to be learned.
+
+    Raises:
+        RequestError: the system speaks later than first.
+    """
+    words: Sequence[Segment] = [template.words]
+    if turns and turns[0][0] == "system":
+        words, turns = turns[0][1] or [], turns[1:]
+    before, after = template.system
+    opening = [Piece(before), *_said(words), Piece(after)]
+    if template.inside and not any(words):
+        opening = []
+    pieces: list[Piece | None] = [] if template.inside else [*opening]
+    answered = False
+    for number, (role, said) in enumerate(turns):
+        if role == "system":
+            raise RequestError("the system speaks first or not at all; move its message to the front")
+        if role == "user":
+            first = template.inside and not number
+            pieces += [Piece((template.between if answered else "") + template.user[0]), *(opening if first else [])]
+            pieces += [*_said(said or []), Piece(template.user[1])]
+        elif said is None:
+            pieces.append(Piece(template.header if template.opened is None else template.opened))
+        else:
+            pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_said(said, learn)]
+            pieces.append(Piece(template.end, learned=learn))
+            answered = True
+    return [piece for piece in pieces if piece is None or piece.text]
+
+
+def _said(segments: Sequence[Segment], learned: bool = False) -> list[Piece | None]:
+    return [None if segment is None else Piece(segment, ours=False, learned=learned) for segment in segments]
+
+
+def text_of(pieces: Sequence[Piece | None], picture: str = "<image>") -> str:
+    """Pieces as the authors' prompt string."""
+    return "".join(picture if piece is None else piece.text for piece in pieces)

@@ -1,0 +1,100 @@
+"""The idea of MGM: patch info mining. Each coarse patch asks the fine features of its own place what it cannot see.
+
+    low-resolution features   Q (n, P, C)       P = N × N patches, one query each
+    high-resolution features  F (n, Ca, M, M)   M = m · N, so that m × m of them lie under each patch
+
+        q = Linear(LN(Q))        query 1 ── softmax over its window ── + ── Q'     ┌───┬───┐ query 1 sees the window
+        k = Linear(LN(W))        q₁·k / √C              · v            Q           │ 1 │ 2 │ at its own place and
+        v = Linear(LN(W))                                                          ├───┼───┤ nothing else: there is
+                                                                                   │ 3 │ 4 │ no mask, W is cut so
+                                                                                   └───┴───┘
+
+One head, no output projection; what is mined is added to the query's own feature. So a picture gives as many tokens as
+its coarse patches, whatever the high resolution. In HD the coarse tower looks at the whole picture and at its four
+quarters, and each of them mines its own part of one map of fine features:
+
+    the whole ── F shrunk to a half        quarter (r, c) ── quadrant (r, c) of F
+    tokens: [whole | quarter (0,0) | (0,1) | (1,0) | (1,1)], each row after row
+
+Source: the Mini-Gemini paper (arXiv 2403.18814), sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longview.errors import CheckpointError
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """(n, c, H, W) → (n, c, side, side): bilinear between pixel centres, in fp32, without antialiasing, as trained."""
+    if images.shape[-2:] == (side, side):
+        return images
+    found = functional.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False)
+    return found.to(images.dtype)
+
+
+def quarters(images: Tensor, grid: int) -> Tensor:
+    """(n, c, H, W) → (n, grid², c, H / grid, W / grid), row after row."""
+    rows = images.unflatten(-2, (grid, -1)).unflatten(-1, (grid, -1))  # (n, c, grid, h, grid, w)
+    return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def windows(features: Tensor, side: int) -> Tensor:
+    """(n, Ca, M, M) → (n, side², m², Ca): the fine features under each patch of a grid of `side` × `side`."""
+    if features.shape[-1] % side or features.shape[-2] % side:
+        raise CheckpointError(
+            f"{features.shape[-2]} × {features.shape[-1]} fine features do not divide among {side} × {side} patches; "
+            "image_size_aux in config.json must be a multiple of what both towers need"
+        )
+    return quarters(features, side).flatten(3).transpose(2, 3)
+
+
+def _asks(width: int, into: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, into))
+
+
+class PatchInfoMining(nn.Module):
+    """Coarse features ask fine ones. Args are the widths of both: C and Ca."""
+
+    def __init__(self, width: int, fine_width: int) -> None:
+        super().__init__()
+        self.query = _asks(width, width)
+        self.key = _asks(fine_width, width)
+        self.value = _asks(fine_width, width)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Coarse features (n, P, C) and fine ones (n, Ca, M, M) → what was mined, (n, P, C), to be added to the former.
+
+        Raises:
+            CheckpointError: the fine features do not divide among the patches.
+        """
+        seen = windows(fine, math.isqrt(coarse.shape[1]))  # (n, P, m², Ca)
+        query, key, value = self.query(coarse), self.key(seen), self.value(seen)
+        # keys shrink before the product, which fp16 could not hold otherwise; what overflows all the same is clipped
+        key = key / math.sqrt(query.shape[-1])
+        scores = (query[:, :, None] @ key.transpose(-1, -2)).nan_to_num()  # (n, P, 1, m²)
+        return (scores.softmax(-1) @ value)[:, :, 0]
+
+
+def views(coarse: Tensor, fine: Tensor, grid: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each view's coarse features with the part of the fine ones that lies under it, in the order of the tokens.
+
+    Args:
+        coarse: (n, views, P, C), the crops row after row and the whole picture last.
+        fine: (n, Ca, M, M).
+    """
+    if grid > 1:
+        yield coarse[:, -1], resized(fine, fine.shape[-1] // grid)
+    for number, part in enumerate(quarters(fine, grid).unbind(1)):
+        yield coarse[:, number], part
+
+
+def look_closely(mining: PatchInfoMining, coarse: Tensor, fine: Tensor, grid: int) -> Tensor:
+    """(n, views, P, C) and (n, Ca, M, M) → (n, views · P, C): every patch with what it mined, in token order."""
+    return torch.cat([asks + mining(asks, seen) for asks, seen in views(coarse, fine, grid)], dim=1)

@@ -1,0 +1,315 @@
+"""Messages and frames → what `MGMModel.forward` takes; and the authors' own calling convention beside it.
+
+A picture is one placeholder among the ids, a frame of a video, too; what it grows to, the model says. Pixels are given
+once, in the size of the high-resolution tower: the model makes the small views of them.
+
+Two ways in:
+
+    prepare(messages, media)          structure decides: only a media part becomes a picture, only the template makes
+                                      special tokens, whatever a user's text contains
+    processor(prompt, images)         the authors' strings: `<image>` in a rendered prompt is the next picture
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+
+from longview.errors import RequestError
+from longview.media import MediaOptions, Medium
+from longview.messages import Message
+from longview.models import checkpoint
+from longview.models.base import Inputs, check_media, frames_used
+from longview.models.mgm import convert
+from longview.models.mgm.config import MGMConfig
+from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
+from longview.models.mgm.labels import labels_of
+from longview.models.mgm.towers import MEAN, STD
+from longview.models.sequence import IGNORED, places
+
+PLACEHOLDER = -200
+"""Stands in `input_ids` for one picture."""
+IMAGE = "<image>"
+"""Stands for one picture in the authors' strings."""
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+"""The official names of who speaks, and ours."""
+_NUMBERED = re.compile(r"((?:Image|Video) \d+:) $")
+_BORDER = tuple(int(255 * mean) for mean in MEAN)
+
+
+class MGMProcessor:
+    """Tokenizer, chat format and picture processing of MGM.
+
+    Args:
+        template: A name of `conversation.TEMPLATES`; default: the one whose special tokens the tokenizer has.
+    """
+
+    def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self._specials = {
+            token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        # each frame takes the room of a picture; a quarter of the sequence is left to words
+        room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
+        self.default_media = MediaOptions(select="uniform", frames=max(1, min(8, room)))
+        name = template or template_of(list(self._specials), config.language)
+        if name not in TEMPLATES:
+            raise RequestError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
+        self.template: Template = TEMPLATES[name]
+        marks = re.findall(r"</?s>|<eos>|<\|?\w+\|?>", self.template.end)
+        missing = [token for token in marks if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)]
+        if missing:
+            raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
+        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in marks]
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        begin = list(tokenizer("").input_ids)
+        self._begin = begin[:1] if begin and begin[0] == tokenizer.bos_token_id else []
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> MGMProcessor:
+        """Open the tokenizer of a checkpoint folder or hub id."""
+        folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
+        config = kwargs.get("config")
+        if config is None:
+            config = checkpoint.open_config(MGMConfig, folder)
+            convert.settle(config, checkpoint.tensor_shapes(folder), folder)
+        tokenizer = checkpoint.open_tokenizer(Path(config.tokenizer_folder) if config.tokenizer_folder else folder)
+        return cls(tokenizer, config, kwargs.get("template"))
+
+    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
+        """Write the tokenizer beside the weights; how pixels are made, config.json says."""
+        self.tokenizer.save_pretrained(folder)
+        settings = {"processor_class": "MGMProcessor"}
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def end_tokens(self) -> list[int]:
+        return [token for token in dict.fromkeys([*self._ends, self.tokenizer.eos_token_id]) if token is not None]
+
+    # ── our way in ──
+
+    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+        """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
+        check_media(messages, media, "MGM")
+        pixels: list[Tensor] = []
+        turns: list[Turn] = []
+        queue = iter(media)
+        for message in messages:
+            segments: list[Segment] = []
+            for part in message.parts:
+                if part.type == "text":
+                    segments.append(part.text)
+                    continue
+                medium = next(queue)
+                if not medium.frames:
+                    raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
+                if segments and segments[-1]:  # "Image 2:<image>", as the authors number them
+                    segments[-1] = _NUMBERED.sub(r"\1", segments[-1])
+                for number, frame in enumerate(medium.frames):
+                    segments += ["\n"] * (number > 0) + [None]
+                    pixels.append(self.pixels(frame.image))
+            turns.append((message.role, segments))
+        if not train:
+            turns.append(("assistant", None))
+        ids, labels = self._tokens(render(self.template, turns, learn=train))
+        tensors: dict[str, Any] = {
+            "input_ids": torch.tensor([ids], dtype=torch.long),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        }
+        if pixels:
+            tensors["pixel_values"] = torch.stack(pixels)
+        if train:
+            tensors["labels"] = torch.tensor([labels], dtype=torch.long)
+        return Inputs(
+            BatchFeature(tensors),
+            length=len(ids) + len(pixels) * (self.config.patches_per_picture - 1),
+            frames=frames_used(media, [self.config.views] * len(media)),
+            num_pictures=len(pixels),
+            visual_tokens=len(pixels) * self.config.patches_per_picture,
+            warnings=tuple(warning for medium in media for warning in medium.warnings),
+        )
+
+    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+        """Pad rows to the longest; the model pads again, on the same side, where pictures make them longer."""
+        rows = [sample.tensors for sample in samples]
+        length = max(row["input_ids"].shape[1] for row in rows)
+        pad = self.tokenizer.pad_token_id
+        fill = {"input_ids": pad if pad is not None else self.end_tokens[-1], "attention_mask": 0, "labels": IGNORED}
+        batch: dict[str, Any] = {}
+        for key, value in fill.items():
+            if key in rows[0]:
+                pads = [length - row[key].shape[1] for row in rows]
+                sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
+                padded = zip(rows, sides, strict=True)
+                batch[key] = torch.cat([torch.nn.functional.pad(row[key], side, value=value) for row, side in padded])
+        pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
+        if pictures:
+            batch["pixel_values"] = torch.cat(pictures)
+        if padding_side == "left":
+            batch["left_padding"] = True
+        return BatchFeature(batch)
+
+    # ── the authors' way in ──
+
+    def __call__(self, prompt: str, images: Sequence[Image.Image] | None = None) -> BatchFeature:
+        """A rendered prompt and its pictures → `input_ids`, `attention_mask`, `images`, `images_aux` of `forward`.
+
+        Raises:
+            RequestError: as many pictures as do not match the `<image>` of the prompt.
+        """
+        if images is not None and not isinstance(images, (list, tuple)):
+            raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
+        shown = list(images or ())
+        if prompt.count(IMAGE) != len(shown):
+            raise RequestError(f"the prompt holds {prompt.count(IMAGE)} <image>, but {len(shown)} pictures were given")
+        ids = torch.tensor([self.tokenize(prompt)], dtype=torch.long)
+        tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if shown:
+            tensors["images"], tensors["images_aux"] = self.process_images(shown)
+        return BatchFeature(tensors)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """A prompt string → ids, −200 for each `<image>`. Special tokens in it are what they look like."""
+        pieces: list[Piece | None] = []
+        for number, text in enumerate(prompt.split(IMAGE)):
+            pieces += [None] * (number > 0) + [Piece(text)]
+        return self._tokens(pieces)[0]
+
+    def render(self, conversation: Sequence[Mapping[str, str | None]]) -> str:
+        """Turns {"from": "human" | "gpt", "value": text or None} as the prompt string. None: an answer is to follow.
+
+        Raises:
+            RequestError: a turn by somebody else.
+        """
+        turns: list[Turn] = []
+        for turn in conversation:
+            if turn.get("from") not in ROLES:
+                raise RequestError(f'a turn is {{"from": who, "value": text}}, by human or gpt; found {turn!r:.80}')
+            said = turn.get("value")
+            turns.append((ROLES[str(turn["from"])], None if said is None else [said]))
+        return text_of(render(self.template, turns))
+
+    def preprocess(self, sources: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
+        """A conversation of the authors' training data → ids and labels, as their trainer makes them.
+
+        In each turn `<image>` moves to the front; several in one become one, as there.
+        """
+        turns = []
+        for source in sources:
+            text = source["value"]
+            if IMAGE in text:
+                text = f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
+            turns.append({"from": source["from"], "value": text})
+        if self.template.masking == "plain":
+            turns[0]["value"] = IMAGE
+        text = self.render(turns)
+        ids = self.tokenize(text)
+        legacy = bool(getattr(self.tokenizer, "legacy", False))
+        return ids, labels_of(text, ids, self.template, lambda part: len(self.tokenize(part)), legacy)
+
+    def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""
+        from longview.models.mgm.model import small_views
+
+        large = self.pictures(images)["pixel_values"]
+        return small_views(large, self.config), large
+
+    # ── pictures ──
+
+    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """See `longview.models.base.Processor.pictures`."""
+        return {"pixel_values": torch.stack([self.pixels(image) for image in images])}
+
+    def places(self, batch: Mapping[str, Any]) -> Tensor:
+        """The visual tokens. See `longview.models.base.Processor.places`."""
+        return places(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """One picture → (3, S, S): made square by a border or by cutting its middle out, resized and normalised."""
+        image, side = image.convert("RGB"), self.config.image_size_aux
+        longer = max(image.size)
+        if self.config.image_aspect_ratio == "pad" and image.width != image.height:
+            square = Image.new("RGB", (longer, longer), _BORDER)
+            square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
+            image = square
+        shorter = min(image.size)
+        size = (int(side * image.width / shorter), int(side * image.height / shorter))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, upper = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, upper, left + side, upper + side))
+        pixels: Any = (np.asarray(image) * (1 / 255)).astype(np.float32)
+        pixels = (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+    # ── text ──
+
+    def _tokens(self, pieces: Sequence[Piece | None]) -> tuple[list[int], list[int]]:
+        """Pieces → ids and labels. The texts between two pictures are tokenised together, as the authors do."""
+        ids, labels = [*self._begin], [IGNORED] * len(self._begin)
+        for number, chunk in enumerate(_chunks(pieces)):
+            if number:
+                ids.append(PLACEHOLDER)
+                labels.append(IGNORED)
+            for token, learned in self._encode(chunk):
+                ids.append(token)
+                labels.append(token if learned else IGNORED)
+        return ids, labels
+
+    def _encode(self, chunk: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
+        """Texts side by side → each token, and whether it is learned: whether any letter of it is.
+
+        Where somebody's words look like a special token, only those of the template are.
+        """
+        text = "".join(piece.text for piece in chunk)
+        learned: list[bool] = []
+        trusted: list[bool] = []
+        for piece in chunk:
+            learned += [piece.learned] * len(piece.text)
+            trusted += [piece.ours] * len(piece.text)
+        specials = [match for match in self._special.finditer(text) if match[0]]
+        real = [match for match in specials if all(trusted[match.start() : match.end()])]
+        if len(real) == len(specials):
+            yield from self._run(text, learned, 0, parse=True)
+            return
+        begin = 0
+        for match in real:
+            yield from self._run(text[begin : match.start()], learned, begin, parse=False)
+            yield self._specials[match[0]], learned[match.start()]
+            begin = match.end()
+        yield from self._run(text[begin:], learned, begin, parse=False)
+
+    def _run(self, text: str, learned: Sequence[bool], begin: int, parse: bool) -> Iterator[tuple[int, bool]]:
+        """A text that stands at `begin` → its tokens, without the one that begins a sequence."""
+        if not text:
+            return
+        encoded = self.tokenizer(
+            text, add_special_tokens=parse, split_special_tokens=not parse, return_offsets_mapping=True
+        )
+        skipped = len(self._begin) if parse else 0
+        found = zip(encoded["input_ids"][skipped:], encoded["offset_mapping"][skipped:], strict=True)
+        for token, (start, end) in found:
+            yield token, any(learned[begin + start : begin + end])
+
+
+def _chunks(pieces: Sequence[Piece | None]) -> Iterator[list[Piece]]:
+    """What stands before, between and behind the pictures."""
+    chunk: list[Piece] = []
+    for piece in pieces:
+        if piece is None:
+            yield chunk
+            chunk = []
+        else:
+            chunk.append(piece)
+    yield chunk
