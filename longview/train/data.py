@@ -77,6 +77,7 @@ class Pool:
     contents: Tensor  # (N, 31) int64
     stills: int
     clips: list[tuple[Clip, int]]  # and the index of its first frame
+    features: Tensor | None = None  # (N, P, D), what a model that learns no more of seeing makes of the pixels
 
     def __post_init__(self) -> None:
         self.simple = [i for i in range(self.stills) if len(self.pictures[i].things) + bool(self.pictures[i].sign) == 1]

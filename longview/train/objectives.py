@@ -46,6 +46,10 @@ POINTED_WEIGHT = 0.5  # of the places and pictures that are pointed at, against 
 POINTED = (9, 9, MAX_PICTURES)
 """What can be pointed at: places of the first thing a question names, of the second, and pictures or frames."""
 
+LOOK_AT = 64  # pictures at a time
+SEEING = {"vision", "connector"}
+"""Parts of a model that decide what it sees in a picture; where none of them learns, each picture is seen but once."""
+
 Notes = dict[str, Any]
 """What a step tells the log."""
 
@@ -81,8 +85,10 @@ def contents_loss(
 ) -> tuple[Tensor, Notes]:
     """What the features of random pictures do not tell of their contents.
 
-    Their mean must keep apart what stands where, as one look at a whole picture has to; a place must tell its colour
-    and shape in the same way as the others, as a search for "the circle" has to find it anywhere.
+    A place must tell its colour and shape in the same way as the others, as a search for "the circle" has to find it
+    anywhere; their mean must tell what the sign says. For the objective `contents` it must also keep apart what stands
+    where, as one look at a whole picture has to; where places take turns in the language sequence (`places`), their
+    order says that.
     """
     chosen = [rng.randrange(len(pool.pictures)) for _ in range(stage.batch)]
     images = [Image.fromarray(pool.pixels[index]) for index in chosen]
@@ -92,9 +98,21 @@ def contents_loss(
     places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
     contents = pool.contents[chosen]
     held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
-    whole = read_loss(readers["mean"](features.mean(1)), contents, CONTENT_CLASSES)
+    told = readers["mean"](features.mean(1))
+    signs = read_loss(told[:, -sum(CONTENT_CLASSES[27:]) :], contents[:, 27:], CONTENT_CLASSES[27:])
+    whole = read_loss(told, contents, CONTENT_CLASSES) if stage.objective == "contents" else signs
     each = read_loss(readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-    return whole + 9 * each, {"samples": stage.batch}
+    return whole + 9 * each, {"samples": stage.batch, "each": round(each.item(), 4), "signs": round(signs.item(), 4)}
+
+
+@torch.no_grad()
+def look_once(model: Any, processor: Any, pool: Pool) -> Tensor:
+    """The features of all pictures of a pool, (N, P, D)."""
+    features: list[Tensor] = []
+    for begin in range(0, len(pool.pixels), LOOK_AT):
+        images = [Image.fromarray(pixels) for pixels in pool.pixels[begin : begin + LOOK_AT]]
+        features.append(model.encode(**processor.pictures(images)))
+    return torch.cat(features)
 
 
 def answers_loss(
@@ -115,7 +133,7 @@ def answers_loss(
         indices += sample.indices
         tokens += rows[-1].length
     batch = processor.collate(rows)
-    arguments = model.look(batch)
+    arguments = model.look(batch, features=None if pool.features is None else pool.features[indices])
     labels = arguments.pop("labels")[:, 1:]
     output = model(**arguments, use_cache=False, output_hidden_states=stage.probe_layer > 0)
     # Three tokens in four are not learned; a softmax over them would be for nothing.

@@ -65,7 +65,7 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     if not (kept.exists() and (folder / "tokenizer_config.json").exists()):
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)
     (folder / "preprocessor_config.json").write_text(json.dumps(part.processor, indent=2) + "\n")
-    return model, family.Processor.from_pretrained(folder)
+    return model, family.Processor.from_pretrained(folder, config=config)
 
 
 def _open_words(path: Path) -> FastTokenizer:

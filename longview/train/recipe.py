@@ -22,7 +22,7 @@ import yaml
 from longview.errors import RecipeError
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
-Objective = Literal["contents", "answers", "pairs"]
+Objective = Literal["contents", "places", "answers", "pairs"]
 Optimizer = Literal["adamw", "muon"]
 
 
@@ -53,6 +53,7 @@ class Stage:
     """One stretch of training. Stages run one after another; each begins with a fresh optimizer.
 
     `contents`: the mean of a picture's features must tell, through a throwaway linear layer, what stands in each place.
+    `places`: each place of a picture's features must tell what stands in it, for models that read places one by one.
     `answers`: next-token loss on the assistant's words.
     `pairs`: of two towers (family siglip): which texts fit which pictures.
     """

@@ -43,7 +43,7 @@ from longview.train.folder import (
     trim_log,
     writing,
 )
-from longview.train.objectives import Readers, answers_loss, contents_loss
+from longview.train.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
 from longview.train.opening import open_model
 from longview.train.pairs import SiglipModel, pairs_loss
 from longview.train.recipe import Recipe, Stage, check, from_tree
@@ -205,6 +205,12 @@ class Run:
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), rate=0.0)
         losses: list[float] = []
+        assert self.pool is not None
+        self.pool.features = None
+        if stage.objective == "answers" and not SEEING & set(stage.train):
+            bar.update(task, description=f"{stage.name}: looking")
+            self.pool.features = look_once(self.model, self.processor, self.pool)
+            bar.update(task, description=stage.name)
         samples, since = 0, time.monotonic()
         self.model.train()
         for step in range(begin, stage.steps):
@@ -240,7 +246,7 @@ class Run:
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
         if stage.objective == "pairs":
             return pairs_loss(self.model, self.processor, self.pool, stage, rng)
-        if stage.objective == "contents":
+        if stage.objective in ("contents", "places"):
             return contents_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
         return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
 

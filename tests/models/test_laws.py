@@ -153,6 +153,15 @@ def test_the_places_of_a_picture_are_where_the_language_model_first_knows_of_it(
 
 
 @torch.no_grad()
+def test_features_given_stand_for_the_pixels_that_they_are_of(tiny):
+    model, processor = tiny
+    tensors = prepare(processor, "three pictures and a clip").tensors
+    features = model.encode(tensors["pixel_values"])
+    words = {name: value for name, value in tensors.items() if name != "pixel_values"}
+    assert torch.equal(model(**model.look(words, features=features)).logits, logits(model, tensors))
+
+
+@torch.no_grad()
 def test_pictures_alone_are_encoded_as_within_a_conversation(tiny):
     model, processor = tiny
     tensors = prepare(processor, "one picture").tensors

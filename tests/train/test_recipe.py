@@ -61,7 +61,7 @@ def test_an_override_that_means_nothing_is_refused(tmp_path, override, message):
         ({"stages": [SMALL["stages"][0] | {"steps": 0}]}, "stages.one.steps is 0"),
         ({"stages": [SMALL["stages"][0] | {"mix": {"9": 1}}]}, "mix holds"),
         ({"stages": [SMALL["stages"][0] | {"learning_rate": "fast"}]}, "expected a number"),
-        ({"stages": [SMALL["stages"][0] | {"objective": "answer"}]}, "contents, answers"),
+        ({"stages": [SMALL["stages"][0] | {"objective": "answer"}]}, "contents, places, answers"),
         ({"stages": "all"}, "expected a list"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),

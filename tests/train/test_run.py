@@ -20,6 +20,7 @@ from longview.messages import Message, Part, ask
 from longview.train import run as training
 from longview.train.data import draw_sample, paint_pool
 from longview.train.folder import hold
+from longview.train.objectives import look_once
 from longview.train.recipe import DataPart, Recipe, Stage, from_tree
 from longview.world.questions import describe
 
@@ -371,3 +372,40 @@ def test_an_output_that_is_no_folder_is_refused(recipe, tmp_path):
     for output in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/none/run")):
         with pytest.raises(RecipeError, match="cannot be used"):
             training.train(recipe, output, progress=False)
+
+
+def test_pictures_seen_once_teach_what_pictures_seen_each_time_do(recipe, tmp_path):
+    model, processor = training.open_model(recipe, tmp_path)
+    pool = paint_pool(recipe.data, 24, seed=1)
+    run = training.Run(recipe, tmp_path, model, processor, pool)
+    stage = dataclasses.replace(recipe.stages[1], train=["language"])
+    run._learning(stage)
+    each_time = run.loss(stage, 3)[0]
+    pool.features = look_once(model, processor, pool)
+    once = run.loss(stage, 3)[0]
+    assert once.item() == pytest.approx(each_time.item(), abs=1e-4)
+    pool.features += 1
+    assert run.loss(stage, 3)[0].item() != pytest.approx(each_time.item(), abs=1e-2)
+
+
+def test_a_stage_that_teaches_language_alone_looks_once_and_leaves_the_rest_as_it_was(recipe, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(training, "look_once", lambda *arguments: looked.append(1) or look_once(*arguments))
+    stages = [recipe.stages[0], dataclasses.replace(recipe.stages[1], train=["language"], steps=3)]
+    training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
+    assert looked == [1]
+    first = dataclasses.replace(recipe, stages=stages[:1])
+    training.train(first, tmp_path / "first", progress=False)
+    after, before = weights(tmp_path / "run"), weights(tmp_path / "first")
+    patch = next(name for name, tensor in before.items() if tensor.dim() == 4)
+    assert torch.equal(after[patch], before[patch])
+
+
+def test_where_places_are_read_one_by_one_their_mean_need_not_tell_them_apart(recipe, tmp_path):
+    model, processor = training.open_model(recipe, tmp_path)
+    pool = paint_pool(recipe.data, 24, seed=1)
+    run = training.Run(recipe, tmp_path, model, processor, pool)
+    losses = [run.loss(dataclasses.replace(recipe.stages[0], objective=o), 0) for o in ("contents", "places")]
+    assert losses[0][1] == losses[1][1], "the same pictures"
+    assert losses[1][0].item() == pytest.approx(9 * losses[1][1]["each"] + losses[1][1]["signs"], abs=1e-2)
+    assert losses[0][0] > losses[1][0] + 10

@@ -283,17 +283,26 @@ class MGMModel(PreTrainedModel, GenerationMixin):
             seen = look_closely(self.mining, coarse, fine.to(coarse.device), self.config.image_grid)
         return self.projector(seen)
 
-    def look(self, tensors: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`."""
+    def look(
+        self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+    ) -> dict[str, Any]:
+        """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`.
+
+        Args:
+            features: What `encode` made of the pictures, (N, T, D), in place of their pixels.
+        """
         arguments = dict(tensors)
         ids, pixels = arguments.pop("input_ids"), arguments.pop("pixel_values", None)
         placeholders = (ids == PLACEHOLDER).sum(1).tolist()
-        check_counts(0 if pixels is None else len(pixels), sum(placeholders))
+        shown = pixels if features is None else features
+        check_counts(0 if shown is None else len(shown), sum(placeholders))
+        if features is None and pixels is not None:
+            features = self.encode(pixels, progress)
         merged = self.merge(
             ids,
             arguments.pop("attention_mask", None),
             arguments.pop("labels", None),
-            None if pixels is None else self.encode(pixels, progress).split(placeholders),
+            None if features is None else features.split(placeholders),
             left_padding=arguments.pop("left_padding", False),
         )
         arguments |= {"inputs_embeds": merged.embeds, "attention_mask": merged.mask.long()}

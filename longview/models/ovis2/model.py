@@ -358,8 +358,14 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
         return torch.cat(embeds)
 
-    def look(self, tensors: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`."""
+    def look(
+        self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+    ) -> dict[str, Any]:
+        """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`.
+
+        Args:
+            features: What `encode` made of the pictures, (N, T, D), in place of their pixels.
+        """
         arguments = dict(tensors)
         merged = self.merge(
             arguments.pop("input_ids"),
@@ -368,6 +374,7 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
             arguments.pop("pixel_values", None),
             left_padding=arguments.pop("left_padding", False),
             progress=progress,
+            features=features,
         )
         arguments |= {"inputs_embeds": merged.embeds, "attention_mask": merged.mask.long()}
         if merged.labels is not None:
@@ -382,16 +389,23 @@ class Ovis2Model(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | Sequence[Tensor | None] | None = None,
         left_padding: bool = False,
         progress: Progress | None = None,
+        features: Tensor | None = None,
     ) -> Merged:
-        """Words and pictures → one sequence; see `forward` for the arguments and `fusion.merge` for the sequence."""
+        """Words and pictures → one sequence; see `forward` and `look` for the arguments, and `fusion.merge`."""
         ids = input_ids.to(self.device)
         mask = torch.ones_like(ids).bool() if attention_mask is None else attention_mask.to(self.device).bool()
         placeholders = (ids == ATOM).sum(1).tolist()
-        crops, spare = self.crops_of(pixel_values, placeholders)
+        if features is not None:
+            check_counts(len(features), sum(placeholders))
+            crops, spare = None, None
+        else:
+            crops, spare = self.crops_of(pixel_values, placeholders)
         words = self.get_input_embeddings()(ids.clamp(min=0))
         if spare is not None:  # seen with weight 0: every parameter gets a gradient, on each machine of a training run
             words = words + 0.0 * self.encode(spare).sum().to(words.device, words.dtype)
-        if crops is None:
+        if features is not None:
+            embeds = features.to(words.device, words.dtype)
+        elif crops is None:
             embeds = words.new_zeros(0, 1, words.shape[-1])
         else:
             embeds = self.encode(crops, progress).to(words.device, words.dtype)

@@ -179,11 +179,19 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
         return torch.cat(features)
 
-    def look(self, tensors: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """A processor's tensors with the pictures replaced by their features: arguments of `forward`."""
+    def look(
+        self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+    ) -> dict[str, Any]:
+        """A processor's tensors with the pictures replaced by their features: arguments of `forward`.
+
+        Args:
+            features: What `encode` made of the pictures, (N, P, D), in place of their pixels.
+        """
         arguments = {key: value for key, value in tensors.items() if key != "pixel_values"}
-        if "pixel_values" in tensors:
-            arguments["image_embeds"] = self.encode(tensors["pixel_values"], progress)
+        if features is None and "pixel_values" in tensors:
+            features = self.encode(tensors["pixel_values"], progress)
+        if features is not None:
+            arguments["image_embeds"] = features
         return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in arguments.items()}
 
     def forward(
