@@ -107,7 +107,7 @@ def _draw_set(rng: random.Random) -> tuple[list[Picture], int, str]:
                 return pictures, wanted, question
 
 
-def measure(folder: Path, run: Path | None = None, count: int = 160, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, run: Path | None = None, count: int = 120, seed: int = 0) -> dict[str, Any]:
     """Everything that the card says; also written beside the weights."""
     engine = longview.load("demo", similarity=folder)
     asked = ask_about_films(engine, seed, count, progress=_report)
