@@ -223,7 +223,7 @@ All of it again: `python -m longview.eval.needle measure FOLDER`.
 ## Training
 
 One command, from random weights: `{command}`.
-{minutes:.0f} minutes on a share of one CPU core; steps: {stages}. The {painted:,} pictures are from
+{minutes:.0f} minutes by the clock, on a third of a busy CPU core; steps: {stages}. The {painted:,} pictures are from
 `longview/world`; none is held out.
 
 ## Limits
