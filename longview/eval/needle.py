@@ -174,6 +174,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         minutes=minutes,
         stages=stages,
         painted=training["pictures"],
+        notes=training["notes"],
     )
 
 
@@ -223,8 +224,8 @@ All of it again: `python -m longview.eval.needle measure FOLDER`.
 ## Training
 
 One command, from random weights: `{command}`.
-{minutes:.0f} minutes by the clock, on a third of a busy CPU core; steps: {stages}. The {painted:,} pictures are from
-`longview/world`; none is held out.
+{minutes:.0f} minutes on one CPU core; steps: {stages}. The {painted:,} pictures are from `longview/world`; none is
+held out. {notes}
 
 ## Limits
 
