@@ -107,7 +107,7 @@ def _draw_set(rng: random.Random) -> tuple[list[Picture], int, str]:
                 return pictures, wanted, question
 
 
-def measure(folder: Path, run: Path | None = None, count: int = 160, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, run: Path | None = None, count: int = 120, seed: int = 0) -> dict[str, Any]:
     """Everything that the card says; also written beside the weights."""
     engine = longview.load("demo", similarity=folder)
     asked = ask_about_films(engine, seed, count, progress=_report)
@@ -174,6 +174,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         minutes=minutes,
         stages=stages,
         painted=training["pictures"],
+        notes=training["notes"],
     )
 
 
@@ -223,8 +224,8 @@ All of it again: `python -m longview.eval.needle measure FOLDER`.
 ## Training
 
 One command, from random weights: `{command}`.
-{minutes:.0f} minutes on a share of one CPU core; steps: {stages}. The {painted:,} pictures are from
-`longview/world`; none is held out.
+{minutes:.0f} minutes on one CPU core; steps: {stages}. The {painted:,} pictures are from `longview/world`; none is
+held out. {notes}
 
 ## Limits
 

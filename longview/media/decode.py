@@ -121,6 +121,8 @@ class AnimationReader:
         self.warnings: list[str] = []
         self._limits = limits
         self._data = data
+        self._deadline = time.monotonic() + limits.decode_seconds
+        self._was_read = False
         image = _open(data, name, limits)
         stored = [0.0]
         if _moves(image):
@@ -144,6 +146,9 @@ class AnimationReader:
         """
         if not len(indices):
             return
+        if self._was_read:  # before: what was made of those frames meanwhile took its own time
+            self._deadline = time.monotonic() + self._limits.decode_seconds
+        self._was_read = True
         decoded = (indices[-1] + 1) * self.width * self.height * 3
         if decoded > self._limits.max_decoded_bytes:
             found = (
@@ -172,7 +177,6 @@ class AnimationReader:
         """Nothing is open."""
 
     def _frames(self) -> Iterator[Image.Image]:
-        self._deadline = time.monotonic() + self._limits.decode_seconds
         image = _open(self._data, self.name, self._limits)
         while True:
             yield _load(image, self.name)

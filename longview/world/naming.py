@@ -24,9 +24,9 @@ _SIGN = re.compile(r"\b(sign|written|printed|says?|read|(?:what|which) (?:number
 
 
 def facts_held(picture: Picture) -> frozenset[str]:
-    """Everything that a text could truly name of a picture."""
+    """Everything that a text could truly name of a picture; small print, which is easily overlooked, is left out."""
     facts = {fact for thing in picture.things for fact in _descriptions(thing)}
-    if picture.sign:
+    if picture.sign and picture.sign.cell is None:
         facts |= {"sign", f"sign {picture.sign.text}", f"sign of a {'number' if picture.sign.is_number else 'word'}"}
     return frozenset(facts)
 
