@@ -54,6 +54,8 @@ class MGMProcessor:
         template: A name of `conversation.TEMPLATES`; default: the one whose special tokens the tokenizer has.
     """
 
+    draws = True
+
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.config = config
