@@ -73,9 +73,8 @@ def chat(
     """
     talk = Talk(limits.limits(), system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
     check_similarity(similarity, frames)
-    talk.add(
-        [*(image_file.split(",") if image_file else []), *(files or [])]
-    )  # before torch is imported, so that a mistake is told at once
+    talk.add(_photos(image_file), photos=True)
+    talk.add(files or [])  # before torch is imported, so that a mistake is told at once
     talk.settings = {"params": sampling.params(), "media": frames.options(), "limits": talk.limits}
     talk.settings |= plugins.settings()
     talk.engine = model.load(is_terminal() and not json, similarity=similarity)
@@ -156,9 +155,13 @@ class Talk:
             raise RequestError(f"there is no command {command:.40}; /help lists them")
         return True
 
-    def add(self, sources: list[str]) -> None:
-        """Show these files with the next question."""
-        self.pending += open_parts(sources, self.limits)
+    def add(self, sources: list[str], photos: bool = False) -> None:
+        """Show these files with the next question; `photos` refuses what moves."""
+        parts = open_parts(sources, self.limits)
+        moving = next((part.source for part in parts if photos and part.type != "image"), None)
+        if moving is not None:
+            raise RequestError(f"--image-file takes photos, and {moving!s} moves; give it as an argument, as a video")
+        self.pending += parts
 
     def answer(self, question: str) -> None:
         """Ask, with the files that wait, and print the answer. A question that fails is taken back with its files."""
@@ -202,6 +205,11 @@ class Talk:
         except OSError as error:
             raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
         typer.echo(f"saved {path}", err=True)
+
+
+def _photos(names: str | None) -> list[str]:
+    """The pictures of `--image-file a.jpg,b.jpg`."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def _as_dict(part: Part) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from longview.models import mgm
 def mgm_model(tokenizer, tmp_path_factory):
     """A checkpoint folder of MGM. Its answers are nonsense."""
     folder = tmp_path_factory.mktemp("models") / "MGM-tiny"
-    changes = {**mgm.Config.tiny("hd").text_config.to_dict(), "max_position_embeddings": 4096}
+    changes = {**mgm.Config.tiny("hd").text_config.to_dict(), "max_position_embeddings": 4096, "intermediate_size": 128}
     model, processor = tiny_model(mgm, "hd", tokenizer, text_config=changes)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -136,15 +136,15 @@ def test_flags_that_mean_nothing_here_are_refused(refused, mgm_model, random_mod
         assert "has no cuda device" in refused("chat", "-m", mgm_model, "--device", "cuda")
 
 
-def test_an_animation_where_a_photo_is_expected_is_one_clear_error(mgm_model, tmp_path):
+def test_an_animation_where_a_photo_is_expected_is_one_clear_error(longview, refused, mgm_model, signs, tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    engine = library.load(mgm_model)
-    with pytest.raises(library.LongviewError, match=r"a\.gif") as error:
-        engine.answer([library.ask("What?", library.image(tmp_path / "a.gif"))])
-    assert "\n" not in str(error.value)
-    shown = engine.answer([library.ask("What?", library.video(tmp_path / "a.gif"))], max_tokens=1)
-    assert len(shown.receipt.frames) == 2
+    both = f"{signs / 'stop.jpg'}, {tmp_path / 'a.gif'}"
+    common = ("chat", "-m", mgm_model, "--max-tokens", 1, "--json")
+    message = refused(*common, "--image-file", both, stdin="What?\n")
+    assert message.startswith(f"--image-file takes photos, and {tmp_path / 'a.gif'} moves")
+    assert len(longview(*common, tmp_path / "a.gif", stdin="What?\n").json["frames"]) == 2
+    assert "missing.jpg" in refused(*common, "--image-file", "missing.jpg", stdin="What?\n")
 
 
 def test_info_says_what_an_mgm_is_and_needs(longview, mgm_model):

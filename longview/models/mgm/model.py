@@ -122,8 +122,9 @@ class MGMModel(PreTrainedModel, GenerationMixin):
             config = checkpoint.open_config(MGMConfig, folder)
         if vision_tower is not None:
             config.mm_vision_tower = str(vision_tower)
+            config.described.discard("vision_config")
         if vision_tower_aux is not None:
-            config.mm_vision_tower_aux, config.towers_inside = str(vision_tower_aux), False
+            config.mm_vision_tower_aux, config.fine_tower_given = str(vision_tower_aux), True
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:
