@@ -61,7 +61,7 @@ def test_the_published_command_line_talks_about_several_pictures(longview, mgm_m
     ran = longview(*common, "--image-file", both, stdin="What do they say?\n")
     assert ran.code == 0
     assert [frame["name"] for frame in ran.json["frames"]] == ["stop.jpg", "exit.jpg"]
-    assert [frame["crops"] for frame in ran.json["frames"]] == [5, 5]
+    assert [frame["crops"] for frame in ran.json["frames"]] == [1, 1]
     apart = longview(*common, signs / "stop.jpg", signs / "exit.jpg", stdin="What do they say?\n")
     assert apart.json["text"] == ran.json["text"]
 

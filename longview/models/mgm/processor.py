@@ -137,7 +137,7 @@ class MGMProcessor:
         return Inputs(
             BatchFeature(tensors),
             length=len(ids) + len(pixels) * (self.config.patches_per_picture - 1),
-            frames=frames_used(media, [self.config.views] * len(media)),
+            frames=frames_used(media, [1] * len(media)),
             num_pictures=len(pixels),
             visual_tokens=len(pixels) * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
