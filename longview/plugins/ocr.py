@@ -10,7 +10,7 @@ form that MGM was published with; other models have not been taught it, and read
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -50,9 +50,10 @@ class Reader:
     def __init__(self) -> None:
         try:
             from rapidocr import RapidOCR
-        except ImportError as error:
-            raise MissingExtraError("--ocr", "rapidocr", "ocr") from error
-        self._engine = RapidOCR(params={"Global.log_level": "critical"})
+
+            self._engine = RapidOCR(params={"Global.log_level": "critical"})
+        except ImportError as error:  # of itself, or of the runtime that it is told to use
+            raise MissingExtraError("--ocr", "rapidocr with onnxruntime", "ocr") from error
         self._known: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {}
 
     def read(self, image: Image.Image) -> list[str]:
@@ -74,16 +75,10 @@ class Reader:
         return self._known[key]
 
 
-_lock = threading.Lock()
-_readers: list[Reader] = []
-
-
+@functools.cache
 def reader() -> Reader:
     """The one reader of this process, loaded when it is first needed."""
-    with _lock:
-        if not _readers:
-            _readers.append(Reader())
-        return _readers[0]
+    return Reader()
 
 
 def reference(texts: Sequence[str]) -> str:

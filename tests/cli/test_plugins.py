@@ -10,7 +10,9 @@ from PIL import Image
 from samples import sign, tiny_model, tiny_painter
 
 import longview as library
+from longview.cli.options import PluginOptions
 from longview.models import mgm
+from longview.plugins.draw import SDXL
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,6 @@ def describes(monkeypatch):
         original = library.Engine.stream
 
         def stream(self, conversation, **settings):
-            self.asked = settings
             pieces = list(original(self, conversation, **settings))
             yield library.Piece(text)
             yield library.Piece("", (), "stop", pieces[-1].receipt)
@@ -53,6 +54,11 @@ def describes(monkeypatch):
         monkeypatch.setattr(library.Engine, "stream", stream)
 
     return set_answer
+
+
+def test_the_options_defaults_are_those_of_the_plugins():
+    assert PluginOptions().gen_model == SDXL
+    assert (PluginOptions().ocr, PluginOptions().gen) == (False, False)
 
 
 def test_the_published_command_line_talks_about_several_pictures(longview, mgm_model, signs):
