@@ -177,6 +177,15 @@ class FrameUsed:
 
 
 @dataclass(frozen=True)
+class TextRead:
+    """The text that was found in one picture or video, and written into the question."""
+
+    medium: int  # which picture or video of the conversation, from 0
+    name: str  # where it came from, fit to be shown
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Usage:
     """Token counts. Visual tokens are those the model attends to; for owl3 they are no part of the prompt's."""
 
@@ -213,9 +222,11 @@ class Receipt:
     timings: Timings
     settings: Mapping[str, Any]  # the sampling parameters and media options in effect
     warnings: tuple[str, ...] = ()
+    read: tuple[TextRead, ...] | None = None  # where reading was asked for
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The receipt as plain data; without `read` where nothing was to be read."""
+        return {key: value for key, value in asdict(self).items() if key != "read" or value is not None}
 
 
 FinishReason = Literal["stop", "length"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedTokenizerFast
 
 from longview.models.families import Family
@@ -37,3 +38,57 @@ def sharpen(model: torch.nn.Module) -> None:
                 parameter.mul_(4 if "embed" in name else 2)
             elif "bias" in name:
                 parameter.normal_(std=0.1)
+
+
+def sign(*lines: str, size: int = 40) -> Image.Image:
+    """Dark letters on white, one line under another."""
+    picture = Image.new("RGB", (640, 60 + 80 * len(lines)), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(picture).text((30, 30 + 80 * number), line, "black", ImageFont.load_default(size))
+    return picture
+
+
+def tiny_painter(folder: Path) -> Path:
+    """An SDXL pipeline of a few hundred kilobytes with random weights, saved; its pictures are 64 × 64."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=80,
+        cross_attention_dim=64,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=64,
+    )
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = {token: n for n, token in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
+    vocabulary |= {"<|startoftext|>": len(vocabulary), "<|endoftext|>": len(vocabulary) + 1}
+    words = CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=32, bos_token_id=len(vocabulary) - 2, eos_token_id=len(vocabulary) - 1, hidden_act="gelu",
+    )  # fmt: skip
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(words),
+        text_encoder_2=CLIPTextModelWithProjection(words),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+    ).save_pretrained(folder)
+    return folder

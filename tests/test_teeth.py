@@ -21,6 +21,14 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
 
 SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
 
+MGM_CONFIG, MGM_FUSION, MGM_MODEL, MGM_PROCESSOR, MGM_TOWERS, MGM_CONVERT, MGM_WORDS, MGM_LABELS = (
+    f"models/mgm/{name}.py"
+    for name in ("config", "fusion", "model", "processor", "towers", "convert", "conversation", "labels")
+)
+MGM_GOLDEN, MGM_MINING, MGM_TEXTS, MGM_FOLDERS = (
+    f"models/mgm/test_mgm_{name}.py" for name in ("golden", "fusion", "processor", "checkpoint")
+)
+
 VANDALISMS = {
     "a token sees the picture whose placeholder it begins, in every release": (
         FUSION,
@@ -95,6 +103,39 @@ VANDALISMS = {
     "pairs that fit are pushed apart": ("train/pairs.py", "torch.where(fits, 1.0, -1.0)", "torch.where(fits, -1.0, 1.0)", "train/test_pairs.py"),
     "texts are drawn for other pictures": ("train/pairs.py", "named <= facts for facts in held", "bool(named & facts) for facts in held", "train/test_pairs.py"),
     "the sampler counts pictures as words": ("engine/engine.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
+    "a patch mines its neighbour's window": (MGM_FUSION, "return rows.permute(0, 2, 4, 1, 3, 5)", "return rows.permute(0, 4, 2, 1, 3, 5)", MGM_MINING),
+    "patches compete for what they mine": (MGM_FUSION, "scores.softmax(-1)", "scores.softmax(1)", MGM_MINING),
+    "mining forgets its scale": (MGM_FUSION, "key = key / math.sqrt(query.shape[-1])", "key = key / 1.0", MGM_GOLDEN),
+    "what is mined replaces what was seen": (MGM_FUSION, "[asks + mining(asks, seen)", "[mining(asks, seen)", MGM_GOLDEN),
+    "keys and values change places": (MGM_FUSION, "self.key(seen), self.value(seen)", "self.value(seen), self.key(seen)", MGM_GOLDEN),
+    "the whole picture comes last": (MGM_FUSION, "    if grid > 1:\n        yield coarse[:, -1], resized(fine, fine.shape[-1] // grid)\n", "", MGM_GOLDEN),
+    "the whole picture mines nothing but a corner": (MGM_FUSION, "resized(fine, fine.shape[-1] // grid)", "fine[..., : fine.shape[-1] // grid, : fine.shape[-1] // grid]", MGM_GOLDEN),
+    "scores overflow in half precision": (MGM_FUSION, ".nan_to_num()", "", MGM_MINING),
+    "the class token takes part": (MGM_TOWERS, "return hidden[:, 1:]", "return hidden[:, :-1]", MGM_GOLDEN),
+    "the last block of the small tower is run": (MGM_TOWERS, "return numbers[select_layer]", "return numbers[-1]", MGM_GOLDEN),
+    "the fine stages are enlarged in blocks": (MGM_FUSION, 'mode="bilinear", align_corners=False', 'mode="nearest"', MGM_GOLDEN),
+    "small pictures are made of large ones corner to corner": (MGM_FUSION, "align_corners=False", "align_corners=True", MGM_TEXTS),
+    "gemma's pictures are not scaled as its words are": (MGM_MODEL, "shown.to(words.device, words.dtype) * scale", "shown.to(words.device, words.dtype)", MGM_GOLDEN),
+    "gemma's gelu is the one that transformers prefers": (MGM_CONFIG, 'language.hidden_act = fields["hidden_act"]', "pass", MGM_GOLDEN),
+    "the large tower is always the checkpoint's": (MGM_CONVERT, "return config.fine_tower_given or not inside", "return False", MGM_GOLDEN),
+    "the large tower is never the checkpoint's": (MGM_CONVERT, "return config.fine_tower_given or not inside", "return True", MGM_GOLDEN),
+    "a folder's own words about pickles are trusted": ("models/checkpoint.py", "weights_only=True", "weights_only=False", MGM_FOLDERS),
+    "padding between words stays in the sequence": (MGM_MODEL, "compact=True", "compact=False", MGM_GOLDEN),
+    "an hd model may do without the whole picture": (MGM_CONFIG, "if self.image_global != (self.image_grid > 1):", "if False:", MGM_FOLDERS),
+    "a checkpoint may do without mining": (MGM_CONVERT, "if not any(name.startswith(prefix) for name in shapes):", "if False:", MGM_FOLDERS),
+    "pictures are padded with black": (MGM_PROCESSOR, '(longer, longer), _BORDER)', '(longer, longer))', MGM_TEXTS),
+    "large pictures are resized bilinearly": (MGM_PROCESSOR, "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR", MGM_TEXTS),
+    "each stretch of text begins a sequence": (MGM_PROCESSOR, "skipped = len(self._begin) if parse else 0", "skipped = 0", MGM_TEXTS),
+    "special tokens of a user are meant": (MGM_PROCESSOR, "if len(real) == len(specials):", "if True:", MGM_TEXTS),
+    "llama 3 answers as an assistant": (MGM_WORDS, '"<|start_header_id|>system<|end_header_id|>\\n\\n",\n        "<|eot_id|>",', '"<|start_header_id|>assistant<|end_header_id|>\\n\\n",\n        "<|eot_id|>",', MGM_TEXTS),
+    "a later round is as long as its tokens in every tokenizer": (MGM_LABELS, "shift = -1 if", "shift = 0 if", MGM_TEXTS),
+    "the user's words are learned by an mgm": (MGM_WORDS, "*_said(said or [])", "*_said(said or [], learn)", MGM_TEXTS),
+    "the space before an answer is not learned": (MGM_WORDS, "Piece(template.gap, learned=learn)", "Piece(template.gap)", MGM_TEXTS),
+    "red is read as blue": ("plugins/ocr.py", "[:, :, ::-1]", "", "plugins/test_ocr.py"),
+    "guesses are written into the question": ("plugins/ocr.py", "if score > SURE", "if True", "plugins/test_ocr.py"),
+    "the first description is painted": ("plugins/draw.py", 'answer.rpartition("</h>")', 'answer.partition("</h>")', "plugins/test_draw.py"),
+    "a painting overwrites another": ("plugins/draw.py", "while place.exists():", "while False:", "plugins/test_draw.py"),
+    "the connector is quantised": ("models/quantization.py", 'if part != "language"', 'if part == "vision"', "models/test_quantization.py"),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from longview.cli.options import (
     FrameOptions,
     LimitOptions,
     ModelOptions,
+    PluginOptions,
     SamplingOptions,
     Similarity,
     check_similarity,
@@ -23,7 +24,7 @@ from longview.cli.options import (
     opening,
     piped,
 )
-from longview.cli.terminal import is_terminal, receipt_lines, stream
+from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
 from longview.errors import RequestError
 
 
@@ -39,6 +40,7 @@ def ask(
     model: ModelOptions,
     frames: FrameOptions,
     sampling: SamplingOptions,
+    plugins: PluginOptions,
     limits: LimitOptions,
     similarity: Similarity = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
@@ -68,17 +70,26 @@ def ask(
         raise RequestError(
             "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
         )
+    if plugins.ocr and not parts:
+        raise RequestError("--ocr reads the text in pictures, and none is given")
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
     settings: dict[str, Any] = {"params": sampling.params(), "media": chosen, "limits": costs}
+    settings |= plugins.settings()
     engine = model.load(show, similarity=similarity)
+    painter = plugins.painter(engine, sampling.seed)
     if json:
         answer = engine.answer(messages, **settings)
-        typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+        drawing = {"drawing": paint(painter, answer.text, plugins.output_file, show)} if painter else {}
+        typer.echo(jsonlib.dumps({**answer.as_dict(), **drawing}, ensure_ascii=False))
         return
+    written: list[str] = []
     for piece in stream(engine, messages, show, settings):
+        written.append(piece.text)
         typer.echo(piece.text, nl=False)
     typer.echo()
     assert piece.receipt is not None
     if not quiet:
         typer.echo("\n".join(receipt_lines(piece.receipt)), err=True)
+    if painter:
+        typer.echo(painted_line(paint(painter, "".join(written), plugins.output_file, show)), err=True)

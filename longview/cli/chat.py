@@ -18,6 +18,7 @@ from longview.cli.options import (
     FrameOptions,
     LimitOptions,
     ModelOptions,
+    PluginOptions,
     SamplingOptions,
     Similarity,
     check_similarity,
@@ -26,12 +27,13 @@ from longview.cli.options import (
     opening,
     piped_lines,
 )
-from longview.cli.terminal import is_terminal, receipt_lines, stream
+from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
 from longview.errors import LongviewError, RequestError
 from longview.messages import Message, Part, Receipt
 
 if TYPE_CHECKING:
     from longview.media import Limits
+    from longview.plugins.draw import Painter
 
 HELP = """\
 /add FILE...   show pictures or videos with the next question
@@ -53,7 +55,11 @@ def chat(
     model: ModelOptions,
     frames: FrameOptions,
     sampling: SamplingOptions,
+    plugins: PluginOptions,
     limits: LimitOptions,
+    image_file: Annotated[
+        str | None, typer.Option(help="Pictures for the first question, with commas between them, as MGM's program.")
+    ] = None,
     similarity: Similarity = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON a turn.")] = False,
@@ -67,9 +73,12 @@ def chat(
     """
     talk = Talk(limits.limits(), system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
     check_similarity(similarity, frames)
+    talk.add(_photos(image_file), photos=True)
     talk.add(files or [])  # before torch is imported, so that a mistake is told at once
     talk.settings = {"params": sampling.params(), "media": frames.options(), "limits": talk.limits}
+    talk.settings |= plugins.settings()
     talk.engine = model.load(is_terminal() and not json, similarity=similarity)
+    talk.painter, talk.output_file = plugins.painter(talk.engine, sampling.seed), plugins.output_file
     if talk.interactive:
         typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
     for line in _lines(talk.interactive):
@@ -112,6 +121,8 @@ class Talk:
     messages: list[Message] = field(default_factory=list)
     pending: list[Part] = field(default_factory=list)  # media for the next question
     receipt: Receipt | None = None
+    painter: Painter | None = None
+    output_file: str = ""
 
     def __post_init__(self) -> None:
         self.messages = opening(self.system)
@@ -144,9 +155,13 @@ class Talk:
             raise RequestError(f"there is no command {command:.40}; /help lists them")
         return True
 
-    def add(self, sources: list[str]) -> None:
-        """Show these files with the next question."""
-        self.pending += open_parts(sources, self.limits)
+    def add(self, sources: list[str], photos: bool = False) -> None:
+        """Show these files with the next question; `photos` refuses what moves."""
+        parts = open_parts(sources, self.limits)
+        moving = next((part.source for part in parts if photos and part.type != "image"), None)
+        if moving is not None:
+            raise RequestError(f"--image-file takes photos, and {moving!s} moves; give it as an argument, as a video")
+        self.pending += parts
 
     def answer(self, question: str) -> None:
         """Ask, with the files that wait, and print the answer. A question that fails is taken back with its files."""
@@ -157,13 +172,16 @@ class Talk:
             if self.json:
                 answer = self.engine.answer(messages, **self.settings)
                 words, self.receipt = [answer.text], answer.receipt
-                typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+                drawing = {"drawing": self._paint(answer.text)} if self.painter else {}
+                typer.echo(jsonlib.dumps({**answer.as_dict(), **drawing}, ensure_ascii=False))
             else:
                 for piece in stream(self.engine, messages, is_terminal(), self.settings):
                     words.append(piece.text)
                     typer.echo(piece.text, nl=False)
                 self.receipt = piece.receipt
                 typer.echo()
+                if self.painter:
+                    typer.echo(painted_line(self._paint("".join(words))), err=True)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
@@ -172,6 +190,10 @@ class Talk:
                 self.pending = waiting
                 return
         self.messages = [*messages, Message.of("assistant", "".join(words))]
+
+    def _paint(self, answer: str) -> dict[str, str] | None:
+        assert self.painter is not None
+        return paint(self.painter, answer, self.output_file, is_terminal() and not self.json)
 
     def save(self, path: Path) -> None:
         """Write the conversation as the list of messages that `Engine.answer` takes. An existing file is kept."""
@@ -183,6 +205,11 @@ class Talk:
         except OSError as error:
             raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
         typer.echo(f"saved {path}", err=True)
+
+
+def _photos(names: str | None) -> list[str]:
+    """The pictures of `--image-file a.jpg,b.jpg`."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def _as_dict(part: Part) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -21,6 +21,7 @@ from longview.messages import Message, Part
 if TYPE_CHECKING:
     from longview.engine import Engine, SamplingParams
     from longview.media import Limits, MediaOptions
+    from longview.plugins.draw import Painter
 
 MiB = 1024 * 1024
 
@@ -30,7 +31,13 @@ class ModelOptions:
     """The model"""
 
     model: Annotated[
-        str, Option("--model", "-m", help="demo (embedded, offline), a checkpoint folder, a hub id, or modelscope:ID.")
+        str,
+        Option(
+            "--model",
+            "-m",
+            "--model-path",
+            help="demo (embedded, offline), a checkpoint folder, a hub id, or modelscope:ID.",
+        ),
     ] = "demo"
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; default: what suits model and device.")] = (
@@ -38,6 +45,13 @@ class ModelOptions:
     )
     attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
+    load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
+    load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
+    model_base: Annotated[str | None, Option(help="Language model of an MGM folder of the first stage.")] = None
+    vision_tower: Annotated[str | None, Option(help="Folder of MGM's low-resolution tower.")] = None
+    vision_tower_aux: Annotated[
+        str | None, Option(help="Folder of MGM's high-resolution tower; 'checkpoint': the checkpoint's copy.")
+    ] = None
 
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
@@ -45,12 +59,16 @@ class ModelOptions:
             quieten(show)
             from longview.engine import load
 
+            parts = ("model_base", "vision_tower", "vision_tower_aux")
             return load(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
                 attn_implementation=self.attn,
                 revision=self.revision,
+                load_8bit=self.load_8bit,
+                load_4bit=self.load_4bit,
+                **{name: value for name in parts if (value := getattr(self, name)) is not None},
                 **settings,
             )
 
@@ -133,6 +151,34 @@ class SamplingOptions:
         from longview.engine import SamplingParams
 
         return SamplingParams(**{**asdict(self), "stop": tuple(self.stop)})
+
+
+@dataclass(frozen=True)
+class PluginOptions:
+    """Reading and drawing"""
+
+    ocr: Annotated[bool, Option("--ocr", help="Read the text in pictures into the question.")] = False
+    gen: Annotated[bool, Option("--gen", help="Have MGM describe a picture, and paint it with SDXL.")] = False
+    gen_model: Annotated[str, Option(help="SDXL pipeline: a folder or a hub id.")] = (
+        "stabilityai/stable-diffusion-xl-base-1.0"
+    )
+    gen_steps: Annotated[int | None, Option(help="Steps of denoising; default: the pipeline's own.")] = None
+    output_file: Annotated[str, Option(help="Where the picture goes; an existing file is kept.")] = "generate.png"
+
+    def __post_init__(self) -> None:
+        idle = [f.name for f in fields(self) if f.name not in ("ocr", "gen") and getattr(self, f.name) != f.default]
+        if idle and not self.gen:
+            raise RequestError(f"--{idle[0].replace('_', '-')} is for painting; add --gen, or leave it out")
+
+    def settings(self) -> dict[str, bool]:
+        """The arguments of `Engine.stream`."""
+        return {"ocr": self.ocr, "gen": self.gen}
+
+    def painter(self, engine: Engine, seed: int | None) -> Painter | None:
+        """What paints, on the model's device; None where nothing is to be painted."""
+        from longview.plugins.draw import Painter
+
+        return Painter(self.gen_model, str(engine.device), self.gen_steps, seed) if self.gen else None
 
 
 @dataclass(frozen=True)

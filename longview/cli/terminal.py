@@ -6,12 +6,14 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longview.messages import FrameUsed, Message, Piece, Receipt
 
 if TYPE_CHECKING:
     from longview.engine import Engine
+    from longview.plugins.draw import Painter
 
 Progress = Callable[[int, int, str], None]
 FEW = 8
@@ -66,6 +68,28 @@ def stream(engine: Engine, messages: list[Message], show: bool, settings: Mappin
     yield from pieces
 
 
+def paint(painter: Painter, answer: str, path: str, show: bool) -> dict[str, str] | None:
+    """Paint what an answer describes: the description, and the file it went to. None where it describes nothing."""
+    from longview.plugins.draw import description, save
+
+    text = description(answer)
+    if text is None:
+        return None
+    with spinner("painting", show):
+        picture = painter.paint(text)
+    return {"description": text, "file": str(save(picture, Path(path).expanduser()))}
+
+
+def painted_line(drawing: Mapping[str, str] | None) -> str:
+    """What was painted, for people."""
+    if drawing is None:
+        return (
+            "warning: the answer describes no picture (no <h>…</h>), so none is painted; ask for one in words, or use "
+            "a larger release (MGM-13B, MGM-34B), which describes more often"
+        )
+    return f"{'painted':<10}{drawing['file']}: {drawing['description']}"
+
+
 def receipt_lines(receipt: Receipt) -> list[str]:
     """A receipt for people: what was looked at, what it came to, how long it took."""
     lines = [f"warning: {warning}" for warning in receipt.warnings]
@@ -73,6 +97,9 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     chooser = f", chosen by {select}" if select else ""
     for number, (_, frames) in enumerate(groupby(receipt.frames, key=lambda frame: frame.medium)):
         lines.append(f"{'looked at' if number == 0 else '':<10}{_medium(list(frames), chooser)}")
+    for found in receipt.read or ():
+        texts = ", ".join(found.texts) or "no text"
+        lines.append(f"{'found':<10}in {found.name}: {texts}")
     usage, timings = receipt.usage, receipt.timings
     seen = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
     lines.append(

@@ -6,6 +6,7 @@ messages ── media ── processor ── Inputs ── model.look ── pr
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -35,7 +36,10 @@ from longview.messages import (
 from longview.models import checkpoint
 from longview.models.base import Inputs, Processor
 from longview.models.families import family_of
+from longview.models.quantization import quantization
 from longview.models.similarity import Similarity, default_for
+from longview.plugins.draw import with_trigger
+from longview.plugins.ocr import read_into
 
 Options = TypeVar("Options", MediaOptions, Limits)
 
@@ -51,6 +55,8 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     similarity: str | PathLike | None = None,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
     **options: Any,
 ) -> Engine:
     """Open a model and make it answer.
@@ -62,7 +68,9 @@ def load(
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
         similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
-        options: Further arguments of transformers' `from_pretrained`.
+        load_8bit, load_4bit: Quantise the language model with bitsandbytes.
+        options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
+            `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
 
     Raises:
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
@@ -77,12 +85,19 @@ def load(
     folder = checkpoint.resolve(str(name), revision=revision)
     family = family_of(folder)
     if dtype is None:
-        small = checkpoint.size_on_disk(folder) < FP32_ON_CPU_BYTES
+        small = 0 < checkpoint.size_on_disk(folder) < FP32_ON_CPU_BYTES
         dtype = "float32" if device == "cpu" and small else "auto"
     if "device_map" not in options:
         options["device_map"] = device
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    known = inspect.signature(family.Model.from_pretrained).parameters
+    strange = [option for option in ("vision_tower", "vision_tower_aux", "model_base") if option in options]
+    if any(option not in known for option in strange):
+        raise RequestError(f"{name} holds all of its parts, so {strange[0]} has no meaning for it; leave it out")
+    if load_8bit or load_4bit:
+        exact = None if dtype == "auto" else dtype_of(dtype)
+        options["quantization_config"] = quantization(family.Model, load_8bit, load_4bit, device, exact)
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
     processor = family.Processor.from_pretrained(folder, config=model.config)
     return Engine(model, processor, str(name), str(similarity or default_for(str(name))))
@@ -180,6 +195,8 @@ class Engine:
         media: MediaOptions | Mapping[str, Any] | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        ocr: bool = False,
+        gen: bool = False,
         **settings: Any,
     ) -> Iterator[Piece]:
         """Answer a question, piece by piece; the last piece carries the reason it ended and the receipt.
@@ -190,6 +207,8 @@ class Engine:
             media: Which frames of videos are looked at; default: as the model's authors do.
             limits: What media may cost; see `longview.media.Limits`.
             progress: Told about slow steps.
+            ocr: Read the text in pictures into the question; see `longview.plugins.ocr`.
+            gen: Ask for a description of a picture to be painted; see `longview.plugins.draw`.
 
         Raises:
             RequestError: malformed messages, or a setting out of range, at once.
@@ -202,7 +221,10 @@ class Engine:
         params = params or SamplingParams.of(**settings)
         chosen = by_name(MediaOptions, "media", media)
         allowed = by_name(Limits, "limits", limits)
-        return self._stream(parse_messages(conversation), params, chosen, allowed, progress)
+        messages = parse_messages(conversation)
+        if gen and not self.processor.draws:
+            raise RequestError(f"{self.name} was not taught to describe pictures to be painted; gen is for MGM models")
+        return self._stream(messages, params, chosen, allowed, progress, ocr, gen)
 
     @torch.inference_mode()
     def _stream(
@@ -212,12 +234,16 @@ class Engine:
         options: MediaOptions,
         limits: Limits,
         progress: Progress | None,
+        ocr: bool,
+        gen: bool,
     ) -> Iterator[Piece]:
         clock = _Clock.start()
         parts = [part for message in messages for part in message.media]
         watched = options.by_content and any(part.type == "video" for part in parts)
         look = Look(asked(messages), self.similarity) if watched else None
         opened = open_media(parts, options, limits, progress, default=self.processor.default_media, look=look)
+        messages, read = read_into(messages, opened, progress) if ocr else (messages, None)
+        messages = with_trigger(messages) if gen else messages
         media_seconds = clock.lap()
         inputs = self.processor.prepare(messages, opened)
         room = self.context_length - inputs.length
@@ -278,6 +304,7 @@ class Engine:
                     "media": {name: value for name, value in asdict(options).items() if value is not None},
                 },
                 warnings=inputs.warnings,
+                read=read,
             ),
         )
 

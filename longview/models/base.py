@@ -75,6 +75,8 @@ class Processor(Protocol):
 
     tokenizer: Any
     default_media: MediaOptions
+    draws: bool
+    """Whether the model was taught to describe pictures to be painted."""
 
     @property
     def end_tokens(self) -> list[int]:

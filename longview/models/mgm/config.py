@@ -99,8 +99,10 @@ class MGMConfig(PreTrainedConfig):
     """Crops that the towers read at a time; bounds memory, does not change results."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.towers_inside = self.vision_aux_config is not None
-        """The checkpoint describes its towers and holds them, as ours do."""
+        self.described = {name for name in ("vision_config", "vision_aux_config") if getattr(self, name) is not None}
+        """The towers that the checkpoint itself describes, and therefore holds, as ours do."""
+        self.fine_tower_given = False
+        """Somebody said where the high-resolution tower is, so it is not the checkpoint's."""
         self.tokenizer_folder: str | None = None
         """Where the tokenizer is, if not beside this config."""
         language = language_of(kwargs.pop("model_type", None), self.architectures)
@@ -205,7 +207,7 @@ class MGMConfig(PreTrainedConfig):
         rope = flat.get("rope_parameters") or {}
         if rope.get("rope_type", "default") == "default" and "rope_theta" in rope:
             flat["rope_theta"] = flat.pop("rope_parameters")["rope_theta"]
-        for passing in ("towers_inside", "tokenizer_folder"):
+        for passing in ("described", "fine_tower_given", "tokenizer_folder"):
             del own[passing]
         written = {**flat, **own, "architectures": [f"MGM{self.language.capitalize()}ForCausalLM"]}
         return {**written, "model_type": self.model_type}

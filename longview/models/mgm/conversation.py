@@ -54,6 +54,11 @@ class Template:
     masking: Literal["two", "inst", "llama_3", "gemma", "mpt", "plain"] | None = None
     """How the authors' trainer finds what is learned; see `labels`."""
 
+    @property
+    def text(self) -> str:
+        """All that is written around what is said."""
+        return "".join((*self.system, *self.user, self.header, self.end, self.between))
+
 
 _CURIOUS = "A chat between a curious {who} and an artificial intelligence assistant. "
 _ABLE = (

@@ -151,8 +151,10 @@ def optional(config: MGMConfig) -> tuple[str, ...]:
 
 def wants_file(config: MGMConfig) -> bool:
     """Whether the high-resolution tower's weights are those of its own file rather than the checkpoint's."""
-    inside = config.towers_inside or config.optimize_vision_tower_aux
-    return not inside and config.mm_vision_tower_aux != towers.INSIDE
+    if config.mm_vision_tower_aux == towers.INSIDE:
+        return False
+    inside = "vision_aux_config" in config.described or config.optimize_vision_tower_aux
+    return config.fine_tower_given or not inside
 
 
 def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -167,8 +169,7 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
                 f"{folder} holds no {part} (no tensors {prefix}*), so it is not an MGM checkpoint or not all of one; "
                 "name a folder with the official weights"
             )
-    if not config.towers_inside:
-        _settle_towers(config, shapes, folder)
+    _settle_towers(config, shapes, folder)
     text, vision = config.text_config, config.vision_config
     positive = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps", "max_position_embeddings")
     checkpoint.check_numbers(text, positive, folder)
@@ -188,10 +189,13 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
 
 
 def _settle_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    positions = f"{_CLIP}embeddings.position_embedding.weight"
-    released = shapes.get(positions) == (577, CLIP_L_336["hidden_size"])
-    fields = dict(CLIP_L_336) if released else towers.clip_shape(config, folder)
-    config.vision_config = type(config.vision_config)(**{k: v for k, v in fields.items() if k != "model_type"})
+    if "vision_config" not in config.described:
+        positions = shapes.get(f"{_CLIP}embeddings.position_embedding.weight")
+        released = positions == (577, CLIP_L_336["hidden_size"])
+        fields = dict(CLIP_L_336) if released else towers.clip_shape(config, folder)
+        config.vision_config = type(config.vision_config)(**{k: v for k, v in fields.items() if k != "model_type"})
+    if "vision_aux_config" in config.described:
+        return
     found = towers.convnext_shape(shapes, f"{_AUX}vision_stages.")
     if found is None and wants_file(config):
         _, tensors = towers.fine_weights(config, folder)

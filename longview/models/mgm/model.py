@@ -122,8 +122,9 @@ class MGMModel(PreTrainedModel, GenerationMixin):
             config = checkpoint.open_config(MGMConfig, folder)
         if vision_tower is not None:
             config.mm_vision_tower = str(vision_tower)
+            config.described.discard("vision_config")
         if vision_tower_aux is not None:
-            config.mm_vision_tower_aux, config.towers_inside = str(vision_tower_aux), False
+            config.mm_vision_tower_aux, config.fine_tower_given = str(vision_tower_aux), True
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:
@@ -269,8 +270,12 @@ class MGMModel(PreTrainedModel, GenerationMixin):
             images: (n, 3, R, R), or in HD (n, views, 3, R, R), the crops row after row and the whole picture last.
             images_aux: (n, 3, S, S); None: no picture is looked at closely.
         """
-        if self.config.image_grid == 1:
+        views = self.config.views
+        if self.config.image_grid == 1 and images.dim() == 4:
             images = images.unsqueeze(1)
+        if images.dim() != 5 or images.shape[1] != views:
+            form = "(n, 3, R, R)" if views == 1 else f"(n, {views}, 3, R, R), the whole picture last"
+            raise RequestError(f"images has the shape {list(images.shape)}; this model takes {form}")
         first = self.vision_tower.embeddings.patch_embedding.weight
         pixels = images.flatten(0, 1).to(first.device, first.dtype)
         coarse = coarse_features(self.vision_tower, pixels, self.config.mm_vision_select_layer)

@@ -54,16 +54,16 @@ class MGMProcessor:
         template: A name of `conversation.TEMPLATES`; default: the one whose special tokens the tokenizer has.
     """
 
+    draws = True
+
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self._specials = {
-            token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
         # each frame takes the room of a picture; a quarter of the sequence is left to words
         room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
         self.default_media = MediaOptions(select="uniform", frames=max(1, min(8, room)))
-        name = template or template_of(list(self._specials), config.language)
+        added = tokenizer.added_tokens_decoder
+        name = template or template_of([token.content for token in added.values()], config.language)
         if name not in TEMPLATES:
             raise RequestError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
         self.template: Template = TEMPLATES[name]
@@ -72,6 +72,9 @@ class MGMProcessor:
         if missing:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
         self._ends = [tokenizer.convert_tokens_to_ids(token) for token in marks]
+        meant = [token for token in added.values() if token.special or token.content in self.template.text]
+        self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in meant}
+        self._loose = {token.content for token in meant if not token.special}  # would be read from any text
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         begin = list(tokenizer("").input_ids)
@@ -135,7 +138,7 @@ class MGMProcessor:
         return Inputs(
             BatchFeature(tensors),
             length=len(ids) + len(pixels) * (self.config.patches_per_picture - 1),
-            frames=frames_used(media, [self.config.views] * len(media)),
+            frames=frames_used(media, [1] * len(media)),
             num_pictures=len(pixels),
             visual_tokens=len(pixels) * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
@@ -284,10 +287,14 @@ class MGMProcessor:
             yield from self._run(text, learned, 0, parse=True)
             return
         begin = 0
-        for match in real:
-            yield from self._run(text[begin : match.start()], learned, begin, parse=False)
-            yield self._specials[match[0]], learned[match.start()]
-            begin = match.end()
+        for match in specials:
+            if match in real:
+                yield from self._run(text[begin : match.start()], learned, begin, parse=False)
+                yield self._specials[match[0]], learned[match.start()]
+                begin = match.end()
+            elif match[0] in self._loose:  # in two pieces, it is no token
+                yield from self._run(text[begin : match.start() + 1], learned, begin, parse=False)
+                begin = match.start() + 1
         yield from self._run(text[begin:], learned, begin, parse=False)
 
     def _run(self, text: str, learned: Sequence[bool], begin: int, parse: bool) -> Iterator[tuple[int, bool]]:

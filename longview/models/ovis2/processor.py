@@ -219,6 +219,7 @@ class Ovis2Processor:
     """
 
     default_media = MediaOptions(select="ovis2")
+    draws = False
 
     def __init__(
         self, tokenizer: Any, config: OvisConfig, pixels: Pixels | None = None, max_partition: int | None = None

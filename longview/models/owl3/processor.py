@@ -49,6 +49,7 @@ class Owl3Processor:
     """
 
     default_media = MediaOptions(select="owl3")
+    draws = False
 
     def __init__(self, tokenizer: Any, config: Owl3Config, cut_enable: bool = True) -> None:
         self.tokenizer = tokenizer

@@ -70,7 +70,7 @@ def test_load_and_the_auto_classes_open_an_official_folder(tmp_path):
     assert type(engine.model) is Model
     answer = engine.answer([longview.ask("Which?", *map(longview.image, (noise(1), noise(2))))], max_tokens=4)
     assert answer.receipt.usage.visual_tokens == 2 * 80
-    assert [frame.crops for frame in answer.receipt.frames] == [5, 5]
+    assert [frame.crops for frame in answer.receipt.frames] == [1, 1]
     for auto in (longview.AutoModel, longview.AutoModelForCausalLM):
         model = auto.from_pretrained(folder, device_map="auto", dtype="bfloat16")
         assert type(model) is Model
@@ -349,3 +349,14 @@ def test_a_head_that_gemma_ties_is_the_embeddings_whatever_the_checkpoint_holds(
     folder = folder_of("gemma", tmp_path, lambda tensors: tensors["lm_head.weight"].add_(1.0))
     model = Model.from_pretrained(folder)
     assert model.language_model.lm_head.weight is model.language_model.model.embed_tokens.weight
+
+
+def test_a_saved_folder_takes_another_tower_where_one_is_given(tmp_path):
+    Model.from_pretrained(GOLDEN / "gemma").save_pretrained(tmp_path)
+    beside = GOLDEN / ZOO / FINE
+    given = Model.from_pretrained(tmp_path, vision_tower_aux=beside)
+    expected = load_file(beside / "open_clip_model.safetensors")["visual.trunk.stages.2.blocks.1.mlp.fc1.weight"]
+    assert torch.equal(fine(given), expected)
+    assert not torch.equal(fine(Model.from_pretrained(tmp_path)), expected)
+    assert "no folder 'elsewhere'" in complaint(tmp_path, vision_tower_aux="elsewhere")
+    assert "no folder 'elsewhere'" in complaint(tmp_path, vision_tower="elsewhere")

@@ -201,3 +201,12 @@ def test_pictures_and_placeholders_that_do_not_match_are_one_clear_error(tokeniz
     with pytest.raises(RequestError, match="init_processor"):
         _ = model.processor
     assert model.init_processor(tokenizer) is model.processor
+
+
+@pytest.mark.parametrize(
+    ("variant", "shape"), [("plain", (3, 28, 28)), ("hd", (1, 4, 3, 28, 28)), ("hd", (5, 3, 28, 28))]
+)
+def test_pictures_in_another_form_than_the_model_takes_are_one_clear_error(tokenizer, variant, shape):
+    model, _ = tiny_model(mgm, variant, tokenizer)
+    with pytest.raises(RequestError, match=r"images has the shape .*; this model takes \(n, "):
+        model.encode_images(torch.zeros(shape), None)

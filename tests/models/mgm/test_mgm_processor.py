@@ -10,6 +10,8 @@ from mgm_golden import GOLDEN, synthetic, tokenizer_of
 from PIL import Image
 from safetensors.torch import load_file
 from samples import noise
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from longview.errors import RequestError
 from longview.media import Frame, Medium
@@ -239,6 +241,20 @@ def test_text_that_looks_like_a_picture_or_a_special_token_stays_text(tokenizer,
     assert special == {"<|im_start|>": 5, "<|im_end|>": 4, "<|endoftext|>": 0}
     assert min(ids) >= 0
     assert processor.tokenizer.decode(ids).count(EVIL) == 4
+
+
+def test_a_marker_that_a_tokenizer_reads_from_any_text_is_the_templates_alone():
+    """Yi's tokenizer may hold <|im_start|> as a token like any other."""
+    written = json.loads((GOLDEN / "tokenizers" / "toy_yi_nobos.json").read_text())
+    for token in written["added_tokens"]:
+        token["special"] = token["content"] != "<|im_start|>"
+    backend = Tokenizer.from_str(json.dumps(written))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<unk>")
+    processor = Processor(tokenizer, Config.tiny())
+    assert processor.template is TEMPLATES["chatml_direct"]
+    ids = processor.prepare([Message.of("user", EVIL)], []).tensors["input_ids"][0].tolist()
+    assert [ids.count(tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")] == [3, 2]
+    assert tokenizer.decode(ids).count(EVIL) == 1
 
 
 def test_text_that_looks_like_the_end_of_an_answer_stays_text_with_a_sentencepiece_tokenizer(opened):

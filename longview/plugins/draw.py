@@ -1,0 +1,120 @@
+"""Pictures that a model asks for, painted by diffusers' SDXL: `--gen`.
+
+MGM does not paint. It was taught to answer a question that ends in ` <GEN>` with a description between `<h>` and
+`</h>`, written for SDXL (the Mini-Gemini paper, arXiv 2403.18814, section 3.3). Its smallest releases often write none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from longview.errors import CheckpointError, MissingExtraError, RequestError
+from longview.messages import Message, Part
+
+TRIGGER = " <GEN>"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+UNWANTED = ", ".join(
+    (
+        "out of frame, lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, ugly, duplicate",
+        "morbid, mutilated, out of frame, extra fingers, mutated hands, poorly drawn hands, poorly drawn face",
+        "mutation, deformed, blurry, dehydrated, bad anatomy, bad proportions, extra limbs, cloned face, disfigured",
+        "gross proportions, malformed limbs, missing arms, missing legs, extra arms, extra legs, fused fingers",
+        "too many fingers, long neck, username, watermark, signature",
+    )
+)
+"""What the published program tells SDXL to avoid."""
+
+
+def with_trigger(messages: Sequence[Message]) -> list[Message]:
+    """The messages, each of the user's asking for a description of a picture."""
+    trigger = Part("text", text=TRIGGER)
+    return [replace(m, parts=(*m.parts, trigger)) if m.role == "user" else m for m in messages]
+
+
+def description(answer: str) -> str | None:
+    """What stands between the last `<h>` and `</h>` of an answer; None where there is nothing."""
+    before, closed, _ = answer.rpartition("</h>")
+    _, opened, text = before.rpartition("<h>")
+    return text.strip() or None if closed and opened else None
+
+
+class Painter:
+    """SDXL, loaded when it first paints.
+
+    Args:
+        model: A hub id, or the folder of a pipeline.
+        device: "cpu", "cuda" or "mps"; in half precision but on a CPU.
+        steps: Steps of denoising; default: the pipeline's own.
+        seed: Fixes the picture.
+    """
+
+    def __init__(
+        self, model: str = SDXL, device: str = "cpu", steps: int | None = None, seed: int | None = None
+    ) -> None:
+        if steps is not None and (not isinstance(steps, int) or steps < 1):
+            raise RequestError(f"gen_steps is {steps!r}; give a whole number of at least 1")
+        self.model, self.device, self.steps, self.seed = model, device, steps, seed
+        self._pipeline: Any = None
+
+    def paint(self, text: str) -> Image.Image:
+        """The picture of a description.
+
+        Raises:
+            MissingExtraError: diffusers is not installed.
+            CheckpointError: there is no such pipeline, or it cannot be fetched.
+        """
+        import torch
+
+        pipeline = self._loaded()
+        given: dict[str, Any] = {} if self.steps is None else {"num_inference_steps": self.steps}
+        if self.seed is not None:
+            given["generator"] = torch.Generator("cpu").manual_seed(self.seed)
+        return pipeline(prompt=text, negative_prompt=UNWANTED, **given).images[0]
+
+    def _loaded(self) -> Any:
+        if self._pipeline is not None:
+            return self._pipeline
+        try:
+            import diffusers
+        except ImportError as error:
+            raise MissingExtraError("--gen", "diffusers", "draw") from error
+        import torch
+
+        diffusers.utils.logging.set_verbosity_error()
+        half = self.device.partition(":")[0] != "cpu"
+        settings: dict[str, Any] = {"dtype": torch.float16 if half else torch.float32, "use_safetensors": True}
+        if half and self.model == SDXL:
+            settings["variant"] = "fp16"
+        try:
+            pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(self.model, **settings)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.model!r} is no SDXL pipeline that can be opened ({reason}); name a folder or a hub id of one: "
+                "--gen-model"
+            ) from error
+        pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline.to(self.device)
+        return self._pipeline
+
+
+def save(picture: Image.Image, path: Path) -> Path:
+    """Write a picture under a name, or the next one that is free: generate.png, generate-2.png, …
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    number, place = 1, path
+    while place.exists():
+        number += 1
+        place = path.with_stem(f"{path.stem}-{number}")
+    try:
+        picture.save(place)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{place} cannot be written ({error}); choose another --output-file") from None
+    return place
