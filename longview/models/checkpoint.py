@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 
 from longview.errors import CheckpointError, MissingExtraError
 
-DEMOS = {"demo": "owl3", "demo-owl3": "owl3"}
+DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
 """Names of the embedded models, and their folders under `longview/demo`."""
 TOWERS = {"demo-siglip": "siglip"}
 """The same for what chooses frames for them."""
