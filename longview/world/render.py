@@ -30,7 +30,7 @@ RGB = {
     "black": (25, 25, 25),
 }
 BACKGROUNDS = ((255, 255, 255), (238, 238, 238), (250, 244, 226), (226, 238, 250), (230, 246, 230))
-SMALL_PRINT = 0.045  # of the picture's side
+SMALL_PRINT = 0.055  # of the picture's side
 RADIUS = {"small": 0.075, "large": 0.135}  # of the picture's side
 
 Colour = tuple[int, int, int]

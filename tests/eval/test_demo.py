@@ -1,4 +1,4 @@
-"""The shipped model: it answers about scenes it never saw, and cannot without looking."""
+"""The shipped models: they answer about scenes they never saw, and cannot without looking."""
 
 from __future__ import annotations
 
@@ -9,31 +9,46 @@ import pytest
 
 import longview
 from longview.eval.card import NUMBERS, card
+from longview.models.checkpoint import DEMOS
 from longview.world.render import write_picture
 from longview.world.scenes import Picture, Sign, Thing
 
-FOLDER = Path(longview.__file__).parent / "demo" / "owl3"
+FOLDERS = Path(longview.__file__).parent / "demo"
+NAMES = sorted(set(DEMOS.values()))
 
 
-@pytest.fixture(scope="module")
-def engine():
-    return longview.load("demo")
+@pytest.fixture(scope="module", params=NAMES)
+def demo(request):
+    """An embedded model's folder and its engine."""
+    return FOLDERS / request.param, longview.load(f"demo-{request.param}")
 
 
-def test_the_weights_fit_into_ten_megabytes():
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 10e6
+def test_the_weights_fit_into_ten_megabytes(demo):
+    assert sum(file.stat().st_size for file in demo[0].iterdir()) < 10e6
 
 
-def test_the_placeholder_is_five_ordinary_tokens(engine):
-    tokens = engine.processor.tokenizer.convert_ids_to_tokens(engine.processor.tokenizer("<|image|>")["input_ids"])
-    assert tokens == ["<", "|", "image", "|", ">"]
+def test_demo_is_the_first_family():
+    assert DEMOS["demo"] == DEMOS["demo-owl3"] == "owl3"
 
 
-def test_the_card_says_what_was_measured():
-    assert (FOLDER / "README.md").read_text() == card(json.loads((FOLDER / NUMBERS).read_text()))
+def test_the_placeholder_is_five_ordinary_tokens():
+    tokenizer = longview.load("demo").processor.tokenizer
+    assert tokenizer.convert_ids_to_tokens(tokenizer("<|image|>")["input_ids"]) == ["<", "|", "image", "|", ">"]
 
 
-def test_it_answers_a_persons_questions_about_a_picture(engine, tmp_path):
+def test_the_card_says_what_was_measured(demo):
+    folder, _ = demo
+    assert (folder / "README.md").read_text() == card(json.loads((folder / NUMBERS).read_text()))
+
+
+def test_it_falls_to_chance_without_looking(demo):
+    """The card's own numbers: a blank picture is worth far less than a shown one, for each kind of medium it can see."""
+    groups = json.loads((demo[0] / NUMBERS).read_text())["groups"]
+    for name in ("one picture", "two pictures", "four pictures", "eight pictures", "clip"):
+        assert groups["blank"][name]["accuracy"] < 0.3 < groups["shown"][name]["accuracy"], name
+
+
+def test_it_answers_a_persons_questions_about_a_picture(demo, tmp_path):
     things = Thing("red", "circle", "large", 0.16, 0.16), Thing("blue", "star", "small", 0.5, 0.5)
     file = write_picture(Picture(things, Sign("stop", 2)), tmp_path / "picture.jpg", seed=4)
     for question, answer in {
@@ -43,4 +58,13 @@ def test_it_answers_a_persons_questions_about_a_picture(engine, tmp_path):
         "What does the sign say?": "stop",
         "Is there a green square?": "no",
     }.items():
-        assert engine.answer([longview.ask(question, longview.image(file))]).text == answer
+        assert demo[1].answer([longview.ask(question, longview.image(file))]).text == answer
+
+
+def test_only_the_model_with_a_high_resolution_tower_reads_small_print(tmp_path):
+    file = write_picture(
+        Picture((Thing("red", "circle", "large", 0.16, 0.16),), Sign("taxi", 2, cell=7)), tmp_path / "p.png"
+    )
+    asked = [longview.ask("What does the small print say?", longview.image(file))]
+    answers = {name: longview.load(f"demo-{name}").answer(asked).text for name in NAMES}
+    assert [name for name, answer in answers.items() if answer == "taxi"] == ["mgm"]
