@@ -98,6 +98,8 @@ def contents_loss(
     places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
     contents = pool.contents[chosen]
     held = contents[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
+    if stage.objective == "places":  # as the language model will: it normalises what it reads
+        features, places = (functional.rms_norm(hidden, hidden.shape[-1:]) for hidden in (features, places))
     told = readers["mean"](features.mean(1))
     signs = read_loss(told[:, -sum(CONTENT_CLASSES[27:]) :], contents[:, 27:], CONTENT_CLASSES[27:])
     whole = read_loss(told, contents, CONTENT_CLASSES) if stage.objective == "contents" else signs

@@ -42,7 +42,7 @@ def test_the_card_says_what_was_measured(demo):
 
 
 def test_it_falls_to_chance_without_looking(demo):
-    """The card's own numbers: a blank picture is worth far less than a shown one, for each kind of medium it can see."""
+    """By the card: a blank picture is worth far less than a shown one, whatever the number of them."""
     groups = json.loads((demo[0] / NUMBERS).read_text())["groups"]
     for name in ("one picture", "two pictures", "four pictures", "eight pictures", "clip"):
         assert groups["blank"][name]["accuracy"] < 0.3 < groups["shown"][name]["accuracy"], name
