@@ -41,7 +41,7 @@ from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.fusion import PatchInfoMining, look_closely, quarters, resized
+from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.sequence import Merged, merge
@@ -258,7 +258,11 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         """Pixels (N, 3, S, S) → embeddings (N, T, D), a few pictures at a time."""
         embeds: list[Tensor] = []
         for chunk in pixel_values.split(pictures_at_a_time(self.config)):
-            embeds.append(self.encode_images(small_views(chunk, self.config), chunk))
+            embeds.append(
+                self.encode_images(
+                    small_views(chunk, self.config.vision_config.image_size, self.config.image_grid), chunk
+                )
+            )
             if progress is not None:
                 progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
         return torch.cat(embeds)
@@ -490,15 +494,6 @@ def make_projector(config: MGMConfig) -> nn.Module:
 def pictures_at_a_time(config: MGMConfig) -> int:
     """How many pictures the towers read at a time."""
     return max(1, config.vision_batch_size // config.image_grid**2)
-
-
-def small_views(pixel_values: Tensor, config: MGMConfig) -> Tensor:
-    """Large pictures (n, 3, S, S) → what the low-resolution tower sees, in the authors' form of `images`."""
-    side, grid = config.vision_config.image_size, config.image_grid
-    small = resized(pixel_values, side * grid)
-    if grid == 1:
-        return small
-    return torch.cat([quarters(small, grid), resized(small, side).unsqueeze(1)], dim=1)
 
 
 def check_counts(num_pictures: int, num_placeholders: int) -> None:
