@@ -198,8 +198,8 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         word_bytes = 2 * text.num_key_value_heads * head * size * text.num_hidden_layers
         positions, fine = config.patches_per_picture, (config.image_size_aux // 4) ** 2
-        # all stages of the high-resolution tower side by side twice, and keys and values of one view's windows
-        widths = 2 * sum(config.vision_aux_config.hidden_sizes) * fine
+        # the fine features as they are, cut into windows and normalised for keys and values; and these, of one view
+        widths = 4 * sum(config.vision_aux_config.hidden_sizes) * fine
         mined = 4 * vision.hidden_size * fine // config.image_grid**2
         return Footprint(
             family="mgm",
