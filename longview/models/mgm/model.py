@@ -120,11 +120,10 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         if not isinstance(config, MGMConfig):
             config = checkpoint.open_config(MGMConfig, folder)
-        if vision_tower is not None:
-            config.mm_vision_tower = str(vision_tower)
-            config.described.discard("vision_config")
-        if vision_tower_aux is not None:
-            config.mm_vision_tower_aux, config.fine_tower_given = str(vision_tower_aux), True
+        for tower, path in (("vision_tower", vision_tower), ("vision_tower_aux", vision_tower_aux)):
+            if path is not None:
+                config.given[tower] = str(path)
+                config.described.discard(tower)
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:

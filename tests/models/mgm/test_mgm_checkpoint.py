@@ -369,6 +369,9 @@ def test_a_saved_folder_takes_another_tower_where_one_is_given(tmp_path):
     Model.from_pretrained(GOLDEN / "gemma").save_pretrained(tmp_path)
     beside = GOLDEN / ZOO / FINE
     given = Model.from_pretrained(tmp_path, vision_tower_aux=beside)
+    assert str(beside) not in json.dumps(given.config.to_dict()), (
+        "where it was on this machine is nobody else's business"
+    )
     expected = load_file(beside / "open_clip_model.safetensors")["visual.trunk.stages.2.blocks.1.mlp.fc1.weight"]
     assert torch.equal(fine(given), expected)
     assert not torch.equal(fine(Model.from_pretrained(tmp_path)), expected)
