@@ -48,6 +48,8 @@ CLIP_L_336 = {
 """`openai/clip-vit-large-patch14-336`, the low-resolution tower of every release."""
 CONVNEXT_L = {"depths": [3, 3, 27, 3], "hidden_sizes": [192, 384, 768, 1536]}
 """`laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup`, their high-resolution tower."""
+TOWERS = {"vision_tower": "vision_config", "vision_tower_aux": "vision_aux_config"}
+"""The low- and the high-resolution tower, and where a config describes them."""
 _NAMES_A_LANGUAGE = re.compile("gemma|mixtral|mistral", re.IGNORECASE)
 _ROPE = ("rope_theta", "rope_scaling")
 
@@ -99,10 +101,10 @@ class MGMConfig(PreTrainedConfig):
     """Crops that the towers read at a time; bounds memory, does not change results."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.described = {name for name in ("vision_config", "vision_aux_config") if getattr(self, name) is not None}
-        """The towers that the checkpoint itself describes, and therefore holds, as ours do."""
-        self.fine_tower_given = False
-        """Somebody said where the high-resolution tower is, so it is not the checkpoint's."""
+        self.described = {tower for tower, own in TOWERS.items() if getattr(self, own) is not None}
+        """The towers (keys of `TOWERS`) that the checkpoint itself describes and therefore holds, as ours do."""
+        self.given: dict[str, str] = {}
+        """Where somebody says that towers are, whatever the config says."""
         self.tokenizer_folder: str | None = None
         """Where the tokenizer is, if not beside this config."""
         language = language_of(kwargs.pop("model_type", None), self.architectures)
@@ -193,7 +195,7 @@ class MGMConfig(PreTrainedConfig):
 
     @property
     def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:
-        return {name: type(getattr(self, name)) for name in ("text_config", "vision_config", "vision_aux_config")}
+        return {name: type(getattr(self, name)) for name in ("text_config", *TOWERS.values())}
 
     def get_text_config(self, *_: Any, **__: Any) -> PreTrainedConfig:
         return self.text_config
@@ -207,7 +209,7 @@ class MGMConfig(PreTrainedConfig):
         rope = flat.get("rope_parameters") or {}
         if rope.get("rope_type", "default") == "default" and "rope_theta" in rope:
             flat["rope_theta"] = flat.pop("rope_parameters")["rope_theta"]
-        for passing in ("described", "fine_tower_given", "tokenizer_folder"):
+        for passing in ("described", "given", "tokenizer_folder"):
             del own[passing]
         written = {**flat, **own, "architectures": [f"MGM{self.language.capitalize()}ForCausalLM"]}
         return {**written, "model_type": self.model_type}
@@ -215,7 +217,7 @@ class MGMConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         plain = PreTrainedConfig().to_dict()
         written = {key: value for key, value in self.to_dict().items() if key not in plain or value != plain[key]}
-        towers = {name: getattr(self, name).to_diff_dict() for name in ("vision_config", "vision_aux_config")}
+        towers = {own: getattr(self, own).to_diff_dict() for own in TOWERS.values()}
         written = {key: value for key, value in written.items() if key != "_name_or_path"} | towers
         self.dict_dtype_to_str(written)
         return written

@@ -151,10 +151,10 @@ def optional(config: MGMConfig) -> tuple[str, ...]:
 
 def wants_file(config: MGMConfig) -> bool:
     """Whether the high-resolution tower's weights are those of its own file rather than the checkpoint's."""
-    if config.mm_vision_tower_aux == towers.INSIDE:
-        return False
-    inside = "vision_aux_config" in config.described or config.optimize_vision_tower_aux
-    return config.fine_tower_given or not inside
+    given = config.given.get("vision_tower_aux")
+    if given is not None:
+        return given != towers.INSIDE
+    return "vision_tower_aux" not in config.described and not config.optimize_vision_tower_aux
 
 
 def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -189,12 +189,12 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
 
 
 def _settle_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    if "vision_config" not in config.described:
+    if "vision_tower" not in config.described:
         positions = shapes.get(f"{_CLIP}embeddings.position_embedding.weight")
         released = positions == (577, CLIP_L_336["hidden_size"])
         fields = dict(CLIP_L_336) if released else towers.clip_shape(config, folder)
         config.vision_config = type(config.vision_config)(**{k: v for k, v in fields.items() if k != "model_type"})
-    if "vision_aux_config" in config.described:
+    if "vision_tower_aux" in config.described:
         return
     found = towers.convnext_shape(shapes, f"{_AUX}vision_stages.")
     if found is None and wants_file(config):

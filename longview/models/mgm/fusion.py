@@ -45,6 +45,17 @@ def quarters(images: Tensor, grid: int) -> Tensor:
     return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
+def small_views(large: Tensor, side: int, grid: int) -> Tensor:
+    """Large pictures (n, 3, S, S) → what the coarse tower sees of them, in the form of the authors' `images`.
+
+    That is (n, 3, side, side); or, of a grid of crops, (n, grid² + 1, 3, side, side), the whole picture last.
+    """
+    small = resized(large, side * grid)
+    if grid == 1:
+        return small
+    return torch.cat([quarters(small, grid), resized(small, side).unsqueeze(1)], dim=1)
+
+
 def windows(features: Tensor, side: int) -> Tensor:
     """(n, Ca, M, M) → (n, side², m², Ca): the fine features under each patch of a grid of `side` × `side`."""
     if features.shape[-1] % side or features.shape[-2] % side:

@@ -41,7 +41,7 @@ from longview.models import checkpoint
 from longview.models.base import Footprint
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.fusion import PatchInfoMining, look_closely, quarters, resized
+from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.sequence import Merged, merge
@@ -120,11 +120,10 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         if not isinstance(config, MGMConfig):
             config = checkpoint.open_config(MGMConfig, folder)
-        if vision_tower is not None:
-            config.mm_vision_tower = str(vision_tower)
-            config.described.discard("vision_config")
-        if vision_tower_aux is not None:
-            config.mm_vision_tower_aux, config.fine_tower_given = str(vision_tower_aux), True
+        for tower, path in (("vision_tower", vision_tower), ("vision_tower_aux", vision_tower_aux)):
+            if path is not None:
+                config.given[tower] = str(path)
+                config.described.discard(tower)
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:
@@ -198,8 +197,8 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         word_bytes = 2 * text.num_key_value_heads * head * size * text.num_hidden_layers
         positions, fine = config.patches_per_picture, (config.image_size_aux // 4) ** 2
-        # all stages of the high-resolution tower side by side twice, and keys and values of one view's windows
-        widths = 2 * sum(config.vision_aux_config.hidden_sizes) * fine
+        # the fine features as they are, cut into windows and normalised for keys and values; and these, of one view
+        widths = 4 * sum(config.vision_aux_config.hidden_sizes) * fine
         mined = 4 * vision.hidden_size * fine // config.image_grid**2
         return Footprint(
             family="mgm",
@@ -258,7 +257,11 @@ class MGMModel(PreTrainedModel, GenerationMixin):
         """Pixels (N, 3, S, S) → embeddings (N, T, D), a few pictures at a time."""
         embeds: list[Tensor] = []
         for chunk in pixel_values.split(pictures_at_a_time(self.config)):
-            embeds.append(self.encode_images(small_views(chunk, self.config), chunk))
+            embeds.append(
+                self.encode_images(
+                    small_views(chunk, self.config.vision_config.image_size, self.config.image_grid), chunk
+                )
+            )
             if progress is not None:
                 progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
         return torch.cat(embeds)
@@ -490,15 +493,6 @@ def make_projector(config: MGMConfig) -> nn.Module:
 def pictures_at_a_time(config: MGMConfig) -> int:
     """How many pictures the towers read at a time."""
     return max(1, config.vision_batch_size // config.image_grid**2)
-
-
-def small_views(pixel_values: Tensor, config: MGMConfig) -> Tensor:
-    """Large pictures (n, 3, S, S) → what the low-resolution tower sees, in the authors' form of `images`."""
-    side, grid = config.vision_config.image_size, config.image_grid
-    small = resized(pixel_values, side * grid)
-    if grid == 1:
-        return small
-    return torch.cat([quarters(small, grid), resized(small, side).unsqueeze(1)], dim=1)
 
 
 def check_counts(num_pictures: int, num_placeholders: int) -> None:

@@ -33,6 +33,7 @@ from longview.models.base import Inputs, check_media, frames_used
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
+from longview.models.mgm.fusion import small_views
 from longview.models.mgm.labels import labels_of
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.sequence import IGNORED, places
@@ -224,10 +225,8 @@ class MGMProcessor:
 
     def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""
-        from longview.models.mgm.model import small_views
-
         large = self.pictures(images)["pixel_values"]
-        return small_views(large, self.config), large
+        return small_views(large, self.config.vision_config.image_size, self.config.image_grid), large
 
     # ── pictures ──
 

@@ -126,13 +126,14 @@ def clip_shape(config: MGMConfig, folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: its folder is not there; says what to do.
     """
-    place = find(config.mm_vision_tower, folder)
+    path = config.given.get("vision_tower", config.mm_vision_tower)
+    place = find(path, folder)
     if place is not None:
         found = checkpoint.read_config(place)
         return found.get("vision_config", found)
-    if published(config.mm_vision_tower) == CLIP_HUB:
+    if published(path) == CLIP_HUB:
         return dict(CLIP_L_336)
-    raise CheckpointError(_missing("low", config.mm_vision_tower, folder, CLIP_HUB, "its config.json"))
+    raise CheckpointError(_missing("low", path, folder, CLIP_HUB, "its config.json"))
 
 
 def fine_weights(config: MGMConfig, folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -141,7 +142,7 @@ def fine_weights(config: MGMConfig, folder: Path) -> tuple[Path, dict[str, Tenso
     Raises:
         CheckpointError: there is none, or it wants other pixels than the low-resolution tower.
     """
-    path = config.mm_vision_tower_aux
+    path = config.given.get("vision_tower_aux", config.mm_vision_tower_aux)
     place = find(path, folder)
     if place is None and published(path) == CONVNEXT_HUB:
         try:

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -171,6 +172,19 @@ def test_a_missing_tower_is_one_line_that_says_all_three_ways(tmp_path):
     message = complaint(folder)
     assert "needs its low-resolution tower" in message
     assert "--vision-tower FOLDER" in message
+
+
+def test_a_tower_that_is_not_there_is_the_published_one_of_the_hub(tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / f"models--{mgm.towers.CONVNEXT_HUB.replace('/', '--')}" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("abc")
+    tensors = load_file(GOLDEN / ZOO / FINE / "open_clip_model.safetensors")
+    save_file(tensors, snapshot / "open_clip_pytorch_model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = folder_of("plain", tmp_path, towers=False)
+    change(folder, mm_vision_tower=str(GOLDEN / ZOO / "clip-vit-large-patch14-336"))
+    assert torch.equal(fine(Model.from_pretrained(folder)), fine(Model.from_pretrained(GOLDEN / "plain")))
 
 
 def test_a_tower_can_be_named_or_taken_from_the_checkpoint(tmp_path):
@@ -355,6 +369,9 @@ def test_a_saved_folder_takes_another_tower_where_one_is_given(tmp_path):
     Model.from_pretrained(GOLDEN / "gemma").save_pretrained(tmp_path)
     beside = GOLDEN / ZOO / FINE
     given = Model.from_pretrained(tmp_path, vision_tower_aux=beside)
+    assert str(beside) not in json.dumps(given.config.to_dict()), (
+        "where it was on this machine is nobody else's business"
+    )
     expected = load_file(beside / "open_clip_model.safetensors")["visual.trunk.stages.2.blocks.1.mlp.fc1.weight"]
     assert torch.equal(fine(given), expected)
     assert not torch.equal(fine(Model.from_pretrained(tmp_path)), expected)

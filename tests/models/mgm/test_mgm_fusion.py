@@ -15,7 +15,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import Frame, Medium
 from longview.messages import ask, image
 from longview.models import mgm
-from longview.models.mgm.fusion import PatchInfoMining, look_closely, quarters, windows
+from longview.models.mgm.fusion import PatchInfoMining, look_closely, quarters, small_views, windows
 
 
 @given(side=st.integers(1, 5), step=st.integers(1, 4), width=st.integers(1, 3))
@@ -132,7 +132,7 @@ def test_pictures_encoded_in_chunks_have_the_same_embeddings(tokenizer, variant)
 def test_looking_closely_changes_what_is_seen_and_can_be_left_out(tokenizer):
     model, processor = tiny_model(mgm, "hd", tokenizer)
     large = prepared(processor, 1)["pixel_values"]
-    images = mgm.model.small_views(large, model.config)
+    images = small_views(large, 28, 2)
     close, far = model.encode_images(images, large), model.encode_images(images, None)
     assert close.shape == far.shape == (1, model.config.patches_per_picture, 64)
     assert (close - far).abs().max() > 100 * SAME_MATHS

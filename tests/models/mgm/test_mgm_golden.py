@@ -12,7 +12,7 @@ from longview.models.mgm import Model
 from longview.models.mgm.fusion import views
 from longview.models.mgm.towers import coarse_features
 
-CHECKED = [(variant, case) for variant in VARIANTS for case in CASES]
+CHECKED = [pytest.param(variant, case, id=f"{variant}-{case}") for variant in VARIANTS for case in CASES]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = GOLDEN
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(("variant", "case"), [pair for pair in CHECKED if CASES[pair[1]]], ids="-".join)
+@pytest.mark.parametrize(("variant", "case"), [pair for pair in CHECKED if CASES[pair.values[1]]])
 @torch.no_grad()
 def test_pictures_become_the_authors_features_and_embeddings(opened, variant, case):
     model, golden = opened(variant), load_file(GOLDEN / variant / "golden.safetensors")
@@ -62,7 +62,7 @@ def test_pictures_become_the_authors_features_and_embeddings(opened, variant, ca
     close(embeds, golden[f"{case}.image_embeds"])
 
 
-@pytest.mark.parametrize(("variant", "case"), CHECKED, ids="-".join)
+@pytest.mark.parametrize(("variant", "case"), CHECKED)
 def test_logits_and_greedy_tokens_are_the_authors(opened, variant, case):
     model, golden = opened(variant), load_file(GOLDEN / variant / "golden.safetensors")
     check_answers(model, golden, golden, case)
