@@ -233,6 +233,15 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely the model found a token of the answer."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens at its place, and their log-probabilities
+
+
+@dataclass(frozen=True)
 class Piece:
     """A part of an answer as it is generated. The last piece carries the reason it ended, and the receipt."""
 
@@ -240,6 +249,8 @@ class Piece:
     tokens: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     receipt: Receipt | None = None
+    choice: int = 0  # which answer it belongs to, where several were asked for
+    logprobs: tuple[TokenLogprob, ...] | None = None  # one a token, where asked for
 
 
 @dataclass(frozen=True)
@@ -250,9 +261,13 @@ class Answer:
     finish_reason: FinishReason
     receipt: Receipt
     tokens: tuple[int, ...] = field(default=(), repr=False)
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.text
 
     def as_dict(self) -> dict[str, Any]:
-        return {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
+        found = {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
+        if self.logprobs is not None:
+            found["logprobs"] = [asdict(logprob) for logprob in self.logprobs]
+        return found

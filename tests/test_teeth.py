@@ -20,6 +20,7 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
 )
 
 SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
+BATCHES = "engine/test_batching.py"
 
 MGM_CONFIG, MGM_FUSION, MGM_MODEL, MGM_PROCESSOR, MGM_TOWERS, MGM_CONVERT, MGM_WORDS, MGM_LABELS = (
     f"models/mgm/{name}.py"
@@ -39,8 +40,8 @@ VANDALISMS = {
     "a token sees pictures that come later": (FUSION, "visible = sum(t <= left for t in first_seen)", "visible = len(starts)", LAWS),
     "the mask of the eager path forgets that pictures come in order": (
         FUSION,
-        "<= torch.arange(begin, never)[None, :, None]",
-        "<= torch.arange(begin, never)[None, :, None] + 1000",
+        "torch.arange(begin, begin + length, device=device)[:, None]",
+        "torch.arange(begin, begin + length, device=device)[:, None] + 1000",
         LAWS,
     ),
     "keys and values of pictures lie one after the other, not head by head": (
@@ -93,7 +94,6 @@ VANDALISMS = {
     "an ovis reads special tokens in a user's text": (OVIS_PROCESSOR, "split_special_tokens=not parse_specials", "split_special_tokens=False", OVIS_TEXTS),
     "padding on the left moves the words of an ovis": (OVIS_MODEL, "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "(attention_mask.long().cumsum(-1) + torch.arange(attention_mask.shape[1]) % 2)", LAWS),
     "a head and a table may disagree": ("models/ovis2/convert.py", "if words + NUM_INDICATORS != rows:", "if False:", OVIS_FOLDERS),
-    "pictures take no room in the sequence": ("engine/engine.py", "self.context_length - inputs.length", 'self.context_length - inputs.tensors["input_ids"].shape[1]', "engine/test_engine.py"),
     "a long question's mean is stretched to length one": (SIMILARITY, "return vectors.mean(0, keepdims=True).astype(np.float64)", "mean = vectors.mean(0, keepdims=True)\n        return (mean / np.linalg.norm(mean)).astype(np.float64)", NEAR),
     "the end of a long question is not read": (SIMILARITY, "return heads + tails[::-1]", "return heads", NEAR),
     "every question encodes the frames anew": (SIMILARITY, "        self._keep(found)\n", "", NEAR),
@@ -102,7 +102,6 @@ VANDALISMS = {
     "frames are chosen by the first question alone": ("engine/engine.py", 'if message.role == "user").strip()', 'if message.role == "user").split("\\n")[0]', "engine/test_select.py"),
     "pairs that fit are pushed apart": ("train/pairs.py", "torch.where(fits, 1.0, -1.0)", "torch.where(fits, -1.0, 1.0)", "train/test_pairs.py"),
     "texts are drawn for other pictures": ("train/pairs.py", "named <= facts for facts in held", "bool(named & facts) for facts in held", "train/test_pairs.py"),
-    "the sampler counts pictures as words": ("engine/engine.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
     "a patch mines its neighbour's window": (MGM_FUSION, "return rows.permute(0, 2, 4, 1, 3, 5)", "return rows.permute(0, 4, 2, 1, 3, 5)", MGM_MINING),
     "patches compete for what they mine": (MGM_FUSION, "scores.softmax(-1)", "scores.softmax(1)", MGM_MINING),
     "mining forgets its scale": (MGM_FUSION, "key = key / math.sqrt(query.shape[-1])", "key = key / 1.0", MGM_GOLDEN),
@@ -136,6 +135,14 @@ VANDALISMS = {
     "the first description is painted": ("plugins/draw.py", 'answer.rpartition("</h>")', 'answer.partition("</h>")', "plugins/test_draw.py"),
     "a painting overwrites another": ("plugins/draw.py", "while place.exists():", "while False:", "plugins/test_draw.py"),
     "the connector is quantised": ("models/quantization.py", 'if part != "language"', 'if part == "vision"', "models/test_quantization.py"),
+    "pictures take no room in the sequence": ("engine/engine.py", "if inputs.length >= self.context_length", 'if inputs.tensors["input_ids"].shape[1] >= self.context_length', "engine/test_engine.py"),
+    "the sampler counts pictures as words": ("engine/request.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
+    "a row reads what stands behind its end": ("engine/cache.py", "device=device) <= ends[:, None]", "device=device) <= ends.max()", BATCHES),
+    "rows of different lengths stand at the same position": ("engine/scheduler.py", "torch.tensor(shelf.lengths, device=device)[:, None]", "torch.full((len(requests), 1), shelf.longest)", BATCHES),
+    "a row that takes another's place leaves its pictures behind": ("engine/cache.py", "self.rows[row], self._galleries[row] = self.rows[last], self._galleries[last]", "self.rows[row] = self.rows[last]", BATCHES),
+    "another picture has the same keys and values": ("engine/prefixes.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),
+    "scores that are no numbers spoil the table": ("engine/scheduler.py", "wipe=error is not None", "wipe=False", BATCHES),
+    "a cancelled request is answered to its end": ("engine/scheduler.py", "            if request.cancelled:", "            if False:", BATCHES),
 }  # fmt: skip
 
 

@@ -62,6 +62,8 @@ def ask(
         raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
     if re.fullmatch(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|mov|mkv|webm|avi)", question, re.IGNORECASE):
         raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
+    if sampling.logprobs is not None and not json:
+        raise RequestError("--logprobs is told in JSON; add --json")
     show = is_terminal() and not json and not quiet
     costs, chosen = limits.limits(), frames.options()
     check_similarity(similarity, frames)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +33,7 @@ def info(
       longview info ./my-checkpoint --json
     """
     quieten(show=False)
-    from longview.engine.engine import best_device, check_device
+    from longview.engine.devices import best_device, check_device, memory_of
 
     device = device or best_device()
     check_device(device)
@@ -73,7 +71,7 @@ def measure(model: str, device: str, dtype: str | None, revision: str | None) ->
     """The footprint of a model in the dtype that loading it would choose, and the name of that dtype."""
     import torch
 
-    from longview.engine.engine import FP32_ON_CPU_BYTES, dtype_of
+    from longview.engine.devices import FP32_ON_CPU_BYTES, dtype_of
     from longview.models import checkpoint
     from longview.models.families import family_of
 
@@ -88,22 +86,6 @@ def measure(model: str, device: str, dtype: str | None, revision: str | None) ->
         chosen = torch.float32
         footprint = family.Model.footprint(config, chosen)
     return footprint, str(chosen).removeprefix("torch.")
-
-
-def memory_of(device: str) -> int:
-    """Bytes of memory of a device; for the CPU, no more than this process may have."""
-    import torch
-
-    kind = device.split(":")[0]
-    if kind == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if kind == "mps":
-        return torch.mps.recommended_max_memory()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if limit.exists() and (text := limit.read_text().strip()).isdigit():
-            memory = min(memory, int(text))
-    return memory
 
 
 def amount(size: float) -> str:

@@ -143,9 +143,16 @@ class SamplingOptions:
     temperature: Annotated[float, Option(help="0 takes the likeliest token; higher is more varied.")] = 0.0
     top_p: Annotated[float, Option(help="Keep the likeliest tokens that together reach this probability.")] = 1.0
     top_k: Annotated[int, Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0
+    min_p: Annotated[float, Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0
     repetition_penalty: Annotated[float, Option(help="Above 1, tokens seen before become less likely.")] = 1.0
+    presence_penalty: Annotated[float, Option(help="Taken from the scores of tokens in the answer.")] = 0.0
+    frequency_penalty: Annotated[float, Option(help="The same, once for each time a token occurs.")] = 0.0
+    min_tokens: Annotated[int, Option(help="Tokens of the answer, at least.")] = 0
     seed: Annotated[int | None, Option(help="Fixes the random choices.")] = None
     stop: Annotated[list[str], Option(help="End the answer before this text; may be repeated.")] = ()  # type: ignore[assignment]
+    logprobs: Annotated[int | None, Option(help="With --json: each token's probability, and of N others.")] = None
+    regex: Annotated[str | None, Option(help="The answer matches this regular expression.")] = None
+    json_schema: Annotated[str | None, Option(help="The answer is JSON that fits this schema; {} for any.")] = None
 
     def params(self) -> SamplingParams:
         from longview.engine import SamplingParams

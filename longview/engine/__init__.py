@@ -1,6 +1,6 @@
 """Inputs in, tokens out."""
 
-from longview.engine.engine import Engine, load
+from longview.engine.engine import Budget, Engine, load
 from longview.engine.sampling import SamplingParams
 
-__all__ = ["Engine", "SamplingParams", "load"]
+__all__ = ["Budget", "Engine", "SamplingParams", "load"]

@@ -1,40 +1,45 @@
-"""load() a model; Engine asks it. Streaming is the primitive, a whole answer is a fold over it.
+"""load() a model; Engine asks it. Streaming is the primitive; a whole answer, and a batch of them, are folds over it.
 
-messages ── media ── processor ── Inputs ── model.look ── prefill ── sampler ─┬─ TextStream ── Piece, Piece, …
-                                              (pictures → features)           └─ decode one token, again
+messages ── media ── processor ── Inputs ── Scheduler: look, read, answer ── TextStream ── Piece, Piece, …
+└──────────── the asker's thread ────────┘ └─ whoever waits for a piece turns the wheel, for everybody ─┘
+
+There is no thread behind the engine: those who wait for an answer take turns in stepping the scheduler, and each step
+serves all of them. Who asks alone steps alone, and nothing runs when nobody waits.
 """
 
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
-from transformers.utils import is_flash_attn_2_available
 
-from longview.engine.sampling import Sampler, SamplingParams
-from longview.engine.text import TextStream
-from longview.errors import RequestError
-from longview.media import Limits, Look, MediaOptions, Progress, open_media
-from longview.messages import (
-    Answer,
-    Conversation,
-    FinishReason,
-    Message,
-    Piece,
-    Receipt,
-    Timings,
-    Usage,
-    parse_messages,
+from longview.engine.constraint import Grammars
+from longview.engine.devices import (
+    FP32_ON_CPU_BYTES,
+    best_device,
+    check_attention,
+    check_device,
+    dtype_of,
+    memory_of,
 )
+from longview.engine.features import FeatureCache, Films, identity
+from longview.engine.prefixes import PrefixStore
+from longview.engine.request import Clock, Request, Settings
+from longview.engine.sampling import Sampler, SamplingParams
+from longview.engine.scheduler import Scheduler
+from longview.errors import LongviewError, RequestError
+from longview.media import Limits, Look, MediaOptions, Progress
+from longview.messages import Answer, Conversation, Message, Piece, parse_messages
 from longview.models import checkpoint
-from longview.models.base import Inputs, Processor
+from longview.models.base import Processor
 from longview.models.families import family_of
 from longview.models.quantization import quantization
 from longview.models.similarity import Similarity, default_for
@@ -43,8 +48,10 @@ from longview.plugins.ocr import read_into
 
 Options = TypeVar("Options", MediaOptions, Limits)
 
-FP32_ON_CPU_BYTES = 1 << 30
-"""Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""
+MOST_CHOICES = 64
+"""Answers to one question, at most."""
+PREPARERS = 4
+"""Threads that open media for a batch."""
 
 
 def load(
@@ -103,94 +110,90 @@ def load(
     return Engine(model, processor, str(name), str(similarity or default_for(str(name))))
 
 
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+@dataclass(frozen=True)
+class Budget:
+    """What an engine may hold. None: a share of the memory that the weights leave."""
 
+    requests: int = 64
+    """Requests that are answered side by side."""
+    states: int | None = None
+    """Bytes of keys and values of the requests under way; who does not fit waits. Default: half of the memory left."""
+    features: int | None = None
+    """Bytes of features of pictures seen before. Default: an eighth."""
+    prefixes: int | None = None
+    """Bytes of keys and values of conversations that have ended. Default: an eighth."""
+    feature_folder: Path | None = None
+    """A folder in which features outlive the program, and are shared with others; default: none."""
 
-def check_device(device: str) -> None:
-    """
-    Raises:
-        RequestError: there is no such device here.
-    """
-    kind, _, index = device.partition(":")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there or (index and not index.isdigit()):
-        raise RequestError(f"unknown device {device!r}; expected cpu, cuda, cuda:N or mps")
-    if not there[kind]:
-        found = ", ".join(name for name, found in there.items() if found)
-        raise RequestError(f"this machine or this build of PyTorch has no {kind} device; choose one of: {found}")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise RequestError(f"there is no device {device!r}; CUDA devices here: 0 … {torch.cuda.device_count() - 1}")
-
-
-def dtype_of(name: str | torch.dtype) -> torch.dtype:
-    """A floating-point type by name.
-
-    Raises:
-        RequestError: there is no such type.
-    """
-    found = getattr(torch, name, None) if isinstance(name, str) else name
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise RequestError(f"unknown dtype {name!r}; expected float32, bfloat16 or float16")
-    return found
-
-
-def check_attention(name: str) -> None:
-    """
-    Raises:
-        RequestError: there is no such implementation of attention, or its library is missing.
-    """
-    if name not in ("sdpa", "eager", "flash_attention_2"):
-        raise RequestError(f"unknown attention {name!r}; expected sdpa, eager or flash_attention_2")
-    if name == "flash_attention_2" and not is_flash_attn_2_available():
-        raise RequestError("flash_attention_2 needs the flash-attn package and a GPU it supports; use sdpa here")
-
-
-@dataclass
-class _Clock:
-    """Seconds between marks."""
-
-    began: float
-    last: float
-
-    @classmethod
-    def start(cls) -> _Clock:
-        now = time.perf_counter()
-        return cls(now, now)
-
-    def lap(self) -> float:
-        before, self.last = self.last, time.perf_counter()
-        return self.last - before
+    def __post_init__(self) -> None:
+        for field in fields(self)[:4]:
+            value = getattr(self, field.name)
+            least = 1 if field.name == "requests" else 0
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise RequestError(f"{field.name} is {value!r:.40}; give a whole number from {least} up")
 
 
 class Engine:
-    """A model, its processor, and the loop that makes them answer. `model` and `processor` are plain objects to use."""
+    """A model, its processor, and the loop that makes them answer. `model` and `processor` are plain objects to use.
+
+    Any number of threads may ask at once; their requests share each pass through the model.
+    """
 
     def __init__(
-        self, model: Any, processor: Processor, name: str = "model", similarity: str | Similarity | None = None
+        self,
+        model: Any,
+        processor: Processor,
+        name: str = "model",
+        similarity: str | Similarity | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.name = name
         self._similarity = similarity or default_for(name)
+        budget = budget or Budget()
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        left = max(0, int(0.9 * memory_of(str(model.device))) - weights)
+        self.films = Films()
+        folder = budget.feature_folder
+        self.features = FeatureCache(_or(budget.features, left // 8), folder)
+        self.prefixes = PrefixStore(_or(budget.prefixes, left // 8))
+        self.scheduler = Scheduler(
+            model,
+            self.features,
+            self.prefixes,
+            model_id=identity(model) if folder is not None else "",
+            most=budget.requests,
+            memory=_or(budget.states, left // 2),
+            wake=self._wake,
+        )
+        self._grammars = Grammars()
+        self._turn = threading.Condition()
+        self._driven = False  # somebody is stepping the scheduler
+        self._sleepers = 0  # who waits for that somebody
+        self._calls = 0  # how often there was something new to do
+
+    # ── asking ──
 
     def answer(self, conversation: Conversation, **settings: Any) -> Answer:
-        """A whole answer. Takes what `stream` takes."""
-        text: list[str] = []
-        tokens: list[int] = []
+        """A whole answer. Takes what `stream` takes, but for n."""
+        if settings.get("n", 1) != 1:
+            raise RequestError("answer gives one answer; use answers(…, n=…) for several")
+        (answer,) = self.answers(conversation, **settings)
+        return answer
+
+    def answers(self, conversation: Conversation, **settings: Any) -> list[Answer]:
+        """`n` whole answers to the same question. Takes what `stream` takes."""
+        pieces: dict[int, list[Piece]] = {}
         for piece in self.stream(conversation, **settings):
-            text.append(piece.text)
-            tokens.extend(piece.tokens)
-        assert piece.finish_reason is not None
-        assert piece.receipt is not None
-        return Answer("".join(text), piece.finish_reason, piece.receipt, tuple(tokens))
+            pieces.setdefault(piece.choice, []).append(piece)
+        return [_whole(pieces[choice]) for choice in sorted(pieces)]
 
     def stream(
         self,
         conversation: Conversation,
         *,
+        n: int = 1,
         params: SamplingParams | Mapping[str, Any] | None = None,
         media: MediaOptions | Mapping[str, Any] | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
@@ -201,8 +204,12 @@ class Engine:
     ) -> Iterator[Piece]:
         """Answer a question, piece by piece; the last piece carries the reason it ended and the receipt.
 
+        Closing the iterator cancels the request: by the next step it costs nothing and holds nothing.
+
         Args:
             conversation: A question, or messages as in `longview.messages`.
+            n: Answers to the same question, each with random choices of its own (`seed`, `seed + 1`, …); their pieces
+                come mixed, with `choice` saying whose they are.
             params: How tokens are chosen; or give its fields by name: `stream(…, temperature=0.7, max_tokens=100)`.
             media: Which frames of videos are looked at; default: as the model's authors do.
             limits: What media may cost; see `longview.media.Limits`.
@@ -214,99 +221,24 @@ class Engine:
             RequestError: malformed messages, or a setting out of range, at once.
             MediaError: a medium cannot be opened, when the first piece is asked for.
         """
-        if params is not None and settings:
-            raise RequestError("give either params=SamplingParams(…) or its fields by name, not both")
-        if isinstance(params, Mapping):
-            params = SamplingParams.of(**params)
-        params = params or SamplingParams.of(**settings)
-        chosen = by_name(MediaOptions, "media", media)
-        allowed = by_name(Limits, "limits", limits)
-        messages = parse_messages(conversation)
-        if gen and not self.processor.draws:
-            raise RequestError(f"{self.name} was not taught to describe pictures to be painted; gen is for MGM models")
-        return self._stream(messages, params, chosen, allowed, progress, ocr, gen)
+        question = self._question(conversation, n, params, media, limits, progress, ocr, gen, settings)
+        return self._stream(question)
 
-    @torch.inference_mode()
-    def _stream(
-        self,
-        messages: list[Message],
-        params: SamplingParams,
-        options: MediaOptions,
-        limits: Limits,
-        progress: Progress | None,
-        ocr: bool,
-        gen: bool,
-    ) -> Iterator[Piece]:
-        clock = _Clock.start()
-        parts = [part for message in messages for part in message.media]
-        watched = options.by_content and any(part.type == "video" for part in parts)
-        look = Look(asked(messages), self.similarity) if watched else None
-        opened = open_media(parts, options, limits, progress, default=self.processor.default_media, look=look)
-        messages, read = read_into(messages, opened, progress) if ocr else (messages, None)
-        messages = with_trigger(messages) if gen else messages
-        media_seconds = clock.lap()
-        inputs = self.processor.prepare(messages, opened)
-        room = self.context_length - inputs.length
-        if room < 1:
-            raise RequestError(
-                f"the conversation is {inputs.length} tokens long, and the model reads {self.context_length}; "
-                "shorten it, or look at fewer frames (--frames)"
-            )
-        preprocess_seconds = clock.lap()
-        arguments = self.model.look(inputs.tensors, progress)
-        encode_seconds = clock.lap()
+    def batch(self, conversations: Iterable[Conversation], **settings: Any) -> Iterator[Answer | LongviewError]:
+        """Answers to many questions, in their order; as many as fit are answered side by side.
 
-        cache = DynamicCache(config=self.model.config)
-        # a family may write pictures into the ids, as negative numbers; the sampler counts words
-        history = [token for token in inputs.tensors["input_ids"][0].tolist() if token >= 0]
-        prompt_words = len(history)
-        sampler = Sampler(params)
-        text = TextStream(self._decode, params.stop)
-        reason: FinishReason | None = None
-        pending: list[int] = []
-        token = sampler(self._logits(cache, **arguments), history)
-        prefill_seconds = clock.lap()
-        first_token_seconds = clock.last - clock.began
-        budget = min(params.max_tokens, room)
-        while reason is None:
-            ended = token in self.processor.end_tokens
-            history.append(token)
-            pending.append(token)
-            new = "" if ended else text.push(token)
-            if ended or text.stopped:
-                reason = "stop"
-            elif len(history) - prompt_words >= budget:
-                reason = "length"
-            elif new:
-                yield Piece(new, tuple(pending))
-                new, pending = "", []
-            if reason is None:
-                token = sampler(self._logits(cache, input_ids=torch.tensor([[token]], device=self.device)), history)
-        rest = new + text.finish()
-        yield Piece(
-            rest,
-            tuple(pending),
-            reason,
-            Receipt(
-                model=self.name,
-                frames=inputs.frames,
-                usage=self._usage(inputs, len(history) - prompt_words),
-                timings=Timings(
-                    media=media_seconds,
-                    preprocess=preprocess_seconds,
-                    encode=encode_seconds,
-                    prefill=prefill_seconds,
-                    decode=clock.lap(),
-                    first_token=first_token_seconds,
-                ),
-                settings={
-                    **asdict(params),
-                    "media": {name: value for name, value in asdict(options).items() if value is not None},
-                },
-                warnings=inputs.warnings,
-                read=read,
-            ),
-        )
+        Takes what `answer` takes. A question that fails gives its error in the place of its answer, and harms no other.
+        """
+        if settings.pop("n", 1) != 1:
+            raise RequestError("a batch has one answer a question; ask it n times, with different seeds")
+        names = ("params", "media", "limits", "progress", "ocr", "gen")
+        given = [settings.pop(name, None) for name in names]
+
+        def question_of(conversation: Conversation) -> _Question:
+            return self._question(conversation, 1, *given, settings)  # type: ignore[call-arg]
+
+        question_of("?")  # the settings are checked at once, the conversations as they come
+        return self._batch(question_of, iter(conversations))
 
     @property
     def similarity(self) -> Similarity:
@@ -314,17 +246,6 @@ class Engine:
         if isinstance(self._similarity, str):
             self._similarity = Similarity.open(self._similarity, self.device)
         return self._similarity
-
-    def _logits(self, cache: DynamicCache, **arguments: Any) -> Tensor:
-        """One step: the logits (V,) after the last of the positions that `arguments` add to the sequence."""
-        output = self.model(past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
-        return output.logits[0, -1]
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def _usage(self, inputs: Inputs, completion_tokens: int) -> Usage:
-        return Usage(inputs.length, completion_tokens, inputs.num_pictures, inputs.visual_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -334,6 +255,214 @@ class Engine:
     def context_length(self) -> int:
         """Positions of the language sequence that the model was made to read."""
         return self.model.config.max_position_embeddings
+
+    # ── a question becomes requests, in the asker's thread ──
+
+    def _question(
+        self,
+        conversation: Any,
+        n: int,
+        params: Any,
+        media: Any,
+        limits: Any,
+        progress: Any,
+        ocr: Any,
+        gen: Any,
+        settings: Any,
+    ) -> _Question:
+        if params is not None and settings:
+            raise RequestError("give either params=SamplingParams(…) or its fields by name, not both")
+        if isinstance(params, Mapping):
+            params = SamplingParams.of(**params)
+        if type(n) is not int or not 1 <= n <= MOST_CHOICES:
+            raise RequestError(f"n is {n!r:.40}; give a whole number from 1 to {MOST_CHOICES}")
+        messages = parse_messages(conversation)
+        if gen and not self.processor.draws:
+            raise RequestError(f"{self.name} was not taught to describe pictures to be painted; gen is for MGM models")
+        return _Question(
+            messages,
+            n,
+            params or SamplingParams.of(**settings),
+            by_name(MediaOptions, "media", media),
+            by_name(Limits, "limits", limits),
+            progress,
+            bool(ocr),
+            bool(gen),
+        )
+
+    def _prepare(self, question: _Question) -> list[Request]:
+        """Open the media and write the prompt: everything before the model."""
+        clock = Clock()
+        parts = [part for message in question.messages for part in message.media]
+        watched = question.media.by_content and any(part.type == "video" for part in parts)
+        look = Look(asked(question.messages), self.similarity) if watched else None
+        default = self.processor.default_media
+        opened = self.films.open_media(
+            parts, question.media, question.limits, question.progress, default, look, question.ocr
+        )
+        messages, read = question.messages, None
+        if question.ocr:
+            messages, read = read_into(messages, opened, question.progress)
+        messages = with_trigger(messages) if question.gen else messages
+        clock.lap("media")
+        inputs = self.processor.prepare(messages, opened)
+        if inputs.length >= self.context_length:
+            raise RequestError(
+                f"the conversation is {inputs.length} tokens long, and the model reads {self.context_length}; "
+                "shorten it, or look at fewer frames (--frames)"
+            )
+        params = question.params
+        chosen = {name: value for name, value in asdict(question.media).items() if value is not None}
+        settings = Settings(
+            model=self.name,
+            params=params,
+            shown={**asdict(params), "media": chosen},
+            decode=lambda ids: self.processor.tokenizer.decode(ids, skip_special_tokens=True),
+            end_tokens=self.processor.end_tokens,
+            context_length=self.context_length,
+            progress=question.progress,
+            read=read,
+        )
+        clock.lap("preprocess")
+        requests: list[Request] = []
+        for choice in range(question.n):
+            guide = self._grammars.constraint(params, self.processor.tokenizer, settings.end_tokens)
+            sampler = Sampler(params, guide, settings.end_tokens, choice)
+            first = requests[0] if requests else None
+            requests.append(Request(inputs, settings, clock.again(), sampler, choice, after=first))
+        return requests
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self.scheduler.add(request)
+        self._wake()
+
+    # ── whoever waits turns the wheel ──
+
+    def _stream(self, question: _Question) -> Iterator[Piece]:
+        requests = self._prepare(question)
+        self._submit(requests)
+        running = list(requests)
+        try:
+            while running:
+                self._wait_until(lambda: any(request.pieces or request.ended for request in running))
+                for request in list(running):
+                    ended = request.ended  # before its last piece is taken
+                    while request.pieces:
+                        yield request.pieces.popleft()
+                    if request.error is not None:
+                        raise request.error
+                    if ended:
+                        running.remove(request)
+        finally:
+            self._cancel(requests)
+
+    def _batch(self, question_of: Callable[[Any], _Question], asked: Iterator[Any]) -> Iterator[Answer | LongviewError]:
+        def start(conversation: Any) -> Request:
+            (request,) = self._prepare(question_of(conversation))
+            self._submit([request])
+            return request
+
+        pending: deque[Future[Request]] = deque()
+        pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="longview-batch")
+        try:
+            while True:
+                while len(pending) < 2 * self.scheduler.most and (conversation := next(asked, pool)) is not pool:
+                    pending.append(pool.submit(start, conversation))
+                    pending[-1].add_done_callback(lambda _: self._wake())
+                if not pending:
+                    return
+                head = pending[0]
+                self._wait_until(lambda: head.done() and (head.exception() is not None or head.result().ended))  # noqa: B023
+                pending.popleft()
+                error = head.exception() or head.result().error
+                if error is None:
+                    yield _whole(head.result().pieces)
+                elif isinstance(error, LongviewError):
+                    yield error
+                else:
+                    raise error
+        finally:
+            for future in pending:
+                future.cancel()
+            pool.shutdown(wait=True)
+            self._cancel([future.result() for future in pending if not future.cancelled() and not future.exception()])
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        """Step the scheduler, or let another thread do it, until something is the case."""
+        with self._turn:
+            while self._driven and not done():
+                self._sleepers += 1
+                self._turn.wait()
+                self._sleepers -= 1
+            if done():
+                return
+            self._driven = True
+        try:
+            while not done():
+                calls = self._calls
+                if not self.scheduler.step():
+                    with self._turn:
+                        while self._calls == calls:  # until a picture is ready to be looked at
+                            self._turn.wait()
+                elif self._sleepers:
+                    with self._turn:
+                        self._turn.notify_all()
+        except BaseException as error:
+            broken = error if isinstance(error, Exception) else RequestError("the engine was interrupted; ask again")
+            self.scheduler.abandon(broken)
+            raise
+        finally:
+            with self._turn:
+                self._driven = False
+                self._turn.notify_all()
+
+    def _wake(self) -> None:
+        """There may be something new to do; from any thread."""
+        with self._turn:
+            self._calls += 1
+            self._turn.notify_all()
+
+    def _cancel(self, requests: Sequence[Request]) -> None:
+        """Requests that have not ended do so now, or, while another thread is stepping, by the next step."""
+        left = [request for request in requests if not request.ended]
+        for request in left:
+            request.cancelled = True
+        if not left:
+            return
+        with self._turn:
+            if not self._driven:
+                self.scheduler.drop()
+        self._wake()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request as it was asked, checked."""
+
+    messages: list[Message]
+    n: int
+    params: SamplingParams
+    media: MediaOptions
+    limits: Limits
+    progress: Progress | None
+    ocr: bool
+    gen: bool
+
+
+def _whole(pieces: Iterable[Piece]) -> Answer:
+    """An answer from all of its pieces."""
+    pieces = list(pieces)
+    last = pieces[-1]
+    assert last.finish_reason is not None
+    assert last.receipt is not None
+    tokens = tuple(token for piece in pieces for token in piece.tokens)
+    logprobs = None if last.logprobs is None else tuple(each for piece in pieces for each in piece.logprobs or ())
+    return Answer("".join(piece.text for piece in pieces), last.finish_reason, last.receipt, tokens, logprobs)
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def asked(messages: Sequence[Message]) -> str:

@@ -18,7 +18,7 @@ from longview.media.candidates import Candidates, Look, choose_by_content, measu
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.medium import Frame, Medium, Progress, Reader, Relevance, Shrink
+from longview.media.medium import UNDECODED, Footage, Frame, Medium, Progress, Reader, Relevance, Shrink
 from longview.media.options import CANDIDATES, Limits, MediaOptions, beyond, size
 from longview.media.select import SAMPLERS, Timeline
 from longview.media.stills import JPEG_LIST, PictureList, Still
@@ -59,13 +59,17 @@ def open_media(
     default: MediaOptions = UNIFORM,
     look: Look | None = None,
     threads: int = 8,
+    decode: bool = True,
 ) -> list[Medium]:
     """Open several media side by side. Their order is kept; they share one budget of decoded bytes.
+
+    Args:
+        decode: Decode the frames of video files now; or leave them `UNDECODED`, for `Medium.read`.
 
     Raises:
         MediaError, RequestError: as `open_medium`; of several failures the first part's.
     """
-    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, look)
+    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, look, decode)
     opener.check(parts)
     if len(parts) < 2:
         return [opener.open(part) for part in parts]
@@ -127,12 +131,14 @@ class _Opener:
         progress: Progress | None,
         default: MediaOptions,
         look: Look | None,
+        decode: bool,
     ) -> None:
         self._options = options
         self._limits = limits
         self._progress = progress
         self._default = default
         self._look = look
+        self._decode = decode
         self._decoded = 0
         self._lock = threading.Lock()
 
@@ -169,17 +175,18 @@ class _Opener:
         with ThreadPoolExecutor(1, thread_name_prefix="longview-digest") as beside:
             # A film of gigabytes takes seconds to digest: meanwhile its frames are decoded.
             digest, reader = self._reader(source, beside)
+            footage = None
             try:
                 indices, warnings, relevance = self._choose(reader, digest)
                 self._spend(reader.width * reader.height * len(set(indices)), reader.name)
-                frames = []
-                for frame in reader.read(indices, self._report):
-                    frames.append(frame)
-                    self._spend(
-                        max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name
-                    )
+                if self._decode or not isinstance(reader, VideoReader):
+                    frames = self._read(reader, indices)
+                else:
+                    frames = [Frame(UNDECODED, index, reader.seconds[index]) for index in indices]
+                    footage = Footage(reader, reader.again)
             finally:
-                reader.close()
+                if footage is None:
+                    reader.close()
             return Medium(
                 kind="video",
                 name=reader.name,
@@ -192,7 +199,15 @@ class _Opener:
                 digest=digest.result(),
                 warnings=(*reader.warnings, *warnings),
                 relevance=relevance,
+                footage=footage,
             )
+
+    def _read(self, reader: Reader, indices: list[int]) -> list[Frame]:
+        frames = []
+        for frame in reader.read(indices, self._report):
+            frames.append(frame)
+            self._spend(max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name)
+        return frames
 
     def _choose(self, reader: Reader, digest: Future[str]) -> tuple[list[int], list[str], Relevance | None]:
         start, name = self._options.start or 0.0, reader.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -16,11 +17,13 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 
 Shrink: TypeAlias = Callable[[Image.Image], Image.Image]
 """Makes a decoded picture as small as its reader needs it, at once, so that no large ones pile up."""
+UNDECODED = Image.new("RGB", (0, 0))
+"""Stands for the picture of a frame that has been chosen and not yet decoded; `Medium.read` decodes it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded picture: RGB, upright, at its full size."""
+    """One picture of a medium: RGB, upright, at its full size; or `UNDECODED`."""
 
     image: Image.Image
     index: int  # in presentation order, from 0; 0 for a picture
@@ -55,6 +58,56 @@ class Medium:
     digest: str  # SHA-256 in hex of the raw bytes, whatever frames were chosen
     warnings: tuple[str, ...] = ()
     relevance: Relevance | None = None  # of the candidates, where a question was held against them
+    footage: Footage | None = field(default=None, repr=False)  # decodes those frames that are not
+
+    def read(self, places: Sequence[int] | None = None, progress: Progress | None = None) -> Iterator[Frame]:
+        """Yield some of `frames`, by their ascending places in it (default: all), each with its picture.
+
+        Raises:
+            MediaError: one cannot be decoded.
+        """
+        chosen = self.frames if places is None else [self.frames[place] for place in places]
+        if self.footage is None:
+            yield from chosen
+        elif chosen:
+            yield from self.footage.read([frame.index for frame in chosen], progress)
+
+    def close(self) -> None:
+        """Let go of the file; `read` opens it again."""
+        if self.footage is not None:
+            self.footage.close()
+
+
+class Footage:
+    """A video whose frames are decoded as they are read, so that they need not all be in memory.
+
+    Args:
+        reader: Open already, for the first reading; `reopen` makes another one like it.
+    """
+
+    def __init__(self, reader: Reader, reopen: Callable[[], Reader]) -> None:
+        self._reader: Reader | None = reader
+        self._reopen = reopen
+        self._lock = threading.Lock()
+
+    def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
+        """As `Reader.read`. Several threads may read at once, each from a reader of its own."""
+        reader = self._take() or self._reopen()
+        try:
+            yield from reader.read(indices, progress)
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        reader = self._take()
+        if reader is not None:
+            reader.close()
+
+    def _take(self) -> Reader | None:
+        with self._lock:
+            reader, self._reader = self._reader, None
+            return reader
 
 
 class Reader(Protocol):

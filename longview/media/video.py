@@ -89,6 +89,10 @@ class VideoReader:
         for track in self._tracks:
             track.close()
 
+    def again(self) -> VideoReader:
+        """Open the same file once more."""
+        return VideoReader(self._source, self._limits, self.name, self._threads)
+
     def read(
         self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
     ) -> Iterator[Frame]:

@@ -6,12 +6,15 @@ Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or fram
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
-from PIL.Image import Image
+import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from longview.errors import RequestError
@@ -19,12 +22,29 @@ from longview.media import MediaOptions, Medium
 from longview.messages import FrameUsed, Message
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What the tower is shown of one frame. Its pixels are made when they are needed: a film's need never all exist."""
+
+    medium: int
+    """Which medium of the conversation, from 0."""
+    frame: int
+    """Which of the medium's frames, from 0."""
+    num_pictures: int
+    """Crops: rows of each tensor in `pixels`."""
+    settings: Hashable
+    """All that decides the pixels besides the frame: sizes, the grid of crops, how they are normalised."""
+    pixels: Callable[[Image.Image], Mapping[str, Tensor]]
+    """The frame's picture → the arguments of the model's `encode`, by name, each with a row a crop."""
+
+
 @dataclass
 class Inputs:
     """What a processor makes of one conversation."""
 
-    tensors: BatchFeature
-    """The arguments of the family's `forward`, under their official names, with a batch of one row."""
+    words: BatchFeature
+    """The arguments of the family's `forward`, with a batch of one row; those for pixels are missing if `sights` are
+    given."""
     length: int
     """Positions of the language sequence: words, and pictures where the family puts them there."""
     frames: tuple[FrameUsed, ...] = ()
@@ -32,6 +52,26 @@ class Inputs:
     num_pictures: int = 0
     visual_tokens: int = 0
     warnings: tuple[str, ...] = ()
+    media: Sequence[Medium] = ()
+    sights: Sequence[Sight] = ()
+    """What is seen of `media`, in the order in which `forward` takes the pictures."""
+
+    @cached_property
+    def tensors(self) -> BatchFeature:
+        """The arguments of the family's `forward`, under their official names, pixels included."""
+        shown = [pixels for _, pixels in self.shown(self.sights)]
+        for name in shown[0] if shown else ():
+            self.words[name] = torch.cat([pixels[name] for pixels in shown])
+        return self.words
+
+    def shown(self, sights: Sequence[Sight]) -> Iterator[tuple[Sight, Mapping[str, Tensor]]]:
+        """The pixels of some sights, which follow the order of `self.sights`; frames are decoded on the way."""
+        for number, medium in enumerate(self.media):
+            wanted = [sight for sight in sights if sight.medium == number]
+            frames = medium.read([sight.frame for sight in wanted])
+            for sight, frame in zip(wanted, frames, strict=True):
+                assert frame.image is not None, "a frame that was read holds a picture"
+                yield sight, sight.pixels(frame.image)
 
 
 PROGRAM_BYTES = 512 << 20
@@ -95,11 +135,48 @@ class Processor(Protocol):
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Several conversations as one batch: the arguments of `forward`."""
 
-    def pictures(self, images: Sequence[Image]) -> dict[str, Tensor]:
+    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Pictures, each whole and uncut: the arguments of the model's `encode`."""
 
     def places(self, batch: Mapping[str, Any]) -> Tensor:
         """Which hidden states stand for the pictures of a batch padded on the right: rows and positions, (N, W, 2)."""
+
+
+Kind = TypeVar("Kind", bound="Carried")
+
+
+class Carried(Protocol):
+    """What a family keeps beside the keys and values of words, as `gallery` of a cache; owl3's pictures are such."""
+
+    @classmethod
+    def joined(cls: type[Kind], rows: Sequence[Kind | None]) -> Kind:
+        """What several conversations keep, as one batch; None for one that keeps nothing."""
+
+    def row(self: Kind, number: int) -> Kind | None:
+        """What one of several conversations keeps, as a copy; None if that is nothing."""
+
+    def until(self: Kind, position: int) -> Kind:
+        """What one conversation keeps before a position of its sequence; nothing is copied."""
+
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+
+
+class InSequence:
+    """What the engine asks of a model beside `look` and `forward`, as it is wherever pictures stand among the words."""
+
+    def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
+        """Where pictures stand that are no part of the sequence, for one row of `look`'s arguments: nowhere."""
+        return []
+
+    def portion(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
+        """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`."""
+        return {name: arguments[name][:, begin:end] for name in ("input_ids", "inputs_embeds") if name in arguments}
+
+    def together(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Several rows' portions from their beginnings as one batch, padded on the right."""
+        name = next(name for name in ("input_ids", "inputs_embeds") if name in portions[0])
+        return {name: pad_sequence([portion[name][0] for portion in portions], batch_first=True)}
 
 
 def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:

@@ -129,9 +129,9 @@ def test_the_sampler_is_told_the_words_and_nothing_else(engine, monkeypatch):
     told = []
     choose = longview.engine.sampling.Sampler.__call__
 
-    def listen(sampler, logits, history):
+    def listen(sampler, logits, history, answered):
         told.append(list(history))
-        return choose(sampler, logits, history)
+        return choose(sampler, logits, history, answered)
 
     monkeypatch.setattr(longview.engine.sampling.Sampler, "__call__", listen)
     answer = engine.answer([longview.ask("What is it?", PICTURE)], max_tokens=3, repetition_penalty=1.2)

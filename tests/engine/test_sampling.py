@@ -59,6 +59,36 @@ def test_the_smallest_temperature_is_greedy():
     assert draws(5, temperature=1e-44)[1] == 1
 
 
+def test_min_p_drops_what_is_much_less_likely_than_the_likeliest():
+    kept = (LOGITS.softmax(-1) >= 0.3 * LOGITS.softmax(-1).max()).nonzero().flatten().tolist()
+    assert draws(3000, temperature=1.0, min_p=0.3).nonzero().flatten().tolist() == kept == [1, 2]
+
+
+def test_presence_counts_once_and_frequency_each_time_and_the_prompt_not_at_all():
+    for settings, chosen in (
+        ({"presence_penalty": 0.9}, 1),  # 3.0 − 0.9 is still above 2.0
+        ({"presence_penalty": 1.1}, 2),
+        ({"frequency_penalty": 0.4}, 2),  # 3.0 − 3 · 0.4
+    ):
+        sampler = Sampler(SamplingParams(**settings))
+        assert sampler(LOGITS, [2, 2, 1, 1, 1], answered=3) == chosen
+        assert sampler(LOGITS, [1, 1, 1], answered=0) == 1
+
+
+def test_an_answer_does_not_end_before_its_least_number_of_tokens():
+    sampler = Sampler(SamplingParams(min_tokens=2), ends=[1])
+    assert [sampler(LOGITS, [0] * n, answered=n) for n in range(4)] == [2, 2, 1, 1]
+
+
+def test_log_probabilities_are_the_models_own_whatever_the_settings():
+    sampler = Sampler(SamplingParams(logprobs=2, temperature=0.1, repetition_penalty=2.0))
+    found = sampler.logprob(LOGITS, 3)
+    expected = LOGITS.log_softmax(-1)
+    assert found.logprob == pytest.approx(float(expected[3]))
+    assert [token for token, _ in found.top] == [1, 2]
+    assert found.top[0][1] == pytest.approx(float(expected[1]))
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_not_sampled_from(broken):
     with pytest.raises(CheckpointError, match="no numbers"):
@@ -78,6 +108,12 @@ def test_scores_that_are_no_numbers_are_not_sampled_from(broken):
         ({"stop": 5}, "stop is a list of non-empty strings, not 5"),
         ({"seed": -1}, "seed is -1"),
         ({"stop": [""]}, "stop is a list of non-empty strings"),
+        ({"min_p": 2}, "min_p is 2; give a number at least 0 and at most 1"),
+        ({"min_tokens": 600}, "min_tokens is 600; give a whole number at least 0 and at most 512"),
+        ({"presence_penalty": 3}, "presence_penalty is 3; give a number at least -2 and at most 2"),
+        ({"logprobs": 21}, "logprobs is 21; give a whole number at least 0 and at most 20"),
+        ({"regex": ""}, "regex is ''; give a non-empty string"),
+        ({"regex": "a", "json_schema": "{}"}, "a regex or a json_schema, not both"),
         ({"tempature": 1}, "unknown setting 'tempature'; there are max_tokens, temperature"),
     ],
 )

@@ -38,7 +38,7 @@ from transformers.models.convnext.modeling_convnext import ConvNextLayer
 from longview.errors import CheckpointError, RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint
+from longview.models.base import Footprint, InSequence
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
@@ -54,7 +54,7 @@ LANGUAGE_MODELS: dict[str, Any] = {
 }
 
 
-class MGMModel(PreTrainedModel, GenerationMixin):
+class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
     """A language model that reads pictures as few words, each of which has looked closely. Opens official folders."""
 
     config_class = MGMConfig

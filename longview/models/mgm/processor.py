@@ -29,7 +29,7 @@ from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
@@ -107,42 +107,43 @@ class MGMProcessor:
     def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "MGM")
-        pixels: list[Tensor] = []
+        sights: list[Sight] = []
         turns: list[Turn] = []
-        queue = iter(media)
+        queue = enumerate(media)
+        settings = (self.config.image_size_aux, self.config.image_aspect_ratio)
         for message in messages:
             segments: list[Segment] = []
             for part in message.parts:
                 if part.type == "text":
                     segments.append(part.text)
                     continue
-                medium = next(queue)
+                which, medium = next(queue)
                 if not medium.frames:
                     raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
                 if segments and segments[-1]:  # "Image 2:<image>", as the authors number them
                     segments[-1] = _NUMBERED.sub(r"\1", segments[-1])
-                for number, frame in enumerate(medium.frames):
+                for number in range(len(medium.frames)):
                     segments += ["\n"] * (number > 0) + [None]
-                    pixels.append(self.pixels(frame.image))
+                    sights.append(Sight(which, number, 1, settings, lambda image: self.pictures([image])))
             turns.append((message.role, segments))
         if not train:
             turns.append(("assistant", None))
         ids, labels = self._tokens(render(self.template, turns, learn=train))
-        tensors: dict[str, Any] = {
+        words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
         }
-        if pixels:
-            tensors["pixel_values"] = torch.stack(pixels)
         if train:
-            tensors["labels"] = torch.tensor([labels], dtype=torch.long)
+            words["labels"] = torch.tensor([labels], dtype=torch.long)
         return Inputs(
-            BatchFeature(tensors),
-            length=len(ids) + len(pixels) * (self.config.patches_per_picture - 1),
+            BatchFeature(words),
+            length=len(ids) + len(sights) * (self.config.patches_per_picture - 1),
             frames=frames_used(media, [1] * len(media)),
-            num_pictures=len(pixels),
-            visual_tokens=len(pixels) * self.config.patches_per_picture,
+            num_pictures=len(sights),
+            visual_tokens=len(sights) * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
+            media=media,
+            sights=sights,
         )
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:

@@ -31,7 +31,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint
+from longview.models.base import Footprint, InSequence
 from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
@@ -181,7 +181,7 @@ def make_backbone(config: VisualTokenizerConfig) -> nn.Module:
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Ovis2Model(PreTrainedModel, GenerationMixin):
+class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
     """A language model that reads pictures as words of a visual vocabulary. Opens official folders."""
 
     config_class = OvisConfig

@@ -17,6 +17,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.sequence import IGNORED, places
@@ -41,8 +42,10 @@ ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 """The official names of who speaks, and those the model knows."""
 COVERED = 0.9
 """Share of a picture that its crops must show for a smaller number of them to be preferred."""
-ALONE, AMONG_OTHERS, IN_A_VIDEO = 9, 4, 1
+ALONE, AMONG_OTHERS = 9, 4
 """How many crops a picture is cut into at most, as the authors' program says."""
+WHOLE = (1, 1)
+"""The grid of a picture that is not cut; frames of videos never are."""
 
 Segment = str | list[int]
 """Text, or the ids of a picture."""
@@ -275,7 +278,7 @@ class Ovis2Processor:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "Ovis2")
         most = self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
-        crops: list[Tensor] = []
+        sights: list[Sight] = []
         counts: list[int] = []
         turns: list[tuple[str, list[Segment]]] = []
         queue = iter(media)
@@ -289,27 +292,30 @@ class Ovis2Processor:
                 if not medium.frames:
                     raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
                 for number, frame in enumerate(medium.frames):
-                    shown, ids = self.picture(frame.image, IN_A_VIDEO if medium.kind == "video" else most)
+                    grid = WHOLE if medium.kind == "video" else self._grid(frame.image, most)
+                    ids = placeholders(*grid)
                     segments += ["\n"] * (number > 0) + [ids]
-                    crops += shown
-                counts.append(len(shown))
+                    settings, pixels = (self.pixels, grid), partial(self._seen, grid=grid)
+                    sights.append(Sight(len(counts), number, ids.count(ATOM), settings, pixels))
+                counts.append(ids.count(ATOM))
             turns.append((message.role, segments))
         ids, labels = self._build(turns, learn=train)
-        tensors: dict[str, Any] = {
+        words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
         }
-        if crops:
-            tensors["pixel_values"] = torch.stack(crops)
         if train:
-            tensors["labels"] = torch.tensor([labels], dtype=torch.long)
+            words["labels"] = torch.tensor([labels], dtype=torch.long)
+        num_crops = ids.count(ATOM)
         return Inputs(
-            BatchFeature(tensors),
-            length=len(ids) + len(crops) * (self.config.patches_per_picture - 1),
+            BatchFeature(words),
+            length=len(ids) + num_crops * (self.config.patches_per_picture - 1),
             frames=frames_used(media, counts),
-            num_pictures=len(crops),
-            visual_tokens=len(crops) * self.config.patches_per_picture,
+            num_pictures=num_crops,
+            visual_tokens=num_crops * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
+            media=media,
+            sights=sights,
         )
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
@@ -417,12 +423,22 @@ class Ovis2Processor:
 
     def picture(self, image: Image.Image, max_partition: int) -> tuple[list[Tensor], list[int]]:
         """One picture → its crops, (3, R, R) each, the whole of it first; and its ids."""
+        grid = self._grid(image, max_partition)
+        return self._crops(image, grid), placeholders(*grid)
+
+    def _grid(self, image: Image.Image, max_partition: int) -> tuple[int, int]:
+        return choose_grid(*image.size, self.pixels.side, max_partition)
+
+    def _crops(self, image: Image.Image, grid: tuple[int, int]) -> list[Tensor]:
         image = image.convert("RGB")
-        rows, columns = choose_grid(*image.size, self.pixels.side, max_partition)
         views = [image]
-        if rows * columns > 1:
-            views += [image.crop(box) for box in boxes(*image.size, rows, columns)]
-        return [self.pixels.fit(view) for view in views], placeholders(rows, columns)
+        if grid != WHOLE:
+            views += [image.crop(box) for box in boxes(*image.size, *grid)]
+        return [self.pixels.fit(view) for view in views]
+
+    def _seen(self, image: Image.Image, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """One picture → what `Ovis2Model.encode` takes."""
+        return {"pixel_values": torch.stack(self._crops(image, grid))}
 
     # ── text ──
 

@@ -89,6 +89,12 @@ class Wall:
         """A wall of its own with the same pictures; the tensors are shared."""
         return Wall(list(self.starts), dict(self.states))
 
+    def until(self, position: int, patches: int) -> Wall:
+        """The pictures that stand before a position; nothing is copied."""
+        starts = [start for start in self.starts if start < position]
+        keys = len(starts) * patches
+        return Wall(starts, {layer: (k[:, :keys], v[:, :keys]) for layer, (k, v) in self.states.items() if keys})
+
 
 @dataclass
 class Hanging:
@@ -115,6 +121,33 @@ class Gallery:
         self.walls = [Wall() for _ in range(num_walls)]
         self.patches = patches
         self.hanging: Hanging | None = None
+        self._padded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # kept by `padded` while nothing changes
+        self._first_seen: dict[int, Tensor] = {}
+
+    @classmethod
+    def joined(cls, rows: Sequence[Gallery | None]) -> Gallery:
+        """The walls of several galleries as one batch; None is a row without pictures."""
+        given = [gallery for gallery in rows if gallery is not None]
+        assert all(len(gallery.walls) == 1 and gallery.hanging is None for gallery in given)
+        batch = cls(0, given[0].patches)
+        batch.walls = [Wall() if gallery is None else gallery.walls[0] for gallery in rows]
+        return batch
+
+    def row(self, number: int) -> Gallery | None:
+        """The pictures of one row, copied, so that they do not keep those of the others; None if there are none."""
+        wall = self.walls[number]
+        if not wall.starts:
+            return None
+        alone = Gallery(0, self.patches)
+        states = {layer: (key.clone(), value.clone()) for layer, (key, value) in wall.states.items()}
+        alone.walls = [Wall(list(wall.starts), states)]
+        return alone
+
+    def until(self, position: int) -> Gallery:
+        """The pictures that stand before a position; nothing is copied."""
+        before = Gallery(0, self.patches)
+        before.walls = [wall.until(position, self.patches) for wall in self.walls]
+        return before
 
     @property
     def num_pictures(self) -> int:
@@ -131,6 +164,7 @@ class Gallery:
         for wall, new in zip(self.walls, starts, strict=True):
             wall.starts.extend(new)
         self.hanging = Hanging(features, positions)
+        self._padded, self._first_seen = {}, {}
 
     def settled(self) -> None:
         """Every hyper layer has projected the new pictures; their features are no longer needed."""
@@ -143,7 +177,8 @@ class Gallery:
             keep: Remember them for later calls. Off in training, where checkpointed layers run twice.
         """
         if self.hanging is None:
-            return [wall.states[layer] for wall in self.walls]
+            key, value = next(wall.states[layer] for wall in self.walls if layer in wall.states)
+            return [wall.states.get(layer, (key[:, :0], value[:, :0])) for wall in self.walls]
         positions = self.hanging.positions
         key, value = project(self.hanging.on(device), list(itertools.chain.from_iterable(positions)))
         sizes = [len(row) * self.patches for row in positions]
@@ -155,6 +190,33 @@ class Gallery:
                 wall.states[layer] = (new[0], new[1])
             found.append((new[0], new[1]))
         return found
+
+    def padded(self, layer: int, pictures: list[tuple[Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
+        """What `states` gave for a layer, padded to keys and values (B, Hkv, M, D); made once while nothing changes."""
+        if (layer, batch) in self._padded:
+            return self._padded[layer, batch]
+        walls = [self.wall_of(row, batch) for row in range(batch)]
+        if all(keys.shape == pictures[0][0].shape for keys, _ in pictures):
+            keys, values = (torch.stack([kv[i] for kv in pictures])[walls] for i in (0, 1))
+        else:
+            pad = nn.utils.rnn.pad_sequence
+            keys, values = (pad([kv[i].transpose(0, 1) for kv in pictures], True)[walls] for i in (0, 1))
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        if self.hanging is None:
+            self._padded[layer, batch] = keys, values
+        return keys, values
+
+    def visible(self, batch: int, begin: int, length: int, num_keys: int, inclusive: bool, device: Any) -> Tensor:
+        """Which of the padded keys the tokens `begin … begin + length` of each row see: bool (B, 1, T, M)."""
+        if batch not in self._first_seen:
+            never = torch.iinfo(torch.long).max
+            first = torch.full((batch, num_keys // self.patches), never)
+            for row in range(batch):
+                starts = torch.tensor(self.walls[self.wall_of(row, batch)].starts, dtype=torch.long)
+                first[row, : len(starts)] = starts if inclusive else starts + 1
+            self._first_seen[batch] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
+        tokens = torch.arange(begin, begin + length, device=device)[:, None]
+        return self._first_seen[batch].to(device) <= tokens
 
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for wall in self.walls for pair in wall.states.values() for t in pair)
@@ -411,20 +473,8 @@ class HyperAttention(Qwen2Attention):
         self, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], batch: int, length: int, begin: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of the rows' pictures, (B, Hkv, M, D), and who sees which: bool (B, 1, T, M)."""
-        walls = [gallery.wall_of(row, batch) for row in range(batch)]
-        if all(keys.shape == pictures[0][0].shape for keys, _ in pictures):
-            keys, values = (torch.stack([kv[i] for kv in pictures])[walls] for i in (0, 1))
-        else:
-            pad = nn.utils.rnn.pad_sequence
-            keys, values = (pad([kv[i].transpose(0, 1) for kv in pictures], True)[walls] for i in (0, 1))
-            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        never = begin + length
-        first_seen = torch.full((batch, keys.shape[2] // gallery.patches), never)
-        for row, wall in enumerate(walls):
-            starts = torch.tensor(gallery.walls[wall].starts, dtype=torch.long)
-            first_seen[row, : len(starts)] = starts if self.config.fused else starts + 1
-        visible = first_seen[:, None, :] <= torch.arange(begin, never)[None, :, None]  # (B, T, N)
-        return keys, values, visible.to(keys.device).repeat_interleave(gallery.patches, -1).unsqueeze(1)
+        keys, values = gallery.padded(self.layer_idx, pictures, batch)
+        return keys, values, gallery.visible(batch, begin, length, keys.shape[2], self.config.fused, keys.device)
 
 
 class HyperDecoderLayer(Qwen2DecoderLayer):

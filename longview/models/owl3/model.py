@@ -31,7 +31,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint
+from longview.models.base import Footprint, InSequence
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
@@ -41,7 +41,7 @@ GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "re
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
 
 
-class Owl3Model(PreTrainedModel, GenerationMixin):
+class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
     """A language model that looks at pictures inside a few of its blocks.
 
     Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
@@ -265,6 +265,31 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         if gallery is not None and past_key_values is not None:
             gallery.settled()
         return output
+
+    def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
+        """Where the pictures of one row of `look`'s arguments stand in its sequence."""
+        return placeholder_starts(arguments.get("media_offset"), 1)[0]
+
+    def portion(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
+        """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`.
+
+        Pictures hang with the words they stand before, so that looking at many is cut into pieces, too.
+        """
+        words = super().portion(arguments, begin, end)
+        starts = self.picture_starts(arguments)
+        here = [number for number, start in enumerate(starts) if begin <= start < end]
+        if not here:
+            return words
+        embeds = arguments["image_embeds"][here[0] : here[-1] + 1]
+        return {**words, "image_embeds": embeds, "media_offset": [[starts[number] - begin for number in here]]}
+
+    def together(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Several rows' portions from their beginnings as one batch, padded on the right."""
+        embeds = [portion["image_embeds"] for portion in portions if "image_embeds" in portion]
+        if not embeds:
+            return super().together(portions)
+        starts = [start for portion in portions for start in portion.get("media_offset", [[]])]
+        return {**super().together(portions), "image_embeds": torch.cat(embeds), "media_offset": starts}
 
     def picture_positions(
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used
 from longview.models.owl3.config import Owl3Config
 from longview.models.tiling import cut
 
@@ -92,7 +93,7 @@ class Owl3Processor:
         check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
         cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
-        pixels: list[Tensor] = []
+        sights: list[Sight] = []
         turns: list[tuple[str, list[Segment]]] = []
         crops: list[int] = []
         queue = iter(media)
@@ -105,22 +106,26 @@ class Owl3Processor:
                     continue
                 medium = next(queue)
                 if medium.kind == "video":
-                    shown = self._video(len(medium.frames))
-                    views = [view for frame in medium.frames for view in self.views(frame.image, None)]
+                    grid, shown = None, self._video(len(medium.frames))
                 else:
-                    shown, views = self._picture(medium.frames[0].image, cuts)
+                    grid, shown = self._picture(medium.frames[0].image, cuts)
                 segments += shown
-                pixels += views
-                crops.append(len(views) // len(medium.frames))
+                count = sum(segment is None for segment in shown) // len(medium.frames)
+                settings, pixels = (self.config.picture_size, grid), partial(self.pixels, grid=grid)
+                sights += [Sight(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))]
+                crops.append(count)
             turns.append((message.role, segments))
-        tensors = self._build(turns, pixels, train=train, parse_specials=False)
+        words = self._build(turns, [], train=train, parse_specials=False)
+        num_pictures = sum(sight.num_pictures for sight in sights)
         return Inputs(
-            tensors,
-            length=tensors["input_ids"].shape[1],
+            words,
+            length=words["input_ids"].shape[1],
             frames=frames_used(media, crops),
-            num_pictures=len(pixels),
-            visual_tokens=len(pixels) * self.config.patches_per_picture,
+            num_pictures=num_pictures,
+            visual_tokens=num_pictures * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
+            media=media,
+            sights=sights,
         )
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
@@ -196,9 +201,10 @@ class Owl3Processor:
                     counts = f"{len(images or ())} images and {len(videos or ())} videos"
                     raise RequestError(f"the messages hold more {piece} than were given: {counts}")
                 if piece == PLACEHOLDER:
-                    shown, views = self._picture(left.pop(0), cuts)
+                    picture = left.pop(0)
+                    grid, shown = self._picture(picture, cuts)
                     segments += shown
-                    pixels += views
+                    pixels += self.views(picture, grid)
                 else:
                     frames = left.pop(0)
                     segments += self._video(len(frames))
@@ -213,12 +219,12 @@ class Owl3Processor:
 
     # ── text ──
 
-    def _picture(self, image: Image.Image, cuts: bool) -> tuple[list[Segment], list[Tensor]]:
-        """What stands in the text for one picture, and what the tower is shown of it."""
+    def _picture(self, image: Image.Image, cuts: bool) -> tuple[tuple[int, int] | None, list[Segment]]:
+        """How one picture is cut, if it is, and what stands in the text for it."""
         if not cuts:
-            return [None], self.views(image, None)
+            return None, [None]
         grid = choose_grid(image.width, image.height, self.config.picture_size)
-        return self.template(*grid), self.views(image, grid)
+        return grid, self.template(*grid)
 
     def template(self, rows: int, columns: int) -> list[Segment]:
         """The release's text for a picture cut into rows · columns crops, with a placeholder for each view."""
@@ -319,6 +325,10 @@ class Owl3Processor:
     def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """See `longview.models.base.Processor.pictures`."""
         return {"pixel_values": torch.stack([self.views(image, None)[0] for image in images])}
+
+    def pixels(self, image: Image.Image, grid: tuple[int, int] | None) -> dict[str, Tensor]:
+        """One picture → what `Owl3Model.encode` takes."""
+        return {"pixel_values": torch.stack(self.views(image, grid))}
 
     def views(self, image: Image.Image, grid: tuple[int, int] | None) -> list[Tensor]:
         """One picture → (3, R, R) tensors in [−1, 1]: its crops row after row and the global view last, or the latter.

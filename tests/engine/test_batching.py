@@ -1,0 +1,414 @@
+"""Many requests at once, over each family's tiny model: the same answers, nothing twice, and nobody harms another."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+import torch
+from samples import noise
+from tolerances import SAME_MATHS
+
+import longview
+from longview.engine import Budget, Engine
+from longview.engine import scheduler as scheduling
+from longview.errors import CheckpointError, MediaError, RequestError
+from longview.messages import Message
+
+PICTURE, OTHER = longview.image(noise(1)), longview.image(noise(7, 30, 60))
+CLIP = longview.video([noise(2), noise(3), noise(4)])
+QUESTIONS = {
+    "no picture": [longview.ask("Hello there, who are you?")],
+    "one picture": [longview.ask("What?", PICTURE)],
+    "a picture that is cut in another way": [longview.ask("Which one?", OTHER)],
+    "two pictures and a clip": [longview.ask("Which one is brighter, and what happens?", PICTURE, OTHER, CLIP)],
+    "a conversation": [
+        longview.ask("What is it?", PICTURE),
+        Message.of("assistant", "A blue one."),
+        Message.of("user", "And what is this: ", OTHER, "?"),
+    ],
+}
+SETTINGS = {"max_tokens": 12, "temperature": 0.5, "seed": 5, "logprobs": 0}
+"""Random weights repeat themselves when greedy. The probabilities of the tokens tell questions apart."""
+
+
+class Spelt:
+    """A processor whose every token is a letter of the answer, and none of which ends it."""
+
+    end_tokens = ()
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+        self.tokenizer = self
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+    def decode(self, ids, **_) -> str:
+        return "".join(chr(0x4E00 + token) for token in ids)
+
+
+def new_engine(tiny, **settings) -> Engine:
+    model, processor = tiny
+    return Engine(model, Spelt(processor), name="tiny", **settings)
+
+
+@pytest.fixture
+def engine(tiny):
+    return new_engine(tiny)
+
+
+@pytest.fixture(scope="session")
+def alone(tiny):
+    """Each question's answer from an engine that has never seen another."""
+    return {name: new_engine(tiny).answer(question, **SETTINGS) for name, question in QUESTIONS.items()}
+
+
+def same(found, expected) -> bool:
+    """Whether two answers have the same tokens with the same probabilities, as far as fp32 goes."""
+    probabilities = pytest.approx([each.logprob for each in expected.logprobs], abs=SAME_MATHS)
+    return found.tokens == expected.tokens and [each.logprob for each in found.logprobs] == probabilities
+
+
+def all_same(found, expected) -> bool:
+    return all(same(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_an_answer_alone_equals_the_answer_in_a_batch(engine, alone):
+    answers = list(engine.batch(QUESTIONS.values(), **SETTINGS))
+    assert all_same(answers, alone.values())
+    assert {len(answer.tokens) for answer in answers} == {12}
+    pairs = itertools.combinations(alone.values(), 2)
+    assert not any(same(*pair) for pair in pairs), "the questions are told apart"
+
+
+def test_a_greedy_answer_alone_equals_the_answer_in_a_batch_down_to_its_probabilities(tiny, engine):
+    settings = {"max_tokens": 8, "logprobs": 3}
+    alone = [new_engine(tiny).answer(question, **settings) for question in QUESTIONS.values()]
+    for mine, theirs in zip(alone, engine.batch(QUESTIONS.values(), **settings), strict=True):
+        assert mine.tokens == theirs.tokens
+        for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
+            assert [token for token, _ in one.top] == [token for token, _ in other.top]
+            assert one.logprob == one.top[0][1] == pytest.approx(other.logprob, abs=SAME_MATHS)
+    plain = [answer.tokens for answer in new_engine(tiny).batch(QUESTIONS.values(), max_tokens=8)]
+    assert plain == [answer.tokens for answer in alone], "those who choose at once choose the same"
+
+
+def test_requests_enter_and_leave_at_every_step(engine, alone):
+    """One more request a step, of different lengths: the rows shift under each other."""
+    found: dict[str, list] = {}
+    streams = {}
+    for number, (name, question) in enumerate([*QUESTIONS.items()] * 2):
+        label = f"{name}, {number}"
+        streams[label] = engine.stream(question, **{**SETTINGS, "max_tokens": 3 + number})
+        for other, stream in list(streams.items()):
+            piece = next(stream, None)
+            if piece is None:
+                del streams[other]
+            else:
+                found.setdefault(other, []).append(piece)
+    for label, stream in streams.items():
+        found[label] += list(stream)
+    for number, name in enumerate([*QUESTIONS] * 2):
+        pieces = found[f"{name}, {number}"]
+        tokens = [token for piece in pieces for token in piece.tokens]
+        logprobs = [each.logprob for piece in pieces for each in piece.logprobs]
+        count = min(12, 3 + number)
+        assert tokens[:count] == list(alone[name].tokens[:count]), name
+        assert logprobs[:count] == pytest.approx([e.logprob for e in alone[name].logprobs[:count]], abs=SAME_MATHS)
+    assert not engine.scheduler.under_way
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(engine, alone):
+    found, names = {}, [name for name in QUESTIONS for _ in range(3)]
+
+    def ask(number: int, name: str) -> None:
+        found[number] = engine.answer(QUESTIONS[name], **SETTINGS)
+
+    threads = [threading.Thread(target=ask, args=each) for each in enumerate(names)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all_same([found[number] for number in range(len(names))], [alone[name] for name in names])
+
+
+def test_a_long_prompt_is_read_in_pieces_and_others_are_answered_meanwhile(engine, alone, monkeypatch):
+    monkeypatch.setattr(engine.scheduler, "_words", scheduling.Pace(most=5))
+    long, short = engine.stream(QUESTIONS["two pictures and a clip"], **SETTINGS), engine.stream("Hi", max_tokens=8)
+    first = next(short)
+    waiting = threading.Thread(target=lambda: pieces.extend(long))
+    pieces: list = []
+    waiting.start()
+    rest = list(short)
+    assert not pieces, "the short one is done before the long one has been read"
+    waiting.join(60)
+    expected = alone["two pictures and a clip"]
+    assert "".join(piece.text for piece in pieces) == expected.text
+    logprobs = [each.logprob for piece in pieces for each in piece.logprobs]
+    assert logprobs == pytest.approx([each.logprob for each in expected.logprobs], abs=SAME_MATHS)
+    assert sum(len(piece.tokens) for piece in (first, *rest)) == 8
+
+
+def test_every_picture_is_encoded_once(engine, monkeypatch):
+    counts = count_pictures(engine, monkeypatch)
+    list(engine.batch([QUESTIONS["one picture"]] * 4, max_tokens=2))
+    (once,) = {sum(counts)}
+    assert once == engine.answer(QUESTIONS["one picture"], max_tokens=1).receipt.usage.pictures
+    engine.answer([longview.ask("Something else about them?", OTHER, PICTURE)], max_tokens=2)
+    engine.answer([longview.ask("And in another order?", PICTURE, OTHER)], max_tokens=2)
+    both = engine.answer(QUESTIONS["a picture that is cut in another way"], max_tokens=1).receipt.usage.pictures
+    assert sum(counts) <= 2 * once + 2 * both, "alone a picture may be cut otherwise than beside another"
+
+
+def count_pictures(engine, monkeypatch) -> list[int]:
+    counts: list[int] = []
+    encode = engine.model.encode
+
+    def counted(pixel_values, *rest):
+        counts.append(len(pixel_values))
+        return encode(pixel_values, *rest)
+
+    monkeypatch.setattr(engine.model, "encode", counted)
+    return counts
+
+
+def test_a_later_turn_reads_and_encodes_only_what_is_new(engine, tiny, monkeypatch):
+    counts = count_pictures(engine, monkeypatch)
+    talk = [longview.ask("What is it?", PICTURE)]
+    first = engine.answer(talk, **SETTINGS)
+    encoded = sum(counts)
+    talk += [Message.of("assistant", "A thing."), Message.of("user", "What else?")]
+    second = engine.answer(talk, **SETTINGS)
+    assert sum(counts) == encoded
+    assert first.receipt.usage.cached_tokens == 0
+    usage = second.receipt.usage
+    assert usage.prompt_tokens - usage.cached_tokens < len("assistantA thing.userWhat else?assistant") + 12
+    assert same(second, new_engine(tiny).answer(talk, **SETTINGS))
+
+
+def test_the_same_words_after_another_picture_share_nothing_behind_it(engine, tiny):
+    engine.answer([longview.ask("What is the colour of it?", PICTURE)], max_tokens=4)
+    same_size = [longview.ask("What is the colour of it?", longview.image(noise(5)))]
+    again = engine.answer(same_size, **SETTINGS)
+    assert same(again, new_engine(tiny).answer(same_size, **SETTINGS))
+    whole = engine.answer(same_size, **SETTINGS)
+    assert (
+        again.receipt.usage.cached_tokens < whole.receipt.usage.cached_tokens == whole.receipt.usage.prompt_tokens - 1
+    )
+    assert same(whole, again)
+
+
+def test_what_is_under_way_serves_who_begins_alike(engine):
+    first = engine.stream(QUESTIONS["one picture"], max_tokens=10)
+    next(first)
+    second = engine.answer(QUESTIONS["one picture"], max_tokens=4)
+    assert second.receipt.usage.cached_tokens == second.receipt.usage.prompt_tokens - 1
+    assert not len(engine.prefixes) or engine.prefixes.hits
+    list(first)
+
+
+def test_several_answers_share_their_prompt_and_differ_by_their_seeds(engine):
+    settings = {"temperature": 1.0, "seed": 3, "max_tokens": 8}
+    answers = engine.answers(QUESTIONS["one picture"], n=3, **settings)
+    assert len({answer.tokens for answer in answers}) == 3
+    assert answers[0].tokens == engine.answer(QUESTIONS["one picture"], **settings).tokens
+    assert answers[2].tokens == engine.answer(QUESTIONS["one picture"], **{**settings, "seed": 5}).tokens
+    assert [answer.receipt.usage.cached_tokens > 0 for answer in answers] == [False, True, True]
+    with pytest.raises(RequestError, match=r"use answers\(…, n=…\)"):
+        engine.answer("?", n=2)
+    with pytest.raises(RequestError, match="n is 0; give a whole number from 1 to 64"):
+        engine.stream("?", n=0)
+
+
+# ── going ──
+
+
+def test_a_cancelled_request_stops_computing_and_holds_nothing(engine, monkeypatch):
+    steps = []
+    forward = engine.model.forward
+    monkeypatch.setattr(engine.model, "forward", lambda *a, **k: (steps.append(1), forward(*a, **k))[1])
+    stream = engine.stream(QUESTIONS["two pictures and a clip"], max_tokens=200)
+    next(stream)
+    assert engine.scheduler.under_way
+    done = len(steps)
+    stream.close()
+    assert not engine.scheduler.under_way
+    assert not engine.scheduler.shelves
+    assert len(steps) == done
+    engine.answer("Hi", max_tokens=2)
+    assert len(steps) <= done + 3, "nothing of it runs beside another request"
+
+
+def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, monkeypatch):
+    quitter, other = (engine.stream(q, max_tokens=150) for q in (QUESTIONS["one picture"], "Hello"))
+    next(quitter), next(other)
+    assert len(engine.scheduler.answering) == 2
+    seen = []
+    step = engine.scheduler.step
+
+    def stepped():
+        if not seen:
+            closing = threading.Thread(target=quitter.close)
+            closing.start()
+            closing.join(10)
+        moved = step()
+        seen.append(len(engine.scheduler.answering))
+        return moved
+
+    monkeypatch.setattr(engine.scheduler, "step", stepped)
+    for _ in range(4):  # a few pieces wait already
+        next(other)
+    assert seen[0] == 1
+    other.close()
+
+
+def failing(engine, monkeypatch, name: str, when) -> None:
+    """Let a method of the model raise as a memory that has run out does, whenever `when` says so."""
+    inner = getattr(engine.model, name)
+
+    def failed(*args, **kwargs):
+        if when(*args, **kwargs):
+            raise MemoryError("no room")
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model, name, failed)
+
+
+def others_are_fine(engine, alone, bad, match: str, kind=RequestError) -> None:
+    names = ["no picture", "one picture", "a conversation"]
+    asked = [QUESTIONS[names[0]], bad, QUESTIONS[names[1]], QUESTIONS[names[2]]]
+    found = list(engine.batch(asked, **SETTINGS))
+    assert isinstance(found[1], kind)
+    assert match in str(found[1])
+    assert all_same([found[0], *found[2:]], [alone[name] for name in names])
+    assert not engine.scheduler.under_way
+
+
+def test_a_failing_encode_fails_alone(engine, alone, monkeypatch):
+    from longview.media import open_media
+
+    bad = [longview.ask("What?", longview.image(noise(9, 50, 50)))]
+    medium = open_media(bad[0].media)
+    poison = engine.processor.prepare(bad, medium).tensors["pixel_values"][0]
+    failing(engine, monkeypatch, "encode", lambda pixel_values: any(torch.equal(each, poison) for each in pixel_values))
+    others_are_fine(engine, alone, bad, "there is not enough memory for")
+
+
+LONG = [Message.of("user", "And " * 80)]
+"""Longer than the others, so that its positions tell it from them."""
+
+
+def only_long(*_, position_ids=None, **__) -> bool:
+    return int(position_ids.max()) >= 300
+
+
+def test_a_failing_prefill_fails_alone(engine, alone, monkeypatch):
+    failing(engine, monkeypatch, "forward", lambda **given: only_long(**given) and given["position_ids"].shape[1] > 1)
+    others_are_fine(engine, alone, LONG, "there is not enough memory for 0 pictures")
+
+
+def test_a_pass_over_several_rows_that_fails_is_tried_row_by_row(engine, alone, monkeypatch):
+    failing(engine, monkeypatch, "forward", lambda **given: only_long(**given) and given["position_ids"].shape[1] == 1)
+    others_are_fine(engine, alone, LONG, "there is not enough memory for 0 pictures")
+
+
+def test_scores_that_are_no_numbers_end_one_request_and_spoil_no_other(engine, alone, monkeypatch):
+    forward = engine.model.forward
+
+    def spoilt(*args, **given):
+        output = forward(*args, **given)
+        if only_long(**given) and given["position_ids"].shape[1] == 1:
+            row = int(given["position_ids"].amax(-1).argmax())
+            output.logits[row] = torch.nan
+            for layer in given["past_key_values"].layers:
+                layer.values[row] = torch.nan
+        return output
+
+    monkeypatch.setattr(engine.model, "forward", spoilt)
+    others_are_fine(engine, alone, LONG, "the model's scores are no numbers", CheckpointError)
+
+
+def test_a_medium_that_cannot_be_opened_fails_alone(engine, alone):
+    bad = [longview.ask("What?", longview.image(b"no picture at all"))]
+    others_are_fine(engine, alone, bad, "given as a picture", MediaError)
+
+
+def test_a_bug_ends_everybody_with_it_and_the_engine_goes_on(engine, alone, monkeypatch):
+    stream = engine.stream("Hello", max_tokens=50)
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.scheduler, "_answer", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.answer("Hi", max_tokens=3)
+        with pytest.raises(ZeroDivisionError):
+            list(stream)
+    assert same(engine.answer(QUESTIONS["no picture"], **SETTINGS), alone["no picture"])
+
+
+# ── memory ──
+
+
+def test_who_does_not_fit_waits_and_is_answered(tiny, alone):
+    word = type(tiny[0]).footprint(tiny[0].config, torch.float32).word_bytes
+    engine = new_engine(tiny, budget=Budget(states=512 * word, requests=8))
+    most = []
+    step = engine.scheduler.step
+    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.under_way)))[0]
+    assert all_same(engine.batch(QUESTIONS.values(), **SETTINGS), alone.values())
+    assert 1 <= max(most) <= 2
+
+
+def test_no_more_requests_run_than_the_budget_says(tiny):
+    engine = new_engine(tiny, budget=Budget(requests=2))
+    most = []
+    step = engine.scheduler.step
+    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.under_way)))[0]
+    assert len(list(engine.batch(["Hello"] * 5, max_tokens=6))) == 5
+    assert max(most) == 2
+    with pytest.raises(RequestError, match="requests is 0; give a whole number from 1 up"):
+        Budget(requests=0)
+
+
+def test_what_is_kept_stays_within_its_bytes(tiny):
+    engine = new_engine(tiny, budget=Budget(features=30_000, prefixes=200_000))
+    for seed in range(12):
+        engine.answer([longview.ask("What?", longview.image(noise(seed)))], max_tokens=2)
+        assert engine.features.nbytes <= 30_000
+        assert engine.prefixes.nbytes <= 200_000
+    assert len(engine.prefixes) < 12
+
+
+# ── batches ──
+
+
+def test_a_batch_is_lazy_and_keeps_its_order(engine):
+    taken = []
+
+    def questions():
+        for number in range(6):
+            taken.append(number)
+            yield f"Question {number}" + " and more" * (6 - number)
+
+    answers = engine.batch(questions(), max_tokens=4)
+    assert not taken
+    lengths = [answer.receipt.usage.prompt_tokens for answer in answers]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_batch_that_is_left_cancels_what_is_under_way(engine):
+    answers = engine.batch((f"Question {number}" for number in range(6)), max_tokens=100)
+    next(answers)
+    answers.close()
+    assert not engine.scheduler.under_way
+    assert not engine.scheduler.waiting
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"n": 2}, "one answer a question"), ({"temperature": -1}, "temperature is -1"), ({"media": 3}, "media is 3")],
+)
+def test_the_settings_of_a_batch_are_checked_at_once(engine, settings, complaint):
+    with pytest.raises(RequestError, match=complaint):
+        engine.batch(["Hello"], **settings)

@@ -1,0 +1,96 @@
+"""The table of keys and values, row by row."""
+
+from __future__ import annotations
+
+import torch
+
+from longview.engine.cache import SMALLEST, Shelf, empty_rows, shelf_of
+
+
+def states(seed: int, length: int, rows: int = 1) -> torch.Tensor:
+    return torch.randn(rows, 2, length, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def written(seed: int, length: int):
+    """A row of two layers, written in two passes."""
+    row = empty_rows(2, length)
+    keys = states(seed, length)
+    for part in keys.split([length - 3, 3], dim=2):
+        for layer in range(2):
+            row.update(part + layer, part - layer, layer)
+        row.advance(part.shape[2])
+    return row, keys
+
+
+def holds(table, number: int, keys: torch.Tensor) -> bool:
+    pairs = list(table.pairs(number, keys.shape[2]))
+    return all(
+        torch.equal(k, keys[0] + layer) and torch.equal(v, keys[0] - layer) for layer, (k, v) in enumerate(pairs)
+    )
+
+
+def test_what_is_written_can_be_read_and_a_pass_returns_all_of_it():
+    row, keys = written(0, 10)
+    assert holds(row, 0, keys)
+    found, _ = row.update(states(1, 1), states(2, 1), 0)
+    assert torch.equal(found, torch.cat([keys, states(1, 1)], dim=2))
+    assert row.get_seq_length() == 10, "a pass counts when it has succeeded"
+
+
+def test_rows_of_different_lengths_each_grow_at_their_own_end():
+    shelf = Shelf(2)
+    rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 5, "b": 9, "c": 7}.items())}
+    for name, (row, _) in rows.items():
+        shelf.add(name, row)
+    new = states(9, 1, rows=3)
+    for layer in range(2):
+        found, _ = shelf.update(new + layer, new - layer, layer)
+        assert found.shape == (3, 2, 10, 8)
+    seen = shelf.mask(torch.device("cpu"))
+    assert seen[:, 0, 0].sum(-1).tolist() == [6, 10, 8]
+    shelf.advance(1)
+    assert shelf.lengths == [6, 10, 8]
+    for number, (_, keys) in enumerate(rows.values()):
+        assert holds(shelf, number, torch.cat([keys, new[number : number + 1]], dim=2))
+
+
+def test_the_last_row_takes_the_place_of_one_that_goes():
+    shelf = Shelf(2)
+    rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 12, "b": 9, "c": 7}.items())}
+    for name, (row, _) in rows.items():
+        shelf.add(name, row)
+    shelf.remove("a")
+    assert (shelf.rows, shelf.lengths) == (["c", "b"], [7, 9])
+    assert holds(shelf, 0, rows["c"][1])
+    assert holds(shelf, 1, rows["b"][1])
+
+
+def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
+    row, keys = written(3, 20)
+    row.make_room(SMALLEST + 1)
+    assert row.capacity == 2 * SMALLEST
+    assert holds(row, 0, keys)
+    shelf = Shelf(2)
+    for number in range(5):
+        shelf.add(number, row)
+    assert shelf.slots == 8
+    for number in range(4):
+        shelf.remove(number)
+    assert shelf.slots <= 4
+    assert holds(shelf, 0, keys)
+
+
+def test_a_row_that_is_wiped_leaves_zeros():
+    shelf = Shelf(2)
+    bad, good = written(4, 30)[0], written(5, 6)
+    for layer in bad.layers:
+        layer.values[:, :, 10:] = torch.nan
+    shelf.add("bad", bad)
+    shelf.add("good", good[0])
+    shelf.remove("bad", wipe=True)
+    assert holds(shelf, 0, good[1])
+    assert all(torch.isfinite(layer.values).all() for layer in shelf.layers)
+
+
+def test_rows_of_similar_lengths_share_a_shelf():
+    assert shelf_of(1) == shelf_of(4096) < shelf_of(4097) == shelf_of(16384) < shelf_of(16385)

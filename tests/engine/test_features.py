@@ -1,0 +1,205 @@
+"""Features kept by content: keys that cannot collide, bytes that are bounded, files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from samples import noise
+from tolerances import SAME_MATHS
+
+import longview
+from longview.engine import Budget, Engine, features
+from longview.engine.features import FeatureCache, Films, framed, identity, key_of
+from longview.errors import RequestError
+from longview.media import Limits, MediaOptions, open_media
+from longview.media.medium import UNDECODED
+from longview.media.video import VideoReader
+from longview.world.render import write_clip
+from longview.world.scenes import draw_clip
+
+fields = st.lists(st.one_of(st.binary(max_size=4), st.integers(0, 9), st.text("ab", max_size=3)), max_size=4)
+
+
+@given(fields, fields)
+def test_unlike_fields_have_unlike_digests(one, other):
+    alike = [*map(type, one), *one] == [*map(type, other), *other]
+    assert (framed(*one) == framed(*other)) == alike
+
+
+def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
+    _, processor = tiny
+    wide = noise(1, 60, 20)
+    high = Image.frombytes("RGB", (20, 60), wide.tobytes())  # the same bytes in another shape
+    sources = [longview.image(wide), longview.image(high), longview.image(wide.convert("L"))]
+    sources += [longview.video([wide, high]), longview.video([high, wide])]
+    media = open_media(sources)
+    inputs = processor.prepare([longview.ask("?", *sources)], media)
+    alone = processor.prepare([longview.ask("?", sources[0])], media[:1])
+    keys = [key_of("a", media[sight.medium], sight) for sight in inputs.sights]
+    assert len(set(keys)) == len(inputs.sights)
+    same = alone.sights[0].settings == inputs.sights[0].settings
+    assert (key_of("a", media[0], alone.sights[0]) == keys[0]) == same
+    assert key_of("b", media[0], inputs.sights[0]) != keys[0]
+
+
+def test_those_used_last_stay_within_the_bytes():
+    cache = FeatureCache(limit=4 * 40)
+    for number in range(6):
+        cache.put(str(number), torch.full((10,), float(number)))
+        cache.get("0")
+    assert cache.nbytes == 160
+    kept = [str(number) for number in range(6) if cache.get(str(number)) is not None]
+    assert kept == ["0", "3", "4", "5"]
+    cache.put("0", torch.zeros(10))
+    assert cache.nbytes == 160, "a key counts once"
+    cache.put("too large", torch.zeros(100))
+    assert cache.get("too large") is None
+    assert len(cache) == 4
+
+
+def test_features_outlive_the_program_on_disk(tiny, tmp_path, monkeypatch):
+    question, budget = [longview.ask("What?", longview.image(noise(1)))], Budget(feature_folder=tmp_path / "kept")
+    first = Engine(*tiny, budget=budget).answer(question, max_tokens=5)
+    again = Engine(*tiny, budget=budget)
+    monkeypatch.setattr(again.model, "encode", lambda **_: pytest.fail("it has been encoded before"))
+    assert again.answer(question, max_tokens=5).tokens == first.tokens
+
+
+def test_other_weights_share_no_features_on_disk(tiny):
+    model, _ = tiny
+    before = identity(model)
+    parameter = next(p for name, p in model.named_parameters() if "vision" in name or "visual" in name)
+    with torch.no_grad():
+        parameter.view(-1)[0] += 1
+        assert identity(model) != before
+        parameter.view(-1)[0] -= 1
+
+
+def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path):
+    cache = FeatureCache(0, tmp_path)
+    cache.put("a", torch.arange(4.0))
+    assert torch.equal(cache.get("a"), torch.arange(4.0))
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cache.get("a") is None
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"], "nothing unfinished is left"
+
+
+def test_files_stay_within_their_bytes_and_the_oldest_go(tmp_path):
+    cache = FeatureCache(0, tmp_path, disk_limit=6000)
+    for number in range(8):
+        cache.put(f"{number}", torch.zeros(250))
+        path = tmp_path / f"{number}.safetensors"
+        os.utime(path, (number, number))
+    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert sum(sizes) <= 6000 + max(sizes)
+    assert cache.get("7") is not None
+    assert cache.get("0") is None
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RequestError, match="give a folder that can be written"):
+        FeatureCache(0, tmp_path / "file")
+
+
+# ── videos ──
+
+
+@pytest.fixture
+def film(tmp_path):
+    return write_clip(draw_clip(random.Random(1)), tmp_path / "film.mp4")
+
+
+def test_frames_that_are_decoded_later_are_the_same_frames(film):
+    now, later = (open_media([longview.video(film)], decode=decode)[0] for decode in (True, False))
+    assert all(frame.image is UNDECODED for frame in later.frames)
+    for _ in range(2):  # the second time the file is opened again
+        for one, other in zip(now.frames, later.read(), strict=True):
+            assert (one.index, one.seconds) == (other.index, other.seconds)
+            assert one.image.tobytes() == other.image.tobytes()
+    (last,) = later.read([len(now.frames) - 1])
+    assert last.image.tobytes() == now.frames[-1].image.tobytes()
+    assert list(now.read([1])) == [now.frames[1]]
+    later.close()
+
+
+def test_a_second_question_about_a_film_opens_and_encodes_nothing(tiny, film, monkeypatch):
+    engine = Engine(*tiny)
+    first = engine.answer([longview.ask("What happens in it?", longview.video(film))], max_tokens=2)
+    monkeypatch.setattr(VideoReader, "__init__", lambda *_, **__: pytest.fail("the film was opened"))
+    monkeypatch.setattr(engine.model, "encode", lambda **_: pytest.fail("a picture was encoded"))
+    second = engine.answer([longview.ask("Who is in it?", longview.video(film))], max_tokens=2)
+    assert second.receipt.frames == first.receipt.frames
+    usage = second.receipt.usage
+    assert usage.prompt_tokens - usage.cached_tokens < 40, "only the question has been read"
+    monkeypatch.undo()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(film, "GIF")
+    third = engine.answer([longview.ask("Who is in it?", longview.video(film))], max_tokens=2)
+    assert len(third.receipt.frames) < len(first.receipt.frames), "a file that has changed is another film"
+
+
+def test_other_frames_of_a_film_are_other_pictures(tiny, film):
+    engine, whole = Engine(*tiny), Engine(*tiny)
+    question = [longview.ask("What happens?", longview.video(film))]
+    settings = {"max_tokens": 3, "logprobs": 0}
+    engine.answer(question, media={"frames": 2}, **settings)
+    again = engine.answer(question, media={"frames": 3}, **settings)
+    assert [f.index for f in again.receipt.frames] == sorted({f.index for f in again.receipt.frames})
+    fresh = whole.answer(question, media={"frames": 3}, **settings)
+    assert again.tokens == fresh.tokens
+    found, expected = ([each.logprob for each in answer.logprobs] for answer in (again, fresh))
+    assert found == pytest.approx(expected, abs=SAME_MATHS)
+
+
+def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
+    monkeypatch.setattr(features, "AHEAD", 3)
+    read = []
+    frames = [noise(seed) for seed in range(12)]
+    medium = open_media([longview.video(frames)])[0]
+    inputs = tiny[1].prepare([longview.ask("?", longview.video(frames))], [medium])
+    shown = inputs.shown
+    monkeypatch.setattr(inputs, "shown", lambda sights: (read.append(1) or each for each in shown(sights)))
+    ready = threading.Semaphore(0)
+    feeder = features.Feeder(inputs, inputs.sights, ready.release)
+    taken = []
+    while len(taken) < 12:
+        assert ready.acquire(timeout=10)
+        taken.append(feeder.take())
+        assert len(read) <= len(taken) + 3 + 1, "one in hand, and those that wait"
+    assert [sight.frame for sight, _ in taken] == list(range(12))
+
+
+def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
+    monkeypatch.setattr(features, "AHEAD", 1)
+    medium = open_media([longview.video(film)], decode=False)[0]
+    closed = threading.Event()
+    monkeypatch.setattr(VideoReader, "close", lambda reader, close=VideoReader.close: (close(reader), closed.set()))
+    inputs = tiny[1].prepare([longview.ask("?", longview.video(film))], [medium])
+    feeder = features.Feeder(inputs, inputs.sights, lambda: None)
+    feeder.stop()
+    assert closed.wait(10)
+
+
+def test_what_is_known_of_a_film_depends_on_how_it_is_looked_at(film):
+    films = Films(most=2)
+    part, limits = longview.video(film), Limits()
+
+    def look(**options):
+        return films.open_media([part], MediaOptions(**options), limits, None, MediaOptions(select="uniform"))[0]
+
+    assert look(frames=2) is look(frames=2)
+    assert len(look(frames=3).frames) == 3
+    assert len(look(frames=4).frames) == 4
+    two = look(frames=2)
+    assert two is look(frames=2)
+    picture = [longview.image(noise(1))]
+    assert len(films.open_media(picture, MediaOptions(), limits, None, MediaOptions())) == 1
