@@ -42,8 +42,10 @@ class Grammars:
         name, form = ("regex", params.regex) if params.regex is not None else ("json_schema", params.json_schema)
         assert form is not None
         try:
-            compiled = LLMatcher.grammar_from_regex if name == "regex" else LLMatcher.grammar_from_json_schema
-            grammar = compiled(form)
+            if name == "regex":
+                grammar = LLMatcher.grammar_from_regex(form)
+            else:  # without white space at will, of which a confused model writes no end
+                grammar = LLMatcher.grammar_from_json_schema(form, {"whitespace_flexible": False})
             matcher = LLMatcher(letters, grammar)
             error = matcher.get_error()
         except ValueError as failed:
