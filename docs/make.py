@@ -1,6 +1,9 @@
-"""Write docs/command-line.md from the program's own help: python docs/make.py
+"""Write the pages that are generated: python docs/make.py
 
-A test compares the page with what this would write.
+command-line.md   from the program's own help
+benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
+
+A test compares the pages with what this would write.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import io
 import os
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "command-line.md"
+DOCS = Path(__file__).parent
+PAGE = DOCS / "command-line.md"
+BENCHMARKS = DOCS / "benchmarks.md"
 INTRODUCTION = """\
 # The command line
 
@@ -27,6 +32,13 @@ def command_line() -> str:
 
     sections = [("longview", ["--help"]), *((f"longview {verb}", [verb, "--help"]) for verb in VERBS)]
     return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{_help(words)}```\n" for title, words in sections)
+
+
+def benchmarks() -> str:
+    """The page about speed."""
+    from longview.bench.report import pages
+
+    return (DOCS / "benchmarks" / "preface.md").read_text(encoding="utf-8") + "\n" + pages(DOCS / "benchmarks")
 
 
 def _help(words: list[str]) -> str:
@@ -47,3 +59,4 @@ def _help(words: list[str]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(command_line(), encoding="utf-8")
+    BENCHMARKS.write_text(benchmarks(), encoding="utf-8")

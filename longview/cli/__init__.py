@@ -18,6 +18,7 @@ import typer
 
 from longview import __version__
 from longview.cli.ask import ask
+from longview.cli.bench import bench
 from longview.cli.chat import chat
 from longview.cli.eval import evaluate
 from longview.cli.frames import show_frames
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "info": info,
     "train": train,
     "eval": evaluate,
+    "bench": bench,
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(spread(_verb))

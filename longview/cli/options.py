@@ -45,6 +45,7 @@ class ModelOptions:
     )
     attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
+    quantize: Annotated[str | None, Option(help="int8 or int4: the language model's weights in so many bits.")] = None
     load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
     load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
     model_base: Annotated[str | None, Option(help="Language model of an MGM folder of the first stage.")] = None
@@ -66,6 +67,7 @@ class ModelOptions:
                 dtype=self.dtype,
                 attn_implementation=self.attn,
                 revision=self.revision,
+                quantize=self.quantize,
                 load_8bit=self.load_8bit,
                 load_4bit=self.load_4bit,
                 **{name: value for name in parts if (value := getattr(self, name)) is not None},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longview.engine.sampling import SamplingParams
-from longview.errors import RequestError
+from longview.errors import MissingExtraError, RequestError
 
 
 class Grammars:
@@ -26,7 +26,8 @@ class Grammars:
         """What a request asks for, or None where it asks for no form.
 
         Raises:
-            RequestError: the form is malformed, or the library is missing.
+            RequestError: the form is malformed.
+            MissingExtraError: llguidance is not installed.
         """
         if params.regex is None and params.json_schema is None:
             return None
@@ -34,7 +35,7 @@ class Grammars:
             from llguidance import LLMatcher
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise RequestError('regex and json_schema need llguidance; pip install "longview[constrain]"') from None
+            raise MissingExtraError("an answer of a given form", "llguidance", "constrain") from None
         with self._lock:
             if self._known is None or self._known[0] is not tokenizer:
                 self._known = tokenizer, from_tokenizer(tokenizer, eos_token=list(end_tokens))

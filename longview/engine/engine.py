@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
@@ -38,7 +38,7 @@ from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
 from longview.media import Limits, Look, MediaOptions, Progress
 from longview.messages import Answer, Conversation, Message, Piece, parse_messages
-from longview.models import checkpoint
+from longview.models import checkpoint, quantise
 from longview.models.base import Processor
 from longview.models.families import family_of
 from longview.models.quantization import quantization
@@ -62,8 +62,10 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     similarity: str | PathLike | None = None,
+    quantize: str | None = None,
     load_8bit: bool = False,
     load_4bit: bool = False,
+    budget: Budget | None = None,
     **options: Any,
 ) -> Engine:
     """Open a model and make it answer.
@@ -75,13 +77,15 @@ def load(
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
         similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
+        quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantise`.
         load_8bit, load_4bit: Quantise the language model with bitsandbytes.
+        budget: What the engine may hold; see `Budget`.
         options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
             `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
 
     Raises:
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
-        RequestError: no such device, dtype or attention here.
+        RequestError: no such device, dtype, attention or number of bits here.
     """
     device = device or best_device()
     check_device(device)
@@ -89,6 +93,13 @@ def load(
         dtype = dtype_of(dtype)
     if attn_implementation is not None:
         check_attention(attn_implementation)
+    if quantize is not None:
+        if load_8bit or load_4bit:
+            raise RequestError("quantize and load_8bit or load_4bit are two ways to the same; choose one")
+        quantise.check(quantize, device, dtype)
+        dtype = torch.bfloat16
+        if device != "cpu":
+            load_8bit, load_4bit = quantize == "int8", quantize == "int4"
     folder = checkpoint.resolve(str(name), revision=revision)
     family = family_of(folder)
     if dtype is None:
@@ -106,8 +117,10 @@ def load(
         exact = None if dtype == "auto" else dtype_of(dtype)
         options["quantization_config"] = quantization(family.Model, load_8bit, load_4bit, device, exact)
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
+    if quantize is not None and device == "cpu":
+        quantise.quantise(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
-    return Engine(model, processor, str(name), str(similarity or default_for(str(name))))
+    return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget)
 
 
 @dataclass(frozen=True)
@@ -201,7 +214,7 @@ class Engine:
         ocr: bool = False,
         gen: bool = False,
         **settings: Any,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece]:
         """Answer a question, piece by piece; the last piece carries the reason it ended and the receipt.
 
         Closing the iterator cancels the request: by the next step it costs nothing and holds nothing.
@@ -339,7 +352,7 @@ class Engine:
 
     # ── whoever waits turns the wheel ──
 
-    def _stream(self, question: _Question) -> Iterator[Piece]:
+    def _stream(self, question: _Question) -> Generator[Piece]:
         requests = self._prepare(question)
         self._submit(requests)
         running = list(requests)

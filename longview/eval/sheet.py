@@ -6,7 +6,7 @@
     ╰───────────────────────────────────────────────╯
     ▦ 0:12.0   ▦ 0:48.5   ▦ 1:02.0   ▦ 1:40.5
 
-As one HTML file that needs nothing else, or as a PNG. The only place that draws with matplotlib.
+As one HTML file that needs nothing else, or as a PNG.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 
 from PIL import Image
 
-from longview.errors import MissingExtraError, RequestError
+from longview.errors import RequestError
+from longview.figures import new_figure
 from longview.media import Frame, Medium
 
 SIDE = 480  # pixels of a picture's longer side on a sheet
@@ -258,19 +259,13 @@ def png(sheet: Sheet) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("a sheet as .png", "matplotlib", "eval") from error
     frames = sheet.medium.frames
     columns = min(COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
     tallest = max(frame.image.height / frame.image.width for frame in frames)
     tall = min(11.5 / columns * tallest, 6.0) + 0.42  # inches of a picture and its label
     head, curve = 0.95, 2.1 if sheet.curve else 0.0
-    figure = Figure(figsize=(12.0, head + curve + rows * tall + 0.15), facecolor=PAPER, dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure("a sheet as .png", 12.0, head + curve + rows * tall + 0.15, facecolor=PAPER, dpi=110)
     height = figure.get_figheight()
     figure.text(
         0.02,

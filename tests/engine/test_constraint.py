@@ -11,7 +11,7 @@ from samples import noise
 
 import longview
 from longview.engine import Engine
-from longview.errors import RequestError
+from longview.errors import MissingExtraError, RequestError
 
 SCHEMA = {
     "type": "object",
@@ -73,5 +73,5 @@ def test_a_form_that_makes_no_sense_is_refused(engine, settings, complaint):
 
 def test_a_missing_library_says_which_extra_to_install(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(RequestError, match=re.escape('pip install "longview[constrain]"')):
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'longview[constrain]'")):
         engine.answer("Which?", regex="a")

@@ -1,0 +1,144 @@
+"""What we are measured beside, in the same run and with the same shapes.
+
+Interleaved     the same language model, with the pictures in its sequence, as LLaVA-NeXT-Interleave does
+recomputation   keys and values of pictures made anew for every token, as mPLUG-Owl3's authors' code does
+transformers    its own `generate`, one request at a time
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
+from transformers.initialization import no_init_weights
+
+from longview.bench.subject import Subject, fill
+from longview.media import open_media
+
+
+class Interleaved:
+    """The subject's language model without hyper attention, with random embeddings for pictures.
+
+    Args:
+        layers: How many of its layers are built and run. All cost the same, so their time is multiplied; the embedding
+            and the head are counted once. 0: all of them.
+    """
+
+    def __init__(self, subject: Subject, layers: int = 0) -> None:
+        plain = subject.model.language_model.config
+        config = copy.deepcopy(plain) if plain.model_type != "mplugowl3" else _qwen2_of(plain)
+        self.num_layers = config.num_hidden_layers
+        self.layers = min(layers or self.num_layers, self.num_layers)
+        config.num_hidden_layers = self.layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[: self.layers]
+        before = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(subject.model.dtype)
+            with no_init_weights():
+                self.model = AutoModelForCausalLM.from_config(config).eval().to(subject.model.device)
+        finally:
+            torch.set_default_dtype(before)
+        self.model.tie_weights()
+        fill(self.model)
+        self.patches = subject.model.config.patches_per_picture
+        self.config = config
+
+    @property
+    def scaled(self) -> float:
+        """What the time of the layers is multiplied by."""
+        return self.num_layers / self.layers
+
+    @torch.inference_mode()
+    def first_token(self, num_pictures: int, num_words: int) -> float:
+        """Seconds from features to the first token."""
+        positions = num_pictures * self.patches + num_words
+        embeds = torch.randn(1, positions, self.config.hidden_size).to(self.model.dtype) * 0.02
+        body, cache = self.model.model, DynamicCache(config=self.config)
+        began = time.perf_counter()
+        hidden = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        layers = time.perf_counter() - began
+        self.model.lm_head(hidden[:, -1:]).argmax()
+        return layers * self.scaled + (time.perf_counter() - began - layers)
+
+    @torch.inference_mode()
+    def token(self, num_pictures: int, num_words: int, repeats: int) -> float:
+        """Seconds a token, with keys and values of so many pictures in the cache. Media are drawn, not computed."""
+        positions = num_pictures * self.patches + num_words
+        cache = DynamicCache(config=self.config)
+        heads, width = self.config.num_key_value_heads, self.config.hidden_size // self.config.num_attention_heads
+        for layer in range(self.layers):
+            states = torch.zeros(1, heads, positions, width, dtype=self.model.dtype)
+            cache.update(states, states.clone(), layer)
+        ids = torch.zeros(1, 1, dtype=torch.long)
+        found = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+            layers = time.perf_counter() - began
+            self.model.lm_head(hidden[:, -1:]).argmax()
+            found.append(layers * self.scaled + (time.perf_counter() - began - layers))
+        return sorted(found[1:])[repeats // 2]
+
+    def bytes_per_picture(self) -> int:
+        """Bytes of keys and values of one picture, in all layers: measured on a cache that holds one."""
+        cache = DynamicCache(config=self.config)
+        with torch.inference_mode():
+            embeds = torch.zeros(1, self.patches, self.config.hidden_size, dtype=self.model.dtype)
+            self.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        held = sum(_size(layer.keys) + _size(layer.values) for layer in cache.layers)
+        return int(held * self.scaled)
+
+
+def _qwen2_of(config: Any) -> Any:
+    plain = Qwen2Config.from_dict({**config.to_dict(), "model_type": "qwen2"})
+    plain._attn_implementation = "sdpa"
+    return plain
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@torch.inference_mode()
+def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
+    """Bytes of the keys and values of pictures in the hyper layers: measured on a cache that holds them."""
+    model, messages = subject.model, subject.question(num_pictures)
+    inputs = subject.engine.processor.prepare(messages, open_media(messages[0].media))
+    shape = (num_pictures, model.config.patches_per_picture, model.config.hidden_size)
+    cache = DynamicCache(config=model.config)
+    model(**model.look(inputs.words, features=torch.zeros(shape, dtype=model.dtype)), past_key_values=cache)
+    return cache.gallery.nbytes()
+
+
+@torch.inference_mode()
+def recomputation(subject: Subject, num_pictures: int, pictures_at_a_time: int = 25) -> float:
+    """Seconds that it takes to make the keys and values of all pictures in all hyper layers once.
+
+    Measured on some pictures and multiplied: each costs the same.
+    """
+    config, model = subject.model.config, subject.model
+    some = min(num_pictures, pictures_at_a_time)
+    shape = (some, config.patches_per_picture, config.hidden_size)
+    features = torch.zeros(shape, dtype=model.dtype, device=model.device)
+    layers = [model.language_model.model.layers[number - 1] for number in config.hyper_layers]
+    layers[0].project(features[:1], [0])
+    began = time.perf_counter()
+    for layer in layers:
+        layer.project(features, list(range(some)))
+    return (time.perf_counter() - began) * num_pictures / some
+
+
+@torch.inference_mode()
+def generate(subject: Subject, messages: list[Any], max_tokens: int) -> float:
+    """Seconds that transformers' `generate` takes for one question, media and tower included."""
+    began = time.perf_counter()
+    parts = [part for message in messages for part in message.media]
+    inputs = subject.engine.processor.prepare(messages, open_media(parts))
+    settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False}
+    subject.model.generate(**inputs.tensors, **settings)
+    return time.perf_counter() - began

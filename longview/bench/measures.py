@@ -1,0 +1,356 @@
+"""What is measured. Each measure asks the real engine, and returns a table with what follows from it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longview.bench import alternatives
+from longview.bench.limits import limits_of, tower_of
+from longview.bench.report import Result, command, machine
+from longview.bench.subject import GiB, Subject
+from longview.errors import RequestError
+from longview.messages import Answer, ask
+from longview.messages import video as shown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asks for."""
+
+    pictures: Sequence[int]
+    repeats: int = 3
+    layers: int = 0
+    """Layers of the alternative that are run; see `alternatives.Interleaved`."""
+    most_interleaved: int = 16
+    """Pictures up to which the alternative is run."""
+    tokens: int = 16
+    requests: int = 16
+    minutes: int = 10
+    gigabytes: int = 8
+
+
+def first_token(subject: Subject, plan: Plan) -> Result:
+    """How long until the first word, by pictures, and where the time goes."""
+    rows: list[dict[str, Any]] = []
+    interleaved = None if subject.in_sequence else alternatives.Interleaved(subject, plan.layers)
+    for count in plan.pictures:
+        answers = []
+        for turn in range(plan.repeats):
+            subject.forget(features=True)
+            messages = subject.question(count, first=1000 * turn)
+            answers.append(subject.engine.answer(messages, max_tokens=1))
+        middle = _middle(answers, lambda answer: answer.receipt.timings.first_token)
+        timings, usage = middle.receipt.timings, middle.receipt.usage
+        row: dict[str, Any] = {
+            "pictures": count,
+            "media s": timings.media + timings.preprocess,
+            "encode s": timings.encode,
+            "prefill s": timings.prefill,
+            "first token s": timings.first_token,
+        }
+        if interleaved is not None:
+            alone = None
+            if count <= plan.most_interleaved:
+                alone = interleaved.first_token(count, usage.prompt_tokens)
+            row |= {
+                "interleaved prefill s": alone,
+                "faster without tower ×": alone and alone / timings.prefill,
+                "faster whole ×": alone and (alone + timings.first_token - timings.prefill) / timings.first_token,
+            }
+        rows.append(row)
+    result = _result(subject, plan, "first-token", rows, limits_of(subject.model))
+    result.about = (
+        "Seconds from a question to its first token, medians. Interleaved is the same language model with the pictures "
+        "in its sequence, from features that are there; whole adds the same media and encoding to both."
+    )
+    result.x, result.y = "pictures", ["first token s", "prefill s", *(["interleaved prefill s"] if interleaved else [])]
+    if interleaved is not None and interleaved.scaled > 1:
+        result.findings.append(
+            f"Interleaved ran {interleaved.layers} of its {interleaved.num_layers} layers, and their time is "
+            f"multiplied by {interleaved.scaled:g}: all cost the same."
+        )
+    for row in rows:
+        if row.get("faster without tower ×"):
+            result.findings.append(
+                f"{row['pictures']} pictures: {row['faster without tower ×']:.1f}× faster than interleaved without the "
+                f"tower, {row['faster whole ×']:.1f}× as measured here."
+            )
+    if not subject.random_features:
+        result.findings += _tower_share(subject, rows, result.limits)
+    return result
+
+
+def _tower_share(subject: Subject, rows: Sequence[dict[str, Any]], limits: dict[str, float]) -> list[str]:
+    """How much of the matrix rate the tower reaches, counted from its linear layers and its attention."""
+    tower = tower_of(subject.model.config)
+    if tower is None or "tower flop/s" not in limits or not hasattr(tower, "intermediate_size"):
+        return []
+    patches = (tower.image_size // tower.patch_size) ** 2
+    linear = 8 * tower.hidden_size**2 + 4 * tower.hidden_size * tower.intermediate_size
+    each = patches * (linear + 4 * patches * tower.hidden_size)
+    blocks = tower.num_hidden_layers - (subject.model.config.model_type == "mplugowl3")
+    found = []
+    for row in rows:
+        if row["pictures"]:
+            share = row["pictures"] * blocks * each / row["encode s"] / limits["tower flop/s"]
+            found.append(f"{row['pictures']} pictures: the tower reaches {share:.0%} of the matrix rate of its shapes.")
+    return found
+
+
+def decode(subject: Subject, plan: Plan) -> Result:
+    """How fast tokens come, by pictures in context."""
+    rows: list[dict[str, Any]] = []
+    interleaved = None if subject.in_sequence else alternatives.Interleaved(subject, plan.layers)
+    for count in plan.pictures:
+        messages = subject.question(count)
+        answers = [subject.engine.answer(messages, **_exactly(plan.tokens)) for _ in range(plan.repeats)]
+        middle = _middle(answers, _token_seconds)
+        each = _token_seconds(middle)
+        row: dict[str, Any] = {"pictures": count, "ms a token": 1000 * each, "tokens/s": 1 / each}
+        if interleaved is not None:
+            words = middle.receipt.usage.prompt_tokens
+            alone = interleaved.token(count, words, plan.repeats) if count <= plan.most_interleaved else None
+            again = alternatives.recomputation(subject, count) if count else 0.0
+            row |= {
+                "interleaved tokens/s": alone and 1 / alone,
+                "recomputing tokens/s": 1 / (each + again),
+                "faster than recomputing ×": (each + again) / each,
+            }
+        rows.append(row)
+    result = _result(subject, plan, "decode", rows, limits_of(subject.model))
+    result.about = (
+        "Tokens a second of one request, by pictures in its context, medians. Recomputing makes the keys and values of "
+        "the pictures anew for each token, as the authors' code does."
+    )
+    result.x, result.y = (
+        "pictures",
+        ["tokens/s", *(["interleaved tokens/s", "recomputing tokens/s"] if interleaved else [])],
+    )
+    weights = sum(p.numel() * p.element_size() for p in subject.model.language_model.parameters())
+    footprint = type(subject.model).footprint(subject.model.config, subject.model.dtype)
+    for row in rows:
+        moved = weights + row["pictures"] * footprint.picture_bytes
+        share = moved * row["tokens/s"] / result.limits["decode bytes/s"]
+        result.findings.append(
+            f"{row['pictures']} pictures: {row['tokens/s'] / rows[0]['tokens/s']:.2f}× the speed with "
+            f"{rows[0]['pictures']}, {share:.0%} of the rate at which such matrices can be read."
+        )
+    return result
+
+
+def batch(subject: Subject, plan: Plan) -> Result:
+    """Many requests with one picture each: together, one after the other, and by transformers' generate."""
+    engine, count = subject.engine, plan.requests
+    settings = _exactly(plan.tokens)
+
+    def questions(first: int) -> list[Any]:
+        subject.forget(features=True)
+        return [subject.question(1, first=first + number) for number in range(count)]
+
+    def timed(work: Callable[[list[Any]], Any], first: int) -> float:
+        asked = questions(first)
+        began = time.perf_counter()
+        work(asked)
+        return time.perf_counter() - began
+
+    ways: dict[str, Callable[[list[Any]], Any]] = {
+        "together": lambda asked: list(engine.batch(asked, **settings)),
+        "one after the other": lambda asked: [engine.answer(each, **settings) for each in asked],
+        "transformers generate": lambda asked: [alternatives.generate(subject, each, plan.tokens) for each in asked],
+    }
+    if subject.random_features:  # generate has no cache of features to look into
+        del ways["transformers generate"]
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(plan.repeats + 1):  # the first does not count
+        for number, (name, work) in enumerate(ways.items()):
+            seconds[name].append(timed(work, 100_000 * turn + 10_000 * number))
+    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    rows = [
+        {"way": name, "seconds": found, "requests/s": count / found, "tokens/s": count * plan.tokens / found}
+        for name, found in medians.items()
+    ]
+    result = _result(subject, plan, "batch", rows, {})
+    result.about = (
+        f"{count} requests with a picture and {plan.tokens} tokens each, medians of {plan.repeats} runs in turn."
+    )
+    ratio = medians["one after the other"] / medians["together"]
+    result.findings.append(f"Together: {ratio:.1f}× the throughput of one after the other.")
+    if "transformers generate" in medians:
+        share = medians["one after the other"] / medians["transformers generate"]
+        result.findings.append(f"One at a time, the engine takes {share:.2f}× the time of transformers' generate.")
+    return result
+
+
+def again(subject: Subject, plan: Plan) -> Result:
+    """A second question about the same video, beside the first."""
+    count = max(plan.pictures)
+    found: dict[str, list[Answer]] = {"first question": [], "second question": [], "the first again": []}
+    with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
+        for turn in range(plan.repeats):
+            subject.forget(features=True)
+            film = write_film(Path(folder) / f"{turn}.mp4", max(count, 30), turn)
+            for name, words in (
+                ("first question", "What happens in it?"),
+                ("second question", "Who is there, and where?"),
+                ("the first again", "What happens in it?"),
+            ):
+                settings = {"max_tokens": 1, "media": {"frames": count, "select": "uniform"}}
+                found[name].append(subject.engine.answer([ask(words, shown(film))], **settings))
+    rows: list[dict[str, Any]] = []
+    for name, answers in found.items():
+        middle = _middle(answers, lambda answer: answer.receipt.timings.first_token)
+        timings, usage = middle.receipt.timings, middle.receipt.usage
+        rows.append(
+            {
+                "question": name,
+                "media s": timings.media + timings.preprocess,
+                "encode s": timings.encode,
+                "prefill s": timings.prefill,
+                "first token s": timings.first_token,
+                "cached tokens": usage.cached_tokens,
+            }
+        )
+    result = _result(subject, plan, "again", rows, {})
+    result.about = f"Seconds to the first token of questions about the same video of {count} frames, medians."
+    share = rows[1]["first token s"] / rows[0]["first token s"]
+    result.findings.append(f"The second question takes {share:.1%} of the first one's time to its first token.")
+    return result
+
+
+def video(subject: Subject | None, plan: Plan) -> Result:
+    """Frames out of a long H.264 file, beside decoding it through."""
+    import av
+
+    from longview.media.video import VideoReader
+
+    count = max(plan.pictures)
+    with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
+        path = write_film(Path(folder) / "film.mp4", plan.minutes * 60 * FILM_RATE, 0)
+        seconds, right = [], 0
+        for _ in range(plan.repeats):
+            began = time.perf_counter()
+            with VideoReader(path) as reader:
+                step = reader.num_frames / count
+                wanted = [int((number + 0.5) * step) for number in range(count)]
+                frames = list(reader.read(wanted))
+            seconds.append(time.perf_counter() - began)
+            right = sum(number_of(frame.image) == index for frame, index in zip(frames, wanted, strict=True))
+        began, keep = time.perf_counter(), set(wanted)
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            pictures = [f.to_image() for number, f in enumerate(container.decode(video=0)) if number in keep]
+        through = time.perf_counter() - began
+    assert len(pictures) == count
+    ours = statistics.median(seconds)
+    rows = [
+        {"way": "longview", "seconds": ours, "exact frames": f"{right} of {count}"},
+        {"way": "decoding through", "seconds": through, "exact frames": f"{count} of {count}"},
+    ]
+    settings = {"dims": f"{plan.minutes} minutes of H.264", "frames": count, "repeats": plan.repeats}
+    result = Result("video", "", settings, rows, machine=machine(), command=command())
+    result.about = f"Seconds from a file to {count} frames spread over it; the file is indexed anew each time."
+    result.findings.append(f"{through / ours:.1f}× faster than decoding the file through; {right} of {count} exact.")
+    return result
+
+
+def memory(subject: Subject, plan: Plan) -> Result:
+    """How many pictures fit, measured on caches that hold some."""
+    if subject.in_sequence:
+        raise RequestError(f"in {subject.name} pictures stand in the sequence already; give --dims owl3-1b, -2b or -7b")
+    ours = alternatives.bytes_of_a_look(subject, 6) // 6
+    theirs = alternatives.Interleaved(subject, plan.layers or 1).bytes_per_picture()
+    room = plan.gigabytes * GiB
+    rows = [
+        {"way": "hyper attention", "MiB a picture": ours / 2**20, f"pictures in {plan.gigabytes} GiB": room // ours},
+        {"way": "interleaved", "MiB a picture": theirs / 2**20, f"pictures in {plan.gigabytes} GiB": room // theirs},
+    ]
+    result = _result(subject, plan, "memory", rows, {})
+    result.about = "Keys and values of pictures, in bytes of the tensors that hold them; weights and words left out."
+    result.findings.append(
+        f"Where 16 interleaved pictures fit, {16 * theirs // ours} fit with hyper attention: {theirs / ours:.1f}×."
+    )
+    return result
+
+
+def limits(subject: Subject, plan: Plan) -> Result:
+    """What the machine can do for the shapes of one model."""
+    found = limits_of(subject.model)
+    rows = [{"limit": name, "a second": value} for name, value in found.items()]
+    result = _result(subject, plan, "limits", rows, found)
+    result.about = (
+        "Matrix rates for the shapes of the tower and of reading words; bandwidth of reading and of decoding."
+    )
+    return result
+
+
+MEASURES: dict[str, Callable[[Any, Plan], Result]] = {
+    "first-token": first_token,
+    "decode": decode,
+    "batch": batch,
+    "again": again,
+    "video": video,
+    "memory": memory,
+    "limits": limits,
+}
+
+
+# ── what they share ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+FILM_RATE = 24
+BITS = 20
+
+
+def write_film(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:
+    """A film of numbered frames, with a key frame every 250, as encoders make them."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FILM_RATE, options={"preset": "ultrafast", "g": "250"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        ground = np.full((height, width, 3), 30 + seed % 50, np.uint8)
+        for number in range(num_frames):
+            pixels = ground.copy()
+            for bit in range(BITS):
+                if number >> bit & 1:
+                    pixels[16:64, bit * 16 : bit * 16 + 16] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def number_of(image: Any) -> int:
+    """Which frame of such a film it is."""
+    return sum(1 << bit for bit in range(BITS) if image.getpixel((bit * 16 + 8, 40))[0] > 140)
+
+
+def _exactly(tokens: int) -> dict[str, Any]:
+    return {"max_tokens": tokens, "min_tokens": tokens}
+
+
+def _token_seconds(answer: Answer) -> float:
+    """Seconds a token, of those after the first."""
+    return answer.receipt.timings.decode / (answer.receipt.usage.completion_tokens - 1)
+
+
+def _middle(answers: Sequence[Answer], by: Callable[[Answer], float]) -> Answer:
+    """The median answer."""
+    return sorted(answers, key=by)[len(answers) // 2]
+
+
+def _result(subject: Subject, plan: Plan, measure: str, rows: list[dict[str, Any]], found: dict[str, float]) -> Result:
+    dtype = str(subject.model.dtype).removeprefix("torch.")
+    settings = {
+        "dims": subject.name,
+        "dtype": dtype,
+        "device": str(subject.model.device),
+        "features": "random" if subject.random_features else "tower",
+        "repeats": plan.repeats,
+    }
+    return Result(measure, "", settings, rows, limits=found, machine=machine(), command=command())

@@ -1,0 +1,209 @@
+"""What is measured: a model of given dimensions with random weights, or a real one, behind the real engine.
+
+Speed does not depend on what weights say. Random ones are drawn once and repeated, because drawing billions takes
+longer than many a measurement. The tokenizer spells every byte, but for the placeholder's five tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
+
+from longview.engine import Budget, Engine, load
+from longview.engine.features import key_of
+from longview.errors import RequestError
+from longview.media import open_media
+from longview.messages import Message, ask, video
+from longview.models import checkpoint
+from longview.models.families import families
+
+GiB = 1 << 30
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def _qwen2(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    }
+
+
+QWEN2 = {
+    "0.5b": _qwen2(896, 4864, 24, 14, 2, 151936, tied=True),
+    "1.5b": _qwen2(1536, 8960, 28, 12, 2, 151936, tied=True),
+    "7b": _qwen2(3584, 18944, 28, 28, 4, 152064, tied=False),
+}
+SIGLIP = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+AIMV2_LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 8,
+    "image_size": 448,
+    "patch_size": 14,
+}
+VICUNA_7B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+DIMENSIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "owl3-1b": ("owl3", {**QWEN2["0.5b"], "vision_config": SIGLIP, "hyper_layers": [1, 9, 17, 24]}),
+    "owl3-2b": ("owl3", {**QWEN2["1.5b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
+    "owl3-7b": ("owl3", {**QWEN2["7b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
+    "ovis2-2b": (
+        "ovis2",
+        {
+            "llm_config": QWEN2["1.5b"],
+            "visual_tokenizer_config": {
+                "model_type": "aimv2_visual_tokenizer",
+                "backbone_config": AIMV2_LARGE,
+                "vocab_size": 65536,
+                "hidden_stride": 2,
+            },
+        },
+    ),
+    "mgm-7b": ("mgm", {"text_config": VICUNA_7B, "mm_projector_type": "mlp2x_gelu"}),
+}
+"""Family and config by name. `demo` and its like are the embedded models, with their weights."""
+
+
+@dataclass
+class Subject:
+    """A model to measure."""
+
+    name: str
+    engine: Engine
+    random_features: bool
+    """The tower is left out: features of pictures are drawn, and lie in the cache before a question is asked."""
+
+    @property
+    def model(self) -> Any:
+        return self.engine.model
+
+    @property
+    def in_sequence(self) -> bool:
+        """Pictures stand in the language sequence."""
+        return bool(type(self.model).footprint(self.model.config, self.model.dtype).picture_positions)
+
+    def question(self, num_pictures: int, words: str = "What do the pictures show?", first: int = 0) -> list[Message]:
+        """A question about so many pictures, each of them whole: a video of that many frames."""
+        if not num_pictures:
+            return [ask(words)]
+        frames = [picture(first + number) for number in range(num_pictures)]
+        messages = [ask(words, video(frames))]
+        if self.random_features:
+            self._draw_features(messages)
+        return messages
+
+    def _draw_features(self, messages: list[Message]) -> None:
+        model, scheduler = self.model, self.engine.scheduler
+        media = open_media(messages[0].media)
+        sights = self.engine.processor.prepare(messages, media).sights
+        shape = (sights[0].num_pictures, model.config.patches_per_picture, model.get_input_embeddings().embedding_dim)
+        for sight in sights:
+            features = torch.empty(shape, dtype=model.dtype, device=model.device)
+            key = key_of(scheduler.model_id, media[sight.medium], sight)
+            self.engine.features.put(key, features.normal_(std=0.5))
+
+    def forget(self, features: bool = False) -> None:
+        """Let the engine forget conversations, and what it has seen if asked to."""
+        self.engine.prefixes.clear()
+        if features:
+            self.engine.features.clear()
+
+
+def subject_of(dims: str, random_features: bool, dtype: str | None, device: str | None, **options: Any) -> Subject:
+    """A model of named dimensions with random weights; or a real one: embedded, a folder, a hub id.
+
+    Raises:
+        RequestError: no such dimensions, or they do not fit into this machine's memory.
+    """
+    if dims in DIMENSIONS:
+        model, processor = random_model(dims, dtype or "bfloat16")
+        budget = Budget(features=8 * GiB, states=64 * GiB, prefixes=2 * GiB)
+        return Subject(dims, Engine(model.to(device or "cpu"), processor, dims, budget=budget), random_features)
+    if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
+        known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
+        raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
+    return Subject(dims, load(dims, device=device, dtype=dtype, **options), random_features)
+
+
+def random_model(dims: str, dtype: str) -> tuple[Any, Any]:
+    """A model of named dimensions and its processor."""
+    name, fields = DIMENSIONS[dims]
+    family = families()[name]
+    config = family.Config(**fields)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        with no_init_weights():
+            model = family.Model(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    model.tie_weights()
+    fill(model)
+    return model, family.Processor(byte_tokenizer(), config)
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module) -> None:
+    """Random weights: matrices small enough that nothing overflows, norms one, biases zero."""
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
+    for name, parameter in model.named_parameters():
+        flat = parameter.data.view(-1)
+        if parameter.dim() < 2:
+            flat.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        drawn = (block * parameter.shape[-1] ** -0.5).to(parameter.dtype)
+        for begin in range(0, len(flat), len(drawn)):
+            piece = flat[begin : begin + len(drawn)]
+            piece.copy_(drawn[: len(piece)])
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes as tokens, the special ones of Qwen2, and `image`, so that the placeholder has as many tokens as there."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("i", "m"), ("im", "a"), ("ima", "g"), ("imag", "e")]
+    vocabulary = {token: number for number, token in enumerate([*letters, *("".join(pair) for pair in merges)])}
+    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, additional_special_tokens=list(SPECIALS), eos_token=SPECIALS[0]
+    )
+
+
+def picture(number: int, side: int = 64) -> Image.Image:
+    """A picture like no other, and cheap to make."""
+    noise = torch.randint(256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+    return Image.fromarray(noise.numpy())

@@ -1,0 +1,112 @@
+"""`longview bench`: how fast a model is here, beside the alternatives and the limits of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longview.cli.options import quieten
+from longview.cli.terminal import is_terminal, spinner
+from longview.errors import RequestError
+
+MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits")
+PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
+"""Numbers of pictures that take about a minute on two cores."""
+FEATURES = ("random", "tower")
+
+
+def bench(
+    measure: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(MEASURES)}.", show_default=False)],
+    dims: Annotated[
+        str,
+        typer.Option(
+            help="Dimensions with random weights: owl3-1b, owl3-2b, owl3-7b, ovis2-2b or mgm-7b; or a model with its "
+            "own: demo, a checkpoint folder, a hub id."
+        ),
+    ] = "demo",
+    features: Annotated[
+        str, typer.Option(help="random leaves the vision tower out, which all ways share; tower runs it.")
+    ] = "tower",
+    pictures: Annotated[
+        str | None, typer.Option(help="Numbers of pictures or frames, as 1,10,50; default: what takes about a minute.")
+    ] = None,
+    interleaved: Annotated[
+        int, typer.Option(metavar="N", help="Run the alternative up to so many pictures; it takes longest.")
+    ] = 16,
+    layers: Annotated[
+        int, typer.Option(metavar="N", help="Run so many layers of the alternative, and multiply; 0 runs all.")
+    ] = 2,
+    tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode and batch.")] = 16,
+    requests: Annotated[int, typer.Option(metavar="N", help="Requests side by side, in batch.")] = 16,
+    minutes: Annotated[int, typer.Option(metavar="N", help="Length of the film, in video.")] = 5,
+    gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; default: bfloat16 for dimensions, a model's own for it.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
+) -> None:
+    """Measure speed: the time to the first word, decoding, batches, second questions, videos, memory.
+
+    Examples:
+      longview bench first-token --dims owl3-1b --features random
+      longview bench decode --dims owl3-1b --features random --pictures 0,100,400
+      longview bench batch --dims demo
+      longview bench video --minutes 120
+      longview bench limits --dims owl3-1b --json
+    """
+    if measure not in MEASURES:
+        raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
+    if features not in FEATURES:
+        raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
+    counts = _numbers(pictures) if pictures is not None else PICTURES.get(measure, (1,))
+    least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
+    least |= {"repeats": (repeats, 1), "layers": (layers, 0), "interleaved": (interleaved, 0)}
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise RequestError(f"{name} is {value}; give a whole number from {lowest} up")
+    quieten(is_terminal() and not json)
+    from longview.bench.measures import MEASURES as measures
+    from longview.bench.measures import Plan
+    from longview.bench.subject import subject_of
+
+    plan = Plan(
+        pictures=counts,
+        repeats=repeats,
+        layers=layers,
+        most_interleaved=interleaved,
+        tokens=tokens,
+        requests=requests,
+        minutes=minutes,
+        gigabytes=gigabytes,
+    )
+    with spinner(f"measuring {measure}", is_terminal() and not json):
+        subject = None if measure == "video" else subject_of(dims, features == "random", dtype, device)
+        result = measures[measure](subject, plan)
+    if plot is not None:
+        result.plot(plot)
+    if save is not None:
+        try:
+            save.write_text(result.as_json(), encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"{save} cannot be written ({error.strerror}); choose another name") from None
+    typer.echo(result.as_json() if json else result.table(), nl=not json)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """
+    Raises:
+        RequestError: no list of whole numbers.
+    """
+    found: list[int] = []
+    with contextlib.suppress(ValueError):
+        found = [int(part) for part in text.split(",")]
+    if not found or min(found) < 0:
+        raise RequestError(f"pictures is {text!r:.40}; give whole numbers with commas between them, as 1,10,50")
+    return tuple(found)
