@@ -15,7 +15,7 @@ from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image
 from longview.models import owl3
-from longview.models.owl3.fusion import Gallery, PrefixAttention, Run, runs_of
+from longview.models.owl3.fusion import Gallery, PrefixAttention, Run, attention_of_one, runs_of
 
 
 @given(
@@ -66,6 +66,18 @@ def test_streaming_attention_equals_a_dense_masked_softmax_and_so_do_its_gradien
         found.append([output[:, :, 2:], lse[:, :, 2:], *(leaf.grad for leaf in leaves)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs.nan_to_num(), atol=EXACT_ATTENTION, rtol=0)
+
+
+@pytest.mark.parametrize("group", [1, 7, 8])
+def test_one_token_that_sees_all_pictures_sees_what_a_streaming_softmax_sees(group):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(*shape, generator=generator) for shape in ((2, group, 1, 8), (2, 12, 8), (2, 12, 8))
+    )
+    found = attention_of_one(query, key, value)
+    expected = PrefixAttention.apply(query, key, value, [Run(0, 1, 3)], 4)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=EXACT_ATTENTION, rtol=0)
 
 
 @pytest.mark.parametrize("variant", owl3.Config.variants)
