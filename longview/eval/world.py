@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from longview.messages import Part, ask
+from longview.errors import LongviewError
+from longview.messages import Message, Part, ask
 from longview.world.questions import (
     PICTURE_KINDS,
     Question,
@@ -37,6 +39,7 @@ GROUPS: dict[str, int] = {
 }
 SET_KINDS = ("which image", "how many images", *(f"{kind} of one" for kind in PICTURE_KINDS))
 Z = 1.96  # of a 95 % interval
+KEPT = 256  # questions whose files exist at a time: more than are answered side by side
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def evaluate(
     """Ask an engine about held-out scenes in real JPEG and MP4 files.
 
     Args:
-        engine: Anything with `answer(messages)` that returns an object with `text`.
+        engine: Anything with a `batch` of conversations that gives an object with `text` for each, in order.
         per_kind: Questions of each kind in each group; four times as many of each event of clips.
         shown: "blank" replaces every picture by an empty one, "swapped" by another scene of the same sort.
 
@@ -143,23 +146,31 @@ def evaluate(
     cases = draw_cases(seed, per_kind, groups)
     scores: dict[tuple[str, str], Score] = {}
     with tempfile.TemporaryDirectory(prefix="longview-world-") as folder:
-        for number, case in enumerate(cases):
-            media = case.media
-            if shown == "blank":
-                media = tuple(blank(scene) for scene in media)
-            elif shown == "swapped":
-                rng = random.Random(f"swap {case.seed}")
-                media = tuple(_another(rng, scene) for scene in media)
-            parts = write_media(media, Path(folder), case.seed)
-            answer = engine.answer([ask(case.question.text, *parts)]).text
+        asked = (_ask(case, shown, Path(folder) / str(number % KEPT)) for number, case in enumerate(cases))
+        for number, (case, answer) in enumerate(zip(cases, engine.batch(asked), strict=True)):
+            if isinstance(answer, LongviewError):
+                raise answer
             key = (case.group, case.question.kind)
             score = scores.setdefault(key, Score(*key))
             score.total += 1
-            score.right += normalise(answer) == normalise(case.question.answer)
+            score.right += normalise(answer.text) == normalise(case.question.answer)
             score.answers[case.question.answer] += 1
             if progress:
                 progress(number + 1, len(cases))
     return list(scores.values())
+
+
+def _ask(case: Case, shown: Shown, folder: Path) -> list[Message]:
+    """A case's question, with its media as files in a folder of their own."""
+    media = case.media
+    if shown == "blank":
+        media = tuple(blank(scene) for scene in media)
+    elif shown == "swapped":
+        rng = random.Random(f"swap {case.seed}")
+        media = tuple(_another(rng, scene) for scene in media)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return [ask(case.question.text, *write_media(media, folder, case.seed))]
 
 
 def normalise(answer: str) -> str:
@@ -168,7 +179,7 @@ def normalise(answer: str) -> str:
 
 
 def write_media(scenes: Sequence[Scene], folder: Path, seed: int) -> list[Part]:
-    """Scenes as files, overwriting the last ones: pictures as JPEG of any quality or PNG, clips as MP4."""
+    """Scenes as files: pictures as JPEG of any quality or PNG, clips as MP4."""
     rng = random.Random(f"files {seed}")
     parts = []
     for number, scene in enumerate(scenes):

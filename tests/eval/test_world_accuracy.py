@@ -16,6 +16,9 @@ class Scripted:
         self.answers = iter(answers)
         self.asked: list = []
 
+    def batch(self, conversations):
+        return map(self.answer, conversations)
+
     def answer(self, messages):
         self.asked.append(messages[0])
         return SimpleNamespace(text=next(self.answers))
