@@ -36,12 +36,26 @@ def fuse(
     norm: Callable[[Tensor, Tensor, float], Tensor] | None,
     gated: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> None:
-    """Route each RMSNorm through `norm(x, weight, eps)`, each gated MLP through `gated(gate, up)` = silu(gate) · up."""
+    """Route each RMSNorm through `norm(x, weight, eps)`, each gated MLP through `gated(gate, up)` = silu(gate) · up.
+
+    Modules that compute something else stay as they are: the experts of Mixtral, for one.
+
+    Raises:
+        RequestError: nothing in the language model is of these forms, as in Gemma.
+    """
+    fused = 0
     for module in language_model.modules():
-        if norm is not None and type(module).__name__.endswith("RMSNorm"):
-            module.forward = _normed(module, norm)
-        elif gated is not None and all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj")):
-            module.forward = _gated(module, gated)
+        if norm is not None and hasattr(module, "variance_epsilon"):
+            module.forward, fused = _normed(module, norm), fused + 1
+        elif gated is not None and _is_gated(module):
+            module.forward, fused = _gated(module, gated), fused + 1
+    if not fused:
+        raise RequestError(f"no Liger kernel computes what {type(language_model).__name__} does; leave them out")
+
+
+def _is_gated(module: nn.Module) -> bool:
+    parts = all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj"))
+    return parts and type(getattr(module, "act_fn", None)).__name__.startswith("SiLU")
 
 
 def _normed(module: Any, norm: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -28,12 +28,17 @@ def test_fused_functions_take_the_place_of_every_norm_and_gated_mlp(tiny):
         calls["gated"] += 1
         return torch.nn.functional.silu(gate) * up
 
+    kind = model.language_model.config.model_type
+    if kind == "gemma":  # its norms add one to their weights, and its MLPs use a GELU
+        with pytest.raises(longview.LongviewError, match="GemmaForCausalLM"):
+            fuse(model.language_model, norm, gated)
+        return
     with torch.no_grad():
         plain = model(**model.look(tensors)).logits
         fuse(model.language_model, norm, gated)
         torch.testing.assert_close(model(**model.look(tensors)).logits, plain, atol=SAME_MATHS, rtol=0)
     layers = model.config.get_text_config().num_hidden_layers
-    assert calls["gated"] == layers
+    assert calls["gated"] == (0 if kind == "mixtral" else layers)  # whose experts stand in one matrix
     assert calls["norm"] >= 2 * layers + 1
 
 

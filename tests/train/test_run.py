@@ -406,6 +406,5 @@ def test_where_places_are_read_one_by_one_their_mean_need_not_tell_them_apart(re
     pool = paint_pool(recipe.data, 24, seed=1)
     run = training.Run(recipe, tmp_path, model, processor, pool)
     losses = [run.loss(dataclasses.replace(recipe.stages[0], objective=o), 0) for o in ("contents", "places")]
-    assert losses[0][1] == losses[1][1], "the same pictures"
     assert losses[1][0].item() == pytest.approx(9 * losses[1][1]["each"] + losses[1][1]["signs"], abs=1e-2)
     assert losses[0][0] > losses[1][0] + 10

@@ -157,8 +157,9 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
         return plain
 
     def init_processor(self, tokenizer: Any) -> Owl3Processor:
-        """The official way to a processor."""
-        return Owl3Processor(tokenizer, self.config)
+        """The official way to a processor, with the settings of the folder that the model was opened from."""
+        cuts = Owl3Processor.cuts_in(checkpoint.resolve(self.name_or_path)) if self.name_or_path else True
+        return Owl3Processor(tokenizer, self.config, cuts)
 
     # ── the forward pass ──
 

@@ -70,11 +70,16 @@ class Owl3Processor:
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(Owl3Config, folder)
+        return cls(checkpoint.open_tokenizer(folder), config, cls.cuts_in(folder))
+
+    @staticmethod
+    def cuts_in(folder: Path) -> bool:
+        """Whether a folder's settings let pictures be cut; the official folders say nothing of it, and mean yes."""
         settings = folder / "preprocessor_config.json"
         cut_enable = checkpoint.read_json(folder, settings.name).get("cut_enable", True) if settings.exists() else True
         if not isinstance(cut_enable, bool):
             raise CheckpointError(f"{settings}: cut_enable is {cut_enable!r:.40}; expected true or false")
-        return cls(checkpoint.open_tokenizer(folder), config, cut_enable)
+        return cut_enable
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
         """Write tokenizer and settings beside the weights."""
