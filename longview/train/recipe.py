@@ -49,6 +49,16 @@ class DataPart:
 
 
 @dataclass(frozen=True)
+class DatasetPart:
+    """A file of a user's conversations; rows.py says in which spellings."""
+
+    path: str  # JSON or JSONL; `rows.jsonl#2000`: 2000 of its rows, drawn at random
+    weight: float = 1.0  # how often an epoch sees each row: 2 is twice, 0.5 every other one
+    folder: str | None = None  # where relative paths of pictures and videos begin; default: the file's own folder
+    ignore: list[str] = field(default_factory=list)  # columns to be left out of account
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stretch of training. Stages run one after another; each begins with a fresh optimizer.
 
