@@ -458,12 +458,13 @@ class HyperAttention(Qwen2Attention):
             hung = gallery.walls[wall]
             runs = runs_of(hung.starts, begin, query.shape[3], self.config.fused, hung.borders)
             key, value = pictures[wall]
+            asking = query[row].to(key.dtype)  # they differ under autocast
             scores = 4 * query.shape[1] * (query.shape[2] + 7) * key.shape[1]
             sees_all = query.shape[3] == 1 and runs and runs[0].pictures * gallery.patches == key.shape[1]
             if sees_all and scores <= SCORES_BYTES and not torch.is_grad_enabled():
-                output, lse = attention_of_one(query[row], key, value)
+                output, lse = attention_of_one(asking, key, value)
             else:
-                output, lse = PrefixAttention.apply(query[row], key, value, runs, gallery.patches)
+                output, lse = PrefixAttention.apply(asking, key, value, runs, gallery.patches)
             outputs.append(output)
             totals.append(lse)
         return torch.stack(outputs), torch.stack(totals)
