@@ -56,9 +56,10 @@ def prepare(processor: Any, example: Example, stage: Stage, longest: int) -> Sam
     if example.rejected is not None:
         told.append(processor.prepare([*example.messages[:-1], example.rejected], media, train=True))
     for each in told:
-        hide(each, example)
         if each.length > longest:
             raise RequestError(f"it takes {each.length} positions, more than the {longest} there are")
+        assert "labels" in each.tensors  # which makes the pixels, here, where a broken frame can still be told
+        hide(each, example)
     return Sample(*told)
 
 
