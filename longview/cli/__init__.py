@@ -21,8 +21,10 @@ from longview.cli.ask import ask
 from longview.cli.bench import bench
 from longview.cli.chat import chat
 from longview.cli.eval import evaluate
+from longview.cli.export import export
 from longview.cli.frames import show_frames
 from longview.cli.info import info
+from longview.cli.merge import merge
 from longview.cli.train import train
 from longview.cli.verb import Verb, spread
 from longview.errors import LongviewError
@@ -42,6 +44,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "frames": show_frames,
     "info": info,
     "train": train,
+    "merge": merge,
+    "export": export,
     "eval": evaluate,
     "bench": bench,
 }

@@ -39,6 +39,9 @@ class ModelOptions:
             help="demo (embedded, offline), a checkpoint folder, a hub id, or modelscope:ID.",
         ),
     ] = "demo"
+    adapter: Annotated[
+        str | None, Option(metavar="FOLDER", help="LoRA adapter; without --model, the model is the one it names.")
+    ] = None
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; default: what suits model and device.")] = (
         None
@@ -62,7 +65,8 @@ class ModelOptions:
 
             parts = ("model_base", "vision_tower", "vision_tower_aux")
             return load(
-                self.model,
+                None if self.adapter is not None and self.model == "demo" else self.model,
+                adapter=self.adapter,
                 device=self.device,
                 dtype=self.dtype,
                 attn_implementation=self.attn,

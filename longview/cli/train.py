@@ -21,7 +21,9 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Where the run lives; default: runs/ and the recipe's name.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in that folder.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and what it takes; then stop.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says; stop it at any time, and resume.
 
@@ -30,6 +32,7 @@ def train(
       longview train recipes/demo/owl3.yaml --resume
       longview train recipes/demo/owl3.yaml seed=2 stages.0.steps=100 --output runs/short
       longview train recipes/demo/owl3.yaml --dry-run
+      longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.datasets.0.path='rows.jsonl#2000'
     """
     quieten(show=False)
     from longview.train.recipe import load_recipe, to_tree
@@ -40,7 +43,11 @@ def train(
     if dry_run:
         import yaml
 
+        from longview.train.outlook import outlook
+
+        lines = list(outlook(understood))
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
+        typer.echo("\n".join(f"# {line}" for line in lines))
         return
     folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
     try:

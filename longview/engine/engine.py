@@ -38,7 +38,7 @@ from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
 from longview.media import Limits, Look, MediaOptions, Progress
 from longview.messages import Answer, Conversation, Message, Piece, parse_messages
-from longview.models import checkpoint, quantise
+from longview.models import adapters, checkpoint, quantise
 from longview.models.base import Processor
 from longview.models.families import family_of
 from longview.models.quantization import quantization
@@ -55,8 +55,9 @@ PREPARERS = 4
 
 
 def load(
-    name: str | PathLike = "demo",
+    name: str | PathLike | None = None,
     *,
+    adapter: str | PathLike | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
@@ -71,7 +72,9 @@ def load(
     """Open a model and make it answer.
 
     Args:
-        name: "demo" (embedded, works offline), a folder, a Hugging Face id, or `modelscope:` and an id there.
+        name: "demo" (embedded, works offline), a folder, a Hugging Face id, or `modelscope:` and an id there; default:
+            the model that the adapter was trained on, or "demo".
+        adapter: Folder of a LoRA adapter. It is merged into the weights, unless these are quantised.
         device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
         dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
@@ -100,6 +103,8 @@ def load(
         dtype = torch.bfloat16
         if device != "cpu":
             load_8bit, load_4bit = quantize == "int8", quantize == "int4"
+    if name is None:
+        name = "demo" if adapter is None else adapters.base_of(str(adapter))
     folder = checkpoint.resolve(str(name), revision=revision)
     family = family_of(folder)
     if dtype is None:
@@ -117,6 +122,8 @@ def load(
         exact = None if dtype == "auto" else dtype_of(dtype)
         options["quantization_config"] = quantization(family.Model, load_8bit, load_4bit, device, exact)
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
+    if adapter is not None:
+        adapters.open_into(model, str(adapter), merge=not (load_8bit or load_4bit))
     if quantize is not None and device == "cpu":
         quantise.quantise(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)

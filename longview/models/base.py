@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -137,6 +138,9 @@ class Processor(Protocol):
 
     def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Pictures, each whole and uncut: the arguments of the model's `encode`."""
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Write tokenizer and settings beside the weights."""
 
     def places(self, batch: Mapping[str, Any]) -> Tensor:
         """Which hidden states stand for the pictures of a batch padded on the right: rows and positions, (N, W, 2)."""

@@ -4,9 +4,12 @@ output/
   .lock                   held by the process that trains here
   recipe.json             the resolved recipe
   log.jsonl               a line every few steps
+  datasets.json           which files of a user's it learns from, with their SHA-256
+  quarantine.jsonl        samples of them that could not be shown, each with its reason
   checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32)
   .unfinished/            a checkpoint that is being written; ignored
   model/                  the trained model as a checkpoint folder, at the end
+  adapter/                in its place, where an adapter was trained
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from longview.errors import CheckpointError, RecipeError
-from longview.train.recipe import Recipe, to_tree
+from longview.train.recipe import Recipe, from_tree, to_tree
 
 REPAIR = "restore the file from a copy, or train anew in another folder"
 
@@ -72,8 +75,12 @@ def check_owner(recipe: Recipe, output: Path, resume: bool) -> None:
             raise RecipeError(f"{output} already holds a run; add --resume to continue it, or choose another folder")
         return
     with reading(path):
-        found = path.read_bytes()
-    if found != resolved(recipe).encode():
+        tree = json.loads(path.read_bytes())
+    try:
+        same = from_tree(tree) == from_tree(json.loads(resolved(recipe)))  # keys may have come since, with defaults
+    except RecipeError:
+        same = False
+    if not same:
         raise RecipeError(f"{output} was begun with another recipe; resume with {path}, or choose another folder")
 
 

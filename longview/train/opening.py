@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer as FastTokenizer
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
+from longview.models import adapters
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
 from longview.train import pairs
@@ -23,16 +24,33 @@ from longview.train.recipe import Recipe
 from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
 
+SETTINGS: dict[str, tuple[type, ...]] = {"cut_enable": (bool,), "max_partition": (int, type(None))}
+"""What a recipe can set of the processor of a model that exists: how pictures are cut into crops."""
+
 
 def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
-    """The recipe's model in fp32 and its processor; those of a new model are written to `folder` first."""
+    """The recipe's model and its processor; those of a new model are written to `folder` first.
+
+    Everything is in fp32, but for what no stage trains where the recipe has another dtype.
+    """
     part = recipe.model
     folder.mkdir(parents=True, exist_ok=True)
     if part.start is not None:
         source = folders.resolve(part.start)
         family = family_of(source)
-        model = family.Model.from_pretrained(source, dtype=torch.float32, attn_implementation=part.attention)
-        processor = family.Processor.from_pretrained(source)
+        dtype = getattr(torch, part.dtype)
+        model = family.Model.from_pretrained(source, dtype=dtype, attn_implementation=part.attention)
+        learning = {name for stage in recipe.stages for name in stage.train} if part.adapter is None else set()
+        for name, parameter in model.named_parameters():
+            if adapters.part_of(model, name) in learning:
+                parameter.data = parameter.data.float()
+        processor = family.Processor.from_pretrained(source, config=model.config)
+        for key, value in part.processor.items():
+            if key not in SETTINGS or not isinstance(getattr(processor, key, None), SETTINGS[key]):
+                raise RecipeError(f"model.processor.{key} is no setting of {part.start}; leave it out")
+            if not isinstance(value, SETTINGS[key]):
+                raise RecipeError(f"model.processor.{key} is {value!r:.40}; expected {SETTINGS[key][0].__name__}")
+            setattr(processor, key, value)
         processor.save_pretrained(folder)
         return model, processor
     if part.family == pairs.FAMILY:

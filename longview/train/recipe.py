@@ -22,8 +22,19 @@ import yaml
 from longview.errors import RecipeError
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
-Objective = Literal["contents", "places", "answers", "pairs"]
+Objective = Literal["contents", "places", "answers", "pairs", "supervised", "preference"]
+OF_USERS = ("supervised", "preference")
+"""Objectives that learn from a user's `datasets`; the others from the synthetic world."""
 Optimizer = Literal["adamw", "muon"]
+
+
+@dataclass(frozen=True)
+class AdapterPart:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) of all linear layers of the parts that learn; their weights stay."""
+
+    rank: int = 8
+    alpha: float = 32.0  # what an adapter adds counts alpha / rank times
+    dropout: float = 0.05  # of what an adapter is given
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,9 @@ class ModelPart:
     family: str | None = None  # of a new model
     config: dict[str, Any] = field(default_factory=dict)  # of a new model: the family's config fields
     attention: Literal["sdpa", "eager"] = "sdpa"  # "eager" batches small models well
-    processor: dict[str, Any] = field(default_factory=dict)  # of a new model: the settings of its processor
+    processor: dict[str, Any] = field(default_factory=dict)  # settings of its processor: cut_enable, max_partition
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of arithmetic and of what never learns; what learns is float32
+    adapter: AdapterPart | None = None  # learn adapters in place of the parts themselves
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,16 @@ class DataPart:
 
 
 @dataclass(frozen=True)
+class DatasetPart:
+    """A file of a user's conversations; rows.py says in which spellings."""
+
+    path: str  # JSON or JSONL; `rows.jsonl#2000`: 2000 of its rows, drawn at random
+    weight: float = 1.0  # how often an epoch sees each row: 2 is twice, 0.5 every other one
+    folder: str | None = None  # where relative paths of pictures and videos begin; default: the file's own folder
+    ignore: list[str] = field(default_factory=list)  # columns to be left out of account
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stretch of training. Stages run one after another; each begins with a fresh optimizer.
 
@@ -56,13 +79,15 @@ class Stage:
     `places`: each place of a picture's features must tell what stands in it, for models that read places one by one.
     `answers`: next-token loss on the assistant's words.
     `pairs`: of two towers (family siglip): which texts fit which pictures.
+    `supervised`: next-token loss on the assistant's words in conversations of a user's `datasets`.
+    `preference`: DPO (arXiv 2305.18290) on answers and rejected ones there, against the model that the run starts from.
     """
 
     name: str
-    steps: int
+    steps: int  # 0: as many as `epochs` take
     train: list[str]  # parts of the model that learn: vision, connector, language; of towers also scale
     objective: Objective = "answers"
-    batch: int = 64  # contents, pairs: pictures a step
+    batch: int = 64  # contents, pairs: pictures a step; supervised, preference: samples a step
     tokens: int = 2500  # answers: text tokens a step, about
     mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
     simple: float = 0.0  # share of samples whose pictures hold one thing, or one sign, each
@@ -75,9 +100,22 @@ class Stage:
     learning_rate: float = 1e-3  # at its peak
     final_rate: float = 0.02  # share of the peak that the cosine ends at
     warmup: int = 100  # steps
+    warmup_ratio: float = 0.0  # in place of warmup: share of the steps
+    rates: dict[str, float] = field(default_factory=dict)  # of parts: their share of the learning rate
+    beta2: float = 0.98  # of AdamW
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     checkpoint_every: int = 200  # steps
+    # supervised, preference:
+    datasets: list[DatasetPart] = field(default_factory=list)
+    epochs: float = 0.0  # in place of steps
+    micro_batch: int = 1  # samples that pass the model at a time; a step adds up their gradients
+    pack: int = 0  # in place of micro_batch: positions of a row that samples are packed into; 0: they are padded
+    max_length: int = 0  # positions, of words and pictures; a longer sample is skipped. 0: as many as the model takes
+    frames: int = 0  # of a video; 0: as many as the model's family takes
+    quarantine: float = 0.01  # the run ends when a larger share of samples is broken
+    gradient_checkpointing: bool = False  # compute blocks again on the way back: less memory, a third more time
+    beta: float = 0.1  # preference: how dear it is to leave the reference
 
 
 @dataclass(frozen=True)
@@ -132,15 +170,19 @@ def _parse(text: str, what: str) -> Any:
 
 INFINITE = math.inf
 RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, 10**9), "batch": (1, 10**6), "tokens": (1, 10**7), "turns": (1, 64), "checkpoint_every": (1, 10**9),
+    "steps": (0, 10**9), "batch": (1, 10**6), "tokens": (1, 10**7), "turns": (1, 64), "checkpoint_every": (1, 10**9),
     "simple": (0, 1), "captions": (0, 1), "final_rate": (0, 1), "probe_layer": (0, 10**4), "warmup": (0, 10**9),
     "probe_weight": (0, INFINITE), "weight_decay": (0, INFINITE), "learning_rate": (0, 1), "clip_norm": (0, INFINITE),
+    "warmup_ratio": (0, 1), "beta2": (0, 1), "epochs": (0, 10**6), "micro_batch": (1, 10**6), "pack": (0, 10**7),
+    "max_length": (0, 10**7), "frames": (0, 10**5), "quarantine": (0, 1), "beta": (0, INFINITE),
 }  # fmt: skip
 """The least and the most of each number of a stage; none is infinite."""
 DATA_RANGES: dict[str, tuple[float, float]] = {
     "pictures": (1, 10**6), "clips": (0, 10**6), "simple": (0, 1), "signs": (0, 1), "prints": (0, 1),
 }  # fmt: skip
-ABOVE_ZERO = ("learning_rate", "clip_norm")
+ABOVE_ZERO = ("learning_rate", "clip_norm", "beta", "beta2")
+USERS_ONLY = ("datasets", "epochs", "micro_batch", "pack", "max_length", "frames", "gradient_checkpointing")
+WORLDS_ONLY = ("mix", "kinds", "simple", "captions", "turns", "tokens", "probe_layer", "probe_weight")
 
 
 def check(recipe: Recipe) -> None:
@@ -170,6 +212,39 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{where}.train is {stage.train}; name one part or more, each once")
         if stage.objective == "answers" and stage.mix.get("clip") and not recipe.data.clips:
             raise RecipeError(f"{where}.mix holds clip, but data.clips is 0; give 1 or more")
+        _check_data(recipe, stage, where)
+    if recipe.model.adapter is not None:
+        if recipe.model.start is None:
+            raise RecipeError("model.adapter changes a model that exists; name one in model.start")
+        for key, (low, high) in {"rank": (1, 10**5), "alpha": (0, INFINITE), "dropout": (0, 0.99)}.items():
+            _check_number(f"model.adapter.{key}", getattr(recipe.model.adapter, key), low, high, key == "alpha")
+
+
+def _check_data(recipe: Recipe, stage: Stage, where: str) -> None:
+    """What a stage says of data it does not learn from would have no effect."""
+    users = stage.objective in OF_USERS
+    blank = Stage(stage.name, stage.steps, stage.train)
+    for key in WORLDS_ONLY if users else USERS_ONLY:
+        if getattr(stage, key) != getattr(blank, key):
+            raise RecipeError(f"{where}.{key} means nothing to objective {stage.objective!r}; leave it out")
+    if not users:
+        _check_number(f"{where}.steps", stage.steps, 1, 10**9)
+        if recipe.model.adapter is not None or recipe.model.dtype != "float32":
+            raise RecipeError(f"model.adapter and model.dtype are for objectives {' and '.join(OF_USERS)}; see {where}")
+        return
+    if not stage.datasets:
+        raise RecipeError(f"{where}.datasets is empty; objective {stage.objective!r} needs one file or more")
+    if bool(stage.steps) == bool(stage.epochs):
+        raise RecipeError(f"{where} has steps {stage.steps} and epochs {stage.epochs:g}; give one of them, the other 0")
+    for index, part in enumerate(stage.datasets):
+        _check_number(f"{where}.datasets.{index}.weight", part.weight, 0, 10**6, above=True)
+    if stage.objective == "preference" and stage is not recipe.stages[0] and recipe.model.adapter is None:
+        raise RecipeError(
+            f"{where} compares with the model that the recipe starts from, so it must be the first stage; move it into "
+            "a recipe of its own, or learn an adapter"
+        )
+    if stage.objective == "preference" and stage.pack:
+        raise RecipeError(f"{where}.pack means nothing to objective 'preference', whose answers come in pairs")
 
 
 def _check_ranges(recipe: Recipe) -> None:
@@ -182,6 +257,10 @@ def _check_ranges(recipe: Recipe) -> None:
             _check_number(f"stages.{stage.name}.{key}", getattr(stage, key), low, high, key in ABOVE_ZERO)
         _check_mix(f"stages.{stage.name}.mix", stage.mix)
         _check_kinds(f"stages.{stage.name}.kinds", stage.kinds)
+        for part, rate in stage.rates.items():
+            _check_number(f"stages.{stage.name}.rates.{part}", rate, 0, 10**4, above=True)
+            if part not in stage.train:
+                raise RecipeError(f"stages.{stage.name}.rates names {part!r}, which does not learn there")
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:

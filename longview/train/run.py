@@ -1,20 +1,24 @@
 """The loop: stages of a recipe one after another, from nothing or from a checkpoint, to a checkpoint folder.
 
 What lies in the folder of a run stands in folder.py. A step draws its samples from a random stream of its own (seed,
-stage, step), so the state is: weights, optimizer, stage, step. No pickle anywhere.
+stage, step), so the state is: weights, optimizer, stage, step. No pickle anywhere. How gradients come about is the
+objective's matter: objectives.py and pairs.py for the synthetic world, supervised.py for a user's data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import math
 import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
+from longview.models import adapters
 from longview.train.data import Pool, paint_pool
+from longview.train.datasets import Mixture, Quarantine, trim_report
 from longview.train.folder import (
     REPAIR,
     check_owner,
@@ -45,10 +51,14 @@ from longview.train.folder import (
 )
 from longview.train.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
 from longview.train.opening import open_model
+from longview.train.optimizers import learning_rate, make_optimizers, select_parts
 from longview.train.pairs import SiglipModel, pairs_loss
-from longview.train.recipe import Recipe, Stage, check, from_tree
+from longview.train.recipe import OF_USERS, Recipe, Stage, check, from_tree
+from longview.train.supervised import Tuning
 
 LOG_EVERY = 10  # steps
+COUNTED = ("samples", "tokens", "pictures")
+"""What a step may say it has worked through; the log tells how many a second."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -68,12 +78,40 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bo
     """
     output = Path(output)
     check(recipe)
+    mixtures = open_datasets(recipe)
+    recipe = settle(recipe, mixtures)
     with hold(output, resume):
         check_owner(recipe, output, resume)
-        return _train(recipe, output, resume, progress)
+        return _train(recipe, mixtures, output, resume, progress)
 
 
-def _train(recipe: Recipe, output: Path, resume: bool, progress: bool) -> Path:
+def open_datasets(recipe: Recipe) -> dict[str, Mixture]:
+    """The data of each stage that learns from a user's, by its name.
+
+    Raises:
+        RecipeError: a file cannot be read, or a row of it does not add up.
+    """
+    return {
+        stage.name: Mixture(stage.datasets, recipe.seed, stage.name, rejected=stage.objective == "preference")
+        for stage in recipe.stages
+        if stage.objective in OF_USERS
+    }
+
+
+def settle(recipe: Recipe, mixtures: Mapping[str, Mixture]) -> Recipe:
+    """The recipe with steps in place of epochs and shares."""
+    stages = []
+    for stage in recipe.stages:
+        if stage.epochs:
+            steps = max(1, math.ceil(stage.epochs * mixtures[stage.name].epoch / stage.batch))
+            stage = dataclasses.replace(stage, steps=steps, epochs=0.0)
+        if stage.warmup_ratio:
+            stage = dataclasses.replace(stage, warmup=math.ceil(stage.warmup_ratio * stage.steps), warmup_ratio=0.0)
+        stages.append(stage)
+    return dataclasses.replace(recipe, stages=stages)
+
+
+def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume: bool, progress: bool) -> Path:
     torch.manual_seed(recipe.seed)
     state = newest_checkpoint(output) if resume else None
     folder = output / "model"
@@ -85,34 +123,83 @@ def _train(recipe: Recipe, output: Path, resume: bool, progress: bool) -> Path:
     with writing(folder, output):
         model, processor = open_model(recipe, folder)
     check_stages(recipe, model)
-    run = Run(recipe, output, model, processor)
+    adapter = add_adapter(recipe, model)
+    if all(stage.objective in OF_USERS for stage in recipe.stages) and torch.cuda.is_available():
+        model.to("cuda")  # the synthetic world is made for one CPU core
+    run = Run(recipe, output, model, processor, mixtures=mixtures, adapter=adapter)
+    if mixtures:
+        check_data(mixtures, output, resume)
     begin = run.load(state) if state else (0, 0)
     with writing(output / "log.jsonl", output):
         trim_log(output / "log.jsonl", recipe, begin)
+        trim_report(output / "quarantine.jsonl", begin)
         if not resume:
             replace_text(output / "recipe.json", resolved(recipe))
     with _bar(progress) as bar, _stop_on_signal() as stopped:
-        painting = bar.add_task("painting", total=1.0, loss=float("nan"), rate=0.0)
-
-        def painted(done: int, total: int) -> None:
-            bar.update(painting, completed=done / total)
-            if stopped:
-                raise Interrupted(_where(recipe, output))
-
-        run.pool = paint_pool(recipe.data, model.config.picture_size, recipe.seed, progress=painted)
-        bar.remove_task(painting)
-        if not run.pool.simple and any(stage.simple > 0 for stage in recipe.stages):
-            raise RecipeError(
-                f"a stage wants pictures that hold one thing (simple), and none of data.pictures={recipe.data.pictures}"
-                f" does with data.simple={recipe.data.simple}; raise either"
-            )
+        if len(mixtures) < len(recipe.stages):
+            run.pool = _paint(recipe, output, model, bar, stopped)
         for number, stage in enumerate(recipe.stages):
             if number >= begin[0] and not run.follow(
                 number, stage, begin[1] if number == begin[0] else 0, bar, stopped
             ):
                 raise Interrupted(_where(recipe, output))
+    if adapter is not None:
+        folder = output / "adapter"
+        with writing(folder, output):
+            adapters.save(adapter, folder, str(recipe.model.start))
+            return folder
     with writing(folder, output):
         return export(model, processor, folder)
+
+
+def add_adapter(recipe: Recipe, model: Any) -> Any:
+    """Adapters around the parts that any stage trains, where the recipe wants them; PEFT's wrapper, or None."""
+    settings = recipe.model.adapter
+    if settings is None:
+        return None
+    parts = list(dict.fromkeys(part for stage in recipe.stages for part in stage.train))
+    return adapters.add(model, parts, settings.rank, settings.alpha, settings.dropout)
+
+
+def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: list[int]) -> Pool:
+    """The pictures of the synthetic world."""
+    painting = bar.add_task("painting", total=1.0, loss=float("nan"), speed="")
+
+    def painted(done: int, total: int) -> None:
+        bar.update(painting, completed=done / total)
+        if stopped:
+            raise Interrupted(_where(recipe, output))
+
+    pool = paint_pool(recipe.data, model.config.picture_size, recipe.seed, progress=painted)
+    bar.remove_task(painting)
+    if not pool.simple and any(stage.simple > 0 for stage in recipe.stages):
+        raise RecipeError(
+            f"a stage wants pictures that hold one thing (simple), and none of data.pictures={recipe.data.pictures}"
+            f" does with data.simple={recipe.data.simple}; raise either"
+        )
+    return pool
+
+
+def check_data(mixtures: Mapping[str, Mixture], output: Path, resume: bool) -> None:
+    """Write down which files a run learns from; a resumed one must find the same.
+
+    Raises:
+        RecipeError: a file has changed since.
+    """
+    path = output / "datasets.json"
+    found = {name: digest for mixture in mixtures.values() for name, digest in mixture.digests().items()}
+    if not resume or not path.exists():
+        with writing(path, output):
+            replace_text(path, json.dumps(found, indent=2) + "\n")
+        return
+    with reading(path):
+        before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name, digest in found.items() if before.get(name) != digest]
+    if changed:
+        raise RecipeError(
+            f"dataset {changed[0]} has changed since the run in {output} began; restore it, or train anew in another "
+            "folder"
+        )
 
 
 def _where(recipe: Recipe, output: Path) -> str:
@@ -158,9 +245,19 @@ def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
     model, processor = open_model(recipe, folder)
-    weights = read_weights(state / "model.safetensors", dict(model.named_parameters()))
+    adapter = add_adapter(recipe, model)
+    weights = read_weights(state / "model.safetensors", kept(model))
     model.load_state_dict(weights, strict=False)
+    if adapter is not None:
+        adapters.save(adapter, folder, str(recipe.model.start))
+        return folder
     return export(model, processor, folder)
+
+
+def kept(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint holds: every weight; where there is an adapter, its own, as all others stay."""
+    found = dict(model.named_parameters())
+    return {name: found[name] for name in found if adapters.MARK in name} or found
 
 
 def check_stages(recipe: Recipe, model: Any) -> None:
@@ -173,7 +270,7 @@ def check_stages(recipe: Recipe, model: Any) -> None:
     for stage in recipe.stages:
         select_parts(model, stage.train)
         towers = isinstance(model, SiglipModel)
-        if stage.objective == ("answers" if towers else "pairs"):
+        if stage.objective in (("answers", *OF_USERS) if towers else ("pairs",)):
             hint = "towers have no words of their own" if towers else "it takes two towers (family siglip)"
             raise RecipeError(f"stages.{stage.name}.objective {stage.objective!r} does not fit this model: {hint}")
         if stage.probe_layer and stage.probe_layer + 3 > blocks:
@@ -192,8 +289,13 @@ class Run:
     model: Any
     processor: Any
     pool: Pool | None = None
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
+    adapter: Any = None
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
+        compares = self.recipe.stages[0].objective == "preference" and self.adapter is None
+        self.reference = copy.deepcopy(self.model).eval().requires_grad_(False) if compares else None
         self.readers = Readers(self.model.config.get_text_config().hidden_size)
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
@@ -203,45 +305,66 @@ class Run:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = self._learning(stage)
         self._prepare_optimizers(parameters, stage)
-        task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), rate=0.0)
+        task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
         losses: list[float] = []
-        assert self.pool is not None
-        self.pool.features = None
+        if self.pool is not None:
+            self.pool.features = None
         if stage.objective == "answers" and not SEEING & set(stage.train):
+            assert self.pool is not None
             bar.update(task, description=f"{stage.name}: looking")
             self.pool.features = look_once(self.model, self.processor, self.pool)
             bar.update(task, description=stage.name)
-        samples, since = 0, time.monotonic()
+        self.tuning = self._tuning(number)
+        worked, since = Counter[str](), time.monotonic()
         self.model.train()
         for step in range(begin, stage.steps):
             rate = learning_rate(stage, step)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-                group["lr"] = rate
-            loss, notes = self.loss(stage, step)
+                group["lr"] = rate * group.get("share", 1.0)
             self.model.zero_grad()
             self.readers.zero_grad()
-            loss.backward()
+            loss, notes = self.learn(stage, step)
             norm = nn.utils.clip_grad_norm_(parameters.values(), stage.clip_norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            losses.append(loss.item())
-            samples += notes["samples"]
+            if notes["samples"]:
+                for optimizer in self.optimizers:
+                    optimizer.step()
+            losses.append(loss)
+            worked.update({what: notes[what] for what in COUNTED if what in notes})
             if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
                 elapsed = time.monotonic() - since
                 mean = sum(losses) / len(losses)
                 line = {"stage": stage.name, "step": step + 1, "loss": round(mean, 4), "norm": round(float(norm), 3)}
-                line |= {"rate": round(rate, 7), "samples_s": round(samples / elapsed, 2), "time": round(time.time())}
-                self._log(line | notes)
-                bar.update(task, completed=step + 1, loss=mean, rate=samples / elapsed)
-                losses, samples, since = [], 0, time.monotonic()
+                line |= {"rate": round(rate, 7)}
+                line |= {f"{what}_s": round(count / elapsed, 2) for what, count in worked.items()}
+                self._log(line | {"time": round(time.time())} | notes)
+                speed = "  ".join(f"{count / elapsed:.1f} {what}/s" for what, count in worked.items())
+                bar.update(task, completed=step + 1, loss=mean, speed=speed)
+                losses, worked, since = [], Counter(), time.monotonic()
             if stopped or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 self.save(number, step + 1)
             if stopped:
                 return False
         return True
 
+    def learn(self, stage: Stage, step: int) -> tuple[float, dict[str, Any]]:
+        """The gradients of one step; returns its loss, and what to note about it."""
+        if self.tuning is not None:
+            return self.tuning.learn(step)
+        loss, notes = self.loss(stage, step)
+        loss.backward()
+        return loss.item(), notes
+
+    def _tuning(self, number: int) -> Tuning | None:
+        """What makes gradients of a user's data in a stage; None where the synthetic world does."""
+        stage = self.recipe.stages[number]
+        if stage.objective not in OF_USERS:
+            return None
+        ward = Quarantine(self.output / "quarantine.jsonl", stage.quarantine, stage.name, number)
+        mixture = self.mixtures[stage.name]
+        return Tuning(self.recipe, number, self.model, self.processor, mixture, ward, self.reference)
+
     def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one step, and what to note about it; the step draws from a random stream of its own."""
+        """The loss of one step in the synthetic world, and what to note; it draws from a random stream of its own."""
         assert self.pool is not None
         rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
         if stage.objective == "pairs":
@@ -253,14 +376,18 @@ class Run:
     def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
         """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
         loaded, self._loaded = self._loaded, {}
-        self.optimizers = make_optimizers(parameters, stage)
+        self.optimizers = make_optimizers(parameters, stage, self.model.parts)
         self._parameters = parameters
         names = {parameter: name for name, parameter in parameters.items()}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     prefix = f"{names[parameter]}|"
-                    found = {key.removeprefix(prefix): value for key, value in loaded.items() if key.startswith(prefix)}
+                    found = {
+                        key.removeprefix(prefix): value.to(parameter.device)
+                        for key, value in loaded.items()
+                        if key.startswith(prefix)
+                    }
                     if found:
                         optimizer.state[parameter] = found
 
@@ -270,7 +397,7 @@ class Run:
         folder, unfinished = self.output / f"checkpoint-{done:07d}", self.output / ".unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         # A tied weight has one name here; the model's state_dict would list it under two.
-        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        weights = {name: parameter.detach() for name, parameter in kept(self.model).items()}
         moments = {
             f"{name}|{key}": value
             for name, parameter in self._parameters.items()
@@ -305,7 +432,7 @@ class Run:
         """
         number, step = read_state(folder, self.recipe)
         stage = self.recipe.stages[number]
-        weights = read_weights(folder / "model.safetensors", dict(self.model.named_parameters()))
+        weights = read_weights(folder / "model.safetensors", kept(self.model))
         readers = read_weights(folder / "readers.safetensors", self.readers.state_dict())
         parameters = self._learning(stage)
         names = {parameter: name for name, parameter in parameters.items()}
@@ -313,7 +440,7 @@ class Run:
             names[parameter]: {"momentum_buffer"}
             if isinstance(optimizer, torch.optim.Muon)
             else {"step", "exp_avg", "exp_avg_sq"}
-            for optimizer in make_optimizers(parameters, stage)
+            for optimizer in make_optimizers(parameters, stage, self.model.parts)
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
@@ -327,6 +454,8 @@ class Run:
 
     def _learning(self, stage: Stage) -> dict[str, nn.Parameter]:
         """What learns in a stage, by name."""
+        if stage.objective in OF_USERS:
+            return select_parts(self.model, stage.train)
         readers = {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
         return select_parts(self.model, stage.train) | readers
 
@@ -336,63 +465,12 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
 
-def make_optimizers(parameters: Mapping[str, nn.Parameter], stage: Stage) -> list[torch.optim.Optimizer]:
-    """AdamW; or Muon for the matrices between hidden states and AdamW for the rest (embeddings, norms, readers)."""
-
-    def is_hidden(name: str, parameter: Tensor) -> bool:
-        return parameter.dim() == 2 and not any(mark in name for mark in ("embed", "lm_head", "readers"))
-
-    hidden = [p for name, p in parameters.items() if stage.optimizer == "muon" and is_hidden(name, p)]
-    taken = {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in parameters.values() if id(parameter) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": stage.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
-    ]
-    if hidden:
-        # The adjustment gives its steps the size of AdamW's, so that one learning rate serves both.
-        optimizers.append(
-            torch.optim.Muon(
-                hidden, lr=stage.learning_rate, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return optimizers
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up, then a cosine to `final_rate` of the peak."""
-    warm = min(1.0, (step + 1) / max(1, stage.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / stage.steps))
-    return stage.learning_rate * warm * (stage.final_rate + (1 - stage.final_rate) * cosine)
-
-
-def select_parts(model: Any, names: list[str]) -> dict[str, nn.Parameter]:
-    """The parameters of the parts a recipe names; the others stop learning.
-
-    Raises:
-        RecipeError: the model has no such part.
-    """
-    unknown = [name for name in names if name not in model.parts]
-    if unknown:
-        raise RecipeError(f"the model has no part {unknown[0]!r}; its parts are {', '.join(model.parts)}")
-    chosen = {}
-    for name, parameter in model.named_parameters():
-        part = next((part for part, marks in model.parts.items() if any(mark in name for mark in marks)), None)
-        parameter.requires_grad_(part in names)
-        if part in names:
-            chosen[name] = parameter
-    return chosen
-
-
 def _bar(visible: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} samples/s"),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
         TimeRemainingColumn(),
         disable=not visible,
     )

@@ -70,11 +70,13 @@ def test_a_dry_run_prints_the_whole_recipe_and_trains_nothing(longview, recipe, 
     assert understood["seed"] == 7
     assert understood["stages"][0]["learning_rate"] == 1e-4
     assert understood["stages"][0]["weight_decay"] == 0.01
+    assert re.search(r"# stage 1, see: contents, 2 steps of 8 pictures\n#   vision: [\d,]+ parameters, learns", ran.out)
+    assert re.search(r"#   language: [\d,]+ parameters, frozen", ran.out)
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_repository_is_understood(longview, path):
+@pytest.mark.parametrize("path", sorted((RECIPES / "demo").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_demo_is_understood(longview, path):
     assert longview("train", path, "--dry-run").code == 0
 
 

@@ -44,6 +44,7 @@ from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
+from longview.models.packing import pack
 from longview.models.sequence import Merged, merge
 
 LANGUAGE_MODELS: dict[str, Any] = {
@@ -339,6 +340,8 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
         placed = [shown.to(words.device, words.dtype) * scale for shown in pictures]
         labels = None if labels is None else labels.to(self.device)
         return merge(words, ids == PLACEHOLDER, mask, labels, placed, slice(limit), left_padding, compact=True)
+
+    pack = staticmethod(pack)
 
     def pictures_of(
         self, input_ids: Tensor, images: Tensor | Sequence[Tensor], images_aux: Tensor | Sequence[Tensor] | None

@@ -36,6 +36,7 @@ from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
+from longview.models.packing import pack
 from longview.models.sequence import Merged
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -423,6 +424,8 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
         if ids.shape[1] + max(placeholders) * (embeds.shape[1] - 1) > self.config.multimodal_max_length:
             self._warn_of_cut(left_padding)
         return merged
+
+    pack = staticmethod(pack)
 
     def _warn_of_cut(self, left_padding: bool) -> None:
         kept = f"{'last' if left_padding else 'first'} {self.config.multimodal_max_length} positions"

@@ -51,27 +51,31 @@ DENSE_BYTES = 16 << 20
 
 
 class Run(NamedTuple):
-    """Consecutive queries of one row that see the same pictures: tokens `begin:end` see the first `pictures`."""
+    """Consecutive queries of one row that see the same pictures: tokens `begin:end` see `first … pictures`."""
 
     begin: int
     end: int
     pictures: int
+    first: int = 0  # above 0 where the row holds several samples
 
 
-def runs_of(starts: Sequence[int], begin: int, length: int, inclusive: bool) -> list[Run]:
+def runs_of(starts: Sequence[int], begin: int, length: int, inclusive: bool, borders: Sequence[int] = ()) -> list[Run]:
     """Split the queries `begin … begin + length` of a row into runs; queries that see no picture belong to none.
 
     Args:
         starts: Ascending indices of the placeholders' first tokens, in the row that `begin` counts in.
         inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
+        borders: Where further samples of a packed row begin: from there on, pictures before it are not seen.
     """
     first_seen = [start if inclusive else start + 1 for start in starts]
-    borders = sorted({begin, begin + length, *(t for t in first_seen if begin < t < begin + length)})
+    changes = sorted({begin, begin + length, *(t for t in (*first_seen, *borders) if begin < t < begin + length)})
     runs = []
-    for left, right in itertools.pairwise(borders):
+    for left, right in itertools.pairwise(changes):
         visible = sum(t <= left for t in first_seen)
-        if visible:
-            runs.append(Run(left - begin, right - begin, visible))
+        own = max((border for border in borders if border <= left), default=0)
+        first = sum(start < own for start in starts)
+        if visible > first:
+            runs.append(Run(left - begin, right - begin, visible, first))
     return runs
 
 
@@ -84,10 +88,11 @@ class Wall:
 
     starts: list[int] = field(default_factory=list)
     states: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer → K, V, each (Hkv, n·P, D)
+    borders: list[int] = field(default_factory=list)  # of a packed row: where its further samples begin
 
     def copy(self) -> Wall:
         """A wall of its own with the same pictures; the tensors are shared."""
-        return Wall(list(self.starts), dict(self.states))
+        return Wall(list(self.starts), dict(self.states), list(self.borders))
 
     def until(self, position: int, patches: int) -> Wall:
         """The pictures that stand before a position; nothing is copied."""
@@ -166,6 +171,11 @@ class Gallery:
         self.hanging = Hanging(features, positions)
         self._padded, self._first_seen = {}, {}
 
+    def part(self, borders: Sequence[list[int]]) -> None:
+        """Keep the samples of packed rows apart: where each row's further samples begin."""
+        for wall, new in zip(self.walls, borders, strict=True):
+            wall.borders = new
+
     def settled(self) -> None:
         """Every hyper layer has projected the new pictures; their features are no longer needed."""
         self.hanging = None
@@ -216,7 +226,20 @@ class Gallery:
                 first[row, : len(starts)] = starts if inclusive else starts + 1
             self._first_seen[batch] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
         tokens = torch.arange(begin, begin + length, device=device)[:, None]
-        return self._first_seen[batch].to(device) <= tokens
+        seen = self._first_seen[batch].to(device) <= tokens
+        if any(wall.borders for wall in self.walls):
+            seen &= tokens < self._gone(batch, num_keys).to(device)
+        return seen
+
+    def _gone(self, batch: int, num_keys: int) -> Tensor:
+        """Where the sample ends that each of the padded keys belongs to: (B, 1, 1, M)."""
+        never = torch.iinfo(torch.long).max
+        gone = torch.full((batch, num_keys // self.patches), never)
+        for row in range(batch):
+            wall = self.walls[self.wall_of(row, batch)]
+            ends = torch.tensor([*wall.borders, never])
+            gone[row, : len(wall.starts)] = ends[torch.searchsorted(ends, torch.tensor(wall.starts), right=True)]
+        return gone.repeat_interleave(self.patches, -1)[:, None, None]
 
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for wall in self.walls for pair in wall.states.values() for t in pair)
@@ -249,7 +272,7 @@ class PrefixAttention(torch.autograd.Function):
             q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
             peak = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=torch.float32)
             total, acc = torch.zeros_like(peak), torch.zeros_like(q, dtype=torch.float32)
-            for block in _blocks(run.pictures, patches, rows=q.shape[0] * q.shape[1]):
+            for block in _blocks(run, patches, rows=q.shape[0] * q.shape[1]):
                 scores = (q @ key[:, block].transpose(1, 2)).float()
                 new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
                 weights, fade = scores.sub_(new_peak).exp_(), (peak - new_peak).exp_()
@@ -278,7 +301,7 @@ class PrefixAttention(torch.autograd.Function):
             g = grad_output[:, :, rows].flatten(1, 2)
             s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
             dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-            for block in _blocks(run.pictures, ctx.patches, rows=q.shape[0] * q.shape[1]):
+            for block in _blocks(run, ctx.patches, rows=q.shape[0] * q.shape[1]):
                 k, v = key[:, block], value[:, block]
                 weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
                 grad_value[:, block] += weights.transpose(1, 2) @ g
@@ -304,11 +327,12 @@ def attention_of_one(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor,
     return (weights.to(value.dtype) @ value).float().unsqueeze(2), lse.unsqueeze(2)
 
 
-def _blocks(pictures: int, patches: int, rows: int) -> list[slice]:
-    """The keys of the first pictures in blocks, for so many rows of queries."""
+def _blocks(run: Run, patches: int, rows: int) -> list[slice]:
+    """The keys of a run's pictures in blocks, for so many rows of queries."""
     most = min(BLOCK_KEYS, SCORES_BYTES // (4 * rows))
     size = most // patches * patches or max(1, most)
-    return [slice(begin, min(begin + size, pictures * patches)) for begin in range(0, pictures * patches, size)]
+    first, last = run.first * patches, run.pictures * patches
+    return [slice(begin, min(begin + size, last)) for begin in range(first, last, size)]
 
 
 def text_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -431,14 +455,16 @@ class HyperAttention(Qwen2Attention):
         outputs, totals = [], []
         for row in range(query.shape[0]):
             wall = gallery.wall_of(row, query.shape[0])
-            runs = runs_of(gallery.walls[wall].starts, begin, query.shape[3], inclusive=self.config.fused)
+            hung = gallery.walls[wall]
+            runs = runs_of(hung.starts, begin, query.shape[3], self.config.fused, hung.borders)
             key, value = pictures[wall]
+            asking = query[row].to(key.dtype)  # they differ under autocast
             scores = 4 * query.shape[1] * (query.shape[2] + 7) * key.shape[1]
             sees_all = query.shape[3] == 1 and runs and runs[0].pictures * gallery.patches == key.shape[1]
             if sees_all and scores <= SCORES_BYTES and not torch.is_grad_enabled():
-                output, lse = attention_of_one(query[row], key, value)
+                output, lse = attention_of_one(asking, key, value)
             else:
-                output, lse = PrefixAttention.apply(query[row], key, value, runs, gallery.patches)
+                output, lse = PrefixAttention.apply(asking, key, value, runs, gallery.patches)
             outputs.append(output)
             totals.append(lse)
         return torch.stack(outputs), torch.stack(totals)

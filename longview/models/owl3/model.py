@@ -36,6 +36,7 @@ from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
+from longview.models.packing import borders, pack
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
@@ -195,6 +196,15 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             arguments["image_embeds"] = features
         return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in arguments.items()}
 
+    @staticmethod
+    def pack(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Samples as one row. See `longview.models.packing.pack`; the places of pictures move along."""
+        lengths = arguments["attention_mask"].sum(1).tolist()
+        rows = placeholder_starts(arguments.get("media_offset"), len(lengths))
+        begins = [sum(lengths[:row]) for row in range(len(lengths))]
+        starts = [begin + start for begin, row in zip(begins, rows, strict=True) for start in row]
+        return pack(arguments) | {"media_offset": [torch.tensor(starts, dtype=torch.long)]}
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -221,6 +231,8 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             image_embeds: (N, P, D) from `encode`, in place of `pixel_values`.
             gallery: Pictures hung already; generation and the engine pass it.
             attention_mask: (B, past + T), 0 for padding on either side.
+            position_ids: (B, T). Without an attention_mask and a cache, each 0 begins another sample of a packed row,
+                which sees neither words nor pictures of those before it.
 
         Raises:
             RequestError: the numbers of pictures and placeholders differ.
@@ -248,6 +260,8 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
                 gallery = Gallery(batch, self.config.patches_per_picture)
             turns = self.picture_positions(starts, position_ids, past, length)
             gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
+            if position_ids is not None and attention_mask is None and not past:
+                gallery.part([borders(row) for row in position_ids.expand(batch, -1)])
         if gallery is not None and past_key_values is not None:
             past_key_values.gallery = gallery
 

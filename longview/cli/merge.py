@@ -1,0 +1,55 @@
+"""`longview merge`: a model and an adapter → one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longview.cli.options import quieten
+from longview.errors import CheckpointError
+
+Target = Annotated[Path, typer.Argument(help="Folder to be written; it must not hold a model yet.", show_default=False)]
+
+
+def merge(
+    adapter: Annotated[
+        Path, typer.Argument(help="Folder of an adapter, as `longview train` leaves it.", show_default=False)
+    ],
+    folder: Target,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model it was trained on; default: the one it names.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+) -> None:
+    """Add a LoRA adapter to the weights of its model, and write both as one model.
+
+    Examples:
+      longview merge runs/lora/adapter my-model
+      longview merge runs/lora/adapter my-model --model AIDC-AI/Ovis2-2B --dtype bfloat16
+    """
+    check_target(folder)
+    quieten(show=False)
+    from longview.engine import load
+    from longview.engine.engine import dtype_of
+    from longview.models import checkpoint
+    from longview.models.adapters import base_of
+    from longview.train.run import export as write
+
+    base = model or base_of(adapter)
+    kind = dtype_of(dtype or checkpoint.read_config(checkpoint.resolve(base)).get("dtype") or "float32")
+    # added in fp32: a small change would be lost among the digits of half precision
+    engine = load(base, adapter=adapter, dtype="float32", device="cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.processor.save_pretrained(folder)
+    typer.echo(write(engine.model, engine.processor, folder, kind))
+
+
+def check_target(folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: something is there that would be overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not an empty folder; choose another one")

@@ -1,0 +1,153 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): made, opened, merged, and saved as the folders that PEFT reads.
+
+PEFT puts its layers into a model in place, so the model keeps its class: `look`, `forward` and `generate` go on as
+before. What is kept here beside it is PEFT's wrapper, which saves and merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from longview.errors import CheckpointError, MissingExtraError, RecipeError
+from longview.models import checkpoint
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MARK = ".lora_"
+"""Stands in the name of each parameter of an adapter."""
+
+
+def part_of(model: Any, name: str) -> str | None:
+    """The part that a parameter or module belongs to."""
+    return next((part for part, marks in model.parts.items() if any(mark in name for mark in marks)), None)
+
+
+def linear_layers(model: Any, parts: Sequence[str]) -> list[str]:
+    """The linear layers of some parts; not the head, which tells words apart."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "lm_head" and part_of(model, name) in parts
+    ]
+
+
+def add(model: Any, parts: Sequence[str], rank: int, alpha: float, dropout: float) -> Any:
+    """Put fresh adapters, which change nothing yet, around the linear layers of some parts; returns PEFT's wrapper.
+
+    Raises:
+        RecipeError: the parts have no linear layers.
+    """
+    peft = _library()
+    layers = linear_layers(model, parts)
+    if not layers:
+        raise RecipeError(f"{', '.join(parts)} of this model has no linear layers for an adapter; name other parts")
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers)
+    return peft.get_peft_model(model, config)
+
+
+def attach(model: Any, folder: str | Path) -> Any:
+    """Put a saved adapter into a model; returns PEFT's wrapper.
+
+    Raises:
+        CheckpointError: the folder holds no LoRA adapter in safetensors, or one of another model.
+    """
+    peft, folder = _library(), Path(folder).expanduser()
+    shapes = _shapes(folder)
+    modules = dict(model.named_modules())
+    for name, shape in shapes.items():
+        layer = name.removeprefix("base_model.model.").partition(MARK)[0]
+        weight = getattr(modules.get(layer), "weight", None)
+        fits = weight is not None and (
+            shape[-1] == modules[layer].in_features if "lora_A" in name else shape[0] == modules[layer].out_features
+        )
+        if not fits:
+            raise CheckpointError(
+                f"{folder} holds {name} of shape {list(shape)}, for which this model has no layer; it was trained on "
+                f"{base_of(folder)}: name that with --model"
+            )
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what PEFT and torch raise for a bad config
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the adapter {folder} does not fit this model: {reason}") from error
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an adapter's tensors."""
+    kind = checkpoint.read_json(folder, CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{folder / CONFIG} says peft_type {kind!r:.40}; longview opens LORA")
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; longview reads adapters in safetensors only")
+    return {name: tuple(tensor.shape) for name, tensor in checkpoint.read_tensors(folder / WEIGHTS).items()}
+
+
+def base_of(folder: str | Path) -> str:
+    """The model that an adapter was trained on, as its folder names it.
+
+    Raises:
+        CheckpointError: the folder is no adapter's, or does not say.
+    """
+    folder = Path(folder).expanduser()
+    name = checkpoint.read_json(folder, CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{folder / CONFIG} does not say on which model it was trained; name it with --model")
+    return name
+
+
+def open_into(model: Any, folder: str | Path, merge: bool = True) -> None:
+    """Give a model what an adapter has learned: added to its weights, with no trace left, or attached to them.
+
+    Raises:
+        CheckpointError: as `attach`.
+    """
+    wrapper = attach(model, folder)
+    if merge:
+        wrapper.merge_and_unload()
+
+
+def save(wrapper: Any, folder: Path, base: str) -> None:
+    """Write a folder that PEFT and `longview.load(adapter=)` open."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = wrapper.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
+    tensors = get_peft_model_state_dict(wrapper)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """The model as it is without its adapters, for a while."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, learns in learning.items():
+            parameter.requires_grad_(learns)
+
+
+def _library() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("adapters", "the peft package", "train") from error
+    return peft

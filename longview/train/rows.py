@@ -1,0 +1,296 @@
+"""One row of a user's data, in any of the spellings people have, as an `Example`: messages with their media in place.
+
+    messages   {"messages": [{"role", "content"}, …], "images": […], "videos": […]}          ms-swift, OpenAI, Anthropic
+    LLaVA      {"image": … , "conversations": [{"from": "human" | "gpt", "value"}, …]}       also ShareGPT
+    pairs      {"conversation": [{"human", "assistant"}, …]}                                 ShareGPT as ms-swift has it
+    question   {"query", "response", "history": [[question, answer], …], "system"}           also Alpaca
+
+Any of them may hold `rejected_response`, the answer that is to become less likely. In a user's text `<image>` is the
+next picture and `<video>` the next video; where the text holds none, the media stand in front of the first question.
+Elsewhere these are letters. A key that is not understood is refused, not dropped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longview.errors import RecipeError, RequestError
+from longview.messages import Message, Part, Source
+
+SYNONYMS = {
+    "messages": ("messages", "conversations", "conversation"),
+    "images": ("images", "image"),
+    "videos": ("videos", "video", "video_frames"),
+    "system": ("system", "system_prompt"),
+    "query": ("query", "question", "prompt", "instruction"),
+    "input": ("input",),
+    "response": ("response", "answer", "output"),
+    "history": ("history",),
+    "rejected_response": ("rejected_response",),
+    "rejected_messages": ("rejected_messages",),
+}
+"""Our name of each column, and all that it is known by."""
+NAMES = {name: column for column, names in SYNONYMS.items() for name in names}
+UNUSED = ("id",)
+"""Columns that say nothing to a model."""
+UNLEARNABLE = ("audios", "audio", "tools", "objects", "label", "channel", "chat_template_kwargs", "rejected_images")
+"""Columns of ms-swift that mean something no model here can learn; empty ones are let pass."""
+ROLES = {
+    "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant",
+    "system": "system", "developer": "system",
+}  # fmt: skip
+TAG = re.compile("<(image|video)>")
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is to be learned: a conversation whose last word is the assistant's."""
+
+    messages: tuple[Message, ...]
+    rejected: Message | None = None
+    """An answer that is worse than the last message."""
+    unlearned: frozenset[int] = frozenset()
+    """Numbers, among the assistant's messages, of those that are context only."""
+
+    @property
+    def media(self) -> list[Part]:
+        return [part for message in self.messages for part in message.media]
+
+
+def read_row(row: Any, folder: Path, ignore: Sequence[str] = ()) -> Example:
+    """Understand a row.
+
+    Args:
+        folder: Where relative paths of media begin.
+        ignore: Columns to be left out of account.
+
+    Raises:
+        RecipeError: a column is unknown, or the row does not add up; says what was expected.
+    """
+    if not isinstance(row, Mapping):
+        raise RecipeError(f"a row is an object with messages, not {row!r:.60}")
+    columns = _columns(row, ignore)
+    given = {kind: _media(columns.get(f"{kind}s"), kind, folder) for kind in ("image", "video")}
+    try:
+        messages, unlearned = _place(_turns(columns), given, folder)
+        rejected = _rejected(columns, messages)
+    except RequestError as error:
+        raise RecipeError(str(error)) from error
+    if messages[-1].role != "assistant":
+        raise RecipeError(f"the last message is the {messages[-1].role}'s; what is learned is the assistant's answer")
+    if len(unlearned) == sum(message.role == "assistant" for message in messages):
+        raise RecipeError("no answer is to be learned: loss is false in every one; leave the row out")
+    return Example(messages, rejected, unlearned)
+
+
+def _columns(row: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
+    """The columns that hold something, by our names."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in ignore or key in UNUSED or (value in (None, "", []) and key in (*NAMES, *UNLEARNABLE)):
+            continue
+        if key in UNLEARNABLE:
+            raise RecipeError(f"column {key!r} holds what cannot be learned here; name it in the dataset's ignore")
+        if key not in NAMES:
+            near = difflib.get_close_matches(str(key), NAMES, n=1, cutoff=0)[0]
+            raise RecipeError(f"unknown column {key!r}; the nearest known one is {near!r}, or name it under ignore")
+        if NAMES[key] in found:
+            raise RecipeError(f"column {key!r} says again what another one says; keep one")
+        if key == "video_frames":
+            value = [value]
+        found[NAMES[key]] = value
+    return found
+
+
+# ── who says what ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Turn = tuple[str, Any, bool]
+"""A role, its content (text or blocks), and whether it is learned."""
+
+
+def _turns(columns: Mapping[str, Any]) -> list[Turn]:
+    if "messages" in columns:
+        clash = next((key for key in ("query", "input", "response", "history") if key in columns), None)
+        if clash:
+            raise RecipeError(f"the row has messages and a column {clash!r} as well; keep one of them")
+        turns = list(_messages(columns["messages"]))
+    else:
+        turns = list(_question(columns))
+    if "system" in columns:
+        if turns and turns[0][0] == "system":
+            raise RecipeError("the system speaks in its own column and in the messages; keep one")
+        turns.insert(0, ("system", columns["system"], False))
+    if not turns:
+        raise RecipeError("the row holds no messages")
+    return turns
+
+
+def _messages(value: Any) -> Iterator[Turn]:
+    if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
+        raise RecipeError(f"messages are a list of objects with role and content, not {value!r:.60}")
+    for message in value:
+        if "human" in message or "assistant" in message:  # a question and its answer in one
+            _no_more(message, ("human", "assistant"))
+            if set(message) != {"human", "assistant"}:
+                raise RecipeError(f"a pair holds human and assistant; found {', '.join(message)}")
+            yield "user", message["human"], False
+            yield "assistant", message["assistant"], True
+            continue
+        _no_more(message, ("role", "from", "content", "value", "loss"))
+        role, content = (_one_of(message, keys) for keys in (("role", "from"), ("content", "value")))
+        if role not in ROLES:
+            raise RecipeError(f"unknown role {role!r:.40}; expected one of {', '.join(ROLES)}")
+        loss = message.get("loss")
+        if loss not in (None, True, False) or (loss and ROLES[role] != "assistant"):
+            raise RecipeError(f"loss is {loss!r:.40} in the {role}'s message; it is true or false in the assistant's")
+        yield ROLES[role], content, ROLES[role] == "assistant" and loss is not False
+
+
+def _question(columns: Mapping[str, Any]) -> Iterator[Turn]:
+    """A question and an answer, and those before them."""
+    lacking = [key for key in ("query", "response") if key not in columns]
+    if lacking:
+        names = ", ".join(SYNONYMS[lacking[0]])
+        raise RecipeError(f"the row has neither messages nor a {lacking[0]} (one of {names})")
+    history = columns.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise RecipeError(f"history is a list of [question, answer], not {history!r:.60}")
+    query = columns["query"]
+    if "input" in columns:  # Alpaca's: what the instruction is about
+        query = f"{query}\n{columns['input']}"
+    for question, answer in [*history, [query, columns["response"]]]:
+        yield "user", question, False
+        yield "assistant", answer, True
+
+
+def _rejected(columns: Mapping[str, Any], messages: Sequence[Message]) -> Message | None:
+    """The worse answer; of `rejected_messages` the last one, as those before it are the conversation again."""
+    if "rejected_messages" in columns:
+        if "rejected_response" in columns:
+            raise RecipeError("the row has rejected_response and rejected_messages; keep one")
+        turns = list(_messages(columns["rejected_messages"]))
+        if len(turns) not in (1, len(messages)) or turns[-1][0] != "assistant":
+            raise RecipeError(
+                f"rejected_messages holds {len(turns)} messages; give the conversation with another last answer"
+            )
+        mine = [(message.role, TAG.sub("", message.text)) for message in messages[:-1]]
+        if len(turns) > 1 and any(
+            (role, TAG.sub("", content)) != said
+            for (role, content, _), said in zip(turns, mine, strict=False)
+            if isinstance(content, str)
+        ):
+            raise RecipeError("rejected_messages differ from messages before the last answer; only that may differ")
+        answer = turns[-1][1]
+    elif "rejected_response" in columns:
+        answer = columns["rejected_response"]
+    else:
+        return None
+    if not isinstance(answer, str):
+        raise RecipeError(f"the rejected answer is text, not {answer!r:.60}")
+    if answer == messages[-1].text:
+        raise RecipeError("the rejected answer is the chosen one; nothing can be learned of the pair")
+    return Message.of("assistant", answer)
+
+
+# ── where the media stand ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _place(
+    turns: Sequence[Turn], given: Mapping[str, list[Part]], folder: Path
+) -> tuple[tuple[Message, ...], frozenset[int]]:
+    """Turns with their media in the places of their tags."""
+    texts = [text for role, content, _ in turns if role == "user" for text in _texts(content)]
+    tags = [tag for text in texts for tag in TAG.findall(text)]
+    for kind, parts in given.items():
+        if tags.count(kind) not in (0, len(parts)):
+            raise RecipeError(
+                f"the user's text holds {tags.count(kind)} <{kind}>, and the row {len(parts)} {kind}s; give as many"
+            )
+    queues = {kind: iter(parts) for kind, parts in given.items()}
+    front = [part for kind, parts in given.items() if kind not in tags for part in parts]
+    messages: list[Message] = []
+    unlearned: set[int] = set()
+    for role, content, learned in turns:
+        if role == "assistant" and not learned:
+            unlearned.add(sum(message.role == "assistant" for message in messages))
+        parts = _parts(content, queues if role == "user" else None, folder)
+        if role == "user":
+            parts, front = [*front, *parts], []
+        messages.append(Message.of(role, *parts))  # type: ignore[arg-type]  # one of `ROLES`
+    if front:
+        raise RecipeError("the row has pictures or videos, and no message of the user's to stand in")
+    return tuple(messages), frozenset(unlearned)
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    blocks = content if isinstance(content, list) else []
+    return [block["text"] for block in blocks if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
+
+
+def _parts(content: Any, queues: Mapping[str, Iterator[Part]] | None, folder: Path) -> list[Part]:
+    """A message's content: text with tags, or blocks as OpenAI, Anthropic and Hugging Face write them."""
+    if isinstance(content, str):
+        if queues is None:
+            return [Part("text", text=content)]
+        pieces = TAG.split(content)  # text, kind, text, kind, … text
+        parts = [next(queues[piece]) if at % 2 else Part("text", text=piece) for at, piece in enumerate(pieces)]
+        return [part for part in parts if part.type != "text" or part.text]
+    if not isinstance(content, list):
+        raise RecipeError(f"a message's content is text or a list of blocks, not {content!r:.60}")
+    found: list[Part] = []
+    for block in content:
+        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
+            found += _parts(block["text"], queues, folder)
+            continue
+        part = Part.from_dict(_plain(block))
+        found.append(Part(part.type, source=_source(part.source, part.type, folder)))
+    return found
+
+
+def _plain(block: Any) -> Any:
+    """Anthropic's blocks keep a picture's bytes or address under `source`."""
+    source = block.get("source") if isinstance(block, Mapping) else None
+    if not isinstance(source, Mapping):
+        return block
+    if source.get("type") == "base64":
+        return {"type": block["type"], "url": f"data:{source.get('media_type')};base64,{source.get('data')}"}
+    return {"type": block["type"], "url": source.get("url")}
+
+
+def _media(value: Any, kind: str, folder: Path) -> list[Part]:
+    """A column of media: one source or several; a list inside a list of videos is a video's frames."""
+    sources = value if isinstance(value, list) else [] if value is None else [value]
+    return [Part(kind, source=_source(source, kind, folder)) for source in sources]  # type: ignore[arg-type]
+
+
+def _source(source: Any, kind: str, folder: Path) -> Source:
+    if isinstance(source, Mapping) and isinstance(source.get("path"), str):  # as Hugging Face's image columns have it
+        source = source["path"]
+    if isinstance(source, list) and kind == "video" and source:
+        return [_source(frame, "image", folder) for frame in source]
+    if not isinstance(source, str) or not source:
+        raise RecipeError(f"{kind} {source!r:.60} is no path, URL or data URI")
+    if re.match(r"(https?|data|file):", source, re.IGNORECASE):
+        return source
+    return str(folder / Path(source).expanduser())
+
+
+def _one_of(message: Mapping[str, Any], keys: tuple[str, str]) -> Any:
+    found = [key for key in keys if key in message]
+    if len(found) != 1:
+        raise RecipeError(f"a message has either {keys[0]} or {keys[1]}; found {', '.join(message)}")
+    return message[found[0]]
+
+
+def _no_more(message: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in message:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
+            raise RecipeError(f"unknown key {key!r} in a message; the nearest known one is {near!r}")
