@@ -307,10 +307,9 @@ class Run:
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
         losses: list[float] = []
-        if self.pool is not None:
+        if self.pool is not None and (stage.objective != "answers" or SEEING & set(stage.train)):
             self.pool.features = None
-        if stage.objective == "answers" and not SEEING & set(stage.train):
-            assert self.pool is not None
+        elif self.pool is not None and self.pool.features is None:
             bar.update(task, description=f"{stage.name}: looking")
             self.pool.features = look_once(self.model, self.processor, self.pool)
             bar.update(task, description=stage.name)

@@ -391,7 +391,8 @@ def test_pictures_seen_once_teach_what_pictures_seen_each_time_do(recipe, tmp_pa
 def test_a_stage_that_teaches_language_alone_looks_once_and_leaves_the_rest_as_it_was(recipe, tmp_path, monkeypatch):
     looked = []
     monkeypatch.setattr(training, "look_once", lambda *arguments: looked.append(1) or look_once(*arguments))
-    stages = [recipe.stages[0], dataclasses.replace(recipe.stages[1], train=["language"], steps=3)]
+    words = dataclasses.replace(recipe.stages[1], train=["language"], steps=3)
+    stages = [recipe.stages[0], words, dataclasses.replace(words, name="more")]
     training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
     assert looked == [1]
     first = dataclasses.replace(recipe, stages=stages[:1])
