@@ -32,8 +32,9 @@ def measure(folder: Path, run: Path, per_kind: int = 50, seed: int = 0) -> dict[
         count = per_kind if shown == "shown" else max(1, per_kind // 3)
         scores[shown] = evaluate(engine, seed, count, shown, progress=_report(shown))
     if hasattr(engine.model, "vision_tower_aux"):
-        with _blanked(engine.model.vision_tower_aux):
-            scores["fine tower blank"] = evaluate(engine, seed, per_kind, groups=[BLANKED], progress=_report("tower"))
+        blind = load(folder)  # the other one remembers what it saw
+        with _blanked(blind.model.vision_tower_aux):
+            scores["fine tower blank"] = evaluate(blind, seed, per_kind, groups=[BLANKED], progress=_report("tower"))
     return collect(engine, folder, run, seed, scores)
 
 

@@ -252,20 +252,23 @@ class Ovis2Processor:
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(OvisConfig, folder)
         settings = folder / "preprocessor_config.json"
-        pixels = None
+        pixels, most = None, None
         if settings.exists():
             try:
                 pixels = Pixels.from_file(settings, config.visual_tokenizer_config.kind)
+                most = json.loads(settings.read_text(encoding="utf-8")).get("max_partition")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{settings} does not say how crops are made ({error!r}); fetch it again"
                 ) from None
-        return cls(checkpoint.open_tokenizer(folder), config, pixels, kwargs.get("max_partition"))
+        return cls(checkpoint.open_tokenizer(folder), config, pixels, kwargs.get("max_partition", most))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
         """Write tokenizer and settings beside the weights."""
         self.tokenizer.save_pretrained(folder)
         settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
+        if self.max_partition is not None:
+            settings["max_partition"] = self.max_partition
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @property
