@@ -266,3 +266,11 @@ def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
     (folder / "preprocessor_config.json").write_text("{}")
     with pytest.raises(LongviewError, match="does not say how crops are made"):
         longview.load(folder)
+
+
+def test_a_folder_keeps_how_far_pictures_are_cut(tmp_path, tokenizer):
+    config = Config.tiny()
+    config.save_pretrained(tmp_path)
+    for most in (1, None):
+        Processor(tokenizer, config, max_partition=most).save_pretrained(tmp_path)
+        assert Processor.from_pretrained(tmp_path).max_partition == most
