@@ -15,12 +15,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import FrameUsed, Message
+from longview.models.sequence import IGNORED, positions_of
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class Carried(Protocol):
 
 
 class InSequence:
-    """What the engine asks of a model beside `look` and `forward`, as it is wherever pictures stand among the words."""
+    """What is the same in models whose pictures stand among the words, owl3's model answering for itself."""
+
+    language_model: Any
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """Where pictures stand that are no part of the sequence, for one row of `look`'s arguments: nowhere."""
@@ -177,10 +181,66 @@ class InSequence:
         """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`."""
         return {name: arguments[name][:, begin:end] for name in ("input_ids", "inputs_embeds") if name in arguments}
 
+    def read(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        """The language model's pass over words (B, T), or over words and pictures in one sequence (B, T, D)."""
+        words = input_ids if input_ids is not None else inputs_embeds
+        if words is None:
+            raise RequestError("forward needs input_ids or inputs_embeds")
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of(attention_mask)[:, -words.shape[1] :]
+        return self.language_model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **kwargs,
+        )
+
     def together(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Several rows' portions from their beginnings as one batch, padded on the right."""
         name = next(name for name in ("input_ids", "inputs_embeds") if name in portions[0])
         return {name: pad_sequence([portion[name][0] for portion in portions], batch_first=True)}
+
+
+def count_parameters(model_class: Any, config: Any) -> int:
+    """Parameters of a model, from its config alone; nothing is allocated."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in model_class(config).parameters())
+
+
+def pad_rows(samples: Sequence[Inputs], fill: int, padding_side: str) -> tuple[dict[str, Any], list[int]]:
+    """Rows padded to the longest, with the pixels of all, and how many positions each was padded by.
+
+    Args:
+        fill: The token to pad ids with.
+
+    Raises:
+        RequestError: no samples, or no such side.
+    """
+    if padding_side not in ("left", "right") or not samples:
+        raise RequestError(
+            f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
+        )
+    rows = [sample.tensors for sample in samples]
+    length = max(row["input_ids"].shape[1] for row in rows)
+    pads = [length - row["input_ids"].shape[1] for row in rows]
+    sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
+    batch: dict[str, Any] = {}
+    for key, value in {"input_ids": fill, "attention_mask": 0, "labels": IGNORED}.items():
+        if key in rows[0]:
+            padded = zip(rows, sides, strict=True)
+            batch[key] = torch.cat([pad(row[key], side, value=value) for row, side in padded])
+    pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
+    if pictures:
+        batch["pixel_values"] = torch.cat(pictures)
+    return batch, pads
 
 
 def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:

@@ -80,3 +80,19 @@ def places(placeholders: Tensor, width: int) -> Tensor:
     begins = (1 + placeholders * (width - 1)).cumsum(1)[placeholders] - width
     at = begins[:, None] + torch.arange(width)
     return torch.stack([placeholders.nonzero()[:, :1].expand_as(at), at], dim=-1)
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Positions that count words only: (B, L) mask → (B, L); padding on the left does not shift a word."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def mask_after(behind: Tensor | None, merged: Merged, past: int) -> Tensor | None:
+    """The attention mask (B, past + L) of a sequence that pictures have made longer, behind what is in a cache.
+
+    Args:
+        behind: (B, past), of what is in the cache; None where no mask was given.
+    """
+    if behind is not None:
+        return torch.cat([behind.to(merged.mask.device).bool(), merged.mask], dim=1).long()
+    return None if past else merged.mask.long()

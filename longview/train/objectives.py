@@ -19,6 +19,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -128,7 +129,8 @@ def answers_loss(
     tokens = 0
     while tokens < stage.tokens:
         sample = draw_sample(rng, pool, stage, kind)
-        rows.append(processor.prepare(sample.messages, sample.media, train=True))
+        row = processor.prepare(sample.messages, sample.media, train=True)
+        rows.append(row if pool.features is None else replace(row, sights=()))  # what was seen needs no pixels
         for question in sample.questions:
             about = question.about or int(kind == "1")
             asked.append(Asked(question, len(indices) + about - 1 if about else None))

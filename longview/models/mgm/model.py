@@ -38,14 +38,14 @@ from transformers.models.convnext.modeling_convnext import ConvNextLayer
 from longview.errors import CheckpointError, RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence
+from longview.models.base import Footprint, InSequence, count_parameters
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.packing import pack
-from longview.models.sequence import Merged, merge
+from longview.models.sequence import Merged, mask_after, merge
 
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": LlamaForCausalLM,
@@ -192,8 +192,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
     @classmethod
     def footprint(cls, config: MGMConfig, dtype: torch.dtype) -> Footprint:
         """What a model of this config costs in memory in a dtype; nothing is allocated."""
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in cls(config).parameters())
+        parameters = count_parameters(cls, config)
         text, vision, size = config.text_config, config.vision_config, dtype.itemsize
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         word_bytes = 2 * text.num_key_value_heads * head * size * text.num_hidden_layers
@@ -435,21 +434,14 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
             left = left_padding or (images is not None and self.config.tokenizer_padding_side == "left")
             merged = self._merged(input_ids, here, labels, pixel_values, images, images_aux, left)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None
-            if behind is not None:
-                attention_mask = torch.cat([behind.to(merged.mask.device).bool(), merged.mask], dim=1).long()
-            elif past_key_values is None or not past_key_values.get_seq_length():
-                attention_mask = merged.mask.long()
-        words = input_ids if input_ids is not None else inputs_embeds
-        if words is None:
-            raise RequestError("forward needs input_ids or inputs_embeds")
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -words.shape[1] :]
-        return self.language_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
+            past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+            attention_mask = mask_after(behind, merged, past)
+        return self.read(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            position_ids,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,

@@ -29,7 +29,7 @@ from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
@@ -148,20 +148,8 @@ class MGMProcessor:
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; the model pads again, on the same side, where pictures make them longer."""
-        rows = [sample.tensors for sample in samples]
-        length = max(row["input_ids"].shape[1] for row in rows)
         pad = self.tokenizer.pad_token_id
-        fill = {"input_ids": pad if pad is not None else self.end_tokens[-1], "attention_mask": 0, "labels": IGNORED}
-        batch: dict[str, Any] = {}
-        for key, value in fill.items():
-            if key in rows[0]:
-                pads = [length - row[key].shape[1] for row in rows]
-                sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
-                padded = zip(rows, sides, strict=True)
-                batch[key] = torch.cat([torch.nn.functional.pad(row[key], side, value=value) for row, side in padded])
-        pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
-        if pictures:
-            batch["pixel_values"] = torch.cat(pictures)
+        batch, _ = pad_rows(samples, pad if pad is not None else self.end_tokens[-1], padding_side)
         if padding_side == "left":
             batch["left_padding"] = True
         return BatchFeature(batch)

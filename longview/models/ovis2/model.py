@@ -31,13 +31,13 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence
+from longview.models.base import Footprint, InSequence, count_parameters
 from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
 from longview.models.packing import pack
-from longview.models.sequence import Merged
+from longview.models.sequence import Merged, mask_after
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,8 +260,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
     @classmethod
     def footprint(cls, config: OvisConfig, dtype: torch.dtype) -> Footprint:
         """What a model of this config costs in memory in a dtype; nothing is allocated."""
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in cls(config).parameters())
+        parameters = count_parameters(cls, config)
         words, visual, size = config.llm_config, config.visual_tokenizer_config, dtype.itemsize
         tower, positions = visual.backbone_config, config.patches_per_picture
         head = words.hidden_size // words.num_attention_heads
@@ -501,21 +500,13 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
             here = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
             merged = self.merge(input_ids, here, labels, pixel_values, left_padding)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None
-            if behind is not None:
-                attention_mask = torch.cat([behind.to(merged.mask.device).bool(), merged.mask], dim=1).long()
-            elif not past:
-                attention_mask = merged.mask.long()
-        words = input_ids if input_ids is not None else inputs_embeds
-        if words is None:
-            raise RequestError("forward needs input_ids or inputs_embeds")
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -words.shape[1] :]
-        return self.llm(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
+            attention_mask = mask_after(behind, merged, past)
+        return self.read(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            position_ids,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,

@@ -32,7 +32,7 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.sequence import IGNORED, places
@@ -157,8 +157,7 @@ class Pixels(NamedTuple):
     rescale_factor: float = 0.00392156862745098
 
     @classmethod
-    def from_file(cls, path: Path, kind: str) -> Pixels:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+    def of(cls, settings: Mapping[str, Any], kind: str) -> Pixels:
         size = settings.get("size" if kind == "siglip" else "crop_size") or settings["size"]
         return cls(
             side=size if isinstance(size, int) else size.get("height") or size["shortest_edge"],
@@ -255,12 +254,15 @@ class Ovis2Processor:
         pixels, most = None, None
         if settings.exists():
             try:
-                pixels = Pixels.from_file(settings, config.visual_tokenizer_config.kind)
-                most = json.loads(settings.read_text(encoding="utf-8")).get("max_partition")
+                fields = json.loads(settings.read_text(encoding="utf-8"))
+                pixels = Pixels.of(fields, config.visual_tokenizer_config.kind)
+                most = fields.get("max_partition")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{settings} does not say how crops are made ({error!r}); fetch it again"
                 ) from None
+        if most is not None and (type(most) is not int or most < 1):
+            raise CheckpointError(f"{settings}: max_partition is {most!r:.40}; expected a whole number from 1 up")
         return cls(checkpoint.open_tokenizer(folder), config, pixels, kwargs.get("max_partition", most))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
@@ -323,19 +325,7 @@ class Ovis2Processor:
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; the model pads again, on the same side, where crops make them longer."""
-        rows = [sample.tensors for sample in samples]
-        length = max(row["input_ids"].shape[1] for row in rows)
-        fill = {"input_ids": self._specials["<|endoftext|>"], "attention_mask": 0, "labels": IGNORED}
-        batch: dict[str, Any] = {}
-        for key, value in fill.items():
-            if key in rows[0]:
-                pads = [length - row[key].shape[1] for row in rows]
-                sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
-                padded = zip(rows, sides, strict=True)
-                batch[key] = torch.cat([torch.nn.functional.pad(row[key], side, value=value) for row, side in padded])
-        crops = [row["pixel_values"] for row in rows if "pixel_values" in row]
-        if crops:
-            batch["pixel_values"] = torch.cat(crops)
+        batch, _ = pad_rows(samples, self._specials["<|endoftext|>"], padding_side)
         if padding_side == "left":
             batch["left_padding"] = True
         return BatchFeature(batch)

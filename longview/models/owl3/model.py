@@ -31,12 +31,13 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence
+from longview.models.base import Footprint, InSequence, count_parameters
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 from longview.models.packing import borders, pack
+from longview.models.sequence import positions_of
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
@@ -117,8 +118,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
     @classmethod
     def footprint(cls, config: Owl3Config, dtype: torch.dtype) -> Footprint:
         """What a model of this config costs in memory in a dtype; nothing is allocated."""
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in cls(config).parameters())
+        parameters = count_parameters(cls, config)
         vision, size = config.vision_config, dtype.itemsize
         patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
         states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
@@ -393,11 +393,6 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             raise RequestError("decode_text=True needs tokenizer=…")
         stops = set(end_tokens(tokenizer, self.config))
         return [tokenizer.decode(_until(row.tolist(), stops), skip_special_tokens=True).strip() for row in output]
-
-
-def positions_of(attention_mask: Tensor) -> Tensor:
-    """Positions that count words only: (B, L) mask → (B, L); padding on the left does not shift a word."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def check_counts(num_pictures: int, starts: list[list[int]]) -> None:

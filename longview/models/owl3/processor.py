@@ -30,7 +30,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used
+from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
 from longview.models.owl3.config import Owl3Config
 from longview.models.tiling import cut
 
@@ -135,31 +135,13 @@ class Owl3Processor:
 
     def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; placeholders move with left padding."""
-        if padding_side not in ("left", "right") or not samples:
-            raise RequestError(
-                f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
-            )
-        rows = [sample.tensors for sample in samples]
-        length = max(row["input_ids"].shape[1] for row in rows)
-        fill = {"input_ids": self._specials["<|endoftext|>"], "attention_mask": 0, "labels": -100}
-        pads = [length - row["input_ids"].shape[1] for row in rows]
-        batch: dict[str, Any] = {}
-        for key in ("input_ids", "attention_mask", "labels"):
-            if key in rows[0]:
-                sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
-                padded = zip(rows, sides, strict=True)
-                batch[key] = torch.cat(
-                    [torch.nn.functional.pad(row[key], side, value=fill[key]) for row, side in padded]
-                )
+        batch, pads = pad_rows(samples, self._specials["<|endoftext|>"], padding_side)
         shifts = pads if padding_side == "left" else [0] * len(pads)
-        starts = [placeholder_starts(row["media_offset"], 1)[0] for row in rows]
+        starts = [placeholder_starts(sample.tensors["media_offset"], 1)[0] for sample in samples]
         batch["media_offset"] = [
             torch.tensor([start + shift for start in row], dtype=torch.long)
             for row, shift in zip(starts, shifts, strict=True)
         ]
-        pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
-        if pictures:
-            batch["pixel_values"] = torch.cat(pictures)
         return BatchFeature(batch)
 
     # ── the authors' way in ──

@@ -274,3 +274,14 @@ def test_a_folder_keeps_how_far_pictures_are_cut(tmp_path, tokenizer):
     for most in (1, None):
         Processor(tokenizer, config, max_partition=most).save_pretrained(tmp_path)
         assert Processor.from_pretrained(tmp_path).max_partition == most
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "4", True, 1.5])
+def test_a_folder_that_cuts_pictures_into_no_number_of_crops_is_refused(tmp_path, tokenizer, wrong):
+    config = Config.tiny()
+    config.save_pretrained(tmp_path)
+    Processor(tokenizer, config).save_pretrained(tmp_path)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_partition": wrong}))
+    with pytest.raises(CheckpointError, match="max_partition is .*; expected a whole number from 1 up"):
+        Processor.from_pretrained(tmp_path)
