@@ -26,6 +26,6 @@ def export(
     if not (run / "recipe.json").is_file():
         raise CheckpointError(f"{run} holds no run (recipe.json); name the folder that `longview train` wrote")
     quieten(show=False)
-    from longview.train.run import export_checkpoint
+    from longview.train.export import export_checkpoint
 
     typer.echo(export_checkpoint(run, folder))

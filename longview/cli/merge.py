@@ -35,7 +35,7 @@ def merge(
     from longview.engine.engine import dtype_of
     from longview.models import checkpoint
     from longview.models.adapters import base_of
-    from longview.train.run import export as write
+    from longview.train.export import export as write
 
     base = model or base_of(adapter)
     kind = dtype_of(dtype or checkpoint.read_config(checkpoint.resolve(base)).get("dtype") or "float32")

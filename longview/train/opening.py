@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer as FastTokenizer
+from torch import nn
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
 from longview.models import adapters
@@ -124,3 +125,18 @@ def _building(config: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:  # configs and layers raise whatever their first wrong number leads to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RecipeError(f"model.config does not make a model ({reason}); it has {', '.join(config)}") from error
+
+
+def add_adapter(recipe: Recipe, model: Any) -> Any:
+    """Adapters around the parts that any stage trains, where the recipe wants them; PEFT's wrapper, or None."""
+    settings = recipe.model.adapter
+    if settings is None:
+        return None
+    parts = list(dict.fromkeys(part for stage in recipe.stages for part in stage.train))
+    return adapters.add(model, parts, settings.rank, settings.alpha, settings.dropout)
+
+
+def kept(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint holds: every weight; where there is an adapter, its own, as all others stay."""
+    found = dict(model.named_parameters())
+    return {name: found[name] for name in found if adapters.MARK in name} or found

@@ -13,9 +13,10 @@ from tolerances import SAME_MATHS
 from longview.errors import RecipeError
 from longview.models.similarity import Similarity
 from longview.train.data import paint_pool
+from longview.train.loop import Run
 from longview.train.pairs import build_words, draw_text, fit, open_towers, pairs_loss
 from longview.train.recipe import DataPart, Stage, from_tree
-from longview.train.run import Run, train
+from longview.train.run import train
 from longview.world.naming import all_facts, facts_held, facts_named
 from longview.world.scenes import Picture, Thing, draw_picture
 

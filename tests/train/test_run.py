@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from longview.errors import CheckpointError, RecipeError
 from longview.messages import Message, Part, ask
+from longview.train import loop
 from longview.train import run as training
 from longview.train.data import draw_sample, paint_pool
 from longview.train.folder import hold
 from longview.train.objectives import look_once
+from longview.train.optimizers import learning_rate, make_optimizers, select_parts
 from longview.train.recipe import DataPart, Recipe, Stage, from_tree
 from longview.world.questions import describe
 
@@ -175,7 +177,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, unbroken, tmp_path
 def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
     model, _ = training.open_model(recipe, tmp_path)
     with pytest.raises(RecipeError, match="'tower'; its parts are vision, connector, language"):
-        training.select_parts(model, ["tower"])
+        select_parts(model, ["tower"])
     with pytest.raises(RecipeError, match="'owl4'"):
         training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
 
@@ -219,7 +221,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
         for index, picture in enumerate(pool.pictures)
     ]
     batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
-    (optimizer,) = training.make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
+    (optimizer,) = make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
     for _ in range(320):
         loss = model(**batch, use_cache=False).loss
         optimizer.zero_grad()
@@ -232,7 +234,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
 
 def test_the_learning_rate_warms_up_and_falls_to_its_last_share():
     stage = Stage("x", 100, [], learning_rate=1.0, final_rate=0.1, warmup=10)
-    rates = [training.learning_rate(stage, step) for step in range(100)]
+    rates = [learning_rate(stage, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=0.02)
     assert max(rates) == rates[10] or max(rates) == rates[9]
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
@@ -316,7 +318,7 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
         save_file(tensors, path)
 
     saved: list[Path] = []
-    monkeypatch.setattr(training, "save_file", full)
+    monkeypatch.setattr(loop, "save_file", full)
     output = tmp_path / "run"
     with pytest.raises(CheckpointError, match=r"No space left on device.*no checkpoint yet"):
         training.train(recipe, output, progress=False)
@@ -329,7 +331,7 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
             raise SafetensorError("I/O error: No space left on device")
         save_file(tensors, path)
 
-    monkeypatch.setattr(training, "save_file", full_later)
+    monkeypatch.setattr(loop, "save_file", full_later)
     with pytest.raises(CheckpointError, match=r"No space.*intact in .*checkpoint-0000004"):
         training.train(recipe, output, resume=True, progress=False)
     monkeypatch.undo()
@@ -390,7 +392,7 @@ def test_pictures_seen_once_teach_what_pictures_seen_each_time_do(recipe, tmp_pa
 
 def test_a_stage_that_teaches_language_alone_looks_once_and_leaves_the_rest_as_it_was(recipe, tmp_path, monkeypatch):
     looked = []
-    monkeypatch.setattr(training, "look_once", lambda *arguments: looked.append(1) or look_once(*arguments))
+    monkeypatch.setattr(loop, "look_once", lambda *arguments: looked.append(1) or look_once(*arguments))
     words = dataclasses.replace(recipe.stages[1], train=["language"], steps=3)
     stages = [recipe.stages[0], words, dataclasses.replace(words, name="more")]
     training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)

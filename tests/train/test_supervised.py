@@ -23,6 +23,7 @@ from longview.models import adapters
 from longview.models.families import families
 from longview.train import run as training
 from longview.train.datasets import Mixture, Quarantine
+from longview.train.optimizers import select_parts
 from longview.train.recipe import Recipe, Stage, check, from_tree
 from longview.train.supervised import Tuning
 
@@ -69,7 +70,7 @@ def tree(start: Path, data: Path, **stage) -> dict:
 
 def tuned(model, processor, recipe: Recipe, folder: Path, reference=None) -> Tuning:
     stage = recipe.stages[0]
-    training.select_parts(model, stage.train)
+    select_parts(model, stage.train)
     mixture = Mixture(stage.datasets, recipe.seed, stage.name, stage.objective == "preference")
     ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
     return Tuning(recipe, 0, model.train(), processor, mixture, ward, reference)

@@ -283,5 +283,5 @@ def test_a_folder_that_cuts_pictures_into_no_number_of_crops_is_refused(tmp_path
     Processor(tokenizer, config).save_pretrained(tmp_path)
     settings = tmp_path / "preprocessor_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_partition": wrong}))
-    with pytest.raises(CheckpointError, match="max_partition is .*; expected a whole number from 1 up"):
+    with pytest.raises(CheckpointError, match=r"max_partition is .*; expected a whole number from 1 up"):
         Processor.from_pretrained(tmp_path)

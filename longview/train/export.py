@@ -1,0 +1,56 @@
+"""What is left behind by a run: a checkpoint folder, or an adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from longview.errors import RecipeError
+from longview.models import adapters
+from longview.train.folder import newest_checkpoint, read_weights, reading
+from longview.train.opening import add_adapter, kept, open_model
+from longview.train.recipe import from_tree
+
+
+def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a checkpoint folder that `longview.load` opens; the model itself keeps its precision."""
+    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    unfinished = folder / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        model.save_pretrained(unfinished, state_dict=tensors)
+        config = json.loads((unfinished / "config.json").read_text())
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (unfinished / "generation_config.json").unlink(missing_ok=True)
+        for path in unfinished.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
+    """Export the newest checkpoint of a run, which may still be going on."""
+    output, folder = Path(output), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (output / "model" / "tokenizer.json").exists():
+        shutil.copy(output / "model" / "tokenizer.json", folder)
+    with reading(output / "recipe.json"):
+        recipe = from_tree(json.loads((output / "recipe.json").read_text()))
+    state = newest_checkpoint(output)
+    if state is None:
+        raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
+    model, processor = open_model(recipe, folder)
+    adapter = add_adapter(recipe, model)
+    weights = read_weights(state / "model.safetensors", kept(model))
+    model.load_state_dict(weights, strict=False)
+    if adapter is not None:
+        adapters.save(adapter, folder, str(recipe.model.start))
+        return folder
+    return export(model, processor, folder)

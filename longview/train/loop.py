@@ -1,0 +1,231 @@
+"""The loop of one stage after another: a step's gradients, the optimizers' turn, the log, the checkpoints.
+
+A step draws its samples from a random stream of its own (seed, stage, step), so the state is: weights, optimizer,
+stage, step. No pickle anywhere. How gradients come about is the objective's matter: objectives.py and pairs.py for the
+synthetic world, supervised.py for a user's data.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from longview.errors import LongviewError
+from longview.train.data import Pool
+from longview.train.datasets import Mixture, Quarantine
+from longview.train.folder import (
+    checkpoints,
+    fsync,
+    read_moments,
+    read_state,
+    read_weights,
+    steps_of,
+    writing,
+)
+from longview.train.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
+from longview.train.opening import kept
+from longview.train.optimizers import learning_rate, make_optimizers, select_parts
+from longview.train.pairs import pairs_loss
+from longview.train.recipe import OF_USERS, Recipe, Stage
+from longview.train.supervised import Tuning
+
+LOG_EVERY = 10  # steps
+COUNTED = ("samples", "tokens", "pictures")
+"""What a step may say it has worked through; the log tells how many a second."""
+
+
+@dataclass
+class Run:
+    """What the steps of a run share."""
+
+    recipe: Recipe
+    output: Path
+    model: Any
+    processor: Any
+    pool: Pool | None = None
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
+    adapter: Any = None
+    tuning: Tuning | None = None
+
+    def __post_init__(self) -> None:
+        compares = self.recipe.stages[0].objective == "preference" and self.adapter is None
+        self.reference = copy.deepcopy(self.model).eval().requires_grad_(False) if compares else None
+        self.readers = Readers(self.model.config.get_text_config().hidden_size)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._loaded: dict[str, Tensor] = {}
+
+    def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
+        """Train one stage from step `begin`; False when a signal ended it early."""
+        parameters = self._learning(stage)
+        self._prepare_optimizers(parameters, stage)
+        task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
+        losses: list[float] = []
+        if self.pool is not None and (stage.objective != "answers" or SEEING & set(stage.train)):
+            self.pool.features = None
+        elif self.pool is not None and self.pool.features is None:
+            bar.update(task, description=f"{stage.name}: looking")
+            self.pool.features = look_once(self.model, self.processor, self.pool)
+            bar.update(task, description=stage.name)
+        self.tuning = self._tuning(number)
+        worked, since = Counter[str](), time.monotonic()
+        self.model.train()
+        for step in range(begin, stage.steps):
+            rate = learning_rate(stage, step)
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+                group["lr"] = rate * group.get("share", 1.0)
+            self.model.zero_grad()
+            self.readers.zero_grad()
+            loss, notes = self.learn(stage, step)
+            norm = nn.utils.clip_grad_norm_(parameters.values(), stage.clip_norm)
+            if notes["samples"]:
+                for optimizer in self.optimizers:
+                    optimizer.step()
+            losses.append(loss)
+            worked.update({what: notes[what] for what in COUNTED if what in notes})
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
+                elapsed = time.monotonic() - since
+                mean = sum(losses) / len(losses)
+                line = {"stage": stage.name, "step": step + 1, "loss": round(mean, 4), "norm": round(float(norm), 3)}
+                line |= {"rate": round(rate, 7)}
+                line |= {f"{what}_s": round(count / elapsed, 2) for what, count in worked.items()}
+                self._log(line | {"time": round(time.time())} | notes)
+                speed = "  ".join(f"{count / elapsed:.1f} {what}/s" for what, count in worked.items())
+                bar.update(task, completed=step + 1, loss=mean, speed=speed)
+                losses, worked, since = [], Counter(), time.monotonic()
+            if stopped or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+                self.save(number, step + 1)
+            if stopped:
+                return False
+        return True
+
+    def learn(self, stage: Stage, step: int) -> tuple[float, dict[str, Any]]:
+        """The gradients of one step; returns its loss, and what to note about it."""
+        if self.tuning is not None:
+            return self.tuning.learn(step)
+        loss, notes = self.loss(stage, step)
+        loss.backward()
+        return loss.item(), notes
+
+    def _tuning(self, number: int) -> Tuning | None:
+        """What makes gradients of a user's data in a stage; None where the synthetic world does."""
+        stage = self.recipe.stages[number]
+        if stage.objective not in OF_USERS:
+            return None
+        ward = Quarantine(self.output / "quarantine.jsonl", stage.quarantine, stage.name, number)
+        mixture = self.mixtures[stage.name]
+        return Tuning(self.recipe, number, self.model, self.processor, mixture, ward, self.reference)
+
+    def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, Any]]:
+        """The loss of one step in the synthetic world, and what to note; it draws from a random stream of its own."""
+        assert self.pool is not None
+        rng = random.Random(f"{self.recipe.seed} {stage.name} {step}")
+        if stage.objective == "pairs":
+            return pairs_loss(self.model, self.processor, self.pool, stage, rng)
+        if stage.objective in ("contents", "places"):
+            return contents_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
+        return answers_loss(self.model, self.processor, self.readers, self.pool, stage, rng)
+
+    def _prepare_optimizers(self, parameters: dict[str, nn.Parameter], stage: Stage) -> None:
+        """Fresh optimizers for a stage, or those of the checkpoint that was loaded."""
+        loaded, self._loaded = self._loaded, {}
+        self.optimizers = make_optimizers(parameters, stage, self.model.parts)
+        self._parameters = parameters
+        names = {parameter: name for name, parameter in parameters.items()}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    prefix = f"{names[parameter]}|"
+                    found = {
+                        key.removeprefix(prefix): value.to(parameter.device)
+                        for key, value in loaded.items()
+                        if key.startswith(prefix)
+                    }
+                    if found:
+                        optimizer.state[parameter] = found
+
+    def save(self, stage: int, step: int) -> Path:
+        """Write a checkpoint, complete or not at all, and remove the one before."""
+        done = sum(s.steps for s in self.recipe.stages[:stage]) + step
+        folder, unfinished = self.output / f"checkpoint-{done:07d}", self.output / ".unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # A tied weight has one name here; the model's state_dict would list it under two.
+        weights = {name: parameter.detach() for name, parameter in kept(self.model).items()}
+        moments = {
+            f"{name}|{key}": value
+            for name, parameter in self._parameters.items()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+        try:
+            with writing(folder, self.output):
+                unfinished.mkdir()
+                save_file(weights, unfinished / "model.safetensors")
+                save_file(dict(self.readers.state_dict()), unfinished / "readers.safetensors")
+                save_file(moments, unfinished / "optimizer.safetensors")
+                (unfinished / "state.json").write_text(json.dumps({"stage": stage, "step": step}))
+                for path in (*unfinished.iterdir(), unfinished):
+                    fsync(path)
+                shutil.rmtree(folder, ignore_errors=True)
+                unfinished.rename(folder)
+                fsync(self.output)
+        except LongviewError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        for old in checkpoints(self.output):
+            if steps_of(old) < done:
+                shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def load(self, folder: Path) -> tuple[int, int]:
+        """Restore a checkpoint; returns the stage and the step at which to go on.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or does not fit the recipe; names it.
+        """
+        number, step = read_state(folder, self.recipe)
+        stage = self.recipe.stages[number]
+        weights = read_weights(folder / "model.safetensors", kept(self.model))
+        readers = read_weights(folder / "readers.safetensors", self.readers.state_dict())
+        parameters = self._learning(stage)
+        names = {parameter: name for name, parameter in parameters.items()}
+        keys = {
+            names[parameter]: {"momentum_buffer"}
+            if isinstance(optimizer, torch.optim.Muon)
+            else {"step", "exp_avg", "exp_avg_sq"}
+            for optimizer in make_optimizers(parameters, stage, self.model.parts)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        moments = read_moments(folder / "optimizer.safetensors", parameters, keys)
+        self.model.load_state_dict(weights, strict=False)
+        self.readers.load_state_dict(readers)
+        if step == stage.steps:
+            return number + 1, 0
+        self._loaded = moments
+        return number, step
+
+    def _learning(self, stage: Stage) -> dict[str, nn.Parameter]:
+        """What learns in a stage, by name."""
+        if stage.objective in OF_USERS:
+            return select_parts(self.model, stage.train)
+        readers = {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
+        return select_parts(self.model, stage.train) | readers
+
+    def _log(self, line: dict[str, Any]) -> None:
+        path = self.output / "log.jsonl"
+        with writing(path, self.output), path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
