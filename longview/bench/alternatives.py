@@ -8,7 +8,7 @@ transformers    its own `generate`, one request at a time
 from __future__ import annotations
 
 import copy
-import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
 from transformers.initialization import no_init_weights
 
+from longview.bench.limits import now
 from longview.bench.subject import Subject, fill
 from longview.media import open_media
 
@@ -57,13 +58,8 @@ class Interleaved:
     def first_token(self, num_pictures: int, num_words: int) -> float:
         """Seconds from features to the first token."""
         positions = num_pictures * self.patches + num_words
-        embeds = torch.randn(1, positions, self.config.hidden_size).to(self.model.dtype) * 0.02
-        body, cache = self.model.model, DynamicCache(config=self.config)
-        began = time.perf_counter()
-        hidden = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-        layers = time.perf_counter() - began
-        self.model.lm_head(hidden[:, -1:]).argmax()
-        return layers * self.scaled + (time.perf_counter() - began - layers)
+        embeds = torch.randn(1, positions, self.config.hidden_size).to(self.model.device, self.model.dtype) * 0.02
+        return self._seconds(inputs_embeds=embeds, past_key_values=DynamicCache(config=self.config))
 
     @torch.inference_mode()
     def token(self, num_pictures: int, num_words: int, repeats: int) -> float:
@@ -72,23 +68,26 @@ class Interleaved:
         cache = DynamicCache(config=self.config)
         heads, width = self.config.num_key_value_heads, self.config.hidden_size // self.config.num_attention_heads
         for layer in range(self.layers):
-            states = torch.zeros(1, heads, positions, width, dtype=self.model.dtype)
+            states = torch.zeros(1, heads, positions, width, dtype=self.model.dtype, device=self.model.device)
             cache.update(states, states.clone(), layer)
-        ids = torch.zeros(1, 1, dtype=torch.long)
-        found = []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-            layers = time.perf_counter() - began
-            self.model.lm_head(hidden[:, -1:]).argmax()
-            found.append(layers * self.scaled + (time.perf_counter() - began - layers))
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        found = [self._seconds(input_ids=ids, past_key_values=cache) for _ in range(repeats + 1)]
         return sorted(found[1:])[repeats // 2]
+
+    def _seconds(self, **inputs: Any) -> float:
+        """Seconds of a pass and the choice of a token, as all layers would take."""
+        began = now(self.model.device)
+        hidden = self.model.model(**inputs, use_cache=True).last_hidden_state
+        layers = now(self.model.device) - began
+        self.model.lm_head(hidden[:, -1:]).argmax()
+        return layers * self.scaled + (now(self.model.device) - began - layers)
 
     def bytes_per_picture(self) -> int:
         """Bytes of keys and values of one picture, in all layers: measured on a cache that holds one."""
         cache = DynamicCache(config=self.config)
         with torch.inference_mode():
-            embeds = torch.zeros(1, self.patches, self.config.hidden_size, dtype=self.model.dtype)
+            shape = (1, self.patches, self.config.hidden_size)
+            embeds = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
             self.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         held = sum(_size(layer.keys) + _size(layer.values) for layer in cache.layers)
         return int(held * self.scaled)
@@ -111,7 +110,8 @@ def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
     inputs = subject.engine.processor.prepare(messages, open_media(messages[0].media))
     shape = (num_pictures, model.config.patches_per_picture, model.config.hidden_size)
     cache = DynamicCache(config=model.config)
-    model(**model.look(inputs.words, features=torch.zeros(shape, dtype=model.dtype)), past_key_values=cache)
+    features = torch.zeros(shape, dtype=model.dtype, device=model.device)
+    model(**model.look(inputs.words, features=features), past_key_values=cache)
     return cache.gallery.nbytes()
 
 
@@ -127,18 +127,22 @@ def recomputation(subject: Subject, num_pictures: int, pictures_at_a_time: int =
     features = torch.zeros(shape, dtype=model.dtype, device=model.device)
     layers = [model.language_model.model.layers[number - 1] for number in config.hyper_layers]
     layers[0].project(features[:1], [0])
-    began = time.perf_counter()
+    began = now(model.device)
     for layer in layers:
         layer.project(features, list(range(some)))
-    return (time.perf_counter() - began) * num_pictures / some
+    return (now(model.device) - began) * num_pictures / some
 
 
 @torch.inference_mode()
 def generate(subject: Subject, messages: list[Any], max_tokens: int) -> float:
     """Seconds that transformers' `generate` takes for one question, media and tower included."""
-    began = time.perf_counter()
+    began = now(subject.model.device)
     parts = [part for message in messages for part in message.media]
     inputs = subject.engine.processor.prepare(messages, open_media(parts))
     settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False}
-    subject.model.generate(**inputs.tensors, **settings)
-    return time.perf_counter() - began
+    subject.model.generate(**_on(subject.model.device, inputs.tensors), **settings)
+    return now(subject.model.device) - began
+
+
+def _on(device: torch.device, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in tensors.items()}

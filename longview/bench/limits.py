@@ -15,18 +15,17 @@ def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.devi
     work()
     found = []
     for _ in range(repeats):
-        _finish(device)
-        began = time.perf_counter()
+        began = now(device)
         work()
-        _finish(device)
-        found.append(time.perf_counter() - began)
+        found.append(now(device) - began)
     return statistics.median(found)
 
 
-def _finish(device: torch.device | None) -> None:
-    """Wait until a device has done what it was told; a CPU has."""
+def now(device: torch.device | None) -> float:
+    """Seconds on a clock, once a device has done what it was told; a CPU has."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def matrix_rate(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:

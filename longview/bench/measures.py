@@ -63,13 +63,19 @@ def first_token(subject: Subject, plan: Plan) -> Result:
                 "faster without tower ×": alone and alone / timings.prefill,
                 "faster whole ×": alone and (alone + timings.first_token - timings.prefill) / timings.first_token,
             }
+        if not subject.random_features:  # generate has no cache of features to look into
+            some = count <= plan.most_interleaved
+            row["generate s"] = alternatives.generate(subject, messages, 1) if some else None
         rows.append(row)
     result = _result(subject, plan, "first-token", rows, limits_of(subject.model))
     result.about = (
         "Seconds from a question to its first token, medians. Interleaved is the same language model with the pictures "
         "in its sequence, from features that are there; whole adds the same media and encoding to both."
     )
-    result.x, result.y = "pictures", ["first token s", "prefill s", *(["interleaved prefill s"] if interleaved else [])]
+    if not subject.random_features:
+        result.about += " Generate is transformers' own loop over the same model, tower included."
+    drawn = ("first token s", "prefill s", "interleaved prefill s", "generate s")
+    result.x, result.y = "pictures", [column for column in drawn if column in rows[0]]
     if interleaved is not None and interleaved.scaled > 1:
         result.findings.append(
             f"Interleaved ran {interleaved.layers} of its {interleaved.num_layers} layers, and their time is "
@@ -109,8 +115,8 @@ def decode(subject: Subject, plan: Plan) -> Result:
     interleaved = None if subject.in_sequence else alternatives.Interleaved(subject, plan.layers)
     for count in plan.pictures:
         messages = subject.question(count)
-        answers = [subject.engine.answer(messages, **_exactly(plan.tokens)) for _ in range(plan.repeats)]
-        middle = _middle(answers, _token_seconds)
+        answers = [subject.engine.answer(messages, **_exactly(plan.tokens)) for _ in range(plan.repeats + 1)]
+        middle = _middle(answers[1:], _token_seconds)  # the first may compile
         each = _token_seconds(middle)
         row: dict[str, Any] = {"pictures": count, "ms a token": 1000 * each, "tokens/s": 1 / each}
         if interleaved is not None:
@@ -124,10 +130,11 @@ def decode(subject: Subject, plan: Plan) -> Result:
             }
         rows.append(row)
     result = _result(subject, plan, "decode", rows, limits_of(subject.model))
-    result.about = (
-        "Tokens a second of one request, by pictures in its context, medians. Recomputing makes the keys and values of "
-        "the pictures anew for each token, as the authors' code does."
-    )
+    result.about = "Tokens a second of one request, by pictures in its context, medians."
+    if interleaved is not None:
+        result.about += (
+            " Recomputing makes the keys and values of the pictures anew for each token, as the authors' code does."
+        )
     result.x, result.y = (
         "pictures",
         ["tokens/s", *(["interleaved tokens/s", "recomputing tokens/s"] if interleaved else [])],
@@ -352,5 +359,6 @@ def _result(subject: Subject, plan: Plan, measure: str, rows: list[dict[str, Any
         "device": str(subject.model.device),
         "features": "random" if subject.random_features else "tower",
         "repeats": plan.repeats,
+        **subject.ways,
     }
     return Result(measure, "", settings, rows, limits=found, machine=machine(), command=command())

@@ -6,7 +6,8 @@ longer than many a measurement. The tokenizer spells every byte, but for the pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from longview.engine import Budget, Engine, load
+from longview.engine.devices import best_device
 from longview.engine.features import key_of
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.messages import Message, ask, video
-from longview.models import checkpoint
+from longview.models import checkpoint, quantise
 from longview.models.families import families
 
 GiB = 1 << 30
@@ -105,6 +107,8 @@ class Subject:
     engine: Engine
     random_features: bool
     """The tower is left out: features of pictures are drawn, and lie in the cache before a question is asked."""
+    ways: Mapping[str, Any] = field(default_factory=dict)
+    """How it runs, where that is not as usual: compiled, quantised."""
 
     @property
     def model(self) -> Any:
@@ -142,20 +146,35 @@ class Subject:
             self.engine.features.clear()
 
 
-def subject_of(dims: str, random_features: bool, dtype: str | None, device: str | None, **options: Any) -> Subject:
+def subject_of(
+    dims: str,
+    random_features: bool,
+    dtype: str | None,
+    device: str | None,
+    compile: bool = False,
+    quantize: str | None = None,
+) -> Subject:
     """A model of named dimensions with random weights; or a real one: embedded, a folder, a hub id.
 
     Raises:
         RequestError: no such dimensions, or they do not fit into this machine's memory.
     """
+    ways = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
     if dims in DIMENSIONS:
         model, processor = random_model(dims, dtype or "bfloat16")
         budget = Budget(features=8 * GiB, states=64 * GiB, prefixes=2 * GiB)
-        return Subject(dims, Engine(model.to(device or "cpu"), processor, dims, budget=budget), random_features)
+        place = device or best_device()
+        if quantize is not None:
+            if place != "cpu":
+                raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
+            quantise.check(quantize, place, model.dtype)
+            quantise.quantise(model, quantize)
+        return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, ways)
     if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
         known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
         raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
-    return Subject(dims, load(dims, device=device, dtype=dtype, **options), random_features)
+    engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize)
+    return Subject(dims, engine, random_features, ways)
 
 
 def random_model(dims: str, dtype: str) -> tuple[Any, Any]:

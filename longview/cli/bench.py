@@ -48,6 +48,8 @@ def bench(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; default: bfloat16 for dimensions, a model's own for it.")
     ] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: the language model's weights.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile what makes tokens.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
@@ -87,7 +89,9 @@ def bench(
         gigabytes=gigabytes,
     )
     with spinner(f"measuring {measure}", is_terminal() and not json):
-        subject = None if measure == "video" else subject_of(dims, features == "random", dtype, device)
+        subject = (
+            None if measure == "video" else subject_of(dims, features == "random", dtype, device, compile, quantize)
+        )
         result = measures[measure](subject, plan)
     if plot is not None:
         result.plot(plot)

@@ -51,6 +51,13 @@ class ModelOptions:
     quantize: Annotated[str | None, Option(help="int8 or int4: the language model's weights in so many bits.")] = None
     load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
     load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
+    compile: Annotated[
+        bool, Option("--compile", help="Compile what makes tokens: up to a minute at first, faster tokens after.")
+    ] = False
+    keep_features: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Keep what pictures look like to the model here, for other runs to find."),
+    ] = None
     model_base: Annotated[str | None, Option(help="Language model of an MGM folder of the first stage.")] = None
     vision_tower: Annotated[str | None, Option(help="Folder of MGM's low-resolution tower.")] = None
     vision_tower_aux: Annotated[
@@ -61,7 +68,7 @@ class ModelOptions:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
         with spinner(f"opening {self.model}", show and not _may_download(self.model)):
             quieten(show)
-            from longview.engine import load
+            from longview.engine import Budget, load
 
             parts = ("model_base", "vision_tower", "vision_tower_aux")
             return load(
@@ -74,6 +81,8 @@ class ModelOptions:
                 quantize=self.quantize,
                 load_8bit=self.load_8bit,
                 load_4bit=self.load_4bit,
+                compile=self.compile,
+                budget=Budget(feature_folder=self.keep_features),
                 **{name: value for name in parts if (value := getattr(self, name)) is not None},
                 **settings,
             )

@@ -109,8 +109,8 @@ class Slots(Cache):
     def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The numbers of the rows, and their lengths: two tensors (B,)."""
         if device not in self._ends:
-            rows = torch.arange(len(self.lengths), device=device)
-            self._ends[device] = rows, torch.tensor(self.lengths, device=device)
+            ends = self.lengths if self.ends is None else self.ends
+            self._ends[device] = torch.arange(len(ends), device=device), torch.tensor(ends, device=device)
         return self._ends[device]
 
     def make_room(self, positions: int, slots: int = 1) -> None:
@@ -193,6 +193,11 @@ class Shelf(Slots):
         self.kind = kind
         self.rows: list[Any] = []
         self._galleries: list[Any] = []
+
+    @property
+    def width(self) -> int:
+        """Rows of a pass."""
+        return len(self.rows)
 
     def add(self, owner: Any, row: Slots, number: int = 0) -> None:
         """Copy a row of another table."""

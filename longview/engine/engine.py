@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from longview.engine.cache import Shelf
+from longview.engine.compiled import StaticShelf, compile_blocks
 from longview.engine.constraint import Grammars
 from longview.engine.devices import (
     FP32_ON_CPU_BYTES,
@@ -66,6 +68,7 @@ def load(
     quantize: str | None = None,
     load_8bit: bool = False,
     load_4bit: bool = False,
+    compile: bool = False,
     budget: Budget | None = None,
     **options: Any,
 ) -> Engine:
@@ -82,6 +85,7 @@ def load(
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
         quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantise`.
         load_8bit, load_4bit: Quantise the language model with bitsandbytes.
+        compile: Compile what makes tokens, which takes up to half a minute; see `longview.engine.compiled`.
         budget: What the engine may hold; see `Budget`.
         options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
             `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
@@ -127,7 +131,7 @@ def load(
     if quantize is not None and device == "cpu":
         quantise.quantise(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
-    return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget)
+    return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile)
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,10 @@ class Engine:
         name: str = "model",
         similarity: str | Similarity | None = None,
         budget: Budget | None = None,
+        compile: bool = False,
     ) -> None:
+        if compile:
+            compile_blocks(model)
         self.model = model
         self.processor = processor
         self.name = name
@@ -186,6 +193,7 @@ class Engine:
             most=budget.requests,
             memory=_or(budget.states, left // 2),
             wake=self._wake,
+            shelf=StaticShelf if compile else Shelf,
         )
         self._grammars = Grammars()
         self._turn = threading.Condition()

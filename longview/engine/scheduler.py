@@ -62,6 +62,7 @@ class Scheduler:
     Args:
         most: Requests under way at a time.
         memory: Bytes of keys and values of all requests together.
+        shelf: What those who answer stand on.
         wake: Called, from any thread, when there may be something to do again.
     """
 
@@ -74,7 +75,9 @@ class Scheduler:
         most: int,
         memory: int,
         wake: Callable[[], None],
+        shelf: type[Shelf] = Shelf,
     ) -> None:
+        self._shelf = shelf
         self.model, self.features, self.prefixes, self.model_id = model, features, prefixes, model_id
         self.most, self.memory, self.wake = most, memory, wake
         self._entrance: deque[Request] = deque()  # the one thing that other threads may touch
@@ -391,7 +394,7 @@ class Scheduler:
         kind = shelf_of(request.positions)
         shelf = next((shelf for shelf in self.shelves if shelf.kind == kind), None)
         if shelf is None:
-            shelf = Shelf(self.num_layers, kind)
+            shelf = self._shelf(self.num_layers, kind)
             self.shelves.append(shelf)
         shelf.add(request, rows, number)
         request.shelf, request.row, request.arguments = shelf, None, {}
@@ -411,10 +414,12 @@ class Scheduler:
         device = self.model.device
         try:
             shelf.make_room(shelf.longest + 1, len(requests))
+            idle = [0] * (shelf.width - len(requests))
+            words = [request.history[-1] for request in requests] + idle
             output = self.model(
-                input_ids=torch.tensor([[request.history[-1]] for request in requests], device=device),
+                input_ids=torch.tensor(words, device=device)[:, None],
                 attention_mask=self._mask(shelf, device),
-                position_ids=torch.tensor(shelf.lengths, device=device)[:, None],
+                position_ids=torch.tensor(shelf.lengths + idle, device=device)[:, None],
                 past_key_values=shelf,
                 use_cache=True,
                 logits_to_keep=1,
@@ -431,7 +436,7 @@ class Scheduler:
     def _part(self, shelf: Shelf) -> None:
         """A pass over several rows has failed: try each alone, so that only those who fail alone fail."""
         for number, request in enumerate(list(shelf.rows)):
-            alone = Shelf(self.num_layers, shelf.kind)
+            alone = self._shelf(self.num_layers, shelf.kind)
             try:
                 alone.add(request, shelf, number)
             except Exception as error:  # not even memory to move: whoever comes first makes room for the rest

@@ -527,6 +527,8 @@ class HyperAttention(Qwen2Attention):
 class HyperDecoderLayer(Qwen2DecoderLayer):
     """A Qwen2 block whose input norm is shared by words and pictures, and whose attention sees both."""
 
+    looks = True
+
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.self_attn = HyperAttention(config, layer_idx)

@@ -295,3 +295,23 @@ def test_beams_that_shared_pictures_may_look_at_new_ones_of_their_own(owl):
 def test_generate_without_ids_says_what_it_needs(owl):
     with pytest.raises(RequestError, match="input_ids"):
         owl[0].generate()
+
+
+def test_pictures_move_to_a_device_once_however_many_blocks_live_there(monkeypatch):
+    gallery, elsewhere = Gallery(1, patches=3), torch.device("meta")
+    gallery.hang(torch.zeros(2, 3, 8), [[0, 4]], [[0, 4]])
+    moves, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *where: moves.append(where) or to(self, *where))
+
+    def project(features, positions):
+        assert features.device == elsewhere
+        assert positions == [0, 4]
+        return features.new_zeros(2, 6, 4), features.new_zeros(2, 6, 4)
+
+    for layer in (1, 3, 5):
+        gallery.states(layer, project, elsewhere, keep=True)
+    assert moves == [(elsewhere,)]
+    gallery.settled()
+    assert all(key.device == elsewhere for key, _ in gallery.walls[0].states.values()), "they stay where they are read"
+    gallery.states(3, project, elsewhere, keep=True)
+    assert len(moves) == 1

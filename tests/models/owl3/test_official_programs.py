@@ -11,6 +11,8 @@ import torch
 from samples import tiny_model
 from transformers import TextIteratorStreamer
 
+import longview
+from longview.engine import Engine
 from longview.models import owl3
 
 PROGRAMS = Path(__file__).parents[2] / "official"
@@ -108,3 +110,7 @@ def test_parts_kept_on_disk_give_the_same_answers(checkpoint, tmp_path):
     messages = [{"role": "user", "content": "<|image|>What?"}, {"role": "assistant", "content": ""}]
     inputs = processor(messages, images=[Image.new("RGB", (40, 30), "red")])
     assert split.generate(**inputs, max_new_tokens=5).tolist() == whole.generate(**inputs, max_new_tokens=5).tolist()
+    ours = [Engine(model, processor, "split") for model in (split, whole)]
+    picture = longview.image(Image.new("RGB", (40, 30), "red"))
+    split_answer, answer = (engine.answer([longview.ask("What?", picture)], max_tokens=5) for engine in ours)
+    assert split_answer.tokens == answer.tokens
