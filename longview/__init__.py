@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": "longview.engine",
     "Engine": "longview.engine",
+    "Budget": "longview.engine",
     "SamplingParams": "longview.engine",
     "MediaOptions": "longview.media",
     "Limits": "longview.media",
@@ -33,7 +34,7 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from longview.engine import Engine, SamplingParams, load
+    from longview.engine import Budget, Engine, SamplingParams, load
     from longview.media import Limits, MediaOptions
     from longview.models.auto import (
         AutoConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "AutoModelForImageTextToText",
     "AutoProcessor",
     "AutoTokenizer",
+    "Budget",
     "Engine",
     "Limits",
     "LongviewError",
