@@ -165,6 +165,20 @@ def read_state(folder: Path, recipe: Recipe) -> tuple[int, int]:
     return stage, step
 
 
+def read_losses(folder: Path) -> list[float]:
+    """The losses of the steps before a checkpoint that no line of the log tells yet.
+
+    Raises:
+        CheckpointError: state.json is missing or damaged.
+    """
+    path = folder / "state.json"
+    with reading(path):
+        losses = json.loads(path.read_text(encoding="utf-8")).get("losses")
+    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
+        raise CheckpointError(f"{path} holds no list of numbers 'losses'; {REPAIR}")
+    return losses
+
+
 def trim_log(path: Path, recipe: Recipe, begin: tuple[int, int]) -> None:
     """Drop the lines of steps that will be taken again, and a last line that was cut short."""
     if not path.exists():

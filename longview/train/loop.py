@@ -30,6 +30,7 @@ from longview.train.datasets import Mixture, Quarantine
 from longview.train.folder import (
     checkpoints,
     fsync,
+    read_losses,
     read_state,
     steps_of,
     writing,
@@ -67,13 +68,14 @@ class Run:
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
+        self._losses: list[float] = []  # of the steps since the last line of the log
 
     def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = self._learning(stage)
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
-        losses: list[float] = []
+        losses = self._losses
         if self.pool is not None and (stage.objective != "answers" or SEEING & set(stage.train)):
             self.pool.features = None
         elif self.pool is not None and self.pool.features is None:
@@ -106,7 +108,8 @@ class Run:
                 self._log(line | {"time": round(time.time())} | notes)
                 speed = "  ".join(f"{count / elapsed:.1f} {what}/s" for what, count in worked.items())
                 bar.update(task, completed=step + 1, loss=mean, speed=speed)
-                losses, worked, since = [], Counter(), time.monotonic()
+                losses.clear()
+                worked, since = Counter(), time.monotonic()
             ended = any(processes.gather(bool(stopped)))
             if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 self.save(number, step + 1)
@@ -179,7 +182,8 @@ class Run:
                 if processes.is_first():
                     shutil.rmtree(unfinished, ignore_errors=True)
                     unfinished.mkdir()
-                    (unfinished / "state.json").write_text(json.dumps({"stage": stage, "step": step}))
+                    now = {"stage": stage, "step": step, "losses": self._losses}
+                    (unfinished / "state.json").write_text(json.dumps(now))
             with processes.together(), writing(folder, self.output):
                 written = self._write(files, unfinished)
             entries = {name: entry for some in processes.gather(written) for name, entry in some.items()}
@@ -241,6 +245,7 @@ class Run:
         if step == stage.steps:
             return number + 1, 0
         self._loaded = moments
+        self._losses = read_losses(folder)
         return number, step
 
     def shard(self) -> None:
