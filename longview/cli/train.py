@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,21 @@ import typer
 
 from longview.cli.options import quieten
 from longview.cli.terminal import is_terminal
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Many devices (docs/many-devices.md)"""
+
+    nproc_per_node: Annotated[
+        int | None, typer.Option(help="Processes to start on this machine, one a GPU; as torchrun.")
+    ] = None
+    nnodes: Annotated[int | None, typer.Option(help="Machines; each is given the same command.")] = None
+    node_rank: Annotated[int | None, typer.Option(help="Number of this machine, from 0.")] = None
+    master_addr: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where machine 0 is found.")] = None
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="In their place: lines such as `node-1 slots=8`.")
+    ] = None
 
 
 def train(
@@ -24,6 +40,8 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and what it takes; then stop.")
     ] = False,
+    *,
+    devices: DeviceOptions,
 ) -> None:
     """Train a model as a recipe says; stop it at any time, and resume.
 
@@ -33,8 +51,11 @@ def train(
       longview train recipes/demo/owl3.yaml seed=2 stages.0.steps=100 --output runs/short
       longview train recipes/demo/owl3.yaml --dry-run
       longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.datasets.0.path='rows.jsonl#2000'
+      longview train recipes/owl3/3-instruct.yaml --nproc-per-node 8 parallel=fsdp2
     """
     quieten(show=False)
+    from longview.train.launch import launch, make_plan
+    from longview.train.processes import is_first
     from longview.train.recipe import load_recipe, to_tree
     from longview.train.run import Interrupted
     from longview.train.run import train as follow
@@ -49,9 +70,15 @@ def train(
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
         typer.echo("\n".join(f"# {line}" for line in lines))
         return
+    plan = make_plan(**asdict(devices))
     folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
+    if plan is not None:
+        words = ["train", str(recipe), *(overrides or ()), f"--output={folder}", *(["--resume"] if resume else [])]
+        raise typer.Exit(launch(plan, words))
     try:
-        typer.echo(follow(understood, folder, resume=resume, progress=is_terminal()))
+        trained = follow(understood, folder, resume=resume, progress=is_terminal())
+        if is_first():
+            typer.echo(trained)
     except Interrupted as stop:
         typer.echo(f"longview: {stop}", err=True)
         raise typer.Exit(130) from None

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from longview.errors import RecipeError
 from longview.models import adapters
-from longview.train.folder import newest_checkpoint, read_weights, reading
+from longview.train.folder import newest_checkpoint, reading
+from longview.train.manifest import read_weights, verify
 from longview.train.opening import add_adapter, kept, open_model
-from longview.train.recipe import from_tree
+from longview.train.recipe import Recipe, from_tree
 
 
 def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -35,6 +36,23 @@ def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dt
     return folder
 
 
+def leave(model: Any, processor: Any, adapter: Any, folder: Path, base: str | None) -> Path:
+    """Write what was trained: the model, or the adapter that it was given."""
+    if adapter is None:
+        return export(model, processor, folder)
+    adapters.save(adapter, folder, str(base))
+    return folder
+
+
+def restore(recipe: Recipe, state: Path, folder: Path) -> tuple[Any, Any, Any]:
+    """The model of a checkpoint, its processor and adapter; beside `folder`, where its words are or will be."""
+    verify(state)
+    model, processor = open_model(recipe, folder)
+    adapter = add_adapter(recipe, model)
+    model.load_state_dict(read_weights(state, "model", kept(model)), strict=False)
+    return model, processor, adapter
+
+
 def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     """Export the newest checkpoint of a run, which may still be going on."""
     output, folder = Path(output), Path(folder)
@@ -46,11 +64,4 @@ def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
-    model, processor = open_model(recipe, folder)
-    adapter = add_adapter(recipe, model)
-    weights = read_weights(state / "model.safetensors", kept(model))
-    model.load_state_dict(weights, strict=False)
-    if adapter is not None:
-        adapters.save(adapter, folder, str(recipe.model.start))
-        return folder
-    return export(model, processor, folder)
+    return leave(*restore(recipe, state, folder), folder, recipe.model.start)

@@ -6,7 +6,7 @@ output/
   log.jsonl               a line every few steps
   datasets.json           which files of a user's it learns from, with their SHA-256
   quarantine.jsonl        samples of them that could not be shown, each with its reason
-  checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32)
+  checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32); manifest.py
   .unfinished/            a checkpoint that is being written; ignored
   model/                  the trained model as a checkpoint folder, at the end
   adapter/                in its place, where an adapter was trained
@@ -19,13 +19,11 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from longview.errors import CheckpointError, RecipeError
 from longview.train.recipe import Recipe, from_tree, to_tree
@@ -77,8 +75,9 @@ def check_owner(recipe: Recipe, output: Path, resume: bool) -> None:
     with reading(path):
         tree = json.loads(path.read_bytes())
     try:
-        same = from_tree(tree) == from_tree(json.loads(resolved(recipe)))  # keys may have come since, with defaults
-    except RecipeError:
+        # Keys may have come since, with defaults; and a run may go on in another number of processes.
+        same = from_tree(tree | {"parallel": recipe.parallel}) == from_tree(json.loads(resolved(recipe)))
+    except (RecipeError, TypeError):
         same = False
     if not same:
         raise RecipeError(f"{output} was begun with another recipe; resume with {path}, or choose another folder")
@@ -166,56 +165,18 @@ def read_state(folder: Path, recipe: Recipe) -> tuple[int, int]:
     return stage, step
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_losses(folder: Path) -> list[float]:
+    """The losses of the steps before a checkpoint that no line of the log tells yet.
+
+    Raises:
+        CheckpointError: state.json is missing or damaged.
+    """
+    path = folder / "state.json"
     with reading(path):
-        return load_file(path)
-
-
-def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with exactly the expected names, shapes and types.
-
-    Raises:
-        CheckpointError: names the file and the first tensor that does not fit.
-    """
-    found = read_tensors(path)
-    for name in (*expected, *found):
-        if name not in found or name not in expected:
-            what = "lacks" if name not in found else "has an unknown"
-            raise CheckpointError(f"{path} {what} tensor {name!r}; {REPAIR}")
-        check_tensor(path, name, found[name], expected[name])
-    return found
-
-
-def read_moments(path: Path, parameters: Mapping[str, Tensor], keys: Mapping[str, set[str]]) -> dict[str, Tensor]:
-    """What optimizers remember of parameters, named `parameter|key`; of each all `keys`, or nothing.
-
-    Raises:
-        CheckpointError: names the file and the first tensor that does not fit.
-    """
-    found = read_tensors(path)
-    held: dict[str, set[str]] = {}
-    for name, tensor in found.items():
-        parameter, _, key = name.rpartition("|")
-        if parameter not in parameters or key not in keys[parameter]:
-            raise CheckpointError(f"{path} has an unknown tensor {name!r}; {REPAIR}")
-        if key != "step":
-            check_tensor(path, name, tensor, parameters[parameter])
-        elif tensor.numel() != 1:
-            raise CheckpointError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, expected one number; {REPAIR}")
-        held.setdefault(parameter, set()).add(key)
-    for parameter, some in held.items():
-        if some != keys[parameter]:
-            raise CheckpointError(f"{path} lacks tensor {f'{parameter}|{min(keys[parameter] - some)}'!r}; {REPAIR}")
-    if not held:
-        raise CheckpointError(f"{path} holds no tensors; {REPAIR}")
-    return found
-
-
-def check_tensor(path: Path, name: str, found: Tensor, expected: Tensor) -> None:
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        raise CheckpointError(
-            f"{path}: {name!r} is {_kind(found)}, expected {_kind(expected)}; {REPAIR}",
-        )
+        losses = json.loads(path.read_text(encoding="utf-8")).get("losses")
+    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
+        raise CheckpointError(f"{path} holds no list of numbers 'losses'; {REPAIR}")
+    return losses
 
 
 def trim_log(path: Path, recipe: Recipe, begin: tuple[int, int]) -> None:
@@ -230,10 +191,6 @@ def trim_log(path: Path, recipe: Recipe, begin: tuple[int, int]) -> None:
             if (order.get(line["stage"], -1), int(line["step"])) <= begin:
                 kept.append(text + "\n")
     replace_text(path, "".join(kept))
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _reason(error: BaseException) -> str:

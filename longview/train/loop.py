@@ -1,8 +1,8 @@
 """The loop of one stage after another: a step's gradients, the optimizers' turn, the log, the checkpoints.
 
 A step draws its samples from a random stream of its own (seed, stage, step), so the state is: weights, optimizer,
-stage, step. No pickle anywhere. How gradients come about is the objective's matter: objectives.py and pairs.py for the
-synthetic world, supervised.py for a user's data.
+stage, step. No pickle in any file. How gradients come about is the objective's matter: objectives.py and pairs.py for
+the synthetic world, supervised.py for a user's data.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longview.errors import LongviewError
+from longview.train import manifest, processes
 from longview.train.data import Pool
 from longview.train.datasets import Mixture, Quarantine
 from longview.train.folder import (
     checkpoints,
     fsync,
-    read_moments,
+    read_losses,
     read_state,
-    read_weights,
     steps_of,
     writing,
 )
@@ -40,6 +40,7 @@ from longview.train.opening import kept
 from longview.train.optimizers import learning_rate, make_optimizers, select_parts
 from longview.train.pairs import pairs_loss
 from longview.train.recipe import OF_USERS, Recipe, Stage
+from longview.train.sharding import dealt, is_sharded, like, shard, sum_gradients, whole
 from longview.train.supervised import Tuning
 
 LOG_EVERY = 10  # steps
@@ -67,13 +68,14 @@ class Run:
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
+        self._losses: list[float] = []  # of the steps since the last line of the log
 
     def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = self._learning(stage)
         self._prepare_optimizers(parameters, stage)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
-        losses: list[float] = []
+        losses = self._losses
         if self.pool is not None and (stage.objective != "answers" or SEEING & set(stage.train)):
             self.pool.features = None
         elif self.pool is not None and self.pool.features is None:
@@ -90,7 +92,8 @@ class Run:
             self.model.zero_grad()
             self.readers.zero_grad()
             loss, notes = self.learn(stage, step)
-            norm = nn.utils.clip_grad_norm_(parameters.values(), stage.clip_norm)
+            sum_gradients(parameters.values())
+            norm = whole(nn.utils.clip_grad_norm_(parameters.values(), stage.clip_norm))
             if notes["samples"]:
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -105,10 +108,12 @@ class Run:
                 self._log(line | {"time": round(time.time())} | notes)
                 speed = "  ".join(f"{count / elapsed:.1f} {what}/s" for what, count in worked.items())
                 bar.update(task, completed=step + 1, loss=mean, speed=speed)
-                losses, worked, since = [], Counter(), time.monotonic()
-            if stopped or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+                losses.clear()
+                worked, since = Counter(), time.monotonic()
+            ended = any(processes.gather(bool(stopped)))
+            if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 self.save(number, step + 1)
-            if stopped:
+            if ended:
                 return False
         return True
 
@@ -150,7 +155,7 @@ class Run:
                 for parameter in group["params"]:
                     prefix = f"{names[parameter]}|"
                     found = {
-                        key.removeprefix(prefix): value.to(parameter.device)
+                        key.removeprefix(prefix): like(value, parameter)
                         for key, value in loaded.items()
                         if key.startswith(prefix)
                     }
@@ -161,7 +166,6 @@ class Run:
         """Write a checkpoint, complete or not at all, and remove the one before."""
         done = sum(s.steps for s in self.recipe.stages[:stage]) + step
         folder, unfinished = self.output / f"checkpoint-{done:07d}", self.output / ".unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
         # A tied weight has one name here; the model's state_dict would list it under two.
         weights = {name: parameter.detach() for name, parameter in kept(self.model).items()}
         moments = {
@@ -170,25 +174,47 @@ class Run:
             for optimizer in self.optimizers
             for key, value in optimizer.state.get(parameter, {}).items()
         }
+        files = {"model": dealt(weights), "optimizer": dealt(moments)}
+        if processes.is_first():
+            files["readers"] = dict(self.readers.state_dict())
         try:
-            with writing(folder, self.output):
-                unfinished.mkdir()
-                save_file(weights, unfinished / "model.safetensors")
-                save_file(dict(self.readers.state_dict()), unfinished / "readers.safetensors")
-                save_file(moments, unfinished / "optimizer.safetensors")
-                (unfinished / "state.json").write_text(json.dumps({"stage": stage, "step": step}))
-                for path in (*unfinished.iterdir(), unfinished):
-                    fsync(path)
-                shutil.rmtree(folder, ignore_errors=True)
-                unfinished.rename(folder)
-                fsync(self.output)
+            with processes.together(), writing(folder, self.output):
+                if processes.is_first():
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                    unfinished.mkdir()
+                    now = {"stage": stage, "step": step, "losses": self._losses}
+                    (unfinished / "state.json").write_text(json.dumps(now))
+            with processes.together(), writing(folder, self.output):
+                written = self._write(files, unfinished)
+            entries = {name: entry for some in processes.gather(written) for name, entry in some.items()}
+            with processes.together(), writing(folder, self.output):
+                if processes.is_first():
+                    entries["state.json"] = manifest.entry_of(unfinished / "state.json")
+                    for path in (unfinished / "state.json", manifest.seal(unfinished, entries), unfinished):
+                        fsync(path)
+                    unfinished.rename(folder)
+                    fsync(self.output)
         except LongviewError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        for old in checkpoints(self.output):
+        for old in checkpoints(self.output) if processes.is_first() else ():
             if steps_of(old) < done:
                 shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    def _write(self, files: Mapping[str, dict[str, Tensor]], folder: Path) -> dict[str, manifest.Entry]:
+        """Write this process's tensors of a checkpoint; returns what the manifest says of the files."""
+        entries = {}
+        for stem, tensors in files.items():
+            several = stem != "readers" and is_sharded(self.model)
+            rank, count = (processes.rank(), processes.count()) if several else (0, 1)
+            if not several and not processes.is_first():
+                continue
+            path = folder / manifest.name_of(stem, rank, count)
+            save_file(tensors, path)
+            fsync(path)
+            entries[path.name] = manifest.entry_of(path)
+        return entries
 
     def load(self, folder: Path) -> tuple[int, int]:
         """Restore a checkpoint; returns the stage and the step at which to go on.
@@ -196,10 +222,13 @@ class Run:
         Raises:
             CheckpointError: a file is missing or damaged, or does not fit the recipe; names it.
         """
+        with processes.together():
+            if processes.is_first():
+                manifest.verify(folder)
         number, step = read_state(folder, self.recipe)
         stage = self.recipe.stages[number]
-        weights = read_weights(folder / "model.safetensors", kept(self.model))
-        readers = read_weights(folder / "readers.safetensors", self.readers.state_dict())
+        weights = manifest.read_weights(folder, "model", kept(self.model))
+        readers = manifest.read_weights(folder, "readers", self.readers.state_dict())
         parameters = self._learning(stage)
         names = {parameter: name for name, parameter in parameters.items()}
         keys = {
@@ -210,13 +239,20 @@ class Run:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        moments = read_moments(folder / "optimizer.safetensors", parameters, keys)
+        moments = manifest.read_moments(folder, "optimizer", parameters, keys)
         self.model.load_state_dict(weights, strict=False)
         self.readers.load_state_dict(readers)
         if step == stage.steps:
             return number + 1, 0
         self._loaded = moments
+        self._losses = read_losses(folder)
         return number, step
+
+    def shard(self) -> None:
+        """Leave each process its share of the model, and of the one it is compared with."""
+        for model in (self.model, self.reference):
+            if model is not None:
+                shard(model)
 
     def _learning(self, stage: Stage) -> dict[str, nn.Parameter]:
         """What learns in a stage, by name."""
@@ -226,6 +262,8 @@ class Run:
         return select_parts(self.model, stage.train) | readers
 
     def _log(self, line: dict[str, Any]) -> None:
+        if not processes.is_first():
+            return
         path = self.output / "log.jsonl"
         with writing(path, self.output), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")

@@ -26,6 +26,7 @@ Objective = Literal["contents", "places", "answers", "pairs", "supervised", "pre
 OF_USERS = ("supervised", "preference")
 """Objectives that learn from a user's `datasets`; the others from the synthetic world."""
 Optimizer = Literal["adamw", "muon"]
+Parallel = Literal["ddp", "fsdp2"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Recipe:
     stages: list[Stage]
     data: DataPart = field(default_factory=DataPart)
     seed: int = 0
+    parallel: Parallel = "ddp"  # in several processes: a copy of the model in each, or fsdp2: a share of it in each
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

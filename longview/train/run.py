@@ -9,7 +9,10 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import signal
+import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,10 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from longview.errors import CheckpointError, RecipeError
-from longview.models import adapters
+from longview.train import processes
 from longview.train.data import Pool, paint_pool
 from longview.train.datasets import Mixture, trim_report
-from longview.train.export import export
+from longview.train.export import leave, restore
 from longview.train.folder import (
     REPAIR,
     check_owner,
@@ -57,12 +60,52 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bo
         CheckpointError: what is in `output` is damaged, or cannot be written.
     """
     output = Path(output)
-    check(recipe)
-    mixtures = open_datasets(recipe)
-    recipe = settle(recipe, mixtures)
-    with hold(output, resume):
-        check_owner(recipe, output, resume)
-        return _train(recipe, mixtures, output, resume, progress)
+    with processes.joined(), contextlib.ExitStack() as held:
+        with processes.together():
+            check(recipe)
+            check_processes(recipe)
+            mixtures = open_datasets(recipe)
+            recipe = settle(recipe, mixtures)
+            if processes.is_first():
+                held.enter_context(hold(output, resume))
+                check_owner(recipe, output, resume)
+        with processes.together():
+            check_shared(output)
+        return _train(recipe, mixtures, output, resume, progress and processes.is_first())
+
+
+def check_processes(recipe: Recipe) -> None:
+    """Make sure that a recipe can be followed by as many processes as there are.
+
+    Raises:
+        RecipeError: says which stage cannot.
+    """
+    count = processes.count()
+    for stage in recipe.stages if count > 1 else ():
+        where = f"stages.{stage.name}"
+        if stage.objective not in OF_USERS:
+            raise RecipeError(
+                f"{where}.objective {stage.objective!r} is made for one process, and {count} were started"
+            )
+        if stage.batch < count:
+            raise RecipeError(
+                f"{where}.batch is {stage.batch}, for {count} processes; give each a sample, or start fewer"
+            )
+        if stage.optimizer == "muon" and recipe.parallel == "fsdp2":
+            raise RecipeError(f"{where}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp")
+
+
+def check_shared(output: Path) -> None:
+    """Make sure that all processes see the folder that the first one made.
+
+    Raises:
+        RecipeError: this one does not.
+    """
+    if not (output / ".lock").exists():
+        raise RecipeError(
+            f"{output.resolve()} is not the same folder on {socket.gethostname()} as on the first machine; give an "
+            "--output that all machines share"
+        )
 
 
 def open_datasets(recipe: Recipe) -> dict[str, Mixture]:
@@ -94,6 +137,47 @@ def settle(recipe: Recipe, mixtures: Mapping[str, Mixture]) -> Recipe:
 def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume: bool, progress: bool) -> Path:
     torch.manual_seed(recipe.seed)
     state = newest_checkpoint(output) if resume else None
+    with processes.together():
+        if processes.is_first():
+            model, processor = _open(recipe, output, state)
+    with processes.together():
+        if not processes.is_first():
+            model, processor = _open_beside(recipe, output)
+    adapter = add_adapter(recipe, model)
+    sharded = recipe.parallel == "fsdp2" and processes.count() > 1
+    if all(stage.objective in OF_USERS for stage in recipe.stages) and not sharded:
+        model.to(processes.device())  # the synthetic world is made for one CPU core
+    run = Run(recipe, output, model, processor, mixtures=mixtures, adapter=adapter)
+    with processes.together():
+        if mixtures and processes.is_first():
+            check_data(mixtures, output, resume)
+        begin = run.load(state) if state else (0, 0)
+    with processes.together():
+        if processes.is_first():
+            _prepare(recipe, output, begin, resume)
+    if sharded:
+        run.shard()
+    with _bar(progress) as bar, _stop_on_signal() as stopped:
+        if len(mixtures) < len(recipe.stages):
+            run.pool = _paint(recipe, output, model, bar, stopped)
+        for number, stage in enumerate(recipe.stages):
+            if number >= begin[0] and not run.follow(
+                number, stage, begin[1] if number == begin[0] else 0, bar, stopped
+            ):
+                raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
+    folder = output / ("model" if adapter is None else "adapter")
+    with processes.together(), writing(folder, output):
+        if processes.is_first():
+            if sharded:
+                found = newest_checkpoint(output)
+                assert found is not None, "the last step leaves a checkpoint"
+                model, processor, adapter = restore(recipe, found, output / "model")
+            leave(model, processor, adapter, folder, recipe.model.start)
+    return folder
+
+
+def _open(recipe: Recipe, output: Path, state: Path | None) -> tuple[Any, Any]:
+    """The recipe's model and its processor; what tells its words from others is kept in the output."""
     folder = output / "model"
     words = folder / "tokenizer.json"
     if state is None:
@@ -103,33 +187,25 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
     with writing(folder, output):
         model, processor = open_model(recipe, folder)
     check_stages(recipe, model)
-    adapter = add_adapter(recipe, model)
-    if all(stage.objective in OF_USERS for stage in recipe.stages) and torch.cuda.is_available():
-        model.to("cuda")  # the synthetic world is made for one CPU core
-    run = Run(recipe, output, model, processor, mixtures=mixtures, adapter=adapter)
-    if mixtures:
-        check_data(mixtures, output, resume)
-    begin = run.load(state) if state else (0, 0)
+    return model, processor
+
+
+def _open_beside(recipe: Recipe, output: Path) -> tuple[Any, Any]:
+    """The same, for a process that writes nothing."""
+    with tempfile.TemporaryDirectory() as beside:
+        words = output / "model" / "tokenizer.json"
+        if recipe.model.start is None and words.exists():
+            shutil.copy(words, beside)
+        return open_model(recipe, Path(beside))
+
+
+def _prepare(recipe: Recipe, output: Path, begin: tuple[int, int], resume: bool) -> None:
+    """Leave of the files that grow what stands, and write down the recipe."""
     with writing(output / "log.jsonl", output):
         trim_log(output / "log.jsonl", recipe, begin)
         trim_report(output / "quarantine.jsonl", begin)
         if not resume:
             replace_text(output / "recipe.json", resolved(recipe))
-    with _bar(progress) as bar, _stop_on_signal() as stopped:
-        if len(mixtures) < len(recipe.stages):
-            run.pool = _paint(recipe, output, model, bar, stopped)
-        for number, stage in enumerate(recipe.stages):
-            if number >= begin[0] and not run.follow(
-                number, stage, begin[1] if number == begin[0] else 0, bar, stopped
-            ):
-                raise Interrupted(_where(recipe, output))
-    if adapter is not None:
-        folder = output / "adapter"
-        with writing(folder, output):
-            adapters.save(adapter, folder, str(recipe.model.start))
-            return folder
-    with writing(folder, output):
-        return export(model, processor, folder)
 
 
 def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: list[int]) -> Pool:

@@ -5,28 +5,33 @@
     rows, padded or packed ── model.look ── forward ── learned words' loss ── gradients, added up
 
 The loss of a step is the mean over all words that are learned in it, whatever rows they came in: neither the size of
-the rows nor packing changes it.
+the rows nor packing changes it, nor the number of processes that the step's samples are dealt out to.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from longview.errors import MediaError, RequestError
 from longview.media import MediaOptions, open_media
+from longview.messages import Message, Part, ask
 from longview.models import adapters
 from longview.models.base import Inputs
 from longview.models.sequence import IGNORED
+from longview.train import processes
 from longview.train.datasets import Mixture, Quarantine
 from longview.train.recipe import Recipe, Stage
 from longview.train.rows import Example
+from longview.train.sharding import is_sharded, let_go
 
 Notes = dict[str, Any]
 
@@ -37,6 +42,10 @@ class Sample:
 
     inputs: Inputs
     rejected: Inputs | None = None
+    number: int = 0
+    """Which of its step's samples it is."""
+    blank: bool = False
+    """Nothing is learned from it: it keeps other processes company."""
 
     @property
     def length(self) -> int:
@@ -84,19 +93,30 @@ def hide(inputs: Inputs, example: Example) -> None:
     labels[learned & torch.isin(run, torch.tensor(list(hidden)))] = IGNORED
 
 
+def deal(stage: Stage) -> tuple[list[int], int]:
+    """Which of a step's samples this process takes, by number, and how many of them pass the model together.
+
+    They are dealt out as they would pass the model in one process, so that more of them see the same rows.
+    """
+    size = 1 if stage.pack else min(stage.micro_batch, -(-stage.batch // processes.count()))
+    rows = [range(begin, min(begin + size, stage.batch)) for begin in range(0, stage.batch, size)]
+    return list(itertools.chain(*rows[processes.rank() :: processes.count()])), size
+
+
 def rows_of(samples: Sequence[Sample], stage: Stage) -> Iterator[list[Sample]]:
-    """A step's samples as those that pass the model together: so many, or as many as fit into a packed row."""
+    """A process's samples as those that pass the model together: so many, or as many as fit into a packed row."""
     if not stage.pack:
-        for begin in range(0, len(samples), stage.micro_batch):
-            yield list(samples[begin : begin + stage.micro_batch])
+        size = deal(stage)[1]
+        for _, row in itertools.groupby(samples, lambda sample: sample.number // size):
+            yield list(row)
         return
-    rows: list[list[Sample]] = []
+    packed: list[list[Sample]] = []
     for sample in sorted(samples, key=lambda sample: -sample.length):  # the longest first leave the fewest gaps
-        row = next((row for row in rows if sum(s.length for s in row) + sample.length <= stage.pack), None)
-        if row is None:
-            rows.append(row := [])
-        row.append(sample)
-    yield from rows
+        found = next((row for row in packed if sum(s.length for s in row) + sample.length <= stage.pack), None)
+        if found is None:
+            packed.append(found := [])
+        found.append(sample)
+    yield from packed
 
 
 class Tuning:
@@ -128,49 +148,101 @@ class Tuning:
             model.activation_checkpointing_disable()
 
     def learn(self, step: int) -> tuple[float, Notes]:
-        """The gradients of one step; returns its loss, and what to note about it. Without samples there are none."""
-        # Dropout draws from the step's own stream, so that a resumed run is the unbroken one.
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{self._stream} {step}".encode()).digest()[:7], "big"))
+        """This process's share of the gradients of one step; returns the loss of the whole step, and what to note.
+
+        Without samples there are no gradients.
+        """
         samples = self.samples(step)
+        rows = list(rows_of(samples, self.stage))
         told = [each for sample in samples for each in (sample.inputs, sample.rejected) if each is not None]
-        notes: Notes = {
+        mine = {
             "samples": len(samples),
             "tokens": sum(each.length for each in told),
             "pictures": sum(sample.inputs.num_pictures for sample in samples),
+            "learned": self._learned(samples),
         }
+        shares = processes.gather((mine, [shows(row) for row in rows]))
+        notes: Notes = {name: sum(share[name] for share, _ in shares) for name in mine}
+        words = notes.pop("learned")
+        if is_sharded(self.model):
+            rows = self._levelled(rows, [shown for _, shown in shares])
         loss_of: Callable[..., Tensor] = self._supervised if self.stage.objective == "supervised" else self._preference
-        share = max(1, self._learned(samples)) if self.stage.objective == "supervised" else max(1, len(samples))
-        total = 0.0
-        for row in rows_of(samples, self.stage):
+        share = max(1, words if self.stage.objective == "supervised" else notes["samples"])
+        total, found = 0.0, dict[str, float]()
+        for row in rows:
+            self._seed(step, row[0].number)
             with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._autocast):
-                loss = loss_of(row, notes) / share
-            loss.backward()
+                loss = loss_of(row, share, found) / share
+            if loss.requires_grad:
+                loss.backward()
+            else:  # nothing that learns has a part in it
+                let_go(self.model)
             total += loss.item()
-        return total, {name: round(value, 4) for name, value in notes.items()}
+        parts = processes.gather((total, found))
+        for name in sorted({name for _, part in parts for name in part}):
+            notes[name] = sum(part.get(name, 0.0) for _, part in parts)
+        return sum(loss for loss, _ in parts), {name: round(value, 4) for name, value in notes.items()}
+
+    def _seed(self, step: int, number: int) -> None:
+        """Let dropout draw from a stream of the row's own: the resumed run is the unbroken one, in how many processes
+        whatever."""
+        stream = f"{self._stream} {step} {number}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(stream.encode()).digest()[:7], "big"))
 
     def samples(self, step: int) -> list[Sample]:
-        """What a step learns from. A sample that cannot be shown is told in the report, and left out."""
-        samples = []
-        for position in range(step * self.stage.batch, (step + 1) * self.stage.batch):
+        """What this process learns from in a step. A sample that cannot be shown is told in the report, and left out.
+
+        Raises:
+            RecipeError: too many of them cannot.
+        """
+        samples, broken = [], []
+        for turn in deal(self.stage)[0]:
+            position = step * self.stage.batch + turn
             data, number = self.mixture.at(position)
             try:
-                samples.append(prepare(self.processor, data[number], self.stage, self.longest))
+                sample = prepare(self.processor, data[number], self.stage, self.longest)
+                samples.append(replace(sample, number=turn))
             except (MediaError, RequestError) as error:
-                self.ward.add(step, position + 1, data.place(number), str(error))
+                broken.append((position + 1, data.place(number), str(error)))
+        reported = sorted(itertools.chain(*processes.gather(broken)))
+        if reported:
+            with processes.together():
+                for entry in reported if processes.is_first() else ():
+                    self.ward.add(step, *entry)
         return samples
+
+    def _levelled(self, rows: list[list[Sample]], shown: list[list[bool]]) -> list[list[Sample]]:
+        """As many rows as any process has, each with a picture where any of them shows one there.
+
+        Weights that are held in shares are gathered by all processes, or none; what they lack is made up by blanks.
+        """
+        levelled = []
+        for number in range(max(map(len, shown))):
+            row = rows[number] if number < len(rows) else []
+            picture = any(shows[number] for shows in shown if number < len(shows))
+            levelled.append(row if row and shows(row) >= picture else [*row, self._blank(picture)])
+        return levelled
+
+    def _blank(self, picture: bool) -> Sample:
+        """A sample from which nothing is learned, with a picture or without."""
+        parts = [Part("image", source=Image.new("RGB", (32, 32)))] if picture else []
+        media = open_media(parts, None, default=self.processor.default_media)
+        inputs = self.processor.prepare([ask("?", *parts), Message.of("assistant", "!")], media, train=True)
+        inputs.tensors["labels"].fill_(IGNORED)
+        return Sample(inputs, inputs if self.stage.objective == "preference" else None, blank=True)
 
     @staticmethod
     def _learned(samples: Sequence[Sample]) -> int:
         return sum(int((sample.inputs.tensors["labels"][:, 1:] != IGNORED).sum()) for sample in samples)
 
-    def _supervised(self, row: Sequence[Sample], _: Notes) -> Tensor:
+    def _supervised(self, row: Sequence[Sample], *_: Any) -> Tensor:
         """Cross-entropy of the learned words, summed."""
         arguments = self.model.look(self.processor.collate([sample.inputs for sample in row]))
         if self.stage.pack:
             arguments = self.model.pack(arguments)
         return -word_log_probs(self.model, arguments)[0].sum()
 
-    def _preference(self, row: Sequence[Sample], notes: Notes) -> Tensor:
+    def _preference(self, row: Sequence[Sample], share: int, found: dict[str, float]) -> Tensor:
         """DPO's loss, summed; `margin` is β times how much more than its reference the model prefers the chosen."""
         chosen = self.processor.collate([sample.inputs for sample in row])
         rejected = self.processor.collate([sample.rejected for sample in row])
@@ -184,10 +256,16 @@ class Tuning:
                     with adapters.disabled(self.model):
                         theirs = answer_log_probs(self.model, self.model.look(batch))
             added.append(ours - theirs)
-        margin = self.stage.beta * (added[0] - added[1])
-        notes["margin"] = notes.get("margin", 0.0) + margin.sum().item() / notes["samples"]
-        notes["preferred"] = notes.get("preferred", 0.0) + (margin > 0).sum().item() / notes["samples"]
+        real = torch.tensor([not sample.blank for sample in row], device=added[0].device)
+        margin = self.stage.beta * (added[0] - added[1])[real]
+        found["margin"] = found.get("margin", 0.0) + margin.sum().item() / share
+        found["preferred"] = found.get("preferred", 0.0) + (margin > 0).sum().item() / share
         return dpo_loss(margin)
+
+
+def shows(row: Sequence[Sample]) -> bool:
+    """Whether there is a picture in a row."""
+    return any(sample.inputs.num_pictures for sample in row)
 
 
 def dpo_loss(margin: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import reseal
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -252,7 +253,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_holds_it(recipe
     training.train(recipe, damaged, resume=True, progress=False)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "readers.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "empty"])
 def test_a_damaged_checkpoint_file_is_named_and_nothing_is_exported(recipe, damaged, file, damage):
     folder = training.newest_checkpoint(damaged)
@@ -272,12 +273,14 @@ def test_a_damaged_checkpoint_file_is_named_and_nothing_is_exported(recipe, dama
 @pytest.mark.parametrize(
     "state",
     ["[]", "{}", '{"stage": 2, "step": 1}', '{"stage": -1, "step": 1}', '{"stage": 1, "step": 7}',
-     '{"stage": 1, "step": 0}', '{"stage": true, "step": 1}', '{"stage": 0.0, "step": 1}'],
+     '{"stage": 1, "step": 0}', '{"stage": true, "step": 1}', '{"stage": 0.0, "step": 1}', '{"stage": 1, "step": 2}',
+     '{"stage": 1, "step": 2, "losses": [true]}'],
 )  # fmt: skip
 def test_a_state_that_the_recipe_does_not_have_is_refused(recipe, damaged, state):
     folder = training.newest_checkpoint(damaged)
     assert folder is not None
     (folder / "state.json").write_text(state)
+    reseal(folder)
     with pytest.raises(CheckpointError, match=r"state\.json"):
         training.train(recipe, damaged, resume=True, progress=False)
 
@@ -291,9 +294,11 @@ def test_tensors_that_do_not_fit_the_model_are_refused(recipe, damaged, file):
     wrong = [{name: tensor[1:].clone()}, {name: tensor.double()}, {"unknown": tensor.clone()}]
     for change in wrong:
         save_file(tensors | change, folder / file)
+        reseal(folder)
         with pytest.raises(CheckpointError, match=file):
             training.train(recipe, damaged, resume=True, progress=False)
     save_file({key: value for key, value in tensors.items() if key != name}, folder / file)
+    reseal(folder)
     with pytest.raises(CheckpointError, match=f"{file} lacks tensor"):
         training.train(recipe, damaged, resume=True, progress=False)
 
@@ -345,7 +350,8 @@ def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
     lines = log.read_text().splitlines()
     folder = training.newest_checkpoint(damaged)
     assert folder is not None
-    (folder / "state.json").write_text('{"stage": 1, "step": 5}')
+    (folder / "state.json").write_text('{"stage": 1, "step": 5, "losses": []}')
+    reseal(folder)
     log.write_text("\n".join([*lines, '{"stage": "te']))
     training.train(recipe, damaged, resume=True, progress=False)
     found = [json.loads(line) for line in log.read_text().splitlines()]

@@ -7,65 +7,21 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from runs import log, same, state, tree
 from safetensors.torch import load_file
-from samples import tiny_model
 from torch.nn import functional
 
 from longview.errors import RecipeError
 from longview.models import adapters
-from longview.models.families import families
 from longview.train import run as training
 from longview.train.datasets import Mixture, Quarantine
 from longview.train.optimizers import select_parts
 from longview.train.recipe import Recipe, Stage, check, from_tree
 from longview.train.supervised import Tuning
-
-COLOURS = ("red", "green", "blue", "white")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
-    """Eight conversations: no picture, one, two, and a video of two frames; and pairs for preferences."""
-    folder = tmp_path_factory.mktemp("data")
-    for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (30, 24), colour).save(folder / f"{number}.png")
-    rows = [
-        {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]},
-        *({"image": f"{n}.png", "query": "<image>\nColour?", "response": c} for n, c in enumerate(COLOURS)),
-        {"images": ["0.png", "1.png"], "query": "<image><image>Both?", "response": "red and green"},
-        {"videos": [["2.png", "3.png"]], "query": "<video>\nThen?", "response": "white"},
-        {"image": "1.png", "query": "And?", "response": "ok", "history": [["<image>\nWhat?", "green"]]},
-    ]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    pairs = [row | {"rejected_response": "no"} for row in rows if "response" in row]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def started(tokenizer, tmp_path_factory):
-    """Folders of tiny random models to start from, by family."""
-    folders = {}
-    for name in ("owl3", "ovis2"):
-        model, processor = tiny_model(families()[name], next(iter(families()[name].Config.variants)), tokenizer)
-        folders[name] = tmp_path_factory.mktemp("started") / name
-        model.save_pretrained(folders[name])
-        processor.save_pretrained(folders[name])
-    return folders
-
-
-def tree(start: Path, data: Path, **stage) -> dict:
-    base = {"name": "tune", "objective": "supervised", "train": ["connector", "language"], "steps": 6, "batch": 4,
-            "datasets": [{"path": str(data / "rows.jsonl")}], "warmup": 1, "learning_rate": 1e-3,
-            "checkpoint_every": 2}  # fmt: skip
-    return {"model": {"start": str(start)}, "stages": [base | stage]}
 
 
 def tuned(model, processor, recipe: Recipe, folder: Path, reference=None) -> Tuning:
@@ -150,57 +106,6 @@ def test_bfloat16_comes_near(tiny, data, tmp_path):
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    folder = training.newest_checkpoint(output)
-    assert folder is not None
-    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
-
-
-def log(output: Path) -> list:
-    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-KINDS = {
-    "full": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, None),
-    "packed": ("owl3", {"pack": 300}, None),
-    "lora": ("owl3", {"train": ["language"]}, {"rank": 2, "alpha": 4, "dropout": 0.2}),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_killed_at_any_step_resumes_bit_for_bit(kind, started, data, tmp_path):
-    """kill -9 in the middle of a step of a run of its own, whichever it is; in the second epoch too."""
-    family, stage, adapter = KINDS[kind]
-    recipe = tree(started[family], data, **stage)
-    recipe["model"]["adapter"] = adapter
-    path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(recipe))
-    whole = training.train(from_tree(recipe), tmp_path / "whole", progress=False)
-    program = (
-        "import os, sys, signal, torch; torch.set_num_threads(1)\n"
-        "from longview.train import run, supervised\n"
-        "from longview.train.recipe import load_recipe\n"
-        "learn = supervised.Tuning.learn\n"
-        "def dying(self, step):\n"
-        "    found = learn(self, step)\n"
-        "    if step == int(sys.argv[3]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return found\n"
-        "supervised.Tuning.learn = dying\n"
-        "run.train(load_recipe(sys.argv[1]), sys.argv[2], progress=False)\n"
-    )
-    output = tmp_path / "killed"
-    killed = subprocess.run([sys.executable, "-c", program, str(path), str(output), "3"], env=os.environ, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert training.newest_checkpoint(output).name == "checkpoint-0000002"
-    again = training.train(from_tree(recipe), output, resume=True, progress=False)
-    assert again.name == whole.name == ("adapter" if adapter else "model")
-    assert same(weights(tmp_path / "whole"), weights(output))
-
-
 def test_a_step_after_a_checkpoint_loses_nothing_in_the_log(started, data, tmp_path, monkeypatch):
     recipe = from_tree(tree(started["ovis2"], data, steps=12, batch=1))
     whole = tmp_path / "whole"
@@ -217,7 +122,7 @@ def test_training_moves_what_a_stage_names_and_lowers_the_loss(started, data, tm
              "rates": {"connector": 0.5}, "beta2": 0.999, "warmup": 0, "warmup_ratio": 0.1}  # fmt: skip
     output = tmp_path / "run"
     training.train(from_tree(tree(started["owl3"], data, **stage)), output, progress=False)
-    losses = log(output)
+    losses = [line["loss"] for line in log(output)]
     assert losses[-1] < 0.5 * losses[0]
     before, after = load_file(started["owl3"] / "model.safetensors"), load_file(output / "model/model.safetensors")
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name].bfloat16(), after[name])}
@@ -359,4 +264,4 @@ def test_preferences_are_learned_and_survive_a_stop(adapter, started, data, tmp_
     with pytest.raises(training.Interrupted):
         training.train(from_tree(recipe), tmp_path / "run", progress=False)
     training.train(from_tree(recipe), tmp_path / "run", resume=True, progress=False)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert same(state(tmp_path / "whole"), state(tmp_path / "run"))

@@ -1,0 +1,98 @@
+"""Tiny runs over a user's data: their recipes, what they leave behind, and processes of their own to run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from longview.train import manifest
+from longview.train.folder import newest_checkpoint
+
+PATIENCE = 300  # seconds, on a busy machine
+
+
+def tree(start: Path, data: Path, **stage: Any) -> dict:
+    base = {"name": "tune", "objective": "supervised", "train": ["connector", "language"], "steps": 6, "batch": 4,
+            "datasets": [{"path": str(data / "rows.jsonl")}], "warmup": 1, "learning_rate": 1e-3,
+            "checkpoint_every": 2}  # fmt: skip
+    return {"model": {"start": str(start)}, "stages": [base | stage]}
+
+
+def state(output: Path) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state of the newest checkpoint, from however many files."""
+    folder = newest_checkpoint(output)
+    assert folder is not None
+    return manifest.read_tensors(folder, "model")[1] | manifest.read_tensors(folder, "optimizer")[1]
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def exported(output: Path) -> dict[str, torch.Tensor]:
+    """The tensors of what a run left behind: a model, or an adapter."""
+    (path,) = [*(output / "model").glob("model.safetensors"), *(output / "adapter").glob("*.safetensors")]
+    return load_file(path)
+
+
+def log(output: Path) -> list[dict]:
+    """The log, but for what depends on the clock."""
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key != "time" and not key.endswith("_s")} for line in lines]
+
+
+def reseal(folder: Path) -> None:
+    """Make a checkpoint's manifest true again, after something in it was changed on purpose."""
+    names = [path.name for path in folder.iterdir() if path.name != manifest.NAME]
+    manifest.seal(folder, {name: manifest.entry_of(folder / name) for name in names})
+
+
+def forked(work: Callable[[], Any], count: int = 1) -> list[int]:
+    """Do some work in `count` processes that are told to work together; their exit codes, -9 for SIGKILL.
+
+    A fork needs no second look at all the libraries. What an exception would print is seen among what pytest captured.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if not child:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+            os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_PORT": port})
+            os._exit(_exit_code(work))
+        children.append(child)
+    deadline, codes = time.monotonic() + PATIENCE, dict.fromkeys(children)
+    while None in codes.values():
+        for child in [child for child in children if codes[child] is None]:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                codes[child] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+    return list(codes.values())
+
+
+def _exit_code(work: Callable[[], Any]) -> int:
+    try:
+        work()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0

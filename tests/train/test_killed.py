@@ -1,0 +1,196 @@
+"""kill -9 at any moment, and --resume: not a bit of weights, optimizer, losses or the samples' order is another."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+
+import pytest
+from runs import exported, forked, log, same, state, tree
+
+from longview.errors import CheckpointError
+from longview.train import loop, manifest
+from longview.train import run as training
+from longview.train.datasets import Mixture
+from longview.train.export import export_checkpoint
+from longview.train.folder import checkpoints
+from longview.train.recipe import from_tree
+from longview.train.supervised import Tuning
+
+KINDS = {
+    "second epoch": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, None),
+    "accumulated": ("mgm", {"train": ["vision", "connector"], "steps": 12}, None),
+    "packed": ("owl3", {"pack": 300}, None),
+    "lora": ("owl3", {"train": ["language"]}, {"rank": 2, "alpha": 4, "dropout": 0.2}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_path, monkeypatch):
+    """kill -9 in the middle of a step, whichever it is, in the second epoch too; at last it is let live."""
+    family, stage, adapter = KINDS[kind]
+    recipe = tree(started[family], data, **stage)
+    recipe["model"]["adapter"] = adapter
+    understood = from_tree(recipe)
+    taken = tmp_path / "taken"
+    learn, look = Tuning.learn, Mixture.at
+
+    def noted(self, position):
+        with taken.open("a") as file:
+            file.write(f"{position} {look(self, position)[1]}\n")
+        return look(self, position)
+
+    monkeypatch.setattr(Mixture, "at", noted)
+    training.train(understood, tmp_path / "whole", progress=False)
+    order = taken.read_text().splitlines()
+    steps = training.settle(understood, training.open_datasets(understood)).stages[0].steps
+    assert len(order) == steps * 4
+    output = tmp_path / "killed"
+    for moment in sorted(random.Random(kind).sample(range(1, steps), 3)):
+
+        def dying(self, step, moment=moment):
+            found = learn(self, step)
+            if step == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        monkeypatch.setattr(Tuning, "learn", dying)
+        taken.unlink()
+        resume = (output / "recipe.json").exists()
+        assert forked(lambda resume=resume: training.train(understood, output, resume, progress=False)) == [
+            -signal.SIGKILL
+        ]
+        seen = taken.read_text().splitlines()
+        assert seen == order[(moment + 1) * 4 - len(seen) : (moment + 1) * 4]
+    monkeypatch.setattr(Tuning, "learn", learn)
+    again = training.train(understood, output, resume=True, progress=False)
+    assert again.name == ("adapter" if adapter else "model")
+    assert same(state(tmp_path / "whole"), state(output))
+    assert same(exported(tmp_path / "whole"), exported(output))
+    assert log(tmp_path / "whole") == log(output)
+
+
+@pytest.fixture(scope="module")
+def begun(started, data, tmp_path_factory):
+    """A recipe, and a run of it that was killed after its first checkpoint."""
+    recipe = from_tree(tree(started["owl3"], data, train=["connector"], batch=1, steps=6))
+    output = tmp_path_factory.mktemp("begun") / "run"
+
+    def work():
+        save = training.Run.save
+
+        def dying(self, stage, step):
+            save(self, stage, step)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        training.Run.save = dying
+        training.train(recipe, output, progress=False)
+
+    assert forked(work) == [-signal.SIGKILL]
+    return recipe, output
+
+
+def saving(recipe, output, moment: int | None = None, half: bool = False) -> int:
+    """Resume in a process that is killed while it saves: at the n-th thing it does with files, or with half a file
+    written. Without `moment`, how many things it does."""
+
+    def work():
+        did, save, save_file = [0], training.Run.save, loop.save_file
+
+        def watched(self, stage, step):
+            did[0] = 1
+            save(self, stage, step)
+            (output / "did").write_text(str(did[0]))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def note(event, arguments):
+            if did[0] and event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
+                did[0] += 1
+                if did[0] == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        def halved(tensors, path):
+            save_file(tensors, path)
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        training.Run.save = watched
+        if half:
+            loop.save_file = halved
+        sys.addaudithook(note)
+        training.train(recipe, output, resume=True, progress=False)
+
+    assert forked(work) == [-signal.SIGKILL]
+    return int((output / "did").read_text()) if moment is None and not half else 0
+
+
+def test_a_run_killed_while_it_saves_has_one_checkpoint_or_the_other(begun, tmp_path):
+    """At each thing that saving does with a file or folder; then the run goes on to the same end."""
+    recipe, first = begun
+    (begin,) = checkpoints(first)
+    output = tmp_path / "whole"
+    shutil.copytree(first, output)
+    count = saving(recipe, output)
+    assert count > 15
+    (end,) = checkpoints(output)
+    sealed = {folder.name: (folder / manifest.NAME).read_bytes() for folder in (begin, end)}
+    training.train(recipe, output, resume=True, progress=False)
+    expected = state(output)
+    found = []
+    for moment in range(2, count + 1):
+        killed = tmp_path / str(moment)
+        shutil.copytree(first, killed)
+        saving(recipe, killed, moment)
+        newest = training.newest_checkpoint(killed)
+        manifest.verify(newest)
+        assert (newest / manifest.NAME).read_bytes() == sealed[newest.name]
+        found.append(newest.name)
+        if moment % 5 == 0:
+            training.train(recipe, killed, resume=True, progress=False)
+            assert same(state(killed), expected)
+            assert log(killed) == log(output)
+            assert [path.name for path in checkpoints(killed)] == ["checkpoint-0000006"]
+        shutil.rmtree(killed)
+    assert found == sorted(found)
+    assert set(found) == set(sealed)
+
+
+def test_half_a_file_is_never_taken_for_a_checkpoint(begun, tmp_path):
+    recipe, first = begun
+    output = tmp_path / "run"
+    shutil.copytree(first, output)
+    saving(recipe, output, half=True)
+    assert (output / ".unfinished" / "model.safetensors").exists()
+    assert [path.name for path in checkpoints(output)] == ["checkpoint-0000002"]
+    training.train(recipe, output, resume=True, progress=False)
+    assert not (output / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_bit_that_turned_is_told_by_its_file_before_any_step(file, begun, tmp_path, monkeypatch):
+    recipe, first = begun
+    output = tmp_path / "run"
+    shutil.copytree(first, output)
+    path = training.newest_checkpoint(output) / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(Tuning, "learn", None)
+    with pytest.raises(CheckpointError, match=rf"checkpoint-0000002/{file} is not what was written"):
+        training.train(recipe, output, resume=True, progress=False)
+    with pytest.raises(CheckpointError, match=rf"{file} is not what was written"):
+        export_checkpoint(output, tmp_path / "exported")
+
+
+def test_a_checkpoint_without_a_manifest_is_none(begun, tmp_path):
+    recipe, first = begun
+    for content in (None, "[]", '{"model.safetensors": {}}', "{"):
+        output = tmp_path / "run"
+        shutil.copytree(first, output, dirs_exist_ok=True)
+        path = training.newest_checkpoint(output) / manifest.NAME
+        path.unlink() if content is None else path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+            training.train(recipe, output, resume=True, progress=False)
