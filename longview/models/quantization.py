@@ -24,6 +24,8 @@ KEPT = ("v_kv_proj", "self_attn.gate_proj", "router", "block_sparse_moe.gate")
 """Parts of names, within the language model's blocks, of layers that stay as they are."""
 GROUP = 32
 """Neighbouring weights of a row that share a scale, in 4 bits."""
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight in NF4: 64 share a scale of a byte, and 256 scales one of fp32 (arXiv 2305.14314, section 3)."""
 FEW = 16
 """Rows up to which the 8-bit kernel is faster than making the weights whole again."""
 
@@ -56,15 +58,18 @@ def quantize(model: Any, kind: str) -> Any:
 
 
 def bitsandbytes_config(
-    model_class: Any, load_8bit: bool, load_4bit: bool, device: str, dtype: Any
+    model_class: Any, load_8bit: bool, load_4bit: bool, device: str, dtype: Any, option: str | None = None
 ) -> BitsAndBytesConfig:
     """How a family's model is to be quantised: an argument of `from_pretrained`.
+
+    Args:
+        option: What asked for it, for the errors; default: the flag.
 
     Raises:
         RequestError: both are asked for, or the device cannot do it.
         MissingExtraError: bitsandbytes is not installed.
     """
-    flag = "--load-8bit" if load_8bit else "--load-4bit"
+    flag = option or ("--load-8bit" if load_8bit else "--load-4bit")
     if load_8bit and load_4bit:
         raise RequestError("--load-8bit and --load-4bit contradict each other; choose one")
     kind = device.partition(":")[0]

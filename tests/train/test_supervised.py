@@ -164,19 +164,21 @@ def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.2}
 KINDS = {
-    "full": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, None),
-    "packed": ("owl3", {"pack": 300}, None),
-    "lora": ("owl3", {"train": ["language"]}, {"rank": 2, "alpha": 4, "dropout": 0.2}),
+    "full": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, {}),
+    "packed": ("owl3", {"pack": 300}, {}),
+    "lora": ("owl3", {"train": ["language"]}, {"adapter": LORA}),
+    "qlora": ("owl3", {"train": ["language"]}, {"adapter": LORA, "quantize": "nf4"}),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_killed_at_any_step_resumes_bit_for_bit(kind, started, data, tmp_path):
     """kill -9 in the middle of a step of a run of its own, whichever it is; in the second epoch too."""
-    family, stage, adapter = KINDS[kind]
+    family, stage, model = KINDS[kind]
     recipe = tree(started[family], data, **stage)
-    recipe["model"]["adapter"] = adapter
+    recipe["model"] |= model
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe))
     whole = training.train(from_tree(recipe), tmp_path / "whole", progress=False)
@@ -197,7 +199,7 @@ def test_a_run_killed_at_any_step_resumes_bit_for_bit(kind, started, data, tmp_p
     assert killed.returncode == -signal.SIGKILL
     assert training.newest_checkpoint(output).name == "checkpoint-0000002"
     again = training.train(from_tree(recipe), output, resume=True, progress=False)
-    assert again.name == whole.name == ("adapter" if adapter else "model")
+    assert again.name == whole.name == ("adapter" if "adapter" in model else "model")
     assert same(weights(tmp_path / "whole"), weights(output))
 
 
