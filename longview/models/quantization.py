@@ -11,6 +11,7 @@ Only the linear layers of the language model's blocks become smaller. The vision
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers import BitsAndBytesConfig
 
 from longview.errors import MissingExtraError, RequestError
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that it would fetch from a hub
 KINDS = ("int8", "int4")
 KEPT = ("v_kv_proj", "self_attn.gate_proj", "router", "block_sparse_moe.gate")
 """Parts of names, within the language model's blocks, of layers that stay as they are."""
