@@ -118,7 +118,7 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
                 {"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [dataclasses.asdict(stage)]}
             )
             cost = _in_a_process(Job(recipe, way, device, repeats))
-            rows.append({"method": method, "way": way, **_figures(cost, repeats, device)})
+            rows.append({"training": f"{method} {way}", **_figures(cost, repeats, device)})
     settings = {"dims": dims, "dtype": dtype, "device": device, "samples a step": samples, "frames": frames}
     result = Result("train", "", settings | {"repeats": repeats}, rows, machine=told, command=command())
     what = f"a video of {frames} frames a step" if frames else f"steps of {samples} samples of mixed lengths"
@@ -127,6 +127,7 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
         "the sequence, learned or not; padding is not counted. Peak memory is that of the steps"
         + (", the program included." if device == "cpu" else ", on the device.")
     )
+    result.x, result.y = "training", ["tokens/s", "peak GiB"]
     result.findings = _findings(rows)
     if lacking:
         result.findings.append("QLoRA is left out: bitsandbytes is not installed (longview[quant]).")
@@ -298,22 +299,21 @@ def _figures(cost: Cost | None, steps: int, device: str) -> dict[str, Any]:
 
 def _findings(rows: list[dict[str, Any]]) -> list[str]:
     """How the ways and the methods compare."""
-    found = {(row["method"], row["way"]): row for row in rows}
-    told = [f"{row['method']} {row['way']} does not fit into memory." for row in rows if row["tokens/s"] is None]
+    found = {row["training"]: row for row in rows}
+    told = [f"{row['training']} does not fit into memory." for row in rows if row["tokens/s"] is None]
 
-    def ratio(column: str, one: tuple[str, str], other: tuple[str, str]) -> float | None:
+    def ratio(column: str, one: str, other: str) -> float | None:
         above, below = (found.get(key, {}).get(column) for key in (one, other))
         return above / below if above and below else None
 
-    for method in dict.fromkeys(row["method"] for row in rows):
-        packed, plain = (method, "packed"), (method, "plain")
+    for method in METHODS:
+        packed, plain = f"{method} packed", f"{method} plain"
         if times := ratio("tokens/s", packed, plain):
             by = ratio("tokens/processor s", packed, plain)
             more = f" ({by:.2f}× by processor time)" if by else ""
             memory = ratio("peak GiB", packed, plain)
             told.append(f"{method}: packed {times:.2f}× the plain loop's tokens/s{more}, in {memory:.2f}× its memory.")
-    for one, other in (("LoRA", "full"), ("QLoRA", "LoRA")):
-        for way in WAYS:
-            if share := ratio("peak GiB", (one, way), (other, way)):
-                told.append(f"{one} {way} needs {share:.2f}× the memory of {other}.")
+    for (one, other), way in itertools.product((("LoRA", "full"), ("QLoRA", "LoRA")), WAYS):
+        if share := ratio("peak GiB", f"{one} {way}", f"{other} {way}"):
+            told.append(f"{one} {way} needs {share:.2f}× the memory of {other} {way}.")
     return told

@@ -72,6 +72,8 @@ def bench(
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
     if features not in FEATURES:
         raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
+    if measure == "train" and (quantize or compile):
+        raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     counts = _numbers(pictures) if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
     least |= {"samples": (samples, 1), "frames": (frames, 0)}

@@ -38,14 +38,14 @@ def here(monkeypatch):
 
 def test_every_method_is_measured_in_every_way_on_the_same_samples(folder, here):
     result = train(str(folder), None, "cpu", samples=4, frames=0, repeats=1)
-    assert [(row["method"], row["way"]) for row in result.rows] == [
-        (method, way) for method in ("full", "LoRA", "QLoRA") for way in ("plain", "padded", "packed")
+    assert [row["training"] for row in result.rows] == [
+        f"{method} {way}" for method in ("full", "LoRA", "QLoRA") for way in ("plain", "padded", "packed")
     ]
     assert all(row.keys() == result.rows[0].keys() for row in result.rows)
     tokens = {row["tokens/s"] * row["s a step"] for row in result.rows}
     assert max(tokens) == pytest.approx(min(tokens)), "padding is not counted"
-    assert {row["padding"] for row in result.rows if row["way"] == "packed"} == {"0%"}
-    assert len({row["padding"] for row in result.rows if row["way"] != "packed"} - {"0%"}) == 1
+    assert {row["padding"] for row in result.rows if "packed" in row["training"]} == {"0%"}
+    assert len({row["padding"] for row in result.rows if "packed" not in row["training"]} - {"0%"}) == 1
     assert {row["samples/s"] * row["s a step"] for row in result.rows} == {pytest.approx(4)}
     assert [finding.split(":")[0] for finding in result.findings[:3]] == ["full", "LoRA", "QLoRA"]
     assert result.settings["dims"] == str(folder)
@@ -63,7 +63,7 @@ def test_each_row_has_a_process_of_its_own(folder, monkeypatch, tmp_path, capsys
         main([*words, "--json", "--plot", str(tmp_path / "a.png")])
     assert not exit.value.code
     printed = json.loads(capsys.readouterr().out)
-    assert [row["way"] for row in printed["rows"]] == ["plain", "packed"]
+    assert [row["training"] for row in printed["rows"]] == ["LoRA plain", "LoRA packed"]
     assert all(row["peak GiB"] > 0.1 for row in printed["rows"])
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -89,13 +89,13 @@ def test_what_follows_is_told_in_words(folder, monkeypatch):
     result = train(str(folder), None, "cpu", samples=2, frames=0, repeats=1)
     said = "LoRA: packed 2.00× the plain loop's tokens/s (2.50× by processor time), in 1.00× its memory."
     assert said in result.findings
-    assert "LoRA packed needs 0.50× the memory of full." in result.findings
-    assert "QLoRA packed needs 1.00× the memory of LoRA." in result.findings
+    assert "LoRA packed needs 0.50× the memory of full packed." in result.findings
+    assert "QLoRA packed needs 1.00× the memory of LoRA packed." in result.findings
 
 
 def test_a_video_is_one_step_of_adapters(folder, here):
     result = train(str(folder), None, "cpu", samples=1, frames=3, repeats=1)
-    assert [(row["method"], row["way"]) for row in result.rows] == [("LoRA", "padded"), ("QLoRA", "padded")]
+    assert [row["training"] for row in result.rows] == ["LoRA padded", "QLoRA padded"]
     assert all(job.recipe.stages[0].frames == 3 for job in here)
     assert "a video of 3 frames a step" in result.about
 
@@ -137,7 +137,7 @@ def test_without_bitsandbytes_there_is_no_qlora(folder, here, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(training, "_in_a_process", lambda job: COST)
     result = train(str(folder), None, "cpu", samples=2, frames=0, repeats=1)
-    assert {row["method"] for row in result.rows} == {"full", "LoRA"}
+    assert {row["training"].split()[0] for row in result.rows} == {"full", "LoRA"}
     assert "QLoRA is left out: bitsandbytes is not installed (longview[quant])." in result.findings
 
 
