@@ -23,7 +23,7 @@ from longview.engine.features import key_of
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.messages import Message, ask, video
-from longview.models import checkpoint, quantise
+from longview.models import checkpoint, quantization
 from longview.models.families import families
 
 GiB = 1 << 30
@@ -178,8 +178,8 @@ def subject_of(
         if quantize is not None:
             if place != "cpu":
                 raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
-            quantise.check(quantize, place, model.dtype)
-            quantise.quantise(model, quantize)
+            quantization.check(quantize, place, model.dtype)
+            quantization.quantize(model, quantize)
         return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, ways)
     if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
         known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
