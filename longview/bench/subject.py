@@ -23,7 +23,7 @@ from longview.engine.features import key_of
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.messages import Message, ask, video
-from longview.models import checkpoint, quantise
+from longview.models import checkpoint, quantization
 from longview.models.families import families
 
 GiB = 1 << 30
@@ -50,6 +50,15 @@ QWEN2 = {
     "0.5b": _qwen2(896, 4864, 24, 14, 2, 151936, tied=True),
     "1.5b": _qwen2(1536, 8960, 28, 12, 2, 151936, tied=True),
     "7b": _qwen2(3584, 18944, 28, 28, 4, 152064, tied=False),
+}
+SMOLLM2 = {**_qwen2(576, 1536, 30, 9, 3, 49152, tied=True), "max_position_embeddings": 8192}
+SIGLIP_BASE = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
 }
 SIGLIP = {
     "hidden_size": 1152,
@@ -79,6 +88,8 @@ VICUNA_7B = {
 }
 
 DIMENSIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    # no model of this family is so small: a language model like SmolLM2-135M, a tower like SigLIP-B/16
+    "owl3-0.2b": ("owl3", {**SMOLLM2, "vision_config": SIGLIP_BASE, "hyper_layers": [1, 11, 21, 30]}),
     "owl3-1b": ("owl3", {**QWEN2["0.5b"], "vision_config": SIGLIP, "hyper_layers": [1, 9, 17, 24]}),
     "owl3-2b": ("owl3", {**QWEN2["1.5b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
     "owl3-7b": ("owl3", {**QWEN2["7b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
@@ -167,8 +178,8 @@ def subject_of(
         if quantize is not None:
             if place != "cpu":
                 raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
-            quantise.check(quantize, place, model.dtype)
-            quantise.quantise(model, quantize)
+            quantization.check(quantize, place, model.dtype)
+            quantization.quantize(model, quantize)
         return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, ways)
     if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
         known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])

@@ -12,7 +12,7 @@ from longview.cli.options import quieten
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
 
-MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits")
+MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train")
 PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
 """Numbers of pictures that take about a minute on two cores."""
 FEATURES = ("random", "tower")
@@ -23,8 +23,8 @@ def bench(
     dims: Annotated[
         str,
         typer.Option(
-            help="Dimensions with random weights: owl3-1b, owl3-2b, owl3-7b, ovis2-2b or mgm-7b; or a model with its "
-            "own: demo, a checkpoint folder, a hub id."
+            help="Dimensions with random weights: owl3-0.2b, owl3-1b, owl3-2b, owl3-7b, ovis2-2b or mgm-7b; or a "
+            "model with its own: demo, a checkpoint folder, a hub id."
         ),
     ] = "demo",
     features: Annotated[
@@ -42,6 +42,10 @@ def bench(
     tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode and batch.")] = 16,
     requests: Annotated[int, typer.Option(metavar="N", help="Requests side by side, in batch.")] = 16,
     minutes: Annotated[int, typer.Option(metavar="N", help="Length of the film, in video.")] = 5,
+    samples: Annotated[int, typer.Option(metavar="N", help="Samples of a step, in train.")] = 16,
+    frames: Annotated[
+        int, typer.Option(metavar="N", help="In train: a step is one sample, about a video of so many frames.")
+    ] = 0,
     gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
@@ -54,7 +58,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure speed: the time to the first word, decoding, batches, second questions, videos, memory.
+    """Measure speed: the time to the first word, decoding, batches, second questions, videos, memory, training.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random
@@ -62,13 +66,17 @@ def bench(
       longview bench batch --dims demo
       longview bench video --minutes 120
       longview bench limits --dims owl3-1b --json
+      longview bench train --dims owl3-7b --frames 64
     """
     if measure not in MEASURES:
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
     if features not in FEATURES:
         raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
+    if measure == "train" and (quantize or compile):
+        raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     counts = _numbers(pictures) if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
+    least |= {"samples": (samples, 1), "frames": (frames, 0)}
     least |= {"repeats": (repeats, 1), "layers": (layers, 0), "interleaved": (interleaved, 0)}
     for name, (value, lowest) in least.items():
         if value < lowest:
@@ -77,6 +85,7 @@ def bench(
     from longview.bench.measures import MEASURES as measures
     from longview.bench.measures import Plan
     from longview.bench.subject import subject_of
+    from longview.bench.training import train
 
     plan = Plan(
         pictures=counts,
@@ -89,10 +98,13 @@ def bench(
         gigabytes=gigabytes,
     )
     with spinner(f"measuring {measure}", is_terminal() and not json):
-        subject = (
-            None if measure == "video" else subject_of(dims, features == "random", dtype, device, compile, quantize)
-        )
-        result = measures[measure](subject, plan)
+        if measure == "train":
+            result = train(dims, dtype, device, samples if not frames else 1, frames, repeats)
+        else:
+            subject = (
+                None if measure == "video" else subject_of(dims, features == "random", dtype, device, compile, quantize)
+            )
+            result = measures[measure](subject, plan)
     if plot is not None:
         result.plot(plot)
     if save is not None:

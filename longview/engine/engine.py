@@ -40,10 +40,9 @@ from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
 from longview.media import Limits, Look, MediaOptions, Progress
 from longview.messages import Answer, Conversation, Message, Piece, parse_messages
-from longview.models import adapters, checkpoint, quantise
+from longview.models import adapters, checkpoint, quantization
 from longview.models.base import Processor
 from longview.models.families import family_of
-from longview.models.quantization import quantization
 from longview.models.similarity import Similarity, default_for
 from longview.plugins.draw import with_trigger
 from longview.plugins.ocr import read_into
@@ -83,7 +82,7 @@ def load(
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
         similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
-        quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantise`.
+        quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantization`.
         load_8bit, load_4bit: Quantise the language model with bitsandbytes.
         compile: Compile what makes tokens, which takes up to half a minute; see `longview.engine.compiled`.
         budget: What the engine may hold; see `Budget`.
@@ -103,7 +102,7 @@ def load(
     if quantize is not None:
         if load_8bit or load_4bit:
             raise RequestError("quantize and load_8bit or load_4bit are two ways to the same; choose one")
-        quantise.check(quantize, device, dtype)
+        quantization.check(quantize, device, dtype)
         dtype = torch.bfloat16
         if device != "cpu":
             load_8bit, load_4bit = quantize == "int8", quantize == "int4"
@@ -124,12 +123,13 @@ def load(
         raise RequestError(f"{name} holds all of its parts, so {strange[0]} has no meaning for it; leave it out")
     if load_8bit or load_4bit:
         exact = None if dtype == "auto" else dtype_of(dtype)
-        options["quantization_config"] = quantization(family.Model, load_8bit, load_4bit, device, exact)
+        wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, exact)
+        options["quantization_config"] = wanted
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
     if adapter is not None:
         adapters.open_into(model, str(adapter), merge=not (load_8bit or load_4bit))
     if quantize is not None and device == "cpu":
-        quantise.quantise(model, quantize)
+        quantization.quantize(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
     return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile)
 

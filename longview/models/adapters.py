@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def add(model: Any, parts: Sequence[str], rank: int, alpha: float, dropout: floa
     if not layers:
         raise RecipeError(f"{', '.join(parts)} of this model has no linear layers for an adapter; name other parts")
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers)
-    return peft.get_peft_model(model, config)
+    with _quiet():
+        return peft.get_peft_model(model, config)
 
 
 def attach(model: Any, folder: str | Path) -> Any:
@@ -72,7 +74,8 @@ def attach(model: Any, folder: str | Path) -> Any:
                 f"{base_of(folder)}: name that with --model"
             )
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder))
+        with _quiet():
+            return peft.PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what PEFT and torch raise for a bad config
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"the adapter {folder} does not fit this model: {reason}") from error
@@ -143,6 +146,14 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
         for parameter, learns in learning.items():
             parameter.requires_grad_(learns)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """PEFT asks for `is_gradient_checkpointing`, which transformers calls by another name by now."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _library() -> Any:

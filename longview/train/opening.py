@@ -16,12 +16,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import nn
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
-from longview.models import adapters
+from longview.models import adapters, quantization
 from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
 from longview.train import pairs
 from longview.train.folder import REPAIR
-from longview.train.recipe import Recipe
+from longview.train.recipe import ModelPart, Recipe
 from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
 
@@ -40,7 +40,8 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         source = folders.resolve(part.start)
         family = family_of(source)
         dtype = getattr(torch, part.dtype)
-        model = family.Model.from_pretrained(source, dtype=dtype, attn_implementation=part.attention)
+        options = quantized(part, family.Model, source)
+        model = family.Model.from_pretrained(source, dtype=dtype, attn_implementation=part.attention, **options)
         learning = {name for stage in recipe.stages for name in stage.train} if part.adapter is None else set()
         for name, parameter in model.named_parameters():
             if adapters.part_of(model, name) in learning:
@@ -85,6 +86,23 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)
     (folder / "preprocessor_config.json").write_text(json.dumps(part.processor, indent=2) + "\n")
     return model, family.Processor.from_pretrained(folder, config=config)
+
+
+def quantized(part: ModelPart, model_class: Any, source: Path) -> dict[str, Any]:
+    """Arguments of `from_pretrained` by which the language model is kept in 4 bits, where the recipe wants that.
+
+    Raises:
+        RecipeError: it is quantised already.
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    if part.quantize is None:
+        return {}
+    if folders.read_config(source).get("quantization_config") is not None:
+        raise RecipeError(f"model.start {part.start} is quantised already; leave model.quantize out")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, part.dtype)
+    config = quantization.bitsandbytes_config(model_class, False, True, device, dtype, "model.quantize")
+    return {"quantization_config": config}
 
 
 def _open_words(path: Path) -> FastTokenizer:

@@ -77,6 +77,7 @@ def select_parts(model: Any, names: list[str]) -> dict[str, nn.Parameter]:
     adapted = any(adapters.MARK in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
         learns = adapters.part_of(model, name) in names and (adapters.MARK in name or not adapted)
+        learns = learns and parameter.is_floating_point()  # which weights of 4 bits are not, before their adapters come
         parameter.requires_grad_(learns)
         if learns:
             chosen[name] = parameter

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from longview.errors import MediaError, RequestError
-from longview.models import adapters, checkpoint
+from longview.models import adapters, checkpoint, quantization
 from longview.models.base import PROGRAM_BYTES
 from longview.models.families import family_of
-from longview.train.opening import open_model
+from longview.train.opening import open_model, quantized
 from longview.train.optimizers import select_parts
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.run import check_stages, open_datasets, settle
@@ -58,6 +58,8 @@ def outlook(recipe: Recipe) -> Iterator[str]:
             what = "adapter of " if learns and recipe.model.adapter is not None else ""
             yield f"  {what}{part}: {count:,} parameters, {'learns' if learns else 'frozen'}"
         yield f"  {learning:,} of {total:,} parameters learn ({learning / total:.2%})"
+        if small := in_four_bits(recipe, model):
+            yield f"  {small:,} frozen ones are kept in 4 bits (NF4): {small * quantization.NF4_BYTES / GIB:.2f} GiB"
         if stage.objective not in OF_USERS:
             continue
         mixture = mixtures[stage.name]
@@ -83,6 +85,7 @@ def _open(recipe: Recipe) -> tuple[Any, Any, Any]:
     family = family_of(folder)
     config = checkpoint.open_config(family.Config, folder)
     family.Model.check(config, checkpoint.tensor_shapes(folder), folder)
+    quantized(recipe.model, family.Model, folder)
     with torch.device("meta"):
         model = family.Model(config)
     return model, family.Processor.from_pretrained(folder, config=config), config
@@ -98,6 +101,17 @@ def adapter_size(model: Any, part: str, rank: int) -> int:
     """Parameters of an adapter: two thin matrices for each linear layer."""
     layers = [model.get_submodule(name) for name in adapters.linear_layers(model, [part])]
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def in_four_bits(recipe: Recipe, model: Any) -> int:
+    """Parameters that a run keeps in NF4: the weights of the language model's linear layers, where the recipe says so.
+
+    Args:
+        model: Not quantised itself.
+    """
+    if recipe.model.quantize is None:
+        return 0
+    return sum(model.get_submodule(name).weight.numel() for name in adapters.linear_layers(model, ["language"]))
 
 
 def measure(processor: Any, mixture: Any, stage: Stage, limit: int) -> Sizes:
@@ -126,6 +140,7 @@ def memory(recipe: Recipe, stage: Stage, model: Any, config: Any, learning: int,
     text, size = config.get_text_config(), 2 if recipe.model.dtype == "bfloat16" else 4
     adapted = recipe.model.adapter is not None
     weights = (total if adapted else total - learning) * size + learning * 4
+    weights -= int(in_four_bits(recipe, model) * (size - quantization.NF4_BYTES))
     reference = total * size if stage.objective == "preference" and not adapted else 0
     rows = stage.pack or max(sizes.tokens) * stage.micro_batch * (2 if stage.objective == "preference" else 1)
     blocks, full = text.num_hidden_layers, 34 * size // 2

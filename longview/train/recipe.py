@@ -49,6 +49,7 @@ class ModelPart:
     processor: dict[str, Any] = field(default_factory=dict)  # settings of its processor: cut_enable, max_partition
     dtype: Literal["float32", "bfloat16"] = "float32"  # of arithmetic and of what never learns; what learns is float32
     adapter: AdapterPart | None = None  # learn adapters in place of the parts themselves
+    quantize: Literal["nf4"] | None = None  # with adapter: the language model in 4 bits (QLoRA, arXiv 2305.14314)
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,10 @@ def check(recipe: Recipe) -> None:
             raise RecipeError("model.adapter changes a model that exists; name one in model.start")
         for key, (low, high) in {"rank": (1, 10**5), "alpha": (0, INFINITE), "dropout": (0, 0.99)}.items():
             _check_number(f"model.adapter.{key}", getattr(recipe.model.adapter, key), low, high, key == "alpha")
+    elif recipe.model.quantize is not None:
+        raise RecipeError(
+            f"model.quantize is {recipe.model.quantize!r}, and such weights cannot learn; give model.adapter, which can"
+        )
 
 
 def _check_data(recipe: Recipe, stage: Stage, where: str) -> None:

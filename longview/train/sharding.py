@@ -37,7 +37,8 @@ def shard(model: Any) -> None:
     blocks = [layer for layer in model.language_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for unit in (*blocks, model):
         fully_shard(unit, mesh=mesh)
-    register_fsdp_forward_method(model, "look")
+    for method in ("encode", "look"):
+        register_fsdp_forward_method(model, method)
     for unit in model.modules():
         if isinstance(unit, FSDPModule):  # the loss is divided by what all processes learn from: gradients add up
             unit.set_gradient_divide_factor(1.0)

@@ -10,9 +10,10 @@ the rows nor packing changes it, nor the number of processes that the step's sam
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,6 +143,7 @@ class Tuning:
         self._stream = f"{recipe.seed} {self.stage.name}"
         self._autocast = recipe.model.dtype == "bfloat16"
         self.reference = reference
+        self._sees_anew = set(self.stage.train) != {"language"}  # every other part takes part in seeing
         if self.stage.gradient_checkpointing:
             model.activation_checkpointing_enable()
         else:
@@ -243,24 +245,44 @@ class Tuning:
         return -word_log_probs(self.model, arguments)[0].sum()
 
     def _preference(self, row: Sequence[Sample], share: int, found: dict[str, float]) -> Tensor:
-        """DPO's loss, summed; `margin` is β times how much more than its reference the model prefers the chosen."""
+        """DPO's loss, summed; `margin` is β times how much more than its reference the model prefers the chosen.
+
+        Both answers are about the same pictures, which are encoded once for both, and for the reference only where what
+        sees them has learned.
+        """
         chosen = self.processor.collate([sample.inputs for sample in row])
         rejected = self.processor.collate([sample.rejected for sample in row])
-        added = []
-        for batch in (chosen, rejected):
-            ours = answer_log_probs(self.model, self.model.look(batch))
-            with torch.no_grad():
-                if self.reference is not None:
-                    theirs = answer_log_probs(self.reference, self.reference.look(batch))
-                else:
-                    with adapters.disabled(self.model):
-                        theirs = answer_log_probs(self.model, self.model.look(batch))
-            added.append(ours - theirs)
-        real = torch.tensor([not sample.blank for sample in row], device=added[0].device)
-        margin = self.stage.beta * (added[0] - added[1])[real]
+        seen = see(self.model, chosen)
+        ours = [answer_log_probs(self.model, look(self.model, batch, seen)) for batch in (chosen, rejected)]
+        with torch.no_grad(), self._referring() as reference:
+            if self._sees_anew:
+                seen = see(reference, chosen)
+            theirs = [answer_log_probs(reference, look(reference, batch, seen)) for batch in (chosen, rejected)]
+        real = torch.tensor([not sample.blank for sample in row], device=ours[0].device)
+        margin = self.stage.beta * ((ours[0] - theirs[0]) - (ours[1] - theirs[1]))[real]
         found["margin"] = found.get("margin", 0.0) + margin.sum().item() / share
         found["preferred"] = found.get("preferred", 0.0) + (margin > 0).sum().item() / share
         return dpo_loss(margin)
+
+    @contextlib.contextmanager
+    def _referring(self) -> Iterator[Any]:
+        """What preferences are measured against: a model of its own, or this one without its adapter."""
+        if self.reference is not None:
+            yield self.reference
+            return
+        with adapters.disabled(self.model):
+            yield self.model
+
+
+def see(model: Any, batch: Mapping[str, Any]) -> Tensor | None:
+    """The features of a batch's pictures, (N, P, D); None where it has none."""
+    return model.encode(batch["pixel_values"]) if "pixel_values" in batch else None
+
+
+def look(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> dict[str, Any]:
+    """A batch as arguments of `forward`, with features of its pictures in place of their pixels."""
+    words = {name: value for name, value in batch.items() if name != "pixel_values"}
+    return model.look(words, features=seen)
 
 
 def shows(row: Sequence[Sample]) -> bool:

@@ -79,6 +79,13 @@ def test_what_is_told_of_an_adapter_is_what_is_made(tiny_folders, rows, tmp_path
 def test_every_published_stage_is_there():
     names = {f"{path.parent.name}/{path.stem}" for path in PUBLISHED}
     assert names >= {"owl3/1-align", "owl3/2-interleave", "owl3/3-instruct", "ovis2/1a-embed", "ovis2/1b-see"}
-    assert names >= {"ovis2/2-align", "ovis2/3-instruct", "ovis2/4-prefer", "recipes/lora", "recipes/dpo"}
+    assert names >= {
+        "ovis2/2-align",
+        "ovis2/3-instruct",
+        "ovis2/4-prefer",
+        "recipes/lora",
+        "recipes/qlora",
+        "recipes/dpo",
+    }
     for model in ("vicuna-7b", "vicuna-13b", "gemma-2b", "llama3-8b", "mixtral-8x7b", "yi-34b"):
         assert names >= {f"mgm/1-align-{model}", f"mgm/2-instruct-{model}"}

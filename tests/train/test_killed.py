@@ -20,20 +20,22 @@ from longview.train.folder import checkpoints
 from longview.train.recipe import from_tree
 from longview.train.supervised import Tuning
 
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.2}
 KINDS = {
-    "second epoch": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, None),
-    "accumulated": ("mgm", {"train": ["vision", "connector"], "steps": 12}, None),
-    "packed": ("owl3", {"pack": 300}, None),
-    "lora": ("owl3", {"train": ["language"]}, {"rank": 2, "alpha": 4, "dropout": 0.2}),
+    "second epoch": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, {}),
+    "accumulated": ("mgm", {"train": ["vision", "connector"], "steps": 12}, {}),
+    "packed": ("owl3", {"pack": 300}, {}),
+    "lora": ("owl3", {"train": ["language"]}, {"adapter": LORA}),
+    "qlora": ("owl3", {"train": ["language"]}, {"adapter": LORA, "quantize": "nf4"}),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_path, monkeypatch):
     """kill -9 in the middle of a step, whichever it is, in the second epoch too; at last it is let live."""
-    family, stage, adapter = KINDS[kind]
+    family, stage, model = KINDS[kind]
     recipe = tree(started[family], data, **stage)
-    recipe["model"]["adapter"] = adapter
+    recipe["model"] |= model
     understood = from_tree(recipe)
     taken = tmp_path / "taken"
     learn, look = Tuning.learn, Mixture.at
@@ -67,7 +69,7 @@ def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_p
         assert seen == order[(moment + 1) * 4 - len(seen) : (moment + 1) * 4]
     monkeypatch.setattr(Tuning, "learn", learn)
     again = training.train(understood, output, resume=True, progress=False)
-    assert again.name == ("adapter" if adapter else "model")
+    assert again.name == ("adapter" if "adapter" in model else "model")
     assert same(state(tmp_path / "whole"), state(output))
     assert same(exported(tmp_path / "whole"), exported(output))
     assert log(tmp_path / "whole") == log(output)

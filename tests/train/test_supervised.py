@@ -21,7 +21,7 @@ from longview.train import run as training
 from longview.train.datasets import Mixture, Quarantine
 from longview.train.optimizers import select_parts
 from longview.train.recipe import Recipe, Stage, check, from_tree
-from longview.train.supervised import Tuning
+from longview.train.supervised import Tuning, answer_log_probs, dpo_loss
 
 
 def tuned(model, processor, recipe: Recipe, folder: Path, reference=None) -> Tuning:
@@ -230,6 +230,36 @@ def test_the_loss_of_preferences_is_the_papers(tiny, data, tmp_path):
         expected.append(-functional.logsigmoid(torch.tensor(0.3 * (added[0] - added[1]))).item())
     assert max(expected) - min(expected) > 1e-3
     assert tuning.learn(0)[0] == pytest.approx(sum(expected) / 7, rel=1e-3)
+
+
+@pytest.mark.parametrize(("learning", "times"), [(["language"], 1), (["connector", "language"], 2), (["vision"], 2)])
+def test_pictures_of_a_pair_are_encoded_once_and_nothing_else_changes(tiny, data, tmp_path, learning, times):
+    """Beside the loss and the gradients of four whole passes; the reference has its own eyes where eyes learn."""
+    model, processor = copy.deepcopy(tiny)
+    recipe = from_tree(preference(data, batch=7, micro_batch=3, beta=0.3, train=learning))
+    reference = copy.deepcopy(model).requires_grad_(False)
+    for name, parameter in reference.named_parameters():
+        if adapters.part_of(reference, name) in learning:
+            parameter.data.mul_(0.9)
+    tuning = tuned(model, processor, recipe, tmp_path, reference)
+    samples, total = tuning.samples(0), 0.0
+    for row in (samples[:3], samples[3:6], samples[6:]):
+        batches = [processor.collate([getattr(sample, side) for sample in row]) for side in ("inputs", "rejected")]
+        added = [
+            answer_log_probs(model, model.look(batch)) - answer_log_probs(reference, reference.look(batch))
+            for batch in batches
+        ]
+        loss = dpo_loss(0.3 * (added[0] - added[1])) / len(samples)
+        loss.backward()
+        total += loss.item()
+    expected, seen = gradients(model), []
+    for each in (model, reference):
+        each.encode = lambda *args, encode=each.encode, **kwargs: seen.append(len(args[0])) or encode(*args, **kwargs)
+    assert tuning.learn(0)[0] == pytest.approx(total, rel=1e-4)
+    assert len(seen) == 3 * times
+    found, largest = gradients(model), max(slope.abs().max() for slope in expected.values())
+    assert found.keys() == expected.keys()
+    assert all((found[name] - expected[name]).abs().max() < 2e-4 * largest for name in expected)
 
 
 def test_only_the_last_answers_are_compared(tiny, data, tmp_path):

@@ -1,0 +1,319 @@
+"""What training costs: tokens a second and peak memory, by method and way, beside a plain loop over the same samples.
+
+    method   full: the language model learns    LoRA: adapters on it    QLoRA: adapters on it in 4 bits
+    way      plain: pad, `model(**batch).loss.backward()`, next         padded, packed: the steps of `longview train`
+
+Each pair follows a recipe in a process of its own, so that peaks do not mix. All see the same samples, drawn from a
+seed: words only, or about a picture or three, with answers of a few words or of many. The vision side is frozen, and
+blocks are computed again on the way back, as in the recipes that fine-tune.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import itertools
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import nn
+
+from longview.bench.report import Result, command, machine
+from longview.bench.subject import DIMENSIONS, picture, random_model
+from longview.engine.devices import best_device, check_device
+from longview.errors import RequestError
+from longview.models import checkpoint
+from longview.models.families import families
+from longview.train.datasets import Mixture, Quarantine
+from longview.train.opening import add_adapter, open_model
+from longview.train.optimizers import make_optimizers, select_parts
+from longview.train.recipe import DatasetPart, Recipe, Stage, from_tree
+from longview.train.supervised import Sample, Tuning, rows_of
+
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "LoRA": {"adapter": {}},
+    "QLoRA": {"adapter": {}, "quantize": "nf4"},
+}
+WAYS = ("plain", "padded", "packed")
+MICRO_BATCH = 8
+"""Samples that pass the model at a time, where they are padded; a packed row is as long as the longest sample."""
+SHOWN = {0: 3, 1: 5, 3: 2}
+"""How many pictures a sample shows, and how often."""
+ANSWERS = {5: 5, 30: 3, 150: 2}
+"""About how many words an answer has, and how often."""
+WORDS = ("the", "a", "red", "green", "blue", "large", "circle", "square", "stands", "left", "of", "right", "above")
+
+
+class Job(NamedTuple):
+    """What one process measures."""
+
+    recipe: Recipe
+    way: str
+    device: str
+    steps: int
+    """Those that are timed, after one that is not."""
+
+
+class Cost(NamedTuple):
+    """What it found: sums over the timed steps."""
+
+    seconds: float
+    processor_seconds: float
+    tokens: int
+    samples: int
+    positions: int
+    """Tokens, and the padding beside them."""
+    peak_bytes: int
+
+
+def train(dims: str, dtype: str | None, device: str | None, samples: int, frames: int, repeats: int) -> Result:
+    """What training a model costs here.
+
+    Args:
+        dims: One of DIMENSIONS, for random weights; or an embedded model, a folder, a hub id.
+        samples: Of a step.
+        frames: Above 0, steps of one sample instead, about a video of so many frames; of adapters only.
+        repeats: Steps that are timed.
+
+    Raises:
+        RequestError: no such dimensions or device, or none to train on.
+    """
+    device = device or best_device()
+    check_device(device)
+    if device == "mps":
+        raise RequestError("training runs on cpu and cuda, not on mps; give --device cpu")
+    dtype = dtype or ("bfloat16" if dims in DIMENSIONS else "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise RequestError(f"dtype is {dtype!r:.40}; training computes in float32 or bfloat16")
+    told = machine()
+    methods = [method for method in METHODS if not (frames and method == "full")]
+    if lacking := importlib.util.find_spec("bitsandbytes") is None:
+        methods.remove("QLoRA")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
+        start = _start(dims, dtype, Path(folder))
+        data = write_rows(Path(folder), samples * (repeats + 1), frames)
+        stage = Stage(
+            "tune", repeats + 1, ["language"], "supervised", batch=samples, micro_batch=min(samples, MICRO_BATCH),
+            frames=frames, learning_rate=1e-5, warmup=0, quarantine=0.0, gradient_checkpointing=True,
+            datasets=[DatasetPart(str(data))],
+        )  # fmt: skip
+        for method, way in itertools.product(methods, ("padded",) if frames else WAYS):
+            recipe = from_tree(
+                {"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [dataclasses.asdict(stage)]}
+            )
+            cost = _in_a_process(Job(recipe, way, device, repeats))
+            rows.append({"training": f"{method} {way}", **_figures(cost, repeats, device)})
+    settings = {"dims": dims, "dtype": dtype, "device": device, "samples a step": samples, "frames": frames}
+    result = Result("train", "", settings | {"repeats": repeats}, rows, machine=told, command=command())
+    what = f"a video of {frames} frames a step" if frames else f"steps of {samples} samples of mixed lengths"
+    result.about = (
+        f"Training the language model on {what}, each row in a process of its own. Tokens are words and pictures in "
+        "the sequence, learned or not; padding is not counted. Peak memory is that of the steps"
+        + (", the program included." if device == "cpu" else ", on the device.")
+    )
+    result.x, result.y = "training", ["tokens/s", "peak GiB"]
+    result.findings = _findings(rows)
+    if lacking:
+        result.findings.append("QLoRA is left out: bitsandbytes is not installed (longview[quant]).")
+    return result
+
+
+# ── what is trained, on what ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _start(dims: str, dtype: str, folder: Path) -> str:
+    """The model to start from: as it is, or random weights, written to a folder."""
+    if dims in DIMENSIONS:
+        model, processor = random_model(dims, dtype)
+        model.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+        return str(folder / "model")
+    if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
+        known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
+        raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
+    return str(checkpoint.resolve(dims))
+
+
+def write_rows(folder: Path, count: int, frames: int = 0, seed: int = 0) -> Path:
+    """A user's data, as `longview train` reads it: conversations of many lengths, or each about a video."""
+    rng = random.Random(seed)
+    names = [f"{number}.png" for number in range(max(16, frames))]
+    for number, name in enumerate(names):
+        picture(number).save(folder / name)
+    lines = []
+    for _ in range(count):
+        words = rng.choices(list(ANSWERS), list(ANSWERS.values()))[0] * rng.uniform(0.5, 1.5)
+        row: dict[str, Any] = {"response": " ".join(rng.choices(WORDS, k=max(1, round(words)))) + "."}
+        shown = rng.choices(list(SHOWN), list(SHOWN.values()))[0]
+        if frames:
+            row |= {"query": "<video>What happens?", "videos": [names[:frames]]}
+        else:
+            row |= {"query": "<image>" * shown + "What do you see?", "images": rng.sample(names, shown)}
+        lines.append(json.dumps(row))
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+# ── one process ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _in_a_process(job: Job) -> Cost | None:
+    """Measure in a process of its own; None: it does not fit into memory."""
+    context = get_context("forkserver")  # whose server has imported all and computed nothing
+    context.set_forkserver_preload([__name__, "peft", *(family.Model.__module__ for family in families().values())])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measure, job).result()
+        except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool):  # the last: the system ended it
+            return None
+
+
+def measure(job: Job) -> Cost:
+    """Follow a job's recipe for a few steps."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
+        tuning, parameters = _tuning(job, Path(folder))
+        steps = range(1, job.steps + 1)
+        laid_out = [_positions(tuning.samples(step), tuning.stage) for step in (0, *steps)]
+        learn: Callable[[int], Any] = (
+            _plain(tuning, job.recipe.model.dtype == "bfloat16") if job.way == "plain" else tuning.learn
+        )
+        optimizers = make_optimizers(parameters, tuning.stage, tuning.model.parts)
+        _forget_peak(job.device)
+
+        def follow(step: int) -> None:
+            tuning.model.zero_grad()
+            learn(step)
+            nn.utils.clip_grad_norm_(parameters.values(), tuning.stage.clip_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+            if job.device != "cpu":
+                torch.cuda.synchronize(job.device)
+
+        follow(0)
+        began, worked = time.perf_counter(), time.process_time()
+        for step in steps:
+            follow(step)
+        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
+        tokens, positions = (sum(numbers) for numbers in zip(*laid_out[1:], strict=True))
+        samples = job.steps * tuning.stage.batch
+        return Cost(seconds, processor_seconds, tokens, samples, positions, _peak(job.device))
+
+
+def _tuning(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
+    """The model of a job's recipe, ready to learn, and what learns of it."""
+    recipe, stage = job.recipe, job.recipe.stages[0]
+    model, processor = open_model(recipe, folder)
+    add_adapter(recipe, model)
+    model.to(job.device).train()
+    parameters = select_parts(model, stage.train)
+    mixture = Mixture(stage.datasets, recipe.seed, stage.name, rejected=False)
+    ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
+    tuning = Tuning(recipe, 0, model, processor, mixture, ward)
+    if job.way == "packed":
+        longest = max(sample.length for step in range(job.steps + 1) for sample in tuning.samples(step))
+        tuning.stage = dataclasses.replace(stage, pack=longest)
+    return tuning, parameters
+
+
+def _positions(samples: list[Sample], stage: Stage) -> tuple[int, int]:
+    """Tokens of a step, and the positions that they are laid out in."""
+    tokens = sum(sample.length for sample in samples)
+    if stage.pack:
+        return tokens, tokens
+    return tokens, sum(len(row) * max(sample.length for sample in row) for row in rows_of(samples, stage))
+
+
+def _plain(tuning: Tuning, half: bool) -> Callable[[int], None]:
+    """The loop that one writes first: batches in the order of the data, padded, and the loss that the model returns."""
+    model, processor, device = tuning.model, tuning.processor, tuning.model.device
+
+    def learn(step: int) -> None:
+        rows = list(rows_of(tuning.samples(step), tuning.stage))
+        for row in rows:
+            batch = processor.collate([sample.inputs for sample in row])
+            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = model(**batch, use_cache=False).loss / len(rows)
+            loss.backward()
+
+    return learn
+
+
+def _forget_peak(device: str) -> None:
+    """Let the peak of memory be that of what follows."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # where this is not to be had, loading counts as well
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: the peak becomes what is held now
+
+
+def _peak(device: str) -> int:
+    """Bytes held at most."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ── what follows ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _figures(cost: Cost | None, steps: int, device: str) -> dict[str, Any]:
+    """The columns of a row; processor time tells more than seconds where the processor is shared."""
+    figures: dict[str, Any] = {
+        "s a step": cost and cost.seconds / steps,
+        "samples/s": cost and cost.samples / cost.seconds,
+        "tokens/s": cost and cost.tokens / cost.seconds,
+    }
+    if device == "cpu":
+        figures["tokens/processor s"] = cost and cost.tokens / cost.processor_seconds
+    return figures | {
+        "padding": cost and f"{1 - cost.tokens / cost.positions:.0%}",
+        "peak GiB": cost and cost.peak_bytes / 2**30,
+    }
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    """How the ways and the methods compare."""
+    found = {row["training"]: row for row in rows}
+    told = [f"{row['training']} does not fit into memory." for row in rows if row["tokens/s"] is None]
+
+    def ratio(column: str, one: str, other: str) -> float | None:
+        above, below = (found.get(key, {}).get(column) for key in (one, other))
+        return above / below if above and below else None
+
+    for method in METHODS:
+        packed, plain = f"{method} packed", f"{method} plain"
+        if times := ratio("tokens/s", packed, plain):
+            by = ratio("tokens/processor s", packed, plain)
+            more = f" ({by:.2f}× by processor time)" if by else ""
+            memory = ratio("peak GiB", packed, plain)
+            told.append(f"{method}: packed {times:.2f}× the plain loop's tokens/s{more}, in {memory:.2f}× its memory.")
+    for (one, other), way in itertools.product((("LoRA", "full"), ("QLoRA", "LoRA")), WAYS):
+        if share := ratio("peak GiB", f"{one} {way}", f"{other} {way}"):
+            told.append(f"{one} {way} needs {share:.2f}× the memory of {other} {way}.")
+    return told
