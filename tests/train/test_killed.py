@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
@@ -23,7 +24,18 @@ from longview.train.supervised import Tuning
 KINDS = {
     "second epoch": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, None),
     "accumulated": ("mgm", {"train": ["vision", "connector"], "steps": 12}, None),
-    "packed": ("owl3", {"pack": 300}, None),
+    "packed": ("owl3", {"pack": 300, "group_by_length": True}, None),
+    "streamed": (
+        "owl3",
+        {
+            "crop": {"single": 0.5},
+            "datasets": [
+                {"path": "rows.jsonl", "streaming": True, "buffer": 3},
+                {"path": "captions.parquet", "streaming": True},
+            ],
+        },
+        None,
+    ),
     "lora": ("owl3", {"train": ["language"]}, {"rank": 2, "alpha": 4, "dropout": 0.2}),
 }
 
@@ -32,8 +44,10 @@ KINDS = {
 def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_path, monkeypatch):
     """kill -9 in the middle of a step, whichever it is, in the second epoch too; at last it is let live."""
     family, stage, adapter = KINDS[kind]
-    recipe = tree(started[family], data, **stage)
+    recipe = copy.deepcopy(tree(started[family], data, **stage))
     recipe["model"]["adapter"] = adapter
+    for part in recipe["stages"][0]["datasets"]:
+        part["path"] = str(data / part["path"])
     understood = from_tree(recipe)
     taken = tmp_path / "taken"
     learn, look = Tuning.learn, Mixture.at
