@@ -225,7 +225,7 @@ def _tuning(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
     add_adapter(recipe, model)
     model.to(job.device).train()
     parameters = select_parts(model, stage.train)
-    mixture = Mixture(stage.datasets, recipe.seed, stage.name, rejected=False)
+    mixture = Mixture(stage, recipe.seed)
     ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
     tuning = Tuning(recipe, 0, model, processor, mixture, ward)
     if job.way == "packed":

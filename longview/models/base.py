@@ -77,6 +77,20 @@ class Inputs:
                 yield sight, sight.pixels(frame.image)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a conversation is laid out for training, where that differs from how the processor is set."""
+
+    plain: bool = False
+    """Without the chat template: what the user shows and, right behind it, the answer, as captions are learned."""
+    cut: bool | None = None
+    """Whether pictures are cut into crops."""
+    max_partition: int | None = None
+    """How many crops a picture is cut into at most."""
+
+
+AS_SET = Layout()
+
 PROGRAM_BYTES = 512 << 20
 """Python and its libraries, once torch and transformers are imported."""
 
@@ -120,16 +134,21 @@ class Processor(Protocol):
     default_media: MediaOptions
     draws: bool
     """Whether the model was taught to describe pictures to be painted."""
+    cutting: tuple[str, ...]
+    """Fields of `Layout` that change how its pictures are cut; none where the model decides."""
 
     @property
     def end_tokens(self) -> list[int]:
         """Token ids that end an answer."""
 
-    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+    def prepare(
+        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
+    ) -> Inputs:
         """One conversation and its media, in the order in which they stand in the messages.
 
         Args:
             train: The last message is the assistant's; `tensors` gain `labels`, −100 but for the assistant's words.
+            layout: Where it differs from how the processor is set.
 
         Raises:
             RequestError: a medium where the family allows none, or media that do not match the messages.

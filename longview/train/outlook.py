@@ -16,6 +16,7 @@ from longview.errors import MediaError, RequestError
 from longview.models import adapters, checkpoint, quantization
 from longview.models.base import PROGRAM_BYTES
 from longview.models.families import family_of
+from longview.train.layouts import check_cutting
 from longview.train.opening import open_model, quantized
 from longview.train.optimizers import select_parts
 from longview.train.recipe import OF_USERS, Recipe, Stage
@@ -45,6 +46,7 @@ def outlook(recipe: Recipe) -> Iterator[str]:
     recipe = settle(recipe, mixtures)
     model, processor, config = _open(recipe)
     check_stages(recipe, model)
+    check_cutting(recipe, processor, mixtures)
     total = sum(parameter.numel() for parameter in model.parameters())
     for number, stage in enumerate(recipe.stages):
         yield f"stage {number + 1}, {stage.name}: {stage.objective}, {stage.steps:,} steps of {_step(stage)}"
@@ -64,7 +66,8 @@ def outlook(recipe: Recipe) -> Iterator[str]:
             continue
         mixture = mixtures[stage.name]
         sizes = measure(processor, mixture, stage, longest(config, stage))
-        yield f"  data: {mixture.epoch:,} samples an epoch, {stage.steps * stage.batch / mixture.epoch:.2f} epochs"
+        epochs = f"{mixture.epoch:,} samples an epoch, {stage.steps * stage.batch / mixture.epoch:.2f} epochs"
+        yield f"  data: {f'a stream, {stage.steps * stage.batch:,} samples of it' if mixture.streams else epochs}"
         for what, counts in (("tokens", sizes.tokens), ("pictures", sizes.pictures)):
             if counts:
                 mean = sum(counts) / len(counts)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from longview.errors import RecipeError
+from longview.train.rows import KINDS, NAMES
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
 Objective = Literal["contents", "places", "answers", "pairs", "supervised", "preference"]
@@ -65,12 +66,18 @@ class DataPart:
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """A file of a user's conversations; rows.py says in which spellings."""
+    """A user's conversations or captions; sources.py says where they may lie, rows.py in which spellings."""
 
-    path: str  # JSON or JSONL; `rows.jsonl#2000`: 2000 of its rows, drawn at random
-    weight: float = 1.0  # how often an epoch sees each row: 2 is twice, 0.5 every other one
+    path: str  # file, info.json:NAME, folder or hub name[:SUBSET]; with #2000 behind it, so many rows drawn at random
+    weight: float = 1.0  # how often an epoch sees each row: 2 is twice, 0.5 every other one; of streams: the share
     folder: str | None = None  # where relative paths of pictures and videos begin; default: the file's own folder
     ignore: list[str] = field(default_factory=list)  # columns to be left out of account
+    columns: dict[str, str] = field(default_factory=dict)  # names of its own → known ones: {text: response}
+    query: str | None = None  # the question of every row, where the rows hold none
+    split: str = "train"  # of a folder or a hub name
+    streaming: bool = False  # rows are read on the way and never all held; #2000: the first ones
+    buffer: int = 1000  # rows of a stream that are shuffled together
+    text_rich: bool = False  # its pictures are full of text: they are the kind "text" of crop and max_partition
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,12 @@ class Stage:
     micro_batch: int = 1  # samples that pass the model at a time; a step adds up their gradients
     pack: int = 0  # in place of micro_batch: positions of a row that samples are packed into; 0: they are padded
     max_length: int = 0  # positions, of words and pictures; a longer sample is skipped. 0: as many as the model takes
-    frames: int = 0  # of a video; 0: as many as the model's family takes
+    template: Literal["chat", "plain"] = "chat"  # plain: the answer right behind the pictures; so are captions always
+    frames: int = 0  # of a video at most; 0: as many as the model's family takes
+    fps: float = 0.0  # frames a second of a video; 0: as the family chooses them
+    crop: dict[str, float] = field(default_factory=dict)  # share of the samples of a kind whose pictures are cut
+    max_partition: dict[str, int] = field(default_factory=dict)  # crops of a picture at most, in samples of a kind
+    group_by_length: bool = False  # a step holds samples with pictures, or without; lengths are evened out in it
     quarantine: float = 0.01  # the run ends when a larger share of samples is broken
     gradient_checkpointing: bool = False  # compute blocks again on the way back: less memory, a third more time
     beta: float = 0.1  # preference: how dear it is to leave the reference
@@ -177,14 +189,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "simple": (0, 1), "captions": (0, 1), "final_rate": (0, 1), "probe_layer": (0, 10**4), "warmup": (0, 10**9),
     "probe_weight": (0, INFINITE), "weight_decay": (0, INFINITE), "learning_rate": (0, 1), "clip_norm": (0, INFINITE),
     "warmup_ratio": (0, 1), "beta2": (0, 1), "epochs": (0, 10**6), "micro_batch": (1, 10**6), "pack": (0, 10**7),
-    "max_length": (0, 10**7), "frames": (0, 10**5), "quarantine": (0, 1), "beta": (0, INFINITE),
+    "max_length": (0, 10**7), "frames": (0, 10**5), "fps": (0, 1000), "quarantine": (0, 1), "beta": (0, INFINITE),
 }  # fmt: skip
 """The least and the most of each number of a stage; none is infinite."""
 DATA_RANGES: dict[str, tuple[float, float]] = {
     "pictures": (1, 10**6), "clips": (0, 10**6), "simple": (0, 1), "signs": (0, 1), "prints": (0, 1),
 }  # fmt: skip
 ABOVE_ZERO = ("learning_rate", "clip_norm", "beta", "beta2")
-USERS_ONLY = ("datasets", "epochs", "micro_batch", "pack", "max_length", "frames", "gradient_checkpointing")
+USERS_ONLY = (
+    "datasets", "epochs", "micro_batch", "pack", "max_length", "template", "frames", "fps", "crop", "max_partition",
+    "group_by_length", "gradient_checkpointing",
+)  # fmt: skip
 WORLDS_ONLY = ("mix", "kinds", "simple", "captions", "turns", "tokens", "probe_layer", "probe_weight")
 
 
@@ -244,7 +259,18 @@ def _check_data(recipe: Recipe, stage: Stage, where: str) -> None:
     if bool(stage.steps) == bool(stage.epochs):
         raise RecipeError(f"{where} has steps {stage.steps} and epochs {stage.epochs:g}; give one of them, the other 0")
     for index, part in enumerate(stage.datasets):
-        _check_number(f"{where}.datasets.{index}.weight", part.weight, 0, 10**6, above=True)
+        _check_dataset(part, f"{where}.datasets.{index}")
+    streamed = next((part.path for part in stage.datasets if part.streaming), None)
+    if streamed is not None and (stage.epochs or stage.group_by_length):
+        what = "epochs means" if stage.epochs else "group_by_length means"
+        raise RecipeError(f"{where}.{what} nothing to {streamed}, a stream, whose rows are not known; give steps alone")
+    for key, (low, high) in {"crop": (0, 1), "max_partition": (1, 10**4)}.items():
+        for kind, value in getattr(stage, key).items():
+            if kind not in KINDS:
+                raise RecipeError(f"{where}.{key} holds {kind!r}; the kinds of samples are {', '.join(KINDS)}")
+            _check_number(f"{where}.{key}.{kind}", value, low, high)
+    if stage.objective == "preference" and stage.template != "chat":
+        raise RecipeError(f"{where}.template {stage.template!r} means nothing to objective 'preference'; leave it out")
     if stage.objective == "preference" and stage is not recipe.stages[0] and recipe.model.adapter is None:
         raise RecipeError(
             f"{where} compares with the model that the recipe starts from, so it must be the first stage; move it into "
@@ -252,6 +278,17 @@ def _check_data(recipe: Recipe, stage: Stage, where: str) -> None:
         )
     if stage.objective == "preference" and stage.pack:
         raise RecipeError(f"{where}.pack means nothing to objective 'preference', whose answers come in pairs")
+
+
+def _check_dataset(part: DatasetPart, where: str) -> None:
+    _check_number(f"{where}.weight", part.weight, 0, 10**6, above=True)
+    _check_number(f"{where}.buffer", part.buffer, 1, 10**7)
+    if part.buffer != DatasetPart(part.path).buffer and not part.streaming:
+        raise RecipeError(f"{where}.buffer means nothing without streaming; leave it out")
+    for column in part.columns.values():
+        if column not in NAMES:
+            near = difflib.get_close_matches(column, NAMES, n=1, cutoff=0)[0]
+            raise RecipeError(f"{where}.columns names unknown {column!r}; the nearest known column is {near!r}")
 
 
 def _check_ranges(recipe: Recipe) -> None:

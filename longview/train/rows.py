@@ -4,10 +4,13 @@
     LLaVA      {"image": … , "conversations": [{"from": "human" | "gpt", "value"}, …]}       also ShareGPT
     pairs      {"conversation": [{"human", "assistant"}, …]}                                 ShareGPT as ms-swift has it
     question   {"query", "response", "history": [[question, answer], …], "system"}           also Alpaca
+    TRL        {"prompt": text or messages, "completion" or "chosen" and "rejected": the same, "images": […]}
+    caption    {"caption", "image_path"}                                                     Ovis: without a template
 
 Any of them may hold `rejected_response`, the answer that is to become less likely. In a user's text `<image>` is the
-next picture and `<video>` the next video; where the text holds none, the media stand in front of the first question.
-Elsewhere these are letters. A key that is not understood is refused, not dropped.
+next picture and `<video>` the next video, as is a block {"type": "image"} that names none; where there are neither, the
+media stand in front of the first question. Elsewhere these are letters. A key that is not understood is refused, not
+dropped.
 """
 
 from __future__ import annotations
@@ -15,24 +18,28 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+from PIL import Image
 
 from longview.errors import RecipeError, RequestError
 from longview.messages import Message, Part, Source
 
 SYNONYMS = {
     "messages": ("messages", "conversations", "conversation"),
-    "images": ("images", "image"),
+    "images": ("images", "image", "image_path"),
     "videos": ("videos", "video", "video_frames"),
     "system": ("system", "system_prompt"),
     "query": ("query", "question", "prompt", "instruction"),
     "input": ("input",),
-    "response": ("response", "answer", "output"),
+    "response": ("response", "answer", "output", "completion", "chosen"),
     "history": ("history",),
-    "rejected_response": ("rejected_response",),
+    "rejected_response": ("rejected_response", "rejected"),
     "rejected_messages": ("rejected_messages",),
+    "caption": ("caption",),
+    "max_partition": ("max_partition",),
 }
 """Our name of each column, and all that it is known by."""
 NAMES = {name: column for column, names in SYNONYMS.items() for name in names}
@@ -46,6 +53,10 @@ ROLES = {
 }  # fmt: skip
 TAG = re.compile("<(image|video)>")
 
+Kind = Literal["text", "single", "several", "video"]
+KINDS: tuple[str, ...] = get_args(Kind)
+"""What a sample shows: pictures rich in text, another single picture, several of them, or video."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -56,18 +67,56 @@ class Example:
     """An answer that is worse than the last message."""
     unlearned: frozenset[int] = frozenset()
     """Numbers, among the assistant's messages, of those that are context only."""
+    plain: bool = False
+    """Learned without the chat template: pictures, and the caption right behind them."""
+    max_partition: int | None = None
+    """How many crops a picture is cut into at most, where the row says so."""
+    text_rich: bool = False
+    """Its pictures are full of text, so that crops of them matter."""
 
     @property
     def media(self) -> list[Part]:
         return [part for message in self.messages for part in message.media]
 
+    @property
+    def kind(self) -> Kind | None:
+        """None: it shows nothing."""
+        media = self.media
+        if any(part.type == "video" for part in media):
+            return "video"
+        if media and self.text_rich:
+            return "text"
+        return ("single" if len(media) == 1 else "several") if media else None
 
-def read_row(row: Any, folder: Path, ignore: Sequence[str] = ()) -> Example:
+    @property
+    def words(self) -> int:
+        """Its length without a tokenizer: words between spaces, and one for each picture or video."""
+        return len(self.media) + sum(len(part.text.split()) for message in self.messages for part in message.parts)
+
+
+def bare(example: Example) -> Example:
+    """What is shown and what is answered, to be learned without the chat template; the question is left out.
+
+    Raises:
+        RecipeError: there is more than one answer, or nothing is shown.
+    """
+    roles = [message.role for message in example.messages]
+    if roles != ["user", "assistant"] or not example.media:
+        raise RecipeError(
+            f"template plain learns one answer about pictures; the row has {len(example.media)} pictures and the "
+            f"messages {', '.join(roles)}"
+        )
+    shown, answer = example.messages
+    return replace(example, messages=(Message.of("user", *shown.media), answer), plain=True)
+
+
+def read_row(row: Any, folder: Path, ignore: Sequence[str] = (), caption_template: str | None = None) -> Example:
     """Understand a row.
 
     Args:
         folder: Where relative paths of media begin.
         ignore: Columns to be left out of account.
+        caption_template: Text around the `<image>` in front of a caption; default: the picture alone.
 
     Raises:
         RecipeError: a column is unknown, or the row does not add up; says what was expected.
@@ -77,7 +126,7 @@ def read_row(row: Any, folder: Path, ignore: Sequence[str] = ()) -> Example:
     columns = _columns(row, ignore)
     given = {kind: _media(columns.get(f"{kind}s"), kind, folder) for kind in ("image", "video")}
     try:
-        messages, unlearned = _place(_turns(columns), given, folder)
+        messages, unlearned = _place(_turns(columns, caption_template), given, folder)
         rejected = _rejected(columns, messages)
     except RequestError as error:
         raise RecipeError(str(error)) from error
@@ -85,7 +134,7 @@ def read_row(row: Any, folder: Path, ignore: Sequence[str] = ()) -> Example:
         raise RecipeError(f"the last message is the {messages[-1].role}'s; what is learned is the assistant's answer")
     if len(unlearned) == sum(message.role == "assistant" for message in messages):
         raise RecipeError("no answer is to be learned: loss is false in every one; leave the row out")
-    return Example(messages, rejected, unlearned)
+    return Example(messages, rejected, unlearned, "caption" in columns, _crops(columns.get("max_partition")))
 
 
 def _columns(row: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
@@ -104,7 +153,24 @@ def _columns(row: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
         if key == "video_frames":
             value = [value]
         found[NAMES[key]] = value
+    if isinstance(found.get("response"), list) and "messages" not in found:  # TRL's: the prompt's messages go on
+        found["messages"] = _joined(found.pop("query", []), found.pop("response"))
+        if isinstance(found.get("rejected_response"), list):
+            found["rejected_messages"] = found.pop("rejected_response")
     return found
+
+
+def _joined(prompt: Any, answer: list) -> list:
+    return [*(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]), *answer]
+
+
+def _crops(value: Any) -> int | None:
+    """A row's `max_partition`; tables have NaN where they hold nothing, and then 9.0 for 9."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value != int(value):
+        raise RecipeError(f"max_partition is {value!r:.40}; it is a whole number of crops, from 1 up")
+    return int(value)
 
 
 # ── who says what ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,11 +179,14 @@ Turn = tuple[str, Any, bool]
 """A role, its content (text or blocks), and whether it is learned."""
 
 
-def _turns(columns: Mapping[str, Any]) -> list[Turn]:
-    if "messages" in columns:
-        clash = next((key for key in ("query", "input", "response", "history") if key in columns), None)
-        if clash:
-            raise RecipeError(f"the row has messages and a column {clash!r} as well; keep one of them")
+def _turns(columns: Mapping[str, Any], caption_template: str | None) -> list[Turn]:
+    whole = next((key for key in ("caption", "messages") if key in columns), None)
+    others = [key for key in ("messages", "query", "input", "response", "history") if key != whole and key in columns]
+    if whole and others:
+        raise RecipeError(f"the row has {whole} and a column {others[0]!r} as well; keep one of them")
+    if whole == "caption":
+        return _caption(columns, caption_template)
+    if whole == "messages":
         turns = list(_messages(columns["messages"]))
     else:
         turns = list(_question(columns))
@@ -128,6 +197,19 @@ def _turns(columns: Mapping[str, Any]) -> list[Turn]:
     if not turns:
         raise RecipeError("the row holds no messages")
     return turns
+
+
+def _caption(columns: Mapping[str, Any], template: str | None) -> list[Turn]:
+    """What stands around a picture, and its caption. Nothing else is said."""
+    extra = next((key for key in ("system", "rejected_response", "rejected_messages") if key in columns), None)
+    if extra:
+        raise RecipeError(f"the row has a caption and a column {extra!r} as well; keep one of them")
+    caption = columns["caption"]
+    if not isinstance(caption, str) or not (caption := caption.replace("<image>", "").strip()):
+        raise RecipeError(f"a caption is text, not {columns['caption']!r:.60}")
+    if not any(columns.get(kind) for kind in ("images", "videos")):
+        raise RecipeError("the row has a caption and no picture")
+    return [("user", template or "", False), ("assistant", caption, True)]
 
 
 def _messages(value: Any) -> Iterator[Turn]:
@@ -141,14 +223,18 @@ def _messages(value: Any) -> Iterator[Turn]:
             yield "user", message["human"], False
             yield "assistant", message["assistant"], True
             continue
-        _no_more(message, ("role", "from", "content", "value", "loss"))
+        _no_more(message, ("role", "from", "content", "value", "loss", "loss_scale"))
         role, content = (_one_of(message, keys) for keys in (("role", "from"), ("content", "value")))
         if role not in ROLES:
             raise RecipeError(f"unknown role {role!r:.40}; expected one of {', '.join(ROLES)}")
-        loss = message.get("loss")
-        if loss not in (None, True, False) or (loss and ROLES[role] != "assistant"):
-            raise RecipeError(f"loss is {loss!r:.40} in the {role}'s message; it is true or false in the assistant's")
-        yield ROLES[role], content, ROLES[role] == "assistant" and loss is not False
+        for key in ("loss", "loss_scale"):
+            loss = message.get(key)
+            if loss not in (None, 1, 0) or (loss and ROLES[role] != "assistant"):
+                raise RecipeError(
+                    f"{key} is {loss!r:.40} in the {role}'s message; it is true or false in the assistant's"
+                )
+        learned = message.get("loss") not in (0,) and message.get("loss_scale") not in (0,)
+        yield ROLES[role], content, ROLES[role] == "assistant" and learned
 
 
 def _question(columns: Mapping[str, Any]) -> Iterator[Turn]:
@@ -186,6 +272,8 @@ def _rejected(columns: Mapping[str, Any], messages: Sequence[Message]) -> Messag
         ):
             raise RecipeError("rejected_messages differ from messages before the last answer; only that may differ")
         answer = turns[-1][1]
+        if isinstance(answer, list):
+            answer = Message.of("assistant", *_parts(answer, None, Path())).text
     elif "rejected_response" in columns:
         answer = columns["rejected_response"]
     else:
@@ -204,8 +292,7 @@ def _place(
     turns: Sequence[Turn], given: Mapping[str, list[Part]], folder: Path
 ) -> tuple[tuple[Message, ...], frozenset[int]]:
     """Turns with their media in the places of their tags."""
-    texts = [text for role, content, _ in turns if role == "user" for text in _texts(content)]
-    tags = [tag for text in texts for tag in TAG.findall(text)]
+    tags = [tag for role, content, _ in turns if role == "user" for tag in _tags(content)]
     for kind, parts in given.items():
         if tags.count(kind) not in (0, len(parts)):
             raise RecipeError(
@@ -227,11 +314,23 @@ def _place(
     return tuple(messages), frozenset(unlearned)
 
 
-def _texts(content: Any) -> list[str]:
+def _tags(content: Any) -> list[str]:
+    """Kinds of the media that a message takes from the row's columns, in order."""
     if isinstance(content, str):
-        return [content]
-    blocks = content if isinstance(content, list) else []
-    return [block["text"] for block in blocks if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
+        return TAG.findall(content)
+    tags: list[str] = []
+    for block in content if isinstance(content, list) else []:
+        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
+            tags += TAG.findall(block["text"])
+        elif _is_tag(block):
+            tags.append(block["type"])
+    return tags
+
+
+def _is_tag(block: Any) -> bool:
+    """A block that says where a picture or video stands, and not which."""
+    named = isinstance(block, Mapping) and block.get("type") in ("image", "video")
+    return named and all(value is None for key, value in block.items() if key != "type")
 
 
 def _parts(content: Any, queues: Mapping[str, Iterator[Part]] | None, folder: Path) -> list[Part]:
@@ -248,6 +347,9 @@ def _parts(content: Any, queues: Mapping[str, Iterator[Part]] | None, folder: Pa
     for block in content:
         if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
             found += _parts(block["text"], queues, folder)
+            continue
+        if queues is not None and _is_tag(block):
+            found.append(next(queues[block["type"]]))
             continue
         part = Part.from_dict(_plain(block))
         found.append(Part(part.type, source=_source(part.source, part.type, folder)))
@@ -271,15 +373,29 @@ def _media(value: Any, kind: str, folder: Path) -> list[Part]:
 
 
 def _source(source: Any, kind: str, folder: Path) -> Source:
-    if isinstance(source, Mapping) and isinstance(source.get("path"), str):  # as Hugging Face's image columns have it
-        source = source["path"]
+    if isinstance(source, Mapping) and {"bytes", "path"} & source.keys():  # as Hugging Face's image columns have it
+        source = source.get("bytes") or source.get("path")
+    if isinstance(source, (bytes, Image.Image)) and source:
+        return source
     if isinstance(source, list) and kind == "video" and source:
         return [_source(frame, "image", folder) for frame in source]
     if not isinstance(source, str) or not source:
         raise RecipeError(f"{kind} {source!r:.60} is no path, URL or data URI")
     if re.match(r"(https?|data|file):", source, re.IGNORECASE):
         return source
-    return str(folder / Path(source).expanduser())
+    return str(_kept(folder / Path(source).expanduser()))
+
+
+def _kept(path: Path) -> Path:
+    """Where the collections that LLaVA's and MGM's files name keep a picture today: OCR-VQA's may be PNG, and both
+    parts of Visual Genome lie in one folder."""
+    if any("ocr" in part for part in path.parts) and path.suffix == ".jpg":
+        other = path.with_suffix(".png")
+    elif {"VG_100K", "VG_100K_2"} & {*path.parts}:
+        other = Path(*("images" if part.startswith("VG_100K") else part for part in path.parts))
+    else:
+        return path
+    return other if other.exists() and not path.exists() else path
 
 
 def _one_of(message: Mapping[str, Any], keys: tuple[str, str]) -> Any:

@@ -37,6 +37,7 @@ from longview.train.folder import (
     trim_log,
     writing,
 )
+from longview.train.layouts import check_cutting
 from longview.train.loop import Run
 from longview.train.opening import add_adapter, open_model
 from longview.train.optimizers import select_parts
@@ -114,11 +115,7 @@ def open_datasets(recipe: Recipe) -> dict[str, Mixture]:
     Raises:
         RecipeError: a file cannot be read, or a row of it does not add up.
     """
-    return {
-        stage.name: Mixture(stage.datasets, recipe.seed, stage.name, rejected=stage.objective == "preference")
-        for stage in recipe.stages
-        if stage.objective in OF_USERS
-    }
+    return {stage.name: Mixture(stage, recipe.seed) for stage in recipe.stages if stage.objective in OF_USERS}
 
 
 def settle(recipe: Recipe, mixtures: Mapping[str, Mixture]) -> Recipe:
@@ -140,6 +137,7 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
     with processes.together():
         if processes.is_first():
             model, processor = _open(recipe, output, state)
+            check_cutting(recipe, processor, mixtures)
     with processes.together():
         if not processes.is_first():
             model, processor = _open_beside(recipe, output)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +24,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from longview.errors import MediaError, RequestError
-from longview.media import MediaOptions, open_media
+from longview.media import open_media
 from longview.messages import Message, Part, ask
 from longview.models import adapters
 from longview.models.base import Inputs
 from longview.models.sequence import IGNORED
 from longview.train import processes
 from longview.train.datasets import Mixture, Quarantine
+from longview.train.layouts import layout_of, open_shown
 from longview.train.recipe import Recipe, Stage
 from longview.train.rows import Example
 from longview.train.sharding import is_sharded, let_go
@@ -53,28 +55,29 @@ class Sample:
         return self.inputs.length
 
 
-def prepare(processor: Any, example: Example, stage: Stage, longest: int) -> Sample:
+def prepare(processor: Any, example: Example, stage: Stage, longest: int, draw: float = 0.0) -> Sample:
     """Open an example's media, and make inputs of it.
+
+    Args:
+        draw: From 0 to 1: whether the example is among the share whose pictures are cut.
 
     Raises:
         MediaError: a picture or video cannot be read.
         RequestError: it does not fit the model.
     """
-    options = MediaOptions(frames=stage.frames) if stage.frames and _shows_video(example) else None
-    media = open_media(example.media, options, default=processor.default_media)
-    told = [processor.prepare(example.messages, media, train=True)]
+    media = open_shown(example.media, stage, processor.default_media)
+    layout = layout_of(example, stage, draw)
+    if layout.max_partition is not None and "max_partition" not in processor.cutting:
+        raise RequestError("it says max_partition, and this model cuts no picture into so many crops")
+    told = [processor.prepare(example.messages, media, train=True, layout=layout)]
     if example.rejected is not None:
-        told.append(processor.prepare([*example.messages[:-1], example.rejected], media, train=True))
+        told.append(processor.prepare([*example.messages[:-1], example.rejected], media, train=True, layout=layout))
     for each in told:
         if each.length > longest:
             raise RequestError(f"it takes {each.length} positions, more than the {longest} there are")
         assert "labels" in each.tensors  # which makes the pixels, here, where a broken frame can still be told
         hide(each, example)
     return Sample(*told)
-
-
-def _shows_video(example: Example) -> bool:
-    return any(part.type == "video" for part in example.media)
 
 
 def hide(inputs: Inputs, example: Example) -> None:
@@ -200,11 +203,10 @@ class Tuning:
         samples, broken = [], []
         for turn in deal(self.stage)[0]:
             position = step * self.stage.batch + turn
-            data, number = self.mixture.at(position)
             try:
-                sample = prepare(self.processor, data[number], self.stage, self.longest)
-                samples.append(replace(sample, number=turn))
+                samples.append(replace(self.sample(position), number=turn))
             except (MediaError, RequestError) as error:
+                data, number = self.mixture.at(position)
                 broken.append((position + 1, data.place(number), str(error)))
         reported = sorted(itertools.chain(*processes.gather(broken)))
         if reported:
@@ -212,6 +214,16 @@ class Tuning:
                 for entry in reported if processes.is_first() else ():
                     self.ward.add(step, *entry)
         return samples
+
+    def sample(self, position: int) -> Sample:
+        """What stands at a position of the stage's data, whoever asks.
+
+        Raises:
+            MediaError, RequestError: it cannot be shown.
+        """
+        data, number = self.mixture.at(position)
+        draw = random.Random(f"{self._stream} crop {position}").random()
+        return prepare(self.processor, data[number], self.stage, self.longest, draw)
 
     def _levelled(self, rows: list[list[Sample]], shown: list[list[bool]]) -> list[list[Sample]]:
         """As many rows as any process has, each with a picture where any of them shows one there.

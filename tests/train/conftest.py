@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from samples import tiny_model
@@ -16,7 +18,7 @@ COLOURS = ("red", "green", "blue", "white")
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """Eight conversations: no picture, one, two, and a video of two frames; and pairs for preferences."""
+    """Eight conversations: no picture, one, two, and a video of two frames; pairs for preferences; captions."""
     folder = tmp_path_factory.mktemp("data")
     for number, colour in enumerate(COLOURS):
         Image.new("RGB", (30, 24), colour).save(folder / f"{number}.png")
@@ -30,6 +32,8 @@ def data(tmp_path_factory) -> Path:
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs = [row | {"rejected_response": "no"} for row in rows if "response" in row]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    captions = {"image_path": [f"{n}.png" for n in range(4)], "caption": list(COLOURS)}
+    pyarrow.parquet.write_table(pyarrow.table(captions), folder / "captions.parquet")
     return folder
 
 

@@ -45,8 +45,8 @@ def rows(tmp_path_factory) -> dict[str, Path]:
 def fitted(path: Path, folders, rows):
     objective = load_recipe(path).stages[0].objective
     start = folders.get(path.parent.name, folders["ovis2"])
-    changes = [f"model.start={start}", f"stages.0.datasets.0.path={rows[objective]}", "stages.0.batch=4"]
-    return load_recipe(path, changes)
+    datasets = f'[{{"path": "{rows[objective]}"}}]'
+    return load_recipe(path, [f"model.start={start}", f"stages.0.datasets={datasets}", "stages.0.batch=4"])
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")

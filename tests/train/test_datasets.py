@@ -9,7 +9,7 @@ import pytest
 
 from longview.errors import RecipeError
 from longview.train.datasets import Dataset, Mixture, Quarantine, trim_report
-from longview.train.recipe import DatasetPart
+from longview.train.recipe import DatasetPart, Stage
 
 
 @pytest.fixture
@@ -29,24 +29,32 @@ def rows(tmp_path):
     return write
 
 
+def stage(*parts, **changes):
+    return Stage("x", 1, ["language"], datasets=list(parts), **{"objective": "supervised"} | changes)
+
+
+def dataset(path, seed=0, **changes):
+    return Dataset(DatasetPart(path), seed, stage(**changes))
+
+
 def said(data, number):
     return data[number].messages[0].text
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_rows_are_read_from_lines_and_from_a_list(rows, name):
-    data = Dataset(DatasetPart(rows(name, 5)), seed=0)
+    data = dataset(rows(name, 5))
     assert [said(data, n) for n in range(len(data))] == [f"{name} {n}" for n in range(5)]
     assert data.place(2).number == (3 if name == "a.json" else 5)  # empty lines count
 
 
 def test_a_count_draws_rows_without_repeating_any_and_always_the_same(rows):
     name = rows("a.jsonl", 50)
-    data = Dataset(DatasetPart(f"{name}#20"), seed=1)
+    data = dataset(f"{name}#20", 1)
     drawn = [said(data, n) for n in range(len(data))]
     assert len(set(drawn)) == 20
-    assert drawn == [said(Dataset(DatasetPart(f"{name}#20"), seed=1), n) for n in range(20)]
-    assert drawn != [said(Dataset(DatasetPart(f"{name}#20"), seed=2), n) for n in range(20)]
+    assert drawn == [said(dataset(f"{name}#20", 1), n) for n in range(20)]
+    assert drawn != [said(dataset(f"{name}#20", 2), n) for n in range(20)]
 
 
 def test_an_epoch_takes_each_dataset_by_its_weight(rows):
@@ -55,7 +63,7 @@ def test_an_epoch_takes_each_dataset_by_its_weight(rows):
         DatasetPart(rows("b.jsonl", 4), weight=2),
         DatasetPart(rows("c.jsonl", 8), 0.25),
     ]
-    mixture = Mixture(parts, seed=0, stage="x")
+    mixture = Mixture(stage(*parts), seed=0)
     assert mixture.epoch == 6 + 8 + 2
     epochs = [[said(*mixture.at(e * 16 + n)) for n in range(16)] for e in range(4)]
     for epoch in epochs:
@@ -65,14 +73,14 @@ def test_an_epoch_takes_each_dataset_by_its_weight(rows):
         assert sum(seen[f"c.jsonl {n}"] for n in range(8)) == 2
     assert len({text for epoch in epochs for text in epoch if text.startswith("c")}) == 8  # four quarters are the whole
     assert epochs[0] != epochs[1]
-    again = Mixture(parts, seed=0, stage="x")
+    again = Mixture(stage(*parts), seed=0)
     assert [said(*again.at(16 + n)) for n in range(16)] == epochs[1]  # without the epoch before
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty; give a file with one row"),
+        ("", "is empty; give one with a row"),
         ("[]", "is empty"),
         ("[{]", "is not JSON"),
         ('{"query": "a", "response": "b"}\n\n{"query": ', "line 3: not JSON"),
@@ -88,23 +96,23 @@ def test_a_file_that_cannot_be_learned_from_is_refused_before_the_first_step(tmp
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        Mixture([DatasetPart(str(path))], seed=0, stage="x")
+        Mixture(stage(DatasetPart(str(path))), seed=0)
 
 
 def test_a_dataset_that_cannot_be_found_or_counted_is_named(rows, tmp_path):
     with pytest.raises(RecipeError, match=r"none\.jsonl cannot be read \(No such file"):
-        Dataset(DatasetPart(str(tmp_path / "none.jsonl")), seed=0)
-    with pytest.raises(RecipeError, match="asks for 9 rows, and the file holds 5"):
-        Dataset(DatasetPart(rows("a.jsonl", 5) + "#9"), seed=0)
+        dataset(str(tmp_path / "none.jsonl"))
+    with pytest.raises(RecipeError, match="asks for 9 rows, and it holds 5"):
+        dataset(rows("a.jsonl", 5) + "#9")
     with pytest.raises(RecipeError, match="asks for no rows"):
-        Dataset(DatasetPart(rows("a.jsonl", 5) + "#0"), seed=0)
+        dataset(rows("a.jsonl", 5) + "#0")
     with pytest.raises(RecipeError, match="line 1: lacks a rejected_response"):
-        Dataset(DatasetPart(rows("a.jsonl", 5)), seed=0, rejected=True)
-    assert Dataset(DatasetPart(rows("c.jsonl", 5, rejected=True)), seed=0, rejected=True)[0].rejected.text == "no"
+        dataset(rows("a.jsonl", 5), objective="preference")
+    assert dataset(rows("c.jsonl", 5, rejected=True), objective="preference")[0].rejected.text == "no"
 
 
 def test_broken_samples_are_reported_until_there_are_too_many(rows, tmp_path):
-    data = Dataset(DatasetPart(rows("a.jsonl", 5)), seed=0)
+    data = dataset(rows("a.jsonl", 5))
     report = tmp_path / "quarantine.jsonl"
     ward = Quarantine(report, 0.02, "tune", 0)
     ward.add(0, 1, data.place(1), "it is cut short")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
@@ -24,7 +25,18 @@ LORA = {"rank": 2, "alpha": 4, "dropout": 0.2}
 KINDS = {
     "second epoch": ("ovis2", {"micro_batch": 3, "steps": 0, "epochs": 2.5}, {}),
     "accumulated": ("mgm", {"train": ["vision", "connector"], "steps": 12}, {}),
-    "packed": ("owl3", {"pack": 300}, {}),
+    "packed": ("owl3", {"pack": 300, "group_by_length": True}, {}),
+    "streamed": (
+        "owl3",
+        {
+            "crop": {"single": 0.5},
+            "datasets": [
+                {"path": "rows.jsonl", "streaming": True, "buffer": 3},
+                {"path": "captions.parquet", "streaming": True},
+            ],
+        },
+        {},
+    ),
     "lora": ("owl3", {"train": ["language"]}, {"adapter": LORA}),
     "qlora": ("owl3", {"train": ["language"]}, {"adapter": LORA, "quantize": "nf4"}),
 }
@@ -34,8 +46,10 @@ KINDS = {
 def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_path, monkeypatch):
     """kill -9 in the middle of a step, whichever it is, in the second epoch too; at last it is let live."""
     family, stage, model = KINDS[kind]
-    recipe = tree(started[family], data, **stage)
+    recipe = copy.deepcopy(tree(started[family], data, **stage))
     recipe["model"] |= model
+    for part in recipe["stages"][0]["datasets"]:
+        part["path"] = str(data / part["path"])
     understood = from_tree(recipe)
     taken = tmp_path / "taken"
     learn, look = Tuning.learn, Mixture.at

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from longview.errors import RecipeError
 from longview.messages import Message, image, video
-from longview.train.rows import read_row
+from longview.train.rows import Example, bare, read_row
 
 SWIFT = [
     '{"messages": [{"role": "user", "content": "浙江的省会在哪?"}, '
@@ -134,6 +136,12 @@ PAIR = {"query": "What?", "response": "A cat."}
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "loss": False}]},
          "no answer is to be learned"),
         ({"messages": [{"role": "assistant", "content": "x"}], "images": ["a.jpg"]}, "no message of the user's"),
+        ({"caption": "A cat."}, "a caption and no picture"),
+        ({"caption": "<image>", "image": "a.jpg"}, "a caption is text"),
+        ({"caption": "A cat.", "image": "a.jpg", "query": "What?"}, "caption and a column 'query' as well"),
+        ({"caption": "A cat.", "image": "a.jpg", "rejected": "x"}, "caption and a column 'rejected_response'"),
+        (PAIR | {"image": "a.jpg", "max_partition": 0}, "max_partition is 0"),
+        (PAIR | {"image": {"bytes": None, "path": None}}, "image None is no path"),
     ],
 )  # fmt: skip
 def test_a_row_that_does_not_add_up_is_refused(row, message):
@@ -145,3 +153,73 @@ def test_a_column_can_be_ignored_by_name():
     assert read(PAIR | {"source": "web", "rejected_response": "x"}, ignore=["source", "rejected_response"]) == read(
         PAIR
     )
+
+
+def test_the_rows_of_trl_hold_prompts_and_blocks_that_name_no_picture():
+    asked = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "\nWhat?"}]}]
+    told = [{"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]
+    worse = [{"role": "assistant", "content": [{"type": "text", "text": "A dog."}]}]
+    assert read({"images": ["a.jpg"], "messages": asked + told}).messages == (ASKED, TOLD)
+    assert read({"images": ["a.jpg"], "prompt": asked, "completion": told}).messages == (ASKED, TOLD)
+    pair = read({"images": ["a.jpg"], "prompt": asked, "chosen": told, "rejected": worse})
+    assert (pair.messages, pair.rejected) == ((ASKED, TOLD), Message.of("assistant", "A dog."))
+    whole = read({"images": ["a.jpg"], "chosen": asked + told, "rejected": asked + worse})
+    assert whole == pair
+    flat = read({"image": "a.jpg", "question": "<image>\nWhat?", "chosen": "A cat.", "rejected": "A dog."})
+    assert flat == pair
+
+
+def test_pictures_are_taken_out_of_tables():
+    inside = {"query": "What?", "response": "x", "image": {"bytes": b"png", "path": "a.png"}}
+    assert read(inside).media == [image(b"png")]
+    assert read(inside | {"image": {"bytes": None, "path": "a.png"}}).media == [image("/data/a.png")]
+    picture = Image.new("RGB", (2, 2))
+    assert read(inside | {"image": picture}).media == [image(picture)]
+    assert read(inside | {"image": None, "videos": [{"bytes": b"mp4", "path": None}]}).media == [video(b"mp4")]
+
+
+def test_a_caption_stands_right_behind_its_picture():
+    row = {"caption": " A <image> cat. ", "image_path": "a.jpg", "max_partition": 9.0}
+    example = read(row)
+    assert example.plain
+    assert example.max_partition == 9
+    assert example.messages == (Message.of("user", image("/data/a.jpg")), Message.of("assistant", "A  cat."))
+    around = read(row | {"max_partition": float("nan")}, caption_template="See <image>: ")
+    assert around.messages[0] == Message.of("user", "See ", image("/data/a.jpg"), ": ")
+    assert around.max_partition is None
+
+
+def test_a_question_is_left_out_where_only_the_answer_is_learned():
+    assert bare(read({"image": "a.jpg", "query": "What?", "response": "A cat."})) == Example(
+        (Message.of("user", image("/data/a.jpg")), TOLD), plain=True
+    )
+    for row in (PAIR, PAIR | {"image": "a.jpg", "history": [["a", "b"]]}, PAIR | {"image": "a.jpg", "system": "x"}):
+        with pytest.raises(RecipeError, match="template plain learns one answer about pictures"):
+            bare(read(row))
+
+
+def test_what_a_sample_shows_decides_its_kind_and_its_words_its_length():
+    shows = [{}, {"image": "a.jpg"}, {"images": ["a.jpg", "b.jpg"]}, {"video": "a.mp4", "image": "a.jpg"}]
+    examples = [read(PAIR | media) for media in shows]
+    assert [example.kind for example in examples] == [None, "single", "several", "video"]
+    rich = [dataclasses.replace(example, text_rich=True).kind for example in examples]
+    assert rich == [None, "text", "text", "video"]
+    assert [example.words for example in examples] == [3, 4, 5, 5]
+
+
+def test_the_scale_of_a_loss_is_all_or_nothing():
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "loss_scale": 0.0}] * 2
+    turns[-1] = turns[-1] | {"loss_scale": 1}
+    assert read({"messages": turns}).unlearned == {0}
+    with pytest.raises(RecipeError, match=r"loss_scale is 0\.5"):
+        read({"messages": [turns[0], turns[1] | {"loss_scale": 0.5}]})
+
+
+def test_pictures_are_found_where_the_collections_keep_them_today(tmp_path):
+    for name in ("ocr_vqa/1.png", "vg/images/2.jpg", "vg/VG_100K/3.jpg", "ocr_vqa/4.jpg", "ocr_vqa/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    given = ["ocr_vqa/1.jpg", "vg/VG_100K_2/2.jpg", "vg/VG_100K/3.jpg", "ocr_vqa/4.jpg", "ocr_vqa/5.jpg"]
+    found = ["ocr_vqa/1.png", "vg/images/2.jpg", "vg/VG_100K/3.jpg", "ocr_vqa/4.jpg", "ocr_vqa/5.jpg"]
+    example = read_row(PAIR | {"images": given}, tmp_path)
+    assert example.media == [image(str(tmp_path / name)) for name in found]

@@ -27,7 +27,7 @@ from longview.train.supervised import Tuning, answer_log_probs, dpo_loss
 def tuned(model, processor, recipe: Recipe, folder: Path, reference=None) -> Tuning:
     stage = recipe.stages[0]
     select_parts(model, stage.train)
-    mixture = Mixture(stage.datasets, recipe.seed, stage.name, stage.objective == "preference")
+    mixture = Mixture(stage, recipe.seed)
     ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
     return Tuning(recipe, 0, model.train(), processor, mixture, ward, reference)
 

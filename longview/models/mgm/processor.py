@@ -29,7 +29,7 @@ from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
+from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
@@ -56,6 +56,7 @@ class MGMProcessor:
     """
 
     draws = True
+    cutting = ()
 
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
@@ -104,7 +105,9 @@ class MGMProcessor:
 
     # ── our way in ──
 
-    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+    def prepare(
+        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
+    ) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "MGM")
         sights: list[Sight] = []
@@ -128,7 +131,8 @@ class MGMProcessor:
             turns.append((message.role, segments))
         if not train:
             turns.append(("assistant", None))
-        ids, labels = self._tokens(render(self.template, turns, learn=train))
+        template = TEMPLATES["plain"] if layout.plain else self.template
+        ids, labels = self._tokens(render(template, turns, learn=train))
         words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),

@@ -32,7 +32,7 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
+from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.sequence import IGNORED, places
@@ -222,6 +222,7 @@ class Ovis2Processor:
 
     default_media = MediaOptions(select="ovis2")
     draws = False
+    cutting = ("cut", "max_partition")
 
     def __init__(
         self, tokenizer: Any, config: OvisConfig, pixels: Pixels | None = None, max_partition: int | None = None
@@ -279,10 +280,14 @@ class Ovis2Processor:
 
     # ── our way in ──
 
-    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+    def prepare(
+        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
+    ) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "Ovis2")
-        most = self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
+        most = layout.max_partition or self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
+        if layout.cut is False:
+            most = 1
         sights: list[Sight] = []
         counts: list[int] = []
         turns: list[tuple[str, list[Segment]]] = []
@@ -304,7 +309,7 @@ class Ovis2Processor:
                     sights.append(Sight(len(counts), number, ids.count(ATOM), settings, pixels))
                 counts.append(ids.count(ATOM))
             turns.append((message.role, segments))
-        ids, labels = self._build(turns, learn=train)
+        ids, labels = self._plain(turns) if layout.plain else self._build(turns, learn=train)
         words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
@@ -480,7 +485,17 @@ class Ovis2Processor:
                 labels += [self._specials["<|im_end|>"] if learned else IGNORED] + [IGNORED] * len(newline)
         return ids, labels
 
-    def _tokens(self, segments: Sequence[Segment], parse_specials: bool) -> list[int]:
+    def _plain(self, turns: Sequence[tuple[str, list[Segment]]]) -> tuple[list[int], list[int]]:
+        """Turns side by side, without a template and without an end → ids and labels."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for role, segments in turns:
+            tokens = self._tokens(segments)
+            ids += tokens
+            labels += tokens if role == "assistant" else [IGNORED] * len(tokens)
+        return ids, labels
+
+    def _tokens(self, segments: Sequence[Segment], parse_specials: bool = False) -> list[int]:
         """Neighbouring texts are tokenised together, because a tokenizer may merge across their border."""
         ids: list[int] = []
         text = ""

@@ -30,7 +30,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
-from longview.models.base import Inputs, Sight, check_media, frames_used, pad_rows
+from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
 from longview.models.owl3.config import Owl3Config
 from longview.models.tiling import cut
 
@@ -51,6 +51,7 @@ class Owl3Processor:
 
     default_media = MediaOptions(select="owl3")
     draws = False
+    cutting = ("cut",)
 
     def __init__(self, tokenizer: Any, config: Owl3Config, cut_enable: bool = True) -> None:
         self.tokenizer = tokenizer
@@ -93,11 +94,14 @@ class Owl3Processor:
 
     # ── our way in ──
 
-    def prepare(self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False) -> Inputs:
+    def prepare(
+        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
+    ) -> Inputs:
         """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
         cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
+        cuts = cuts if layout.cut is None else layout.cut
         sights: list[Sight] = []
         turns: list[tuple[str, list[Segment]]] = []
         crops: list[int] = []
@@ -120,7 +124,7 @@ class Owl3Processor:
                 sights += [Sight(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))]
                 crops.append(count)
             turns.append((message.role, segments))
-        words = self._build(turns, [], train=train, parse_specials=False)
+        words = self._plain(turns) if layout.plain else self._build(turns, [], train=train, parse_specials=False)
         num_pictures = sum(sight.num_pictures for sight in sights)
         return Inputs(
             words,
@@ -277,16 +281,38 @@ class Owl3Processor:
                 else:
                     add(self._encode(segment, parse_specials))
             add([self._specials["<|im_end|>"]])
-        tensors: dict[str, Any] = {
-            "input_ids": torch.tensor([ids], dtype=torch.long),
-            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-            "media_offset": self._media_offset(starts, len(ids)),
-        }
+        tensors = self._tensors(ids, starts)
         if pixels:
             tensors["pixel_values"] = torch.stack(pixels)
         if train:
             tensors["labels"] = torch.tensor([labels], dtype=torch.long)
-        return BatchFeature(tensors)
+        return tensors
+
+    def _plain(self, turns: Sequence[tuple[str, list[Segment]]]) -> BatchFeature:
+        """Turns side by side, without a template and without an end, and their labels."""
+        ids: list[int] = []
+        labels: list[int] = []
+        starts: list[int] = []
+        for role, segments in turns:
+            for segment in merged(segments):
+                if segment is None:
+                    starts.append(len(ids))
+                tokens = self._placeholder if segment is None else self._encode(segment)
+                ids += tokens
+                labels += tokens if role == "assistant" else [-100] * len(tokens)
+        tensors = self._tensors(ids, starts)
+        tensors["labels"] = torch.tensor([labels], dtype=torch.long)
+        return tensors
+
+    def _tensors(self, ids: list[int], starts: list[int]) -> BatchFeature:
+        """Ids, and where among them pictures start, as `forward` takes them."""
+        return BatchFeature(
+            {
+                "input_ids": torch.tensor([ids], dtype=torch.long),
+                "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+                "media_offset": self._media_offset(starts, len(ids)),
+            }
+        )
 
     def _media_offset(self, starts: list[int], length: int) -> Tensor | list[Tensor]:
         """Where pictures stand, in the release's form: the starts (241101), or how many stand before each token."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image, video
+from longview.models.base import Layout
 from longview.models.mgm import Config, Processor
 from longview.models.mgm.conversation import TEMPLATES
 from longview.models.mgm.processor import PLACEHOLDER
@@ -163,6 +164,16 @@ def test_messages_become_the_ids_and_labels_of_the_authors_where_theirs_add_up(o
         assert inputs.tensors["labels"][0].tolist() == case["labels"]
         compared += 1
     assert compared >= 3
+
+
+def test_a_bare_caption_has_the_ids_and_labels_of_the_authors_first_stage(opened):
+    (case,) = (c for c in TEXTS["labels"] if c["template"] == "plain")
+    processor = opened(case["tokenizer"], "vicuna_v1")  # whatever the model's own template is
+    caption = TEXTS["sources"][case["sample"]][1]["value"]
+    messages = [Message.of("user", image(noise(1))), Message.of("assistant", caption)]
+    inputs = processor.prepare(messages, [medium(noise(1))], train=True, layout=Layout(plain=True))
+    assert inputs.tensors["input_ids"][0].tolist() == case["input_ids"]
+    assert inputs.tensors["labels"][0].tolist() == case["labels"]
 
 
 def test_a_template_is_known_by_the_special_tokens_of_the_tokenizer(opened):

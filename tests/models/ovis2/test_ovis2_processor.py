@@ -16,6 +16,7 @@ import longview
 from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import Frame, Medium, select
 from longview.messages import Message, ask, image, video
+from longview.models.base import Layout
 from longview.models.ovis2 import Config, Processor
 from longview.models.ovis2.processor import Pixels, boxes, choose_grid, covered, keep_pictures, placeholders
 
@@ -285,3 +286,19 @@ def test_a_folder_that_cuts_pictures_into_no_number_of_crops_is_refused(tmp_path
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_partition": wrong}))
     with pytest.raises(CheckpointError, match=r"max_partition is .*; expected a whole number from 1 up"):
         Processor.from_pretrained(tmp_path)
+
+
+def test_a_bare_caption_is_head_picture_tail_and_caption(official):
+    """As the authors' first stage has it: no template, no end, and labels on the caption alone."""
+
+    def tokens(text: str) -> list[int]:
+        return official.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    picture = synthetic(96, 48, 1)
+    messages = [Message.of("user", "See ", image(picture), "\n"), Message.of("assistant", "A cat.")]
+    inputs = official.prepare(messages, [medium(picture)], train=True, layout=Layout(plain=True, max_partition=4))
+    _, shown = official.picture(picture, 4)
+    expected = [*tokens("See "), *shown, *tokens("\n"), *tokens("A cat.")]
+    labels = [-100] * (len(expected) - len(tokens("A cat."))) + tokens("A cat.")
+    assert inputs.tensors["input_ids"][0].tolist() == expected
+    assert inputs.tensors["labels"][0].tolist() == labels
