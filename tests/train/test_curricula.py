@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_what_is_told_of_an_adapter_is_what_is_made(tiny_folders, rows, tmp_path
     assert f"adapter of language: {made:,} parameters, learns" in told
     config = json.loads((output / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (8, 32, 0.05)
+
+
+def test_a_stream_is_told_as_one(tiny_folders, rows):
+    recipe = fitted(RECIPES / "lora.yaml", tiny_folders, rows)
+    stage = dataclasses.replace(recipe.stages[0], steps=3, epochs=0.0)
+    streamed = [dataclasses.replace(part, streaming=True) for part in stage.datasets]
+    told = "\n".join(outlook(dataclasses.replace(recipe, stages=[dataclasses.replace(stage, datasets=streamed)])))
+    assert "data: a stream, 12 samples of it" in told
 
 
 def test_every_published_stage_is_there():
