@@ -27,7 +27,7 @@ from longview.errors import RecipeError, RequestError
 from longview.train.folder import fsync, replace_text, writing
 from longview.train.grouping import grouped
 from longview.train.recipe import DatasetPart, Stage
-from longview.train.rows import Example, bare, read_row
+from longview.train.rows import NAMES, Example, bare, read_row
 from longview.train.sources import Opened, Place, locate, open_source, parse
 
 GRACE = 100
@@ -51,8 +51,7 @@ class Reading:
         part, opened = self._part, self._opened
         row = parse(row)
         if isinstance(row, dict):
-            row = {part.columns.get(key, key): value for key, value in row.items()}
-            row |= {"query": part.query} if part.query else {}
+            row = self._named(row)
         example = read_row(row, opened.folder, part.ignore, opened.caption_template)
         if opened.captions is not None and example.plain != opened.captions:
             form, found = ("caption", "conversation")[:: 1 if opened.captions else -1]
@@ -66,6 +65,16 @@ class Reading:
         if self._plain and not example.plain:
             example = bare(example)
         return replace(example, text_rich=True) if part.text_rich else example
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with the columns' known names, and the question of every row, where it holds none."""
+        part = self._part
+        clash = next((new for old, new in part.columns.items() if old in row and new in row), None)
+        if clash:
+            raise RecipeError(f"columns calls another one {clash!r}, and the row has a column of that name")
+        row = {part.columns.get(key, key): value for key, value in row.items()}
+        asked = any(NAMES.get(key) in ("messages", "query", "caption") for key, value in row.items() if value)
+        return row if asked or not part.query else row | {"query": part.query}
 
 
 class Dataset:

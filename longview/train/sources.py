@@ -3,7 +3,8 @@
     rows.jsonl · rows.json · rows.parquet     files, known by what they hold
     info.json:NAME                            an entry of Ovis's dataset info: {NAME: {"meta_file", "image_dir", …}}
     folder · folder:SUBSET                    what `save_to_disk` left behind, or data files as the hub has them
-    owner/name · owner/name:SUBSET            on the hub
+    owner/name · owner/name:SUBSET            on Hugging Face's hub
+    modelscope:owner/name                     on ModelScope's, fetched whole
     …#2000                                    so many of the rows
 
 Tables come as they are stored: pictures inside them stay encoded until a sample is shown.
@@ -29,6 +30,7 @@ from longview.train.recipe import DatasetPart
 BATCH = 64
 """Rows of a table that are taken out of it at a time."""
 HUB_NAME = r"[\w.-]+/[\w.-]+"
+MODELSCOPE = "modelscope:"
 
 
 class Place(NamedTuple):
@@ -97,6 +99,8 @@ def split_count(name: str) -> tuple[str, int]:
 def locate(name: str) -> Location:
     """`TARGET[:NAME][#COUNT]`; a colon in the name of a file or folder that exists belongs to it."""
     target, count = split_count(name)
+    if target.startswith(MODELSCOPE):
+        return Location(target, None, count)
     head, colon, tail = target.rpartition(":")
     there = Path(head).expanduser().exists() or re.fullmatch(HUB_NAME, head)
     if colon and tail and there and not Path(target).expanduser().exists():
@@ -111,6 +115,8 @@ def open_source(part: DatasetPart) -> Opened:
         RecipeError: it cannot be read, holds no such entry or split, or is not what it should be.
     """
     location = locate(part.path)
+    if location.target.startswith(MODELSCOPE):
+        location = Location(str(fetch_modelscope(location.target.removeprefix(MODELSCOPE))), None, location.count)
     path = location.path
     folder = Path(part.folder).expanduser() if part.folder is not None else None
     on_hub = re.fullmatch(HUB_NAME, location.target) and path.suffix not in (".json", ".jsonl", ".parquet")
@@ -330,6 +336,23 @@ def open_table(location: Location, part: DatasetPart) -> tuple[Source, str]:
             files = sorted(each for each in path.rglob("*") if each.is_file())
             digest = digest_of(files, path, whole=not part.streaming)
         return Rows(rows.with_format("arrow"), part.path), digest
+
+
+def fetch_modelscope(name: str) -> Path:
+    """The folder that a dataset on ModelScope's hub was fetched into.
+
+    Raises:
+        RecipeError: it cannot be fetched.
+    """
+    try:
+        from modelscope import dataset_snapshot_download
+    except ImportError as error:
+        raise MissingExtraError("modelscope: names", "the modelscope package", "modelscope") from error
+    try:
+        return Path(dataset_snapshot_download(name))
+    except Exception as error:  # the client documents no exception classes
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"modelscope has no dataset {name!r} to fetch ({reason}); check the name") from error
 
 
 def _open_parquet(path: Path, streaming: bool) -> Source:

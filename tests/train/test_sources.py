@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from samples import noise
 
-from longview.errors import RecipeError, RequestError
+from longview.errors import MissingExtraError, RecipeError, RequestError
 from longview.messages import Message, image
 from longview.train.datasets import ROUND, Dataset, Mixture, Stream
 from longview.train.recipe import DatasetPart, Recipe, Stage, check, from_tree
@@ -135,8 +137,30 @@ def test_columns_are_renamed_and_a_question_is_given_to_all(tmp_path):
     example = opened(tmp_path / "rows.jsonl", columns={"text": "response"}, query="Read the formula.")[0]
     picture = image(str(tmp_path / "a.png"))
     assert example.messages == (Message.of("user", picture, "Read the formula."), Message.of("assistant", "x^2"))
+    write(tmp_path / "rows.jsonl", [{"text": "x^2", "question": "What?"}])
+    assert opened(tmp_path / "rows.jsonl", columns={"text": "response"}, query="Read.")[0].messages[0].text == "What?"
+    with pytest.raises(RecipeError, match=r"line 1: columns calls another one 'question', and the row has a column of"):
+        opened(tmp_path / "rows.jsonl", columns={"text": "question"})
     with pytest.raises(RecipeError, match=r"columns names unknown 'respones'; the nearest known column is 'response'"):
         check_stage(stage(DatasetPart("rows.jsonl", columns={"text": "respones"})))
+
+
+def test_a_dataset_is_fetched_from_modelscope_by_its_client(tmp_path, monkeypatch):
+    """The client is none of ours and needs a network; what it would leave behind stands here already."""
+    table(3).to_parquet(tmp_path / "train.parquet")
+
+    def fetch(name):
+        if name != "AI/rows":
+            raise OSError("404")
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(dataset_snapshot_download=fetch))
+    assert len(opened("modelscope:AI/rows#2")) == 2
+    with pytest.raises(RecipeError, match=r"modelscope has no dataset 'AI/none' to fetch \(404\)"):
+        opened("modelscope:AI/none")
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(MissingExtraError, match="longview.modelscope"):
+        opened("modelscope:AI/rows")
 
 
 # ── Ovis's dataset info ──────────────────────────────────────────────────────────────────────────────────────────────
