@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
@@ -25,11 +26,16 @@ from longview.train.supervised import Tuning
 
 ALL = ["vision", "connector", "language"]
 SHORT = {"steps": 3, "checkpoint_every": 2}
+STREAM = [{"path": "rows.jsonl", "streaming": True, "buffer": 3}]
 CASES = {  # family, stage, adapter; of the eight rows one shows nothing, so one process often sees no picture
-    "padded": ("ovis2", {"train": ALL, "micro_batch": 2, "batch": 5}, None),
+    "padded": ("ovis2", {"train": ALL, "micro_batch": 2, "batch": 5, "group_by_length": True}, None),
     "packed": ("owl3", {"train": ALL, "pack": 400, "batch": 5}, None),
     "frozen words": ("mgm", {"train": ["connector"], "batch": 3, "gradient_checkpointing": True}, None),
-    "lora": ("owl3", {"train": ["language"], "batch": 3}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
+    "lora": (
+        "owl3",
+        {"train": ["language"], "batch": 3, "crop": {"single": 0.5}, "datasets": STREAM},
+        {"rank": 2, "alpha": 4, "dropout": 0.0},
+    ),
     "preference": ("ovis2", {"train": ALL, "objective": "preference", "batch": 3}, None),
     "preference lora": ("owl3", {"objective": "preference", "batch": 2}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
 }
@@ -56,7 +62,9 @@ def precise(monkeypatch, tmp_path):
 def case(name: str, started, data, **changes) -> dict:
     family, stage, adapter = CASES[name]
     pairs = {"datasets": [{"path": str(data / "pairs.jsonl")}]} if stage.get("objective") == "preference" else {}
-    recipe = tree(started[family], data, **SHORT | stage | pairs | changes)
+    recipe = copy.deepcopy(tree(started[family], data, **SHORT | stage | pairs | changes))
+    for part in recipe["stages"][0]["datasets"]:
+        part["path"] = str(data / part["path"])
     recipe["model"]["adapter"] = adapter
     return recipe
 
