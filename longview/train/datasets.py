@@ -86,7 +86,10 @@ class Dataset:
 
     streams = False
 
-    def __init__(self, part: DatasetPart, seed: int, stage: Stage) -> None:
+    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+        """Args:
+        which: Its number among the stage's datasets; each has an order of its own.
+        """
         opened = open_source(part)
         self.path, self.digest = opened.path, opened.digest
         self._source, self._read = opened.source, Reading(part, opened, stage)
@@ -97,7 +100,7 @@ class Dataset:
             raise RecipeError(f"dataset {part.path} asks for {wanted} rows, and it holds {held}; ask for fewer")
         chosen = random.Random(f"{seed} {part.path}").sample(range(held), wanted) if wanted else range(held)
         self._chosen = np.array(sorted(chosen), np.int64)
-        self._stream = f"{seed} {stage.name}"
+        self._stream = f"{seed} {stage.name} dataset {which}"
         self._pass = lru_cache(maxsize=2)(self._draw_pass)
         self.lengths = np.zeros(len(self), np.int32)
         """Words of each row, see `Example.words`; below 0 where it shows nothing."""
@@ -127,7 +130,7 @@ class Dataset:
         return np.concatenate(passes)[turns - begin // len(self) * len(self)]
 
     def _draw_pass(self, passed: int) -> np.ndarray:
-        return shuffled(len(self), f"{self._stream} dataset {self.path} pass {passed}")
+        return shuffled(len(self), f"{self._stream} pass {passed}")
 
 
 class Stream:
@@ -143,12 +146,15 @@ class Stream:
 
     streams = True
 
-    def __init__(self, part: DatasetPart, seed: int, stage: Stage) -> None:
+    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+        """Args:
+        which: Its number among the stage's datasets; each has an order of its own.
+        """
         opened = open_source(part)
         self.path, self.digest, self.cuts = opened.path, opened.digest, False
         self._source, self._read = opened.source, Reading(part, opened, stage)
         self._name, self._buffer, self._wanted = part.path, part.buffer, locate(part.path).count or None
-        self._stream = f"{seed} {stage.name} dataset {self.path}"
+        self._stream = f"{seed} {stage.name} dataset {which}"
         self._walks: list[Any] = []
         weakref.finalize(self, _close, self._walks)  # while its libraries are there, also when the program ends
         seen = 0
@@ -215,7 +221,9 @@ class Mixture:
         parts = stage.datasets
         if not parts:
             raise RecipeError(f"stages.{stage.name}.datasets is empty; name one file or more")
-        self.datasets = [(Stream if part.streaming else Dataset)(part, seed, stage) for part in parts]
+        self.datasets = [
+            (Stream if part.streaming else Dataset)(part, seed, stage, which) for which, part in enumerate(parts)
+        ]
         self._stage, self._stream = stage, f"{seed} {stage.name}"
         self.streams = any(data.streams for data in self.datasets)
         if self.streams:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,23 @@ def test_an_epoch_takes_each_dataset_by_its_weight(rows):
     assert epochs[0] != epochs[1]
     again = Mixture(stage(*parts), seed=0)
     assert [said(*again.at(16 + n)) for n in range(16)] == epochs[1]  # without the epoch before
+
+
+def test_the_order_does_not_depend_on_where_the_files_lie(rows, tmp_path):
+    name = rows("a.jsonl", 30)
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "b.jsonl"
+    moved.write_bytes(Path(name).read_bytes())
+    orders = [
+        [said(*mixture.at(position)) for position in range(60)]
+        for mixture in (
+            Mixture(stage(DatasetPart(str(path), streaming=streaming)), seed=0)
+            for streaming in (False, True)
+            for path in (name, moved)
+        )
+    ]
+    assert orders[0] == orders[1]
+    assert orders[2] == orders[3]
 
 
 @pytest.mark.parametrize(
