@@ -222,6 +222,9 @@ def _tuning(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
     model, processor = open_model(recipe, folder)
     add_adapter(recipe, model)
     model.to(job.device).train()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # out of the mapped file, whose pages count even where nothing uses them
+            parameter.data = parameter.data.clone()
     parameters = select_parts(model, stage.train)
     mixture = Mixture(stage, recipe.seed)
     ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
