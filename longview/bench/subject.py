@@ -181,11 +181,20 @@ def subject_of(
             quantization.check(quantize, place, model.dtype)
             quantization.quantize(model, quantize)
         return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, ways)
+    check_name(dims)
+    engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize)
+    return Subject(dims, engine, random_features, ways)
+
+
+def check_name(dims: str) -> None:
+    """Make sure that what is not of DIMENSIONS may be a model's name.
+
+    Raises:
+        RequestError: it cannot be.
+    """
     if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
         known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
         raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
-    engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize)
-    return Subject(dims, engine, random_features, ways)
 
 
 def random_model(dims: str, dtype: str) -> tuple[Any, Any]:

@@ -33,7 +33,7 @@ import transformers
 from torch import nn
 
 from longview.bench.report import Result, command, machine
-from longview.bench.subject import DIMENSIONS, picture, random_model
+from longview.bench.subject import DIMENSIONS, check_name, picture, random_model
 from longview.engine.devices import best_device, check_device
 from longview.errors import RequestError
 from longview.models import checkpoint
@@ -144,9 +144,7 @@ def _start(dims: str, dtype: str, folder: Path) -> str:
         model.save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
         return str(folder / "model")
-    if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
-        known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
-        raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
+    check_name(dims)
     return str(checkpoint.resolve(dims))
 
 
@@ -224,6 +222,9 @@ def _tuning(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
     model, processor = open_model(recipe, folder)
     add_adapter(recipe, model)
     model.to(job.device).train()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # out of the mapped file, whose pages count even where nothing uses them
+            parameter.data = parameter.data.clone()
     parameters = select_parts(model, stage.train)
     mixture = Mixture(stage, recipe.seed)
     ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)

@@ -35,6 +35,8 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     Everything is in fp32, but for what no stage trains where the recipe has another dtype.
     """
     part = recipe.model
+    if part.liger and not torch.cuda.is_available():
+        raise RecipeError("model.liger: Liger kernels run on CUDA devices only, and there is none; leave it out")
     folder.mkdir(parents=True, exist_ok=True)
     if part.start is not None:
         source = folders.resolve(part.start)

@@ -50,6 +50,7 @@ class ModelPart:
     processor: dict[str, Any] = field(default_factory=dict)  # settings of its processor: cut_enable, max_partition
     dtype: Literal["float32", "bfloat16"] = "float32"  # of arithmetic and of what never learns; what learns is float32
     adapter: AdapterPart | None = None  # learn adapters in place of the parts themselves
+    liger: bool = False  # fused Liger kernels for the language model: less memory; on CUDA only
     quantize: Literal["nf4"] | None = None  # with adapter: the language model in 4 bits (QLoRA, arXiv 2305.14314)
 
 
@@ -251,8 +252,9 @@ def _check_data(recipe: Recipe, stage: Stage, where: str) -> None:
             raise RecipeError(f"{where}.{key} means nothing to objective {stage.objective!r}; leave it out")
     if not users:
         _check_number(f"{where}.steps", stage.steps, 1, 10**9)
-        if recipe.model.adapter is not None or recipe.model.dtype != "float32":
-            raise RecipeError(f"model.adapter and model.dtype are for objectives {' and '.join(OF_USERS)}; see {where}")
+        if recipe.model.adapter is not None or recipe.model.dtype != "float32" or recipe.model.liger:
+            keys = "model.adapter, model.dtype and model.liger"
+            raise RecipeError(f"{keys} are for objectives {' and '.join(OF_USERS)}; see {where}")
         return
     if not stage.datasets:
         raise RecipeError(f"{where}.datasets is empty; objective {stage.objective!r} needs one file or more")

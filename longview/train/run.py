@@ -82,6 +82,8 @@ def check_processes(recipe: Recipe) -> None:
         RecipeError: says which stage cannot.
     """
     count = processes.count()
+    if recipe.model.quantize is not None and recipe.parallel == "fsdp2" and count > 1:
+        raise RecipeError("parallel 'fsdp2' cannot share out weights of 4 bits (model.quantize); take parallel=ddp")
     for stage in recipe.stages if count > 1 else ():
         where = f"stages.{stage.name}"
         if stage.objective not in OF_USERS:

@@ -28,6 +28,7 @@ from longview.media import open_media
 from longview.messages import Message, Part, ask
 from longview.models import adapters
 from longview.models.base import Inputs
+from longview.models.liger import apply_liger_kernel
 from longview.models.sequence import IGNORED
 from longview.train import processes
 from longview.train.datasets import Mixture, Quarantine
@@ -147,6 +148,9 @@ class Tuning:
         self._autocast = recipe.model.dtype == "bfloat16"
         self.reference = reference
         self._sees_anew = set(self.stage.train) != {"language"}  # every other part takes part in seeing
+        for each in (model, reference):  # after the copy was made, which would go on with the kernels of its original
+            if recipe.model.liger and each is not None:
+                apply_liger_kernel(each)
         if self.stage.gradient_checkpointing:
             model.activation_checkpointing_enable()
         else:

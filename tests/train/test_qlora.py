@@ -19,6 +19,7 @@ from longview.errors import MissingExtraError, RecipeError
 from longview.models import adapters, quantization
 from longview.models.families import families
 from longview.train import outlook as estimates
+from longview.train import processes
 from longview.train import run as training
 from longview.train.opening import add_adapter, open_model
 from longview.train.outlook import in_four_bits, outlook
@@ -172,6 +173,14 @@ def test_what_cannot_be_done_is_told_before_anything_is_read(folders, rows, tmp_
     for follow in (lambda: training.train(wanted, tmp_path / "run", progress=False), lambda: list(outlook(wanted))):
         with pytest.raises(MissingExtraError, match=r"model\.quantize needs bitsandbytes.*longview\[quant\]"):
             follow()
+
+
+def test_several_processes_each_have_a_copy_of_four_bits(rows, monkeypatch):
+    wanted = recipe("x", rows)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    training.check_processes(wanted)
+    with pytest.raises(RecipeError, match=r"cannot share out weights of 4 bits \(model\.quantize\); take parallel=ddp"):
+        training.check_processes(dataclasses.replace(wanted, parallel="fsdp2"))
 
 
 def test_a_model_that_is_quantised_already_is_refused(folders, rows, tmp_path):

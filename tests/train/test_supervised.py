@@ -18,7 +18,9 @@ from torch.nn import functional
 from longview.errors import RecipeError
 from longview.models import adapters
 from longview.train import run as training
+from longview.train import supervised
 from longview.train.datasets import Mixture, Quarantine
+from longview.train.opening import open_model
 from longview.train.optimizers import select_parts
 from longview.train.recipe import Recipe, Stage, check, from_tree
 from longview.train.supervised import Tuning, answer_log_probs, dpo_loss
@@ -192,6 +194,20 @@ def test_adapters_need_a_model_that_exists_and_data_of_users(data):
     world = Stage("see", 1, ["vision"], "contents")
     with pytest.raises(RecipeError, match="are for objectives supervised and preference"):
         check(Recipe(from_tree(tree(Path("x"), data) | {"model": {"start": "x", "adapter": {}}}).model, [world]))
+
+
+def test_liger_kernels_are_for_cuda_and_replace_those_of_model_and_reference_alike(tiny, data, tmp_path, monkeypatch):
+    model, processor = tiny
+    wanted = preference(data, batch=7) | {"model": {"start": "x", "liger": True}}
+    with pytest.raises(RecipeError, match=r"model\.liger: Liger kernels run on CUDA devices only"):
+        open_model(from_tree(wanted), tmp_path / "run")
+    fused: list = []
+    monkeypatch.setattr(supervised, "apply_liger_kernel", fused.append)
+    reference = copy.deepcopy(model)
+    tuned(model, processor, from_tree(wanted), tmp_path, reference)
+    assert fused == [model, reference]
+    tuned(model, processor, from_tree(preference(data, batch=7)), tmp_path, reference)
+    assert len(fused) == 2
 
 
 def test_a_dataset_is_named_once_it_cannot_be_read(started, tmp_path):
