@@ -2,6 +2,8 @@
 
 torchrun starts them, one a device, and tells each who it is (RANK, WORLD_SIZE, LOCAL_RANK); without it there is one,
 and everything here costs nothing. The first process alone prints, logs and writes what there is once.
+
+Tested with gloo on CPUs; what is for GPUs (nccl) has not been run.
 """
 
 from __future__ import annotations
@@ -99,6 +101,8 @@ def gather(value: Told) -> list[Told]:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """What one process fails in, all give up: the first one tells the reason, the others end as it does.
+
+    Not to be nested: what an inner one raises is agreed on already.
 
     Raises:
         LongviewError: the first reason there is.

@@ -149,7 +149,7 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
     with processes.together():
         if mixtures and processes.is_first():
             check_data(mixtures, output, resume)
-        begin = run.load(state) if state else (0, 0)
+    begin = run.load(state) if state else (0, 0)
     with processes.together():
         if processes.is_first():
             _prepare(recipe, output, begin, resume)

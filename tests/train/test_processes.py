@@ -124,7 +124,8 @@ def test_a_stopped_run_goes_on_in_another_number_of_processes(before, after, sta
 
 
 def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_path, capfd, monkeypatch):
-    """The second one's disk is full, and its samples are broken; a reason that the first one could not know."""
+    """The second one's disk is full, and its samples are broken, which the first could not know; a file is damaged,
+    which the first alone looks at."""
     save_file = loop.save_file
 
     def full(tensors, path):
@@ -138,6 +139,11 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_pa
     assert forked(lambda: told(from_tree(recipe | {"parallel": "fsdp2"}), output), 2) == [2, 2]
     assert re.fullmatch(r".*could not be written \(No space left .*no checkpoint yet.*\n", capfd.readouterr().err)
     assert not (output / ".unfinished").exists()
+    monkeypatch.undo()
+    training.train(from_tree(recipe), output, resume=True, progress=False)
+    (newest_checkpoint(output) / "optimizer.safetensors").write_bytes(b"short")
+    assert forked(lambda: told(from_tree(recipe), output, resume=True), 2) == [2, 2]
+    assert re.fullmatch(r".*optimizer.safetensors has 5 bytes, and \d+ were written.*\n", capfd.readouterr().err)
     for path in data.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:40])
     (tmp_path / "rows.jsonl").write_text((data / "rows.jsonl").read_text())
@@ -146,10 +152,10 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_pa
     assert capfd.readouterr().err.count("samples are broken, more than stages.tune.quarantine=0 allows") == 1
 
 
-def told(recipe, output: Path) -> None:
+def told(recipe, output: Path, resume: bool = False) -> None:
     """Train as the command line does: an error is one line and 2."""
     try:
-        training.train(recipe, output, progress=False)
+        training.train(recipe, output, resume, progress=False)
     except LongviewError as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(2) from None
