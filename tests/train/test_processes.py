@@ -33,10 +33,10 @@ CASES = {  # family, stage, adapter; of the eight rows one shows nothing, so one
     "preference": ("ovis2", {"train": ALL, "objective": "preference", "batch": 3}, None),
     "preference lora": ("owl3", {"objective": "preference", "batch": 2}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
 }
-TOLERANCE = 1e-5
-"""Of weights that move by about 3e-3."""
-ROUNDING = 1e-6
-"""Where gradients are this small they are nothing but rounding, of which AdamW makes steps as of any other."""
+TOLERANCE = {"weights": 1e-5, "moments": 1e-6}
+"""Weights move by about 3e-3."""
+SMALL = 1e-4
+"""Of gradients below this much is rounding, and AdamW makes steps of a size whatever their own."""
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def case(name: str, started, data, **changes) -> dict:
 
 
 def near(found: dict, expected: dict) -> None:
-    """Weights and optimizer state, but for weights that move by rounding alone, such as the biases of keys."""
+    """Weights and optimizer state, but for weights that move by rounding, such as the biases of keys."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         apart = (found[name] - tensor).abs()
         squares = expected.get(f"{name}|exp_avg_sq")
         if squares is not None:
-            apart = apart[squares.sqrt() > ROUNDING]
-        assert apart.numel() == 0 or apart.max() < TOLERANCE, name
+            apart = apart[squares.sqrt() > SMALL]
+        assert apart.numel() == 0 or apart.max() < TOLERANCE["moments" if "|" in name else "weights"], name
 
 
 @pytest.mark.parametrize("name", CASES)
