@@ -82,6 +82,8 @@ def check_processes(recipe: Recipe) -> None:
         RecipeError: says which stage cannot.
     """
     count = processes.count()
+    if count > 1 and recipe.model.quantize is not None and recipe.parallel == "fsdp2":
+        raise RecipeError(f"model.quantize {recipe.model.quantize!r} cannot be held in shares; take parallel=ddp")
     for stage in recipe.stages if count > 1 else ():
         where = f"stages.{stage.name}"
         if stage.objective not in OF_USERS:

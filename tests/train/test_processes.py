@@ -190,6 +190,9 @@ def test_what_several_processes_cannot_follow_is_refused(change, message, data, 
     recipe = dataclasses.replace(from_tree(tree(Path("x"), data, **change)), parallel="fsdp2")
     with pytest.raises(RecipeError, match=message):
         training.check_processes(recipe)
+    quantised = dataclasses.replace(recipe.model, quantize="nf4")
+    with pytest.raises(RecipeError, match="'nf4' cannot be held in shares; take parallel=ddp"):
+        training.check_processes(dataclasses.replace(recipe, model=quantised))
     world = from_tree({"model": {"family": "owl3"}, "stages": [{"name": "see", "train": ["vision"], "steps": 1}]})
     with pytest.raises(RecipeError, match="'answers' is made for one process"):
         training.check_processes(world)
