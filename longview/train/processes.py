@@ -23,8 +23,8 @@ from longview.errors import LongviewError, RecipeError
 Told = TypeVar("Told")
 NAMED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets beside WORLD_SIZE."""
-PARTING = timedelta(seconds=5)
-"""How long the processes of a run that failed wait for one another, before each ends alone."""
+PARTING = timedelta(seconds=20)
+"""How long the processes of a run wait for one another at its end, before each ends alone."""
 
 _control: Any = None
 """The group that words go through, gloo's, whatever device tensors are on."""
@@ -76,14 +76,19 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _control = dist.new_group(backend="gloo")
+    at_odds = True
     try:
         yield
+        at_odds = False
+    except (LongviewError, SystemExit, KeyboardInterrupt):
+        at_odds = False
+        raise
     finally:
-        # Without it the first to leave takes the connection away from the others. A process that died, or raised what
-        # the others know nothing of, never comes.
-        with contextlib.suppress(RuntimeError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dist.monitored_barrier(_control, PARTING)
+        # Without it the first to leave takes the connection away from the others, who may not all come.
+        if not at_odds:
+            with contextlib.suppress(RuntimeError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dist.monitored_barrier(_control, PARTING)
         _control = None
         dist.destroy_process_group()
 
