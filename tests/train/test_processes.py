@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, log, state, tree
+from runs import exported, forked, log, same, state, tree
 
 from longview.errors import LongviewError, RecipeError
 from longview.train import loop, processes
@@ -121,6 +121,32 @@ def test_a_stopped_run_goes_on_in_another_number_of_processes(before, after, sta
     assert forked(lambda: run(after[1], True), after[0]) == [0] * after[0]
     assert precise(output) == pytest.approx(precise(tmp_path / "whole"), rel=1e-6)
     near(state(output), state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(
+    parallel, started, data, tmp_path
+):
+    recipe = case("lora", started, data, steps=5)
+    recipe["model"]["adapter"] |= {"dropout": 0.2}
+    understood, learn = from_tree(recipe | {"parallel": parallel}), Tuning.learn
+    assert forked(lambda: training.train(understood, tmp_path / "whole", progress=False), 2) == [0, 0]
+    output = tmp_path / "run"
+
+    def dying():
+        def learning(self, step):
+            if step == 3 and processes.rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return learn(self, step)
+
+        Tuning.learn = learning
+        training.train(understood, output, progress=False)
+
+    assert forked(dying, 2) == [1, -signal.SIGKILL]
+    assert newest_checkpoint(output).name == "checkpoint-0000002"
+    assert forked(lambda: training.train(understood, output, resume=True, progress=False), 2) == [0, 0]
+    assert same(state(output), state(tmp_path / "whole"))
+    assert log(output) == log(tmp_path / "whole")
 
 
 def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_path, capfd, monkeypatch):
