@@ -21,6 +21,7 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
 
 SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
 BATCHES = "engine/test_batching.py"
+PROCESSES, KILLED = "train/test_processes.py", "train/test_killed.py"
 
 MGM_CONFIG, MGM_FUSION, MGM_MODEL, MGM_PROCESSOR, MGM_TOWERS, MGM_CONVERT, MGM_WORDS, MGM_LABELS = (
     f"models/mgm/{name}.py"
@@ -150,6 +151,13 @@ VANDALISMS = {
     "a row that takes another's place leaves its pictures behind": ("engine/cache.py", "self.rows[row], self._galleries[row] = self.rows[last], self._galleries[last]", "self.rows[row] = self.rows[last]", BATCHES),
     "another picture has the same keys and values": ("engine/prefixes.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),
     "scores that are no numbers spoil the table": ("engine/scheduler.py", "wipe=error is not None", "wipe=False", BATCHES),
+    "processes keep their gradients to themselves": ("train/sharding.py", "        dist.all_reduce(summed)\n", "", PROCESSES),
+    "each process learns from every sample": ("train/supervised.py", "rows[processes.rank() :: processes.count()]", "rows", PROCESSES),
+    "a process divides by its own words": ("train/supervised.py", "sum(share[name] for share, _ in shares)", "mine[name]", PROCESSES),
+    "a bit may turn on the disk": ("train/manifest.py", "        if found != entry:", "        if False:", KILLED),
+    "losses that no line tells are forgotten": ("train/loop.py", "self._losses = read_losses(folder)", "read_losses(folder)", KILLED),
+    "a checkpoint grows in its place": ("train/loop.py", 'self.output / ".unfinished"\n', 'self.output / f"checkpoint-{done:07d}"\n', KILLED),
+    "dropout draws on where it left off": ("train/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
     "a cancelled request is answered to its end": ("engine/scheduler.py", "            if request.cancelled:", "            if False:", BATCHES),
 }  # fmt: skip
 

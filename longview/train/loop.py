@@ -225,6 +225,10 @@ class Run:
         with processes.together():
             if processes.is_first():
                 manifest.verify(folder)
+        with processes.together():
+            return self._load(folder)
+
+    def _load(self, folder: Path) -> tuple[int, int]:
         number, step = read_state(folder, self.recipe)
         stage = self.recipe.stages[number]
         weights = manifest.read_weights(folder, "model", kept(self.model))

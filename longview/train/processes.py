@@ -2,6 +2,8 @@
 
 torchrun starts them, one a device, and tells each who it is (RANK, WORLD_SIZE, LOCAL_RANK); without it there is one,
 and everything here costs nothing. The first process alone prints, logs and writes what there is once.
+
+Tested with gloo on CPUs; what is for GPUs (nccl) has not been run.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from longview.errors import LongviewError, RecipeError
 Told = TypeVar("Told")
 NAMED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets beside WORLD_SIZE."""
-PARTING = timedelta(seconds=5)
-"""How long the processes of a run that failed wait for one another, before each ends alone."""
+PARTING = timedelta(seconds=20)
+"""How long the processes of a run wait for one another at its end, before each ends alone."""
 
 _control: Any = None
 """The group that words go through, gloo's, whatever device tensors are on."""
@@ -74,14 +76,19 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _control = dist.new_group(backend="gloo")
+    at_odds = True
     try:
         yield
+        at_odds = False
+    except (LongviewError, SystemExit, KeyboardInterrupt):
+        at_odds = False
+        raise
     finally:
-        # Without it the first to leave takes the connection away from the others. A process that died, or raised what
-        # the others know nothing of, never comes.
-        with contextlib.suppress(RuntimeError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dist.monitored_barrier(_control, PARTING)
+        # Without it the first to leave takes the connection away from the others, who may not all come.
+        if not at_odds:
+            with contextlib.suppress(RuntimeError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dist.monitored_barrier(_control, PARTING)
         _control = None
         dist.destroy_process_group()
 
@@ -99,6 +106,8 @@ def gather(value: Told) -> list[Told]:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """What one process fails in, all give up: the first one tells the reason, the others end as it does.
+
+    Not to be nested: what an inner one raises is agreed on already.
 
     Raises:
         LongviewError: the first reason there is.

@@ -82,8 +82,8 @@ def check_processes(recipe: Recipe) -> None:
         RecipeError: says which stage cannot.
     """
     count = processes.count()
-    if recipe.model.quantize is not None and recipe.parallel == "fsdp2" and count > 1:
-        raise RecipeError("parallel 'fsdp2' cannot share out weights of 4 bits (model.quantize); take parallel=ddp")
+    if count > 1 and recipe.model.quantize is not None and recipe.parallel == "fsdp2":
+        raise RecipeError(f"model.quantize {recipe.model.quantize!r} cannot be held in shares; take parallel=ddp")
     for stage in recipe.stages if count > 1 else ():
         where = f"stages.{stage.name}"
         if stage.objective not in OF_USERS:
@@ -151,7 +151,7 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
     with processes.together():
         if mixtures and processes.is_first():
             check_data(mixtures, output, resume)
-        begin = run.load(state) if state else (0, 0)
+    begin = run.load(state) if state else (0, 0)
     with processes.together():
         if processes.is_first():
             _prepare(recipe, output, begin, resume)

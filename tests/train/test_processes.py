@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, log, state, tree
+from runs import exported, forked, log, same, state, tree
 
 from longview.errors import LongviewError, RecipeError
 from longview.train import loop, processes
@@ -39,8 +39,10 @@ CASES = {  # family, stage, adapter; of the eight rows one shows nothing, so one
     "preference": ("ovis2", {"train": ALL, "objective": "preference", "batch": 3}, None),
     "preference lora": ("owl3", {"objective": "preference", "batch": 2}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
 }
-TOLERANCE = 1e-5
-"""Of weights that move by about 3e-3. Where a gradient is zero but for rounding, AdamW makes steps of the rounding."""
+TOLERANCE = {"weights": 1e-5, "moments": 1e-6}
+"""Weights move by about 3e-3."""
+SMALL = 1e-4
+"""Of gradients below this much is rounding, and AdamW makes steps of a size whatever their own."""
 
 
 @pytest.fixture
@@ -70,9 +72,14 @@ def case(name: str, started, data, **changes) -> dict:
 
 
 def near(found: dict, expected: dict) -> None:
+    """Weights and optimizer state, but for weights that move by rounding, such as the biases of keys."""
     assert found.keys() == expected.keys()
-    worst = max(expected, key=lambda name: (found[name].float() - expected[name].float()).abs().max())
-    assert (found[worst].float() - expected[worst].float()).abs().max() < TOLERANCE, worst
+    for name, tensor in expected.items():
+        apart = (found[name] - tensor).abs()
+        squares = expected.get(f"{name}|exp_avg_sq")
+        if squares is not None:
+            apart = apart[squares.sqrt() > SMALL]
+        assert apart.numel() == 0 or apart.max() < TOLERANCE["moments" if "|" in name else "weights"], name
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -124,8 +131,35 @@ def test_a_stopped_run_goes_on_in_another_number_of_processes(before, after, sta
     near(state(output), state(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(
+    parallel, started, data, tmp_path
+):
+    recipe = case("lora", started, data, steps=5)
+    recipe["model"]["adapter"] |= {"dropout": 0.2}
+    understood, learn = from_tree(recipe | {"parallel": parallel}), Tuning.learn
+    assert forked(lambda: training.train(understood, tmp_path / "whole", progress=False), 2) == [0, 0]
+    output = tmp_path / "run"
+
+    def dying():
+        def learning(self, step):
+            if step == 3 and processes.rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return learn(self, step)
+
+        Tuning.learn = learning
+        training.train(understood, output, progress=False)
+
+    assert forked(dying, 2) == [1, -signal.SIGKILL]
+    assert newest_checkpoint(output).name == "checkpoint-0000002"
+    assert forked(lambda: training.train(understood, output, resume=True, progress=False), 2) == [0, 0]
+    assert same(state(output), state(tmp_path / "whole"))
+    assert log(output) == log(tmp_path / "whole")
+
+
 def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_path, capfd, monkeypatch):
-    """The second one's disk is full, and its samples are broken; a reason that the first one could not know."""
+    """The second one's disk is full, and its samples are broken, which the first could not know; a file is damaged,
+    which the first alone looks at."""
     save_file = loop.save_file
 
     def full(tensors, path):
@@ -139,6 +173,11 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_pa
     assert forked(lambda: told(from_tree(recipe | {"parallel": "fsdp2"}), output), 2) == [2, 2]
     assert re.fullmatch(r".*could not be written \(No space left .*no checkpoint yet.*\n", capfd.readouterr().err)
     assert not (output / ".unfinished").exists()
+    monkeypatch.undo()
+    training.train(from_tree(recipe), output, resume=True, progress=False)
+    (newest_checkpoint(output) / "optimizer.safetensors").write_bytes(b"short")
+    assert forked(lambda: told(from_tree(recipe), output, resume=True), 2) == [2, 2]
+    assert re.fullmatch(r".*optimizer.safetensors has 5 bytes, and \d+ were written.*\n", capfd.readouterr().err)
     for path in data.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:40])
     (tmp_path / "rows.jsonl").write_text((data / "rows.jsonl").read_text())
@@ -147,10 +186,10 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_pa
     assert capfd.readouterr().err.count("samples are broken, more than stages.tune.quarantine=0 allows") == 1
 
 
-def told(recipe, output: Path) -> None:
+def told(recipe, output: Path, resume: bool = False) -> None:
     """Train as the command line does: an error is one line and 2."""
     try:
-        training.train(recipe, output, progress=False)
+        training.train(recipe, output, resume, progress=False)
     except LongviewError as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(2) from None
@@ -185,6 +224,9 @@ def test_what_several_processes_cannot_follow_is_refused(change, message, data, 
     recipe = dataclasses.replace(from_tree(tree(Path("x"), data, **change)), parallel="fsdp2")
     with pytest.raises(RecipeError, match=message):
         training.check_processes(recipe)
+    quantised = dataclasses.replace(recipe.model, quantize="nf4")
+    with pytest.raises(RecipeError, match="'nf4' cannot be held in shares; take parallel=ddp"):
+        training.check_processes(dataclasses.replace(recipe, model=quantised))
     world = from_tree({"model": {"family": "owl3"}, "stages": [{"name": "see", "train": ["vision"], "steps": 1}]})
     with pytest.raises(RecipeError, match="'answers' is made for one process"):
         training.check_processes(world)
@@ -241,16 +283,25 @@ def test_machines_that_do_not_add_up_are_refused(tmp_path, lines, options, messa
         make_plan(**{"nproc_per_node": None} | options)
 
 
+def on_command(words: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "longview", "train", *words, "--nproc-per-node", "2"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
 def test_the_command_line_starts_its_own_processes(started, data, tmp_path):
-    """Once to the end, where the first process alone speaks; once to a refusal, of which there is one line."""
+    """Of which the first alone speaks."""
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(case("padded", started, data)))
-    command = [sys.executable, "-m", "longview", "train", str(path), "--output", str(tmp_path / "run")]
-    for words, code in ((["--nproc-per-node", "2"], 0), (["--nproc-per-node", "2", "seed=3", "--resume"], 2)):
-        done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == code, done.stderr
-        if code:
-            assert re.fullmatch(r"longview: .* was begun with another recipe; .*\n", done.stderr)
-            assert not done.stdout
-        else:
-            assert done.stdout == f"{tmp_path / 'run' / 'model'}\n"
+    done = on_command([str(path), "--output", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'run' / 'model'}\n"
+
+
+@pytest.mark.slow  # what the processes agree on is above; here the launcher's own words are kept back
+def test_the_command_line_tells_a_refusal_once(started, data, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(case("padded", started, data)))
+    done = on_command([str(path), "--output", str(tmp_path / "run"), "--resume"])
+    assert done.returncode == 2
+    assert re.fullmatch(r"longview: .* holds no run to resume; .*\n", done.stderr)
+    assert not done.stdout

@@ -352,6 +352,7 @@ def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
     assert folder is not None
     (folder / "state.json").write_text('{"stage": 1, "step": 5, "losses": []}')
     reseal(folder)
+    folder.rename(damaged / "checkpoint-0000009")
     log.write_text("\n".join([*lines, '{"stage": "te']))
     training.train(recipe, damaged, resume=True, progress=False)
     found = [json.loads(line) for line in log.read_text().splitlines()]
