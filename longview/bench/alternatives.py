@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
 from transformers.initialization import no_init_weights
 
-from longview.bench.limits import now
 from longview.bench.subject import Subject, fill
+from longview.engine.devices import now
 from longview.media import open_media
 
 

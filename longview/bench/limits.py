@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-
-def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.device | None = None) -> float:
-    """The median of a few runs, after one that does not count."""
-    work()
-    found = []
-    for _ in range(repeats):
-        began = now(device)
-        work()
-        found.append(now(device) - began)
-    return statistics.median(found)
-
-
-def now(device: torch.device | None) -> float:
-    """Seconds on a clock, once a device has done what it was told; a CPU has."""
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def matrix_rate(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of (rows, inner) · (inner, columns), a multiplication and an addition each."""
-    left = torch.ones(rows, inner, dtype=dtype, device=device)
-    right = torch.ones(columns, inner, dtype=dtype, device=device)  # as a linear layer holds it
-    seconds = median_seconds(lambda: torch.nn.functional.linear(left, right), 5, device)
-    return 2 * rows * inner * columns / seconds
+from longview.engine.devices import matrix_rate, median_seconds
 
 
 def read_rate(device: torch.device, size: int = 1 << 28) -> float:

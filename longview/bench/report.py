@@ -110,7 +110,9 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
-    found: dict[str, Any] = {"processor": _processor(), "threads": torch.get_num_threads()}
+    from longview.engine.devices import processor
+
+    found: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads()}
     if hasattr(os, "getloadavg"):
         found["load before"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
@@ -121,14 +123,6 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
     }
     return {**found, **versions}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def command() -> str:

@@ -25,6 +25,7 @@ from longview.cli.export import export
 from longview.cli.frames import show_frames
 from longview.cli.info import info
 from longview.cli.merge import merge
+from longview.cli.report import report
 from longview.cli.train import train
 from longview.cli.verb import Verb, spread
 from longview.errors import LongviewError
@@ -46,6 +47,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "merge": merge,
     "export": export,
+    "report": report,
     "eval": evaluate,
     "bench": bench,
 }

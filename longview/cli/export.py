@@ -2,30 +2,97 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longview.cli.merge import Target, check_target
 from longview.cli.options import quieten
-from longview.errors import CheckpointError
+from longview.errors import CheckpointError, RequestError
+
+Target = Annotated[Path, typer.Argument(help="Folder to be written; it must not hold a model yet.", show_default=False)]
+
+
+@dataclass
+class HubOptions:
+    """Where it goes"""
+
+    official: Annotated[
+        bool, typer.Option("--official", help="In the form of the authors' releases, which their code reads, too.")
+    ] = False
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Upload it to the Hugging Face hub as well, under this name.")
+    ] = None
+    private: Annotated[bool, typer.Option("--private", help="A repository made for that is private.")] = False
+
+    def check(self) -> None:
+        """
+        Raises:
+            RequestError, CheckpointError: they cannot be followed, as far as can be told before.
+        """
+        if self.private and self.push_to_hub is None:
+            raise RequestError("--private is about --push-to-hub; name a repository, or leave it out")
+        if self.push_to_hub is not None:
+            from longview.train.hub import check_name
+
+            check_name(self.push_to_hub)
+
+    def push(self, folder: Path, base: str | None, run: Path | None) -> str | None:
+        """Upload a folder with a card of its own; returns its address, or None where nobody wants that."""
+        if self.push_to_hub is None:
+            return None
+        from longview.train.hub import push, write_card
+
+        write_card(folder, self.push_to_hub, base, run)
+        return push(folder, self.push_to_hub, self.private)
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run, which may still be going on.", show_default=False)],
     folder: Target,
+    hub: HubOptions,
 ) -> None:
     """Write what a run has learned up to its newest checkpoint: a model, or an adapter where it trains one.
 
     Examples:
       longview export runs/demo-owl3 early-model
       longview ask --model early-model photo.jpg "What is it?"
+      longview export runs/ovis2-3-instruct my-ovis --official
+      longview export runs/recipes-lora my-adapter --push-to-hub you/my-adapter --private
     """
     check_target(folder)
-    if not (run / "recipe.json").is_file():
-        raise CheckpointError(f"{run} holds no run (recipe.json); name the folder that `longview train` wrote")
+    check_run(run)
+    hub.check()
     quieten(show=False)
     from longview.train.export import export_checkpoint
 
-    typer.echo(export_checkpoint(run, folder))
+    typer.echo(export_checkpoint(run, folder, hub.official))
+    address = hub.push(folder, base_of_run(run), run)
+    if address is not None:
+        typer.echo(address)
+
+
+def base_of_run(run: Path) -> str | None:
+    """The model that a run begins with; None for one made from nothing."""
+    from longview.models.checkpoint import read_json
+
+    return (read_json(run, "recipe.json").get("model") or {}).get("start")
+
+
+def check_run(run: Path) -> None:
+    """
+    Raises:
+        CheckpointError: the folder is not that of a run.
+    """
+    if not (run / "recipe.json").is_file():
+        raise CheckpointError(f"{run} holds no run (recipe.json); name the folder that `longview train` wrote")
+
+
+def check_target(folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: something is there that would be overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not an empty folder; choose another one")

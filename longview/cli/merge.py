@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
+from longview.cli.export import HubOptions, Target, check_target
 from longview.cli.options import quieten
-from longview.errors import CheckpointError
-
-Target = Annotated[Path, typer.Argument(help="Folder to be written; it must not hold a model yet.", show_default=False)]
 
 
 def merge(
@@ -18,6 +16,7 @@ def merge(
         Path, typer.Argument(help="Folder of an adapter, as `longview train` leaves it.", show_default=False)
     ],
     folder: Target,
+    hub: HubOptions,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model it was trained on; default: the one it names.")
     ] = None,
@@ -28,13 +27,16 @@ def merge(
     Examples:
       longview merge runs/lora/adapter my-model
       longview merge runs/lora/adapter my-model --model AIDC-AI/Ovis2-2B --dtype bfloat16
+      longview merge runs/lora/adapter my-model --official --push-to-hub you/my-model
     """
     check_target(folder)
+    hub.check()
     quieten(show=False)
     from longview.engine import load
     from longview.engine.engine import dtype_of
     from longview.models import checkpoint
     from longview.models.adapters import base_of
+    from longview.models.official import make_official
     from longview.train.export import export as write
 
     base = model or base_of(adapter)
@@ -44,12 +46,8 @@ def merge(
     folder.mkdir(parents=True, exist_ok=True)
     engine.processor.save_pretrained(folder)
     typer.echo(write(engine.model, engine.processor, folder, kind))
-
-
-def check_target(folder: Path) -> None:
-    """
-    Raises:
-        CheckpointError: something is there that would be overwritten.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is not an empty folder; choose another one")
+    if hub.official:
+        make_official(folder, checkpoint.resolve(base))
+    address = hub.push(folder, base, adapter.parent)
+    if address is not None:
+        typer.echo(address)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from longview.cli.options import quieten
+from longview.cli.report import Answers
 from longview.cli.terminal import is_terminal
 
 
@@ -40,6 +41,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and what it takes; then stop.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin even if it seems to take more memory than there is.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's events, too, to tensorboard/ in that folder.")
+    ] = False,
+    answers: Answers = 4,
     *,
     devices: DeviceOptions,
 ) -> None:
@@ -66,17 +74,19 @@ def train(
 
         from longview.train.outlook import outlook
 
-        lines = list(outlook(understood))
+        lines = list(outlook(understood, force))
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
         typer.echo("\n".join(f"# {line}" for line in lines))
         return
     plan = make_plan(**asdict(devices))
+    flags = {"resume": resume, "force": force, "tensorboard": tensorboard}
     folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
     if plan is not None:
-        words = ["train", str(recipe), *(overrides or ()), f"--output={folder}", *(["--resume"] if resume else [])]
+        words = ["train", str(recipe), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
+        words += [f"--{flag}" for flag, given in flags.items() if given]
         raise typer.Exit(launch(plan, words))
     try:
-        trained = follow(understood, folder, resume=resume, progress=is_terminal())
+        trained = follow(understood, folder, resume, is_terminal(), force, tensorboard, answers)
         if is_first():
             typer.echo(trained)
     except Interrupted as stop:

@@ -1,9 +1,14 @@
-"""Where a model runs: devices, number formats, kinds of attention, memory. What is not there is said in one line."""
+"""Where a model runs: devices, their memory and speed, number formats, attention. What is missing is said in a line."""
 
 from __future__ import annotations
 
 import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import is_flash_attn_2_available
@@ -71,3 +76,46 @@ def memory_of(device: str) -> int:
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
             memory = min(memory, int(text))
     return memory
+
+
+def name_of(device: str) -> str:
+    """What a device is called by its maker; a CPU with the threads that are used of it."""
+    if device.split(":")[0] == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor() -> str:
+    """What this machine's CPU is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.device | None = None) -> float:
+    """The median of a few runs, after one that does not count."""
+    work()
+    found = []
+    for _ in range(repeats):
+        began = now(device)
+        work()
+        found.append(now(device) - began)
+    return statistics.median(found)
+
+
+def now(device: torch.device | None) -> float:
+    """Seconds on a clock, once a device has done what it was told; a CPU has."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matrix_rate(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of (rows, inner) · (inner, columns), a multiplication and an addition each."""
+    left = torch.ones(rows, inner, dtype=dtype, device=device)
+    right = torch.ones(columns, inner, dtype=dtype, device=device)  # as a linear layer holds it
+    seconds = median_seconds(lambda: torch.nn.functional.linear(left, right), 5, device)
+    return 2 * rows * inner * columns / seconds

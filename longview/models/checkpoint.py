@@ -188,6 +188,19 @@ def open_config(config_class: Any, folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
 
 
+def as_transformers_4(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's fields as transformers 4 spells them, on which the authors' code runs."""
+    newer = ("rope_parameters", "layer_types", "dtype", "transformers_version", "_name_or_path")
+    written = {key: value for key, value in fields.items() if key not in newer}
+    rope = dict(fields.get("rope_parameters") or {})
+    kind = rope.pop("rope_type", "default")
+    if "rope_theta" in rope:
+        written["rope_theta"] = rope.pop("rope_theta")
+    if "rope_theta" in written:
+        written["rope_scaling"] = None if kind == "default" else {"type": kind, "rope_type": kind, **rope}
+    return written
+
+
 def open_tokenizer(folder: Path, **options: Any) -> Any:
     """The tokenizer of a checkpoint folder.
 

@@ -1,7 +1,7 @@
 """Families are found by folder name: each package under `longview.models` is one. Whose checkpoint is this?
 
-A family's package offers `Config`, `Model`, `Processor` and `recognises(config: dict) -> bool`. A fourth family is one
-new folder; nothing is edited here.
+A family's package offers `Config`, `Model`, `Processor`, `recognises(config: dict) -> bool` and
+`official_config(config, folder) -> dict`. A fourth family is one new folder; nothing is edited here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Family(Protocol):
     Processor: Any
 
     def recognises(self, config: Mapping[str, Any]) -> bool: ...
+
+    def official_config(self, config: Any, folder: Path) -> dict[str, Any]: ...
 
 
 @functools.cache

@@ -294,7 +294,7 @@ class Quarantine:
 
     def __init__(self, path: Path, share: float, stage: str, number: int) -> None:
         self.path, self.share, self.stage = path, share, stage
-        self.broken = sum(line["stage"] == number for line in _lines(path))
+        self.broken = sum(line["stage"] == number for line in read_quarantine(path))
         self._number = number
 
     def add(self, step: int, drawn: int, place: Place, reason: str) -> None:
@@ -321,11 +321,14 @@ class Quarantine:
 def trim_report(path: Path, begin: tuple[int, int]) -> None:
     """Drop what will be told again: lines of steps that are taken again, and a last line that was cut short."""
     if path.exists():
-        kept = [json.dumps(x, ensure_ascii=False) + "\n" for x in _lines(path) if (x["stage"], x["step"]) < begin]
+        kept = [
+            json.dumps(x, ensure_ascii=False) + "\n" for x in read_quarantine(path) if (x["stage"], x["step"]) < begin
+        ]
         replace_text(path, "".join(kept))
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_quarantine(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a report that are whole."""
     if not path.exists():
         return
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -11,10 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from longview.errors import RecipeError
-from longview.models import adapters
+from longview.models import adapters, checkpoint
+from longview.models.official import make_official
 from longview.train.folder import newest_checkpoint, reading
 from longview.train.manifest import read_weights, verify
 from longview.train.opening import add_adapter, kept, open_model
+from longview.train.pairs import FAMILY as TOWERS
 from longview.train.recipe import Recipe, from_tree
 
 
@@ -53,15 +55,30 @@ def restore(recipe: Recipe, state: Path, folder: Path) -> tuple[Any, Any, Any]:
     return model, processor, adapter
 
 
-def export_checkpoint(output: str | Path, folder: str | Path) -> Path:
-    """Export the newest checkpoint of a run, which may still be going on."""
+def export_checkpoint(output: str | Path, folder: str | Path, official: bool = False) -> Path:
+    """Export the newest checkpoint of a run, which may still be going on.
+
+    Args:
+        official: In the form of the authors' releases; see `longview.models.official`.
+
+    Raises:
+        RecipeError: there is no checkpoint yet, or none of a model that has an official form.
+        CheckpointError: something in the run's folder is damaged.
+    """
     output, folder = Path(output), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (output / "model" / "tokenizer.json").exists():
-        shutil.copy(output / "model" / "tokenizer.json", folder)
     with reading(output / "recipe.json"):
         recipe = from_tree(json.loads((output / "recipe.json").read_text()))
+    if official and (recipe.model.adapter is not None or recipe.model.family == TOWERS):
+        merging = f"longview merge {output / 'adapter'} FOLDER --official makes one"
+        hint = merging if recipe.model.adapter else "leave out --official"
+        raise RecipeError(f"{output} trains no whole model of a family, which alone has an official form; {hint}")
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
-    return leave(*restore(recipe, state, folder), folder, recipe.model.start)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (output / "model" / "tokenizer.json").exists():
+        shutil.copy(output / "model" / "tokenizer.json", folder)
+    leave(*restore(recipe, state, folder), folder, recipe.model.start)
+    if official:
+        make_official(folder, None if recipe.model.start is None else checkpoint.resolve(recipe.model.start))
+    return folder

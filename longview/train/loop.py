@@ -11,8 +11,6 @@ import copy
 import json
 import random
 import shutil
-import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +33,7 @@ from longview.train.folder import (
     steps_of,
     writing,
 )
+from longview.train.journal import Journal
 from longview.train.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
 from longview.train.opening import kept
 from longview.train.optimizers import learning_rate, make_optimizers, select_parts
@@ -42,10 +41,6 @@ from longview.train.pairs import pairs_loss
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.sharding import dealt, is_sharded, like, shard, sum_gradients, whole
 from longview.train.supervised import Tuning
-
-LOG_EVERY = 10  # steps
-COUNTED = ("samples", "tokens", "pictures")
-"""What a step may say it has worked through; the log tells how many a second."""
 
 
 @dataclass
@@ -68,14 +63,13 @@ class Run:
         self.optimizers: list[torch.optim.Optimizer] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
-        self._losses: list[float] = []  # of the steps since the last line of the log
+        self.journal = Journal(self.output, self.recipe)
 
     def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
         """Train one stage from step `begin`; False when a signal ended it early."""
         parameters = self._learning(stage)
         self._prepare_optimizers(parameters, stage)
-        task = bar.add_task(stage.name, total=stage.steps, completed=begin, loss=float("nan"), speed="")
-        losses = self._losses
+        task = bar.add_task(stage.name, total=stage.steps, completed=begin, told="")
         if self.pool is not None and (stage.objective != "answers" or SEEING & set(stage.train)):
             self.pool.features = None
         elif self.pool is not None and self.pool.features is None:
@@ -83,7 +77,7 @@ class Run:
             self.pool.features = look_once(self.model, self.processor, self.pool)
             bar.update(task, description=stage.name)
         self.tuning = self._tuning(number)
-        worked, since = Counter[str](), time.monotonic()
+        self.journal.begin(number, begin)
         self.model.train()
         for step in range(begin, stage.steps):
             rate = learning_rate(stage, step)
@@ -97,19 +91,8 @@ class Run:
             if notes["samples"]:
                 for optimizer in self.optimizers:
                     optimizer.step()
-            losses.append(loss)
-            worked.update({what: notes[what] for what in COUNTED if what in notes})
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
-                elapsed = time.monotonic() - since
-                mean = sum(losses) / len(losses)
-                line = {"stage": stage.name, "step": step + 1, "loss": round(mean, 4), "norm": round(float(norm), 3)}
-                line |= {"rate": round(rate, 7)}
-                line |= {f"{what}_s": round(count / elapsed, 2) for what, count in worked.items()}
-                self._log(line | {"time": round(time.time())} | notes)
-                speed = "  ".join(f"{count / elapsed:.1f} {what}/s" for what, count in worked.items())
-                bar.update(task, completed=step + 1, loss=mean, speed=speed)
-                losses.clear()
-                worked, since = Counter(), time.monotonic()
+            told = self.journal.step(number, step + 1, loss, float(norm), rate, notes)
+            bar.update(task, completed=step + 1, told=told)
             ended = any(processes.gather(bool(stopped)))
             if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 self.save(number, step + 1)
@@ -182,7 +165,7 @@ class Run:
                 if processes.is_first():
                     shutil.rmtree(unfinished, ignore_errors=True)
                     unfinished.mkdir()
-                    now = {"stage": stage, "step": step, "losses": self._losses}
+                    now = {"stage": stage, "step": step, "losses": self.journal.losses}
                     (unfinished / "state.json").write_text(json.dumps(now))
             with processes.together(), writing(folder, self.output):
                 written = self._write(files, unfinished)
@@ -249,7 +232,7 @@ class Run:
         if step == stage.steps:
             return number + 1, 0
         self._loaded = moments
-        self._losses = read_losses(folder)
+        self.journal.losses = read_losses(folder)
         return number, step
 
     def shard(self) -> None:
@@ -264,10 +247,3 @@ class Run:
             return select_parts(self.model, stage.train)
         readers = {f"readers.{name}": parameter for name, parameter in self.readers.named_parameters()}
         return select_parts(self.model, stage.train) | readers
-
-    def _log(self, line: dict[str, Any]) -> None:
-        if not processes.is_first():
-            return
-        path = self.output / "log.jsonl"
-        with writing(path, self.output), path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")

@@ -105,7 +105,8 @@ def contents_loss(
     signs = read_loss(told[:, -sum(CONTENT_CLASSES[27:]) :], contents[:, 27:], CONTENT_CLASSES[27:])
     whole = read_loss(told, contents, CONTENT_CLASSES) if stage.objective == "contents" else signs
     each = read_loss(readers["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-    return whole + 9 * each, {"samples": stage.batch, "each": round(each.item(), 4), "signs": round(signs.item(), 4)}
+    shown = {"samples": stage.batch, "pictures": stage.batch}
+    return whole + 9 * each, shown | {"each": round(each.item(), 4), "signs": round(signs.item(), 4)}
 
 
 @torch.no_grad()
@@ -143,7 +144,8 @@ def answers_loss(
     # Three tokens in four are not learned; a softmax over them would be for nothing.
     learned = labels != -100
     loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
-    notes: Notes = {"samples": len(rows), "kind": kind, "answers": round(loss.item(), 4)}
+    notes: Notes = {"samples": len(rows), "tokens": tokens, "pictures": len(indices)}
+    notes |= {"kind": kind, "answers": round(loss.item(), 4)}
     if not stage.probe_layer:
         return loss, notes
     seeing, understanding, finding, pointing = output.hidden_states[stage.probe_layer :][:4]

@@ -136,10 +136,12 @@ def pairs_loss(
     texts = [draw_text(rng, pool.pictures[index]) for index in chosen]
     fits = torch.tensor(fit(texts, [pool.pictures[index] for index in chosen]))
     pixels = processor.pictures([Image.fromarray(pool.pixels[index]) for index in chosen])
-    output = model(input_ids=processor.texts(texts), **pixels)  # logits (texts, pictures)
+    ids = processor.texts(texts)
+    output = model(input_ids=ids, **pixels)  # logits (texts, pictures)
     loss = -functional.logsigmoid(torch.where(fits, 1.0, -1.0) * output.logits_per_text).sum(-1).mean()
     found = fits.gather(1, output.logits_per_text.argmax(-1, keepdim=True)).float().mean()
-    return loss, {"samples": stage.batch, "fit": round(fits.float().mean().item(), 3), "found": round(found.item(), 3)}
+    notes = {"samples": stage.batch, "tokens": ids.numel(), "pictures": stage.batch}
+    return loss, notes | {"fit": round(fits.float().mean().item(), 3), "found": round(found.item(), 3)}
 
 
 def fit(texts: Sequence[str], pictures: Sequence[Picture]) -> list[list[bool]]:

@@ -13,17 +13,19 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from longview.errors import CheckpointError, RecipeError
 from longview.train import processes
 from longview.train.data import Pool, paint_pool
 from longview.train.datasets import Mixture, trim_report
+from longview.train.estimate import bare_model, check_memory, forecasts
 from longview.train.export import leave, restore
 from longview.train.folder import (
     REPAIR,
@@ -37,23 +39,36 @@ from longview.train.folder import (
     trim_log,
     writing,
 )
+from longview.train.journal import Journal, check_tensorboard
 from longview.train.layouts import check_cutting
 from longview.train.loop import Run
 from longview.train.opening import add_adapter, open_model
 from longview.train.optimizers import select_parts
 from longview.train.pairs import SiglipModel
 from longview.train.recipe import OF_USERS, Recipe, check
+from longview.train.report import note_session, write_report
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to end before its end; says where it stopped and how to go on."""
 
 
-def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    recipe: Recipe,
+    output: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    force: bool = False,
+    tensorboard: bool = False,
+    answers: int = 0,
+) -> Path:
     """Follow a recipe; returns the folder of the trained model.
 
     Args:
         resume: Continue from the newest checkpoint in `output`; the recipe must be the one that began there.
+        force: Begin even if it seems to take more memory than there is.
+        tensorboard: Write TensorBoard's events, too.
+        answers: Sample questions for the report, asked of the model before the run and after it.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM: the run ended after the current step, with its state saved and nothing exported.
@@ -65,6 +80,8 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bo
         with processes.together():
             check(recipe)
             check_processes(recipe)
+            if tensorboard:
+                check_tensorboard()
             mixtures = open_datasets(recipe)
             recipe = settle(recipe, mixtures)
             if processes.is_first():
@@ -72,7 +89,12 @@ def train(recipe: Recipe, output: str | Path, resume: bool = False, progress: bo
                 check_owner(recipe, output, resume)
         with processes.together():
             check_shared(output)
-        return _train(recipe, mixtures, output, resume, progress and processes.is_first())
+            costs = _costs(recipe, mixtures, force) if processes.is_first() else []
+        folder = _train(recipe, mixtures, output, resume, progress and processes.is_first(), costs, tensorboard)
+        with processes.together():
+            if processes.is_first():
+                write_report(output, answers)
+        return folder
 
 
 def check_processes(recipe: Recipe) -> None:
@@ -133,13 +155,35 @@ def settle(recipe: Recipe, mixtures: Mapping[str, Mixture]) -> Recipe:
     return dataclasses.replace(recipe, stages=stages)
 
 
-def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume: bool, progress: bool) -> Path:
+def _costs(recipe: Recipe, mixtures: Mapping[str, Mixture], force: bool) -> list[float | None]:
+    """Operations of a step of each stage, after a look at whether all of it can be done here.
+
+    Raises:
+        RecipeError: the model lacks a part, or takes more memory than there is.
+    """
+    model, processor = bare_model(recipe)
+    check_stages(recipe, model)
+    check_cutting(recipe, processor, mixtures)
+    found = forecasts(recipe, mixtures, model, processor)
+    if not force:
+        check_memory(recipe, found)
+    return [forecast.operations for forecast in found]
+
+
+def _train(
+    recipe: Recipe,
+    mixtures: Mapping[str, Mixture],
+    output: Path,
+    resume: bool,
+    progress: bool,
+    costs: Sequence[float | None],
+    tensorboard: bool,
+) -> Path:
     torch.manual_seed(recipe.seed)
     state = newest_checkpoint(output) if resume else None
     with processes.together():
         if processes.is_first():
             model, processor = _open(recipe, output, state)
-            check_cutting(recipe, processor, mixtures)
     with processes.together():
         if not processes.is_first():
             model, processor = _open_beside(recipe, output)
@@ -155,6 +199,10 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
     with processes.together():
         if processes.is_first():
             _prepare(recipe, output, begin, resume)
+            note_session(output, begin, str(next(model.parameters()).device))
+    losses = run.journal.losses
+    run.journal = Journal(output, recipe, begin, costs, tensorboard)
+    run.journal.losses = losses
     if sharded:
         run.shard()
     with _bar(progress) as bar, _stop_on_signal() as stopped:
@@ -165,6 +213,7 @@ def _train(recipe: Recipe, mixtures: Mapping[str, Mixture], output: Path, resume
                 number, stage, begin[1] if number == begin[0] else 0, bar, stopped
             ):
                 raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
+    run.journal.close()
     folder = output / ("model" if adapter is None else "adapter")
     with processes.together(), writing(folder, output):
         if processes.is_first():
@@ -185,9 +234,7 @@ def _open(recipe: Recipe, output: Path, state: Path | None) -> tuple[Any, Any]:
     elif recipe.model.start is None and not words.exists():
         raise CheckpointError(f"{words} is missing, and the checkpoint was trained with it; {REPAIR}")
     with writing(folder, output):
-        model, processor = open_model(recipe, folder)
-    check_stages(recipe, model)
-    return model, processor
+        return open_model(recipe, folder)
 
 
 def _open_beside(recipe: Recipe, output: Path) -> tuple[Any, Any]:
@@ -210,7 +257,7 @@ def _prepare(recipe: Recipe, output: Path, begin: tuple[int, int], resume: bool)
 
 def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: list[int]) -> Pool:
     """The pictures of the synthetic world."""
-    painting = bar.add_task("painting", total=1.0, loss=float("nan"), speed="")
+    painting = bar.add_task("painting", total=1.0, told="")
 
     def painted(done: int, total: int) -> None:
         bar.update(painting, completed=done / total)
@@ -287,8 +334,8 @@ def _bar(visible: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=Console(stderr=True),
         disable=not visible,
     )
 

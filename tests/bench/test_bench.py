@@ -127,7 +127,7 @@ def test_the_verb_prints_a_table_or_json_and_saves_and_draws(capsys, tmp_path, s
     ("words", "complaint"),
     [
         (["speed"], "unknown measure 'speed'; there are first-token, decode"),
-        (["decode", "--dims", "owl3-9b"], "unknown --dims 'owl3-9b'; give owl3-1b"),
+        (["decode", "--dims", "owl3-9b"], "unknown --dims 'owl3-9b'; give owl3-0.2b, owl3-1b"),
         (["decode", "--features", "none"], "unknown value 'none' of --features; expected random or tower"),
         (["decode", "--pictures", "a,b"], "pictures is 'a,b'; give whole numbers with commas"),
         (["decode", "--tokens", "1"], "tokens is 1; give a whole number from 2 up"),

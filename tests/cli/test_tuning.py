@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -64,3 +68,111 @@ def test_a_full_run_exports_a_model_at_any_time(longview, recipe, random_model, 
     (run / "model").mkdir()
     assert longview("export", run, model).code == 0
     assert longview("ask", "--model", model, "--max-tokens", 3, "Hello?").code == 0
+
+
+def test_a_report_is_left_by_each_run_and_made_at_any_time(longview, refused, recipe, tmp_path):
+    run = tmp_path / "run"
+    assert longview("train", recipe, "--output", run, "--answers", 1).code == 0
+    assert "Sample answers" in (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert longview("report", run, "--answers", 0).out == f"{run / 'report.html'}\n"
+    assert "Sample answers" not in (run / "report.html").read_text()
+    assert "holds no run" in refused("report", tmp_path)
+
+
+def test_an_official_folder_is_merged_and_exported(longview, refused, recipe, tmp_path):
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    assert longview("train", recipe, "--output", run, "--answers", 0).code == 0
+    told = refused("export", run, tmp_path / "early", "--official")
+    assert f"longview merge {run / 'adapter'} FOLDER --official" in told
+    assert not (tmp_path / "early").exists()
+    assert longview("merge", run / "adapter", merged, "--official").code == 0
+    config = json.loads((merged / "config.json").read_text())
+    assert config["architectures"] == ["mPLUGOwl3Model"]
+    assert "gate" not in config
+    question = ("--quiet", "--max-tokens", 12, "Hello?")
+    tuned = longview("ask", "--adapter", run / "adapter", *question).out
+    assert longview("ask", "--model", merged, *question).out == tuned
+
+
+class Hub:
+    """What a hub was asked for."""
+
+    said: ClassVar[dict] = {}
+    fails: ClassVar[Exception | None] = None
+
+    def __init__(self, **_) -> None: ...
+
+    def create_repo(self, name, **settings):
+        if self.fails:
+            raise self.fails
+        self.said["created"] = (name, settings)
+        return SimpleNamespace(repo_id=name)
+
+    def upload_folder(self, *, repo_id, folder_path, **_):
+        self.said["uploaded"] = (repo_id, {path.name: path.read_bytes() for path in folder_path.iterdir()})
+        return SimpleNamespace(repo_url=f"https://hub.example/{repo_id}")
+
+
+def test_models_go_to_the_hub_with_a_card(longview, refused, recipe, random_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    assert longview("train", recipe, "--output", run, "--answers", 0).code == 0
+    assert "hf auth login" in refused("export", run, folder, "--push-to-hub", "me/mine")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "secret")
+    assert "no name on the hub" in refused("export", run, folder, "--push-to-hub", "mine")
+    assert "--push-to-hub" in refused("export", run, folder, "--private")
+    assert not folder.exists()
+    ran = longview("export", run, folder, "--push-to-hub", "me/mine", "--private")
+    assert ran.out == f"{folder}\nhttps://hub.example/me/mine\n"
+    assert Hub.said["created"] == ("me/mine", {"private": True, "exist_ok": True})
+    name, files = Hub.said["uploaded"]
+    card = files["README.md"].decode()
+    assert name == "me/mine"
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "longview"
+    assert "base_model" not in front  # a folder of this machine is no name that others know
+    assert str(random_model) not in card.split("## Recipe")[0]
+    assert "learning_rate: 0.5" in card
+    assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card
+    assert longview("merge", run / "adapter", tmp_path / "merged", "--push-to-hub", "me/merged").code == 0
+    assert "longview.load('me/merged')" in Hub.said["uploaded"][1]["README.md"].decode()
+    monkeypatch.setattr(Hub, "fails", OSError("the network is down"))
+    ran = longview("merge", run / "adapter", tmp_path / "again", "--push-to-hub", "me/merged")
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+    assert "could not be pushed to the hub (the network is down)" in ran.err
+    assert (tmp_path / "again" / "model.safetensors").exists()
+
+
+def test_without_a_network_pushing_ends_in_one_line(longview, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "secret")
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    assert longview("train", recipe, "--output", run, "--answers", 0).code == 0
+    ran = longview("export", run, folder, "--push-to-hub", "me/mine")
+    assert ran.code == 2
+    assert ran.err.startswith("longview: me/mine could not be pushed to the hub (")
+    assert ran.err.count("\n") == 1
+
+
+def test_what_cannot_be_followed_is_told_before_any_step(refused, recipe, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def told(*changes: str) -> str:
+        return refused("train", recipe, *changes, "--output", run)
+
+    assert "nearest known key is 'datasets'" in told("stages.0.dataset=[]")
+    assert "no part 'tower'; its parts are vision, connector, language" in told("stages.0.train=[tower]")
+    rows = tmp_path / "other.jsonl"
+    rows.write_text(json.dumps({"image": "red.jpg", "query": "<image><image>?", "response": "no"}))
+    assert "other.jsonl, line 1" in told(f"stages.0.datasets.0.path={rows}")
+    rows.write_text("")
+    assert "is empty" in told(f"stages.0.datasets.0.path={rows}")
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    assert "kind 'llama', which belongs to none of longview's families" in told(f"model.start={tmp_path / 'llama'}")
+    monkeypatch.setattr("longview.train.estimate.memory_of", lambda _: 1 << 20)
+    assert re.search(r"stages\.tune takes about \d.* GiB of memory, and cpu has 0\.0 GiB; try .*--force", told())
+    assert not list(run.glob("log.jsonl"))

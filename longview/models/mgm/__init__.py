@@ -13,8 +13,8 @@ but the smallest. It can also write prompts for a picture to be drawn: see `long
 """
 
 from longview.models.mgm.config import MGMConfig as Config
-from longview.models.mgm.convert import recognises
+from longview.models.mgm.convert import official_config, recognises
 from longview.models.mgm.model import MGMModel as Model
 from longview.models.mgm.processor import MGMProcessor as Processor
 
-__all__ = ["Config", "Model", "Processor", "recognises"]
+__all__ = ["Config", "Model", "Processor", "official_config", "recognises"]

@@ -227,3 +227,29 @@ def stage_one_file(folder: Path) -> Path | None:
     """The file of a folder that holds a first stage only, or None."""
     complete = any(folder.glob("model*.safetensors*"))
     return None if complete else next((folder / name for name in STAGE_ONE if (folder / name).exists()), None)
+
+
+def official_config(config: MGMConfig, folder: Path) -> dict[str, Any]:
+    """The config.json of the releases; ours beside it describe the towers, too.
+
+    Raises:
+        CheckpointError: it does not say which published towers it has, and the authors' code builds no others.
+    """
+    for path in ("mm_vision_tower", "mm_vision_tower_aux"):
+        if not getattr(config, path):
+            raise CheckpointError(
+                f"{folder / 'config.json'} has no {path}: this model's towers are its own, and the authors' code "
+                "builds published ones only; leave out --official"
+            )
+    trained = {"tune_mm_mlp_adapter": False, "freeze_mm_mlp_adapter": False, "mm_projector_lr": None}
+    return {
+        **checkpoint.as_transformers_4(config.to_dict()),
+        **trained,
+        "vision_config": checkpoint.as_transformers_4(config.vision_config.to_dict()),
+        "vision_aux_config": checkpoint.as_transformers_4(config.vision_aux_config.to_dict()),
+        "image_grid_pinpoints": None,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_hidden_size_aux": sum(config.vision_aux_config.hidden_sizes),
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+    }

@@ -141,3 +141,13 @@ def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
                 f"{num_blocks - 1}"
             )
     return [name for name in names if name.startswith(tuple(opened))]
+
+
+def official_config(config: OvisConfig, folder: Path) -> dict[str, Any]:
+    """The config.json of the releases."""
+    visual = checkpoint.as_transformers_4(config.visual_tokenizer_config.to_dict())
+    visual["backbone_config"] = checkpoint.as_transformers_4(config.visual_tokenizer_config.backbone_config.to_dict())
+    written = checkpoint.as_transformers_4(config.to_dict())
+    written["llm_config"] = checkpoint.as_transformers_4(config.llm_config.to_dict())
+    written["visual_tokenizer_config"] = {**visual, "depths": None, "backbone_kwargs": {}}
+    return {**written, "architectures": ["Ovis"], "llm_attn_implementation": "sdpa"}

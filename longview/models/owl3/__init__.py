@@ -12,8 +12,8 @@ Paper: arXiv 2408.04840. Releases: 240728 (a gate per token), 241014 (a gate vec
 """
 
 from longview.models.owl3.config import Owl3Config as Config
-from longview.models.owl3.convert import recognises
+from longview.models.owl3.convert import official_config, recognises
 from longview.models.owl3.model import Owl3Model as Model
 from longview.models.owl3.processor import Owl3Processor as Processor
 
-__all__ = ["Config", "Model", "Processor", "recognises"]
+__all__ = ["Config", "Model", "Processor", "official_config", "recognises"]

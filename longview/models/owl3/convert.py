@@ -75,3 +75,12 @@ def optional(config: Owl3Config) -> tuple[str, ...]:
         "vision_model.head.",
     )
     return (*unread, "language_model.lm_head.") if config.tie_word_embeddings else unread
+
+
+def official_config(config: Owl3Config, folder: Path) -> dict[str, Any]:
+    """The config.json of the releases; which of them it is, their code knows by itself."""
+    fields = checkpoint.as_transformers_4(config.to_dict())
+    ours = ("gate", "projector_layers")
+    written = {key: value for key, value in fields.items() if key not in ours}
+    written["vision_config"] = checkpoint.as_transformers_4(config.vision_config.to_dict())
+    return {**written, "architectures": ["mPLUGOwl3Model"]}

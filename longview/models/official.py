@@ -1,0 +1,70 @@
+"""A checkpoint folder in the form of the authors' releases, which the authors' own code reads.
+
+Weights are saved under the official names anyway. What differs is around them: config.json, which that code reads with
+transformers 4, the index of weights, and the files of the folder that a model was trained from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from longview.errors import CheckpointError
+from longview.models import checkpoint
+from longview.models.families import family_of
+
+INDEX = "model.safetensors.index.json"
+_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+_OURS = ("config.json", INDEX, "preprocessor_config.json", "evaluation.json", "adapter_config.json")
+
+
+def make_official(folder: Path, start: Path | None = None) -> None:
+    """Rewrite what lies around the weights of a folder that was just written; it still opens here as before.
+
+    Args:
+        start: The folder of the model that it was trained from, whose tokenizer and code, if any, go along.
+
+    Raises:
+        CheckpointError: the authors' code builds no such model.
+    """
+    family = family_of(folder)
+    written = family.official_config(checkpoint.open_config(family.Config, folder), folder)
+    dtype = checkpoint.read_config(folder).get("dtype")
+    released = {} if start is None else checkpoint.read_config(start)
+    if "auto_map" in released:
+        written["auto_map"] = released["auto_map"]
+    _write(folder / "config.json", written | {"torch_dtype": dtype})
+    _write_index(folder)
+    for path in [] if start is None else sorted({path for kind in _BESIDE for path in start.glob(kind)}):
+        if path.name not in _OURS:
+            shutil.copy(path, folder)
+    pixels = folder / "preprocessor_config.json"
+    if start is not None and (start / pixels.name).exists():
+        own = checkpoint.read_json(folder, pixels.name) if pixels.exists() else {}
+        settings = {key: value for key, value in own.items() if key not in ("processor_class", "image_processor_type")}
+        _write(pixels, checkpoint.read_json(start, pixels.name) | settings)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.exists():
+        settings = checkpoint.read_json(folder, tokenizer.name)
+        if settings.get("tokenizer_class") == "TokenizersBackend":  # its name since transformers 5
+            _write(tokenizer, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _write_index(folder: Path) -> None:
+    """An index of weights in one file, which some of that code looks for."""
+    if (folder / INDEX).exists():
+        return
+    whole = folder / "model.safetensors"
+    if not whole.exists():
+        raise CheckpointError(f"{folder} holds no weights; export it again")
+    names = checkpoint.tensor_shapes(folder)
+    _write(
+        folder / INDEX,
+        {"metadata": {"total_size": whole.stat().st_size}, "weight_map": dict.fromkeys(names, whole.name)},
+    )
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
