@@ -39,8 +39,8 @@ CASES = {  # family, stage, adapter; of the eight rows one shows nothing, so one
     "preference": ("ovis2", {"train": ALL, "objective": "preference", "batch": 3}, None),
     "preference lora": ("owl3", {"objective": "preference", "batch": 2}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
 }
-TOLERANCE = {"weights": 1e-5, "moments": 1e-6}
-"""Weights move by about 3e-3."""
+TOLERANCE = {"weights": 3e-6, "moments": 1e-6}
+"""Of the root mean square of weights, a thousandth of how far they move; of each moment."""
 SMALL = 1e-4
 """Of gradients below this much is rounding, and AdamW makes steps of a size whatever their own."""
 
@@ -72,14 +72,20 @@ def case(name: str, started, data, **changes) -> dict:
 
 
 def near(found: dict, expected: dict) -> None:
-    """Weights and optimizer state, but for weights that move by rounding, such as the biases of keys."""
+    """Weights and optimizer state, but for weights that move by rounding, such as the biases of keys.
+
+    Others may begin so: the first step of AdamW is as large for a gradient of 1e-9 as for one of 1, hence the mean.
+    """
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         apart = (found[name] - tensor).abs()
         squares = expected.get(f"{name}|exp_avg_sq")
         if squares is not None:
             apart = apart[squares.sqrt() > SMALL]
-        assert apart.numel() == 0 or apart.max() < TOLERANCE["moments" if "|" in name else "weights"], name
+        if "|" in name:
+            assert apart.max() < TOLERANCE["moments"], name
+        elif apart.numel():
+            assert apart.square().mean().sqrt() < TOLERANCE["weights"], name
 
 
 @pytest.mark.parametrize("name", CASES)
