@@ -135,7 +135,7 @@ def test_flags_that_mean_nothing_here_are_refused(refused, mgm_model, random_mod
     assert "contradict each other" in refused(*ask, "--load-8bit", "--load-4bit", "Hi")
     assert "vision_tower_aux has no meaning" in refused("ask", "-m", random_model, "--vision-tower-aux", "x", "Hi")
     assert "leave model_base" in refused(*ask, "--model-base", "x", "Hi")
-    assert "no folder 'x'" in refused(*ask, "--vision-tower-aux", "x", "Hi")
+    assert "no folder 'no tower'" in refused(*ask, "--vision-tower-aux", "no tower", "Hi")
     if not torch.backends.mps.is_available():
         assert "has no mps device" in refused("chat", "-m", mgm_model, "--device", "mps")
     if not torch.cuda.is_available():

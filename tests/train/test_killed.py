@@ -15,7 +15,6 @@ from runs import exported, forked, log, same, state, tree
 from longview.errors import CheckpointError
 from longview.train import loop, manifest
 from longview.train import run as training
-from longview.train.datasets import Mixture
 from longview.train.export import export_checkpoint
 from longview.train.folder import checkpoints
 from longview.train.recipe import from_tree
@@ -52,14 +51,14 @@ def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_p
         part["path"] = str(data / part["path"])
     understood = from_tree(recipe)
     taken = tmp_path / "taken"
-    learn, look = Tuning.learn, Mixture.at
+    learn, sample = Tuning.learn, Tuning.sample
 
     def noted(self, position):
         with taken.open("a") as file:
-            file.write(f"{position} {look(self, position)[1]}\n")
-        return look(self, position)
+            file.write(f"{position} {self.mixture.at(position)[1]}\n")
+        return sample(self, position)
 
-    monkeypatch.setattr(Mixture, "at", noted)
+    monkeypatch.setattr(Tuning, "sample", noted)
     training.train(understood, tmp_path / "whole", progress=False)
     order = taken.read_text().splitlines()
     steps = training.settle(understood, training.open_datasets(understood)).stages[0].steps
