@@ -95,7 +95,7 @@ class Terminal:
         self.pid = pid
         self.seen = ""
 
-    def until(self, text: str, seconds: float = 60) -> str:
+    def until(self, text: str, seconds: float = 180) -> str:
         """What is shown until some text appears."""
         deadline = time.monotonic() + seconds
         while text not in self.seen:
