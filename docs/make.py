@@ -2,6 +2,7 @@
 
 command-line.md   from the program's own help
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
+training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
 A test compares the pages with what this would write.
 """
@@ -10,12 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "command-line.md"
 BENCHMARKS = DOCS / "benchmarks.md"
+TRAINING = DOCS / "training.md"
+TAUGHT = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
+"""What was taught, in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
 # The command line
 
@@ -41,6 +47,21 @@ def benchmarks() -> str:
     return (DOCS / "benchmarks" / "preface.md").read_text(encoding="utf-8") + "\n" + pages(DOCS / "benchmarks")
 
 
+def measured() -> dict[str, Any]:
+    """What was measured of each curriculum."""
+    files = {name: DOCS / "training" / f"{name}.json" for name in TAUGHT}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+
+
+def training() -> str:
+    """The page about what each stage of training moves."""
+    from longview.eval.curriculum import page
+
+    told = {name: (DOCS / "training" / f"{name}.md").read_text(encoding="utf-8") for name in ["preface", *measured()]}
+    sections = [page(numbers, TAUGHT[name], f"training/{name}.png", told[name]) for name, numbers in measured().items()]
+    return "\n".join([told["preface"], *sections])
+
+
 def _help(words: list[str]) -> str:
     from longview.cli import main
 
@@ -60,3 +81,8 @@ def _help(words: list[str]) -> str:
 if __name__ == "__main__":
     PAGE.write_text(command_line(), encoding="utf-8")
     BENCHMARKS.write_text(benchmarks(), encoding="utf-8")
+    TRAINING.write_text(training(), encoding="utf-8")
+    from longview.eval.curriculum import draw
+
+    for name, numbers in measured().items():
+        draw(numbers, TAUGHT[name], DOCS / "training" / f"{name}.png")

@@ -1,7 +1,7 @@
 """The model cards of the demos: written from what was measured, never by hand.
 
-python -m longview.eval.card measure FOLDER RUN     evaluate a checkpoint folder, keep the numbers beside its weights
-python -m longview.eval.card write FOLDER           make README.md from those numbers
+python -m longview.eval.card measure FOLDER RUN …    evaluate a checkpoint folder, keep the numbers beside its weights
+python -m longview.eval.card write FOLDER            make README.md from those numbers
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from longview.eval.world import GROUPS, Score, Shown, evaluate, summarise
+from longview.eval.forced import answered
+from longview.eval.world import GROUPS, Score, Shown, draw_cases, summarise
 from longview.models.families import family_of
 from longview.world.render import SMALL_PRINT
 
@@ -22,7 +23,7 @@ BLANKED = "small print"
 """The group that shows what a high-resolution tower is for: it is asked again with that tower seeing nothing."""
 
 
-def measure(folder: Path, run: Path, per_kind: int = 50, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, runs: Sequence[Path], per_kind: int = 50, seed: int = 0) -> dict[str, Any]:
     """Everything that the card says, measured on held-out scenes in real files; also written beside the weights."""
     from longview.engine import load
 
@@ -30,12 +31,19 @@ def measure(folder: Path, run: Path, per_kind: int = 50, seed: int = 0) -> dict[
     scores: dict[str, list[Score]] = {}
     for shown in get_args(Shown):
         count = per_kind if shown == "shown" else max(1, per_kind // 3)
-        scores[shown] = evaluate(engine, seed, count, shown, progress=_report(shown))
-    if hasattr(engine.model, "vision_tower_aux"):
-        blind = load(folder)  # the other one remembers what it saw
-        with _blanked(blind.model.vision_tower_aux):
-            scores["fine tower blank"] = evaluate(blind, seed, per_kind, groups=[BLANKED], progress=_report("tower"))
-    return collect(engine, folder, run, seed, scores)
+        scores[shown] = answered([engine], draw_cases(seed, count), shown)[0]
+    return finish(engine, folder, runs, seed, per_kind, scores)
+
+
+def finish(
+    engine: Any, folder: Path, runs: Sequence[Path], seed: int, per_kind: int, scores: Mapping[str, list[Score]]
+) -> dict[str, Any]:
+    """The scores, and what small print can be read without the tower for it, where there is one; and all else."""
+    if not hasattr(engine.model, "vision_tower_aux"):
+        return collect(engine, folder, runs, seed, scores)
+    with _blanked(engine.model.vision_tower_aux):
+        blind = answered([engine], draw_cases(seed, per_kind, [BLANKED]), "shown")[0]
+    return collect(engine, folder, runs, seed, {**scores, "fine tower blank": blind})
 
 
 @contextlib.contextmanager
@@ -48,7 +56,9 @@ def _blanked(tower: Any) -> Iterator[None]:
         hook.remove()
 
 
-def collect(engine: Any, folder: Path, run: Path, seed: int, scores: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+def collect(
+    engine: Any, folder: Path, runs: Sequence[Path], seed: int, scores: Mapping[str, Sequence[Score]]
+) -> dict[str, Any]:
     """The scores and what belongs to them, as the card needs them; written to `folder`."""
     numbers = {
         "model": {
@@ -58,7 +68,7 @@ def collect(engine: Any, folder: Path, run: Path, seed: int, scores: Mapping[str
             "picture_size": engine.model.config.picture_size,
             "patches": engine.model.config.patches_per_picture,
         },
-        "training": training_facts(run),
+        "training": training_facts(runs),
         "seed": seed,
         "scores": {shown: [score.as_dict() for score in rows] for shown, rows in scores.items()},
         "groups": {
@@ -70,26 +80,33 @@ def collect(engine: Any, folder: Path, run: Path, seed: int, scores: Mapping[str
     return numbers
 
 
-def training_facts(run: Path) -> dict[str, Any]:
-    """Steps and minutes of each stage, from the run's log; a pause between two lines counts as nothing.
+def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
+    """What made a model: the recipes of its runs, which followed one another, and steps and minutes of each stage.
 
-    What else is worth saying of this run stands in its `notes.md`, if there is one.
+    From the runs' logs; a pause between two lines counts as nothing. What else is worth saying of a run stands in its
+    `notes.md`, if there is one. A run is called as `longview train` calls it, after its recipe.
     """
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    stages: dict[str, dict[str, float]] = {}
-    for before, line in zip([lines[0], *lines], lines, strict=False):
-        stage = stages.setdefault(line["stage"], {"steps": 0, "minutes": 0.0})
-        stage["steps"] = max(stage["steps"], line["step"])
-        pause = line["time"] - before["time"]
-        stage["minutes"] += pause / 60 if pause < 60 else 0.0
-    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    return {
-        "stages": {name: {"steps": s["steps"], "minutes": round(s["minutes"], 1)} for name, s in stages.items()},
-        "planned": {stage["name"]: stage["steps"] for stage in recipe["stages"]},
-        "notes": (run / "notes.md").read_text(encoding="utf-8").strip() if (run / "notes.md").exists() else "",
-        "pictures": recipe["data"]["pictures"],
-        "clips": recipe["data"]["clips"],
-    }
+    facts: dict[str, Any] = {"recipes": [], "stages": {}, "planned": {}, "notes": "", "pictures": 0, "clips": 0}
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        stages: dict[str, dict[str, float]] = {}
+        for before, line in zip([lines[0], *lines], lines, strict=False):
+            stage = stages.setdefault(line["stage"], {"steps": 0, "minutes": 0.0})
+            stage["steps"] = max(stage["steps"], line["step"])
+            pause = line["time"] - before["time"]
+            stage["minutes"] += pause / 60 if pause < 60 else 0.0
+        recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        folder, _, stem = run.name.partition("-")
+        facts["recipes"].append(f"recipes/{'demo/' * (folder != 'demo')}{folder}/{stem}.yaml")
+        called = {stage: f"{stage} of {run.name}" if stage in facts["stages"] else stage for stage in stages}
+        facts["stages"] |= {called[stage]: s | {"minutes": round(s["minutes"], 1)} for stage, s in stages.items()}
+        facts["planned"] |= {called.get(s["name"], s["name"]): s["steps"] for s in recipe["stages"]}
+        notes = run / "notes.md"
+        if notes.exists():
+            facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
+        facts["pictures"] += recipe["data"]["pictures"]
+        facts["clips"] += recipe["data"]["clips"]
+    return facts
 
 
 def card(numbers: Mapping[str, Any]) -> str:
@@ -117,7 +134,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         *_kind_rows(numbers["scores"]),
         f"\nNot clearly better than chance: {_guessed(numbers['scores']['shown'])}.",
         "\n## Training\n",
-        f"One command, from random weights: `longview train recipes/demo/{family}.yaml`.\n"
+        f"From random weights: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
         f"{minutes:.0f} minutes on one CPU core; steps: {stages}.\n"
         f"The {training['pictures']:,} pictures and {training['clips']:,} clips are from `longview/world`; none is "
         "held out.\n",
@@ -164,14 +181,6 @@ def _guessed(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(kinds) or "none"
 
 
-def _report(shown: str) -> Any:
-    def report(done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            print(f"{shown}: {done}/{total}", file=sys.stderr)
-
-    return report
-
-
 TITLES = {"owl3": "mPLUG-Owl3", "ovis2": "Ovis2", "mgm": "MGM (Mini-Gemini)"}
 WHAT = {
     "owl3": "A whole mPLUG-Owl3 of the 241101 architecture: fused hyper attention, two-layer projector, SigLIP tower, "
@@ -214,8 +223,8 @@ fail. More than eight pictures, or clips with more frames, were never seen in tr
 
 
 def main(arguments: Sequence[str]) -> None:
-    if len(arguments) == 3 and arguments[0] == "measure":
-        measure(Path(arguments[1]), Path(arguments[2]))
+    if len(arguments) >= 3 and arguments[0] == "measure":
+        measure(Path(arguments[1]), [Path(run) for run in arguments[2:]])
     elif len(arguments) != 2 or arguments[0] != "write":
         raise SystemExit(__doc__)
     folder = Path(arguments[1])

@@ -118,7 +118,7 @@ def measure(folder: Path, run: Path | None = None, count: int = 120, seed: int =
             "parameters": sum(parameter.numel() for parameter in engine.similarity.model.parameters()),
             "bytes": (folder / "model.safetensors").stat().st_size,
         },
-        "training": training_facts(run) if run else kept["training"],
+        "training": training_facts([run]) if run else kept["training"],
         "seed": seed,
         "frames": FRAMES,
         "found": found.as_dict(),

@@ -146,7 +146,7 @@ def evaluate(
     cases = draw_cases(seed, per_kind, groups)
     scores: dict[tuple[str, str], Score] = {}
     with tempfile.TemporaryDirectory(prefix="longview-world-") as folder:
-        asked = (_ask(case, shown, Path(folder) / str(number % KEPT)) for number, case in enumerate(cases))
+        asked = (ask_case(case, shown, Path(folder) / str(number % KEPT)) for number, case in enumerate(cases))
         for number, (case, answer) in enumerate(zip(cases, engine.batch(asked), strict=True)):
             if isinstance(answer, LongviewError):
                 raise answer
@@ -160,8 +160,16 @@ def evaluate(
     return list(scores.values())
 
 
-def _ask(case: Case, shown: Shown, folder: Path) -> list[Message]:
-    """A case's question, with its media as files in a folder of their own."""
+def ask_case(case: Case, shown: Shown, folder: Path, again: bool = False) -> list[Message]:
+    """A case's question, with its media as files in a folder of their own.
+
+    Args:
+        again: Take the files that are in the folder, if there are any.
+    """
+    painted = sorted(folder.iterdir()) if again and folder.exists() else []
+    if painted:
+        kind: Literal["video", "image"] = "video" if isinstance(case.media[0], Clip) else "image"
+        return [ask(case.question.text, *(Part(kind, source=file) for file in painted))]
     media = case.media
     if shown == "blank":
         media = tuple(blank(scene) for scene in media)
@@ -169,8 +177,12 @@ def _ask(case: Case, shown: Shown, folder: Path) -> list[Message]:
         rng = random.Random(f"swap {case.seed}")
         media = tuple(_another(rng, scene) for scene in media)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return [ask(case.question.text, *write_media(media, folder, case.seed))]
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    write_media(media, unfinished, case.seed)
+    unfinished.rename(folder)
+    return ask_case(case, shown, folder, again=True)
 
 
 def normalise(answer: str) -> str:

@@ -22,6 +22,7 @@ from longview.messages import Message, Part, ask
 from longview.train.recipe import DataPart, Stage
 from longview.world.questions import Question, ask_about, describe, plural
 from longview.world.render import render
+from longview.world.retelling import retell
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
 PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
@@ -96,7 +97,11 @@ class Pool:
 def paint_pool(
     part: DataPart, side: int, seed: int, held_out: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> Pool:
-    """Draw and paint scenes from one side of the split; `side` in pixels. The seed decides every pixel."""
+    """Draw and paint scenes from one side of the split; the seed decides every pixel.
+
+    Args:
+        side: Of the pixels; 0: nothing is painted, for those who are told of the scenes in words.
+    """
     rng = random.Random(f"pool {seed}")
     scenes: list[tuple[Picture, int]] = []
     for _ in range(part.pictures):
@@ -112,7 +117,7 @@ def paint_pool(
         clips.append((clip, len(scenes)))
         scenes += [(frame, paint) for frame in clip.frames]
     pixels = np.empty((len(scenes), side, side, 3), dtype=np.uint8)
-    for index, (picture, paint) in enumerate(scenes):
+    for index, (picture, paint) in enumerate(scenes if side else ()):
         file = io.BytesIO()
         render(picture, paint).save(file, "JPEG", quality=rng.randint(50, 95))
         pixels[index] = np.asarray(Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
@@ -139,6 +144,8 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         turns = min(2, stage.turns)
         questions = [ask_about(rng, clip) for _ in range(turns)]
         indices = list(range(first, first + len(clip.frames)))
+        if stage.objective == "words":
+            return Sample(converse(rng, questions, told=retell(clip)), [], indices, questions)
         return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, questions)
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
     indices = [rng.choice(choice) for _ in range(int(kind))]
@@ -153,12 +160,19 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
             for n in numbers
         ]
     questions += [ask_about(rng, *pictures, shares=stage.kinds) for _ in range(stage.turns - len(questions))]
+    if stage.objective == "words":
+        return Sample(converse(rng, questions, told=retell(*pictures)), [], indices, questions)
     media = [pool.medium(index) for index in indices]
     return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 
 
-def converse(rng: random.Random, questions: Sequence[Question], media: Sequence[str]) -> list[Message]:
-    """Questions with their answers as a conversation; the first carries the media. People do not always type neatly."""
+def converse(
+    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), told: str = ""
+) -> list[Message]:
+    """Questions with their answers as a conversation; the first carries the media, or has them told in words.
+
+    People do not always type neatly.
+    """
     messages: list[Message] = []
     for question in questions:
         text = question.text
@@ -166,6 +180,8 @@ def converse(rng: random.Random, questions: Sequence[Question], media: Sequence[
             text = text.lower()
         if rng.random() < 0.15:
             text = text.rstrip("?.")
+        if told and not messages:
+            text = f"{told}\n{text}"
         parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
         messages += [ask(text, *parts), Message.of("assistant", question.answer)]
     return messages

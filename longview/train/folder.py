@@ -7,9 +7,11 @@ output/
   sessions.jsonl          when and where it was begun, and gone on with
   tensorboard/            the same as the log, where wanted
   datasets.json           which files of a user's it learns from, with their SHA-256
+  parts.json              which files its parts began as, with their SHA-256
   quarantine.jsonl        samples of them that could not be shown, each with its reason
   checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32); manifest.py
   .unfinished/            a checkpoint that is being written; ignored
+  after/<stage>/          the model as it was after a stage that keeps it
   model/                  the trained model as a checkpoint folder, at the end
   adapter/                in its place, where an adapter was trained
   answers.json            what the model says before and after, to some questions

@@ -140,17 +140,21 @@ def answers_loss(
     batch = processor.collate(rows)
     arguments = model.look(batch, features=None if pool.features is None else pool.features[indices])
     labels = arguments.pop("labels")[:, 1:]
-    output = model(**arguments, use_cache=False, output_hidden_states=stage.probe_layer > 0)
-    # Three tokens in four are not learned; a softmax over them would be for nothing.
+    output = model(**arguments, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+    # Three tokens in four are not learned; logits of them would be for nothing.
     learned = labels != -100
-    loss = functional.cross_entropy(output.logits[:, :-1][learned], labels[learned])
-    notes: Notes = {"samples": len(rows), "tokens": tokens, "pictures": len(indices)}
+    logits = model.get_output_embeddings()(output.hidden_states[-1][:, :-1][learned])
+    loss = functional.cross_entropy(logits, labels[learned])
+    shown = len(indices) if stage.objective == "answers" else 0
+    notes: Notes = {"samples": len(rows), "tokens": tokens, "pictures": shown}
     notes |= {"kind": kind, "answers": round(loss.item(), 4)}
     if not stage.probe_layer:
         return loss, notes
     seeing, understanding, finding, pointing = output.hidden_states[stage.probe_layer :][:4]
     contents = pool.contents[indices]
-    seen = places_loss(readers, seeing, processor.places(batch), contents)
+    seen = loss.new_zeros(())
+    if stage.objective == "answers":
+        seen = places_loss(readers, seeing, processor.places(batch), contents)
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
     understood = question_loss(readers, understanding[:, :-1][begins], asked)
     found = finding_loss(readers, finding[:, :-1][begins], asked, contents)

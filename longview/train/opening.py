@@ -21,6 +21,7 @@ from longview.models import checkpoint as folders
 from longview.models.families import families, family_of
 from longview.train import pairs
 from longview.train.folder import REPAIR
+from longview.train.parts import check_parts, words_of
 from longview.train.recipe import ModelPart, Recipe
 from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
@@ -68,21 +69,23 @@ def open_model(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     family = known[part.family]
     # A resumed run keeps its words, even if the world has learned new ones since.
     kept = folder / "tokenizer.json"
-    tokenizer = _open_words(kept) if kept.exists() else build_tokenizer(vocabulary(recipe.data.prints > 0))
+    given = kept if kept.exists() else words_of(part.parts)
+    tokenizer = _open_words(given) if given is not None else build_tokenizer(vocabulary(recipe.data.prints > 0))
     check_config_keys(family.Config, part.config, "model.config")
     with _building(part.config):
         config = family.Config(**copy.deepcopy(part.config))
         words = config.get_text_config()
-        where, given = next(
+        where, sizes = next(
             ((f".{key}", value) for key, value in part.config.items() if getattr(config, key, None) is words),
             ("", part.config),
         )
-        if "vocab_size" in given:
+        if "vocab_size" in sizes:
             raise RecipeError(f"model.config{where}.vocab_size is decided by the tokenizer; leave it out")
         words.vocab_size = tokenizer.get_vocab_size()
         words.eos_token_id = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
         words.bos_token_id = None
         model = family.Model._from_config(config, attn_implementation=part.attention, dtype=torch.float32)
+    check_parts(model, part.parts)
     config.save_pretrained(folder)
     if not (kept.exists() and (folder / "tokenizer_config.json").exists()):
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)

@@ -87,7 +87,7 @@ def _parts(recipe: Recipe, stage: Stage, model: Any, total: int) -> Iterator[str
 def _step(stage: Stage) -> str:
     if stage.objective in OF_USERS:
         return f"{stage.batch:,} samples"
-    return f"about {stage.tokens:,} tokens" if stage.objective == "answers" else f"{stage.batch:,} pictures"
+    return f"about {stage.tokens:,} tokens" if stage.objective in ("words", "answers") else f"{stage.batch:,} pictures"
 
 
 def adapter_size(model: Any, part: str, rank: int) -> int:

@@ -23,7 +23,7 @@ from longview.errors import RecipeError
 from longview.train.rows import KINDS, NAMES
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
-Objective = Literal["contents", "places", "answers", "pairs", "supervised", "preference"]
+Objective = Literal["words", "contents", "places", "answers", "pairs", "supervised", "preference"]
 OF_USERS = ("supervised", "preference")
 """Objectives that learn from a user's `datasets`; the others from the synthetic world."""
 Optimizer = Literal["adamw", "muon"]
@@ -46,6 +46,7 @@ class ModelPart:
     start: str | None = None  # folder or hub id to start from
     family: str | None = None  # of a new model
     config: dict[str, Any] = field(default_factory=dict)  # of a new model: the family's config fields
+    parts: dict[str, str] = field(default_factory=dict)  # of a new model: folders or hub ids that parts begin as
     attention: Literal["sdpa", "eager"] = "sdpa"  # "eager" batches small models well
     processor: dict[str, Any] = field(default_factory=dict)  # settings of its processor: cut_enable, max_partition
     dtype: Literal["float32", "bfloat16"] = "float32"  # of arithmetic and of what never learns; what learns is float32
@@ -85,6 +86,7 @@ class DatasetPart:
 class Stage:
     """One stretch of training. Stages run one after another; each begins with a fresh optimizer.
 
+    `words`: `answers` about scenes that are told in words: for a language model that sees nothing yet.
     `contents`: the mean of a picture's features must tell, through a throwaway linear layer, what stands in each place.
     `places`: each place of a picture's features must tell what stands in it, for models that read places one by one.
     `answers`: next-token loss on the assistant's words.
@@ -116,6 +118,7 @@ class Stage:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     checkpoint_every: int = 200  # steps
+    keep: bool = False  # leave the model as it is after this stage beside that of the whole run
     # supervised, preference:
     datasets: list[DatasetPart] = field(default_factory=list)
     epochs: float = 0.0  # in place of steps
@@ -221,6 +224,8 @@ def check(recipe: Recipe) -> None:
         ) from error
     if (recipe.model.start is None) == (recipe.model.family is None):
         raise RecipeError("model needs either start (a checkpoint) or family (a new model), not both")
+    if recipe.model.parts and recipe.model.family in (None, "siglip"):
+        raise RecipeError("model.parts is for a new model of a family that sees and speaks; leave it out")
     names = [stage.name for stage in recipe.stages]
     if not names or len(set(names)) < len(names):
         raise RecipeError(f"stages needs at least one stage, with names of their own; found {names}")
@@ -229,7 +234,7 @@ def check(recipe: Recipe) -> None:
         where = f"stages.{stage.name}"
         if not stage.train or len(set(stage.train)) < len(stage.train):
             raise RecipeError(f"{where}.train is {stage.train}; name one part or more, each once")
-        if stage.objective == "answers" and stage.mix.get("clip") and not recipe.data.clips:
+        if stage.objective in ("words", "answers") and stage.mix.get("clip") and not recipe.data.clips:
             raise RecipeError(f"{where}.mix holds clip, but data.clips is 0; give 1 or more")
         _check_data(recipe, stage, where)
     if recipe.model.adapter is not None:
@@ -240,6 +245,11 @@ def check(recipe: Recipe) -> None:
     elif recipe.model.quantize is not None:
         raise RecipeError(
             f"model.quantize is {recipe.model.quantize!r}, and such weights cannot learn; give model.adapter, which can"
+        )
+    kept = next((stage.name for stage in recipe.stages if stage.keep), None)
+    if kept is not None and (recipe.model.adapter is not None or recipe.parallel == "fsdp2"):
+        raise RecipeError(
+            f"stages.{kept}.keep is for whole models in one place; leave it out with an adapter or parallel=fsdp2"
         )
 
 

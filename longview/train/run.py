@@ -26,7 +26,7 @@ from longview.train import processes
 from longview.train.data import Pool, paint_pool
 from longview.train.datasets import Mixture, trim_report
 from longview.train.estimate import bare_model, check_memory, forecasts
-from longview.train.export import leave, restore
+from longview.train.export import export, leave, restore
 from longview.train.folder import (
     REPAIR,
     check_owner,
@@ -45,7 +45,8 @@ from longview.train.loop import Run
 from longview.train.opening import add_adapter, open_model
 from longview.train.optimizers import select_parts
 from longview.train.pairs import SiglipModel
-from longview.train.recipe import OF_USERS, Recipe, check
+from longview.train.parts import begin_as
+from longview.train.recipe import OF_USERS, Recipe, Stage, check
 from longview.train.report import note_session, write_report
 
 
@@ -187,6 +188,12 @@ def _train(
     with processes.together():
         if not processes.is_first():
             model, processor = _open_beside(recipe, output)
+    if state is None and recipe.model.parts:
+        with processes.together():
+            digests = begin_as(model, recipe.model.parts)
+            if processes.is_first():
+                with writing(output / "parts.json", output):
+                    replace_text(output / "parts.json", json.dumps(digests, indent=2) + "\n")
     adapter = add_adapter(recipe, model)
     sharded = recipe.parallel == "fsdp2" and processes.count() > 1
     if all(stage.objective in OF_USERS for stage in recipe.stages) and not sharded:
@@ -208,11 +215,14 @@ def _train(
     with _bar(progress) as bar, _stop_on_signal() as stopped:
         if len(mixtures) < len(recipe.stages):
             run.pool = _paint(recipe, output, model, bar, stopped)
+        if begin[0] and not begin[1]:  # the run may have ended just before it kept this
+            _keep(run, recipe.stages[begin[0] - 1])
         for number, stage in enumerate(recipe.stages):
-            if number >= begin[0] and not run.follow(
-                number, stage, begin[1] if number == begin[0] else 0, bar, stopped
-            ):
+            if number < begin[0]:
+                continue
+            if not run.follow(number, stage, begin[1] if number == begin[0] else 0, bar, stopped):
                 raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
+            _keep(run, stage)
     run.journal.close()
     folder = output / ("model" if adapter is None else "adapter")
     with processes.together(), writing(folder, output):
@@ -255,6 +265,19 @@ def _prepare(recipe: Recipe, output: Path, begin: tuple[int, int], resume: bool)
             replace_text(output / "recipe.json", resolved(recipe))
 
 
+def _keep(run: Run, stage: Stage) -> None:
+    """Leave the model behind as it is after a stage, where the recipe says so."""
+    folder = run.output / "after" / stage.name
+    if not stage.keep or not processes.is_first():
+        return
+    with writing(folder, run.output):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (run.output / "model").iterdir():
+            if path.name not in ("config.json", "model.safetensors"):
+                shutil.copy(path, folder)
+        export(run.model, run.processor, folder)
+
+
 def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: list[int]) -> Pool:
     """The pictures of the synthetic world."""
     painting = bar.add_task("painting", total=1.0, told="")
@@ -264,7 +287,8 @@ def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: lis
         if stopped:
             raise Interrupted(_where(recipe, output))
 
-    pool = paint_pool(recipe.data, model.config.picture_size, recipe.seed, progress=painted)
+    told = all(stage.objective in ("words", *OF_USERS) for stage in recipe.stages)
+    pool = paint_pool(recipe.data, 0 if told else model.config.picture_size, recipe.seed, progress=painted)
     bar.remove_task(painting)
     if not pool.simple and any(stage.simple > 0 for stage in recipe.stages):
         raise RecipeError(
@@ -319,7 +343,7 @@ def check_stages(recipe: Recipe, model: Any) -> None:
     for stage in recipe.stages:
         select_parts(model, stage.train)
         towers = isinstance(model, SiglipModel)
-        if stage.objective in (("answers", *OF_USERS) if towers else ("pairs",)):
+        if stage.objective in (("words", "answers", *OF_USERS) if towers else ("pairs",)):
             hint = "towers have no words of their own" if towers else "it takes two towers (family siglip)"
             raise RecipeError(f"stages.{stage.name}.objective {stage.objective!r} does not fit this model: {hint}")
         if stage.probe_layer and stage.probe_layer + 3 > blocks:

@@ -17,7 +17,8 @@ from longview.train.outlook import outlook
 from longview.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-PUBLISHED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "demo")
+PUBLISHED = sorted(path for path in RECIPES.rglob("*.yaml") if "demo" not in path.parts)
+DEMOS = sorted((RECIPES / "demo").rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,29 @@ def test_a_stream_is_told_as_one(tiny_folders, rows):
     streamed = [dataclasses.replace(part, streaming=True) for part in stage.datasets]
     told = "\n".join(outlook(dataclasses.replace(recipe, stages=[dataclasses.replace(stage, datasets=streamed)])))
     assert "data: a stream, 12 samples of it" in told
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_demo_recipe_says_what_it_takes(path, rows):
+    """Without the pieces that runs before it would have made."""
+    recipe = load_recipe(path)
+    if recipe.model.start is not None:
+        recipe = load_recipe(path, ["model.start=demo-ovis2", f"stages.0.datasets.0.path={rows['preference']}"])
+    elif recipe.model.parts:
+        recipe = load_recipe(path, ["model.parts={}"])
+    told = "\n".join(outlook(recipe))
+    for number, stage in enumerate(recipe.stages):
+        assert f"stage {number + 1}, {stage.name}: {stage.objective}" in told
+
+
+def test_the_demo_curricula_have_the_published_stages_and_teach_the_same_parts():
+    for family in ("owl3", "ovis2", "mgm"):
+        taught = [stage for path in DEMOS if path.stem.startswith(family) and path.parent.name == "curricula"
+                  for stage in load_recipe(path).stages]  # fmt: skip
+        published = {stage.name.split("-")[0]: set(stage.train) for path in PUBLISHED if path.parent.name == family
+                     for stage in load_recipe(path).stages}  # fmt: skip
+        found = {stage.name.split("-")[0]: set(stage.train) for stage in taught}
+        assert found == published, family
 
 
 def test_every_published_stage_is_there():

@@ -19,7 +19,7 @@ def write(folder: Path, tree) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES / "demo").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RECIPES / "demo").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_in_the_repository_is_valid(path):
     assert load_recipe(path).stages
 
