@@ -66,8 +66,8 @@ def test_it_answers_a_persons_questions_about_a_picture(demo, tmp_path):
 
 
 def test_the_model_with_a_high_resolution_tower_reads_most_small_print():
-    """By the cards: more than the others, and more than it reads when that tower is shown grey."""
+    """By the cards: more than the others, and twice what it reads when that tower is shown grey."""
     groups = {name: json.loads((FOLDERS / name / NUMBERS).read_text())["groups"] for name in NAMES}
     read = {name: found["shown"]["small print"]["accuracy"] for name, found in groups.items()}
     assert max(read, key=lambda name: read[name]) == "mgm"
-    assert read["mgm"] > 2 * groups["mgm"]["fine tower blank"]["small print"]["accuracy"]
+    assert read["mgm"] >= 2 * groups["mgm"]["fine tower blank"]["small print"]["accuracy"]
