@@ -23,7 +23,7 @@ from longview.models import adapters, checkpoint, quantization
 from longview.models.base import PROGRAM_BYTES
 from longview.models.families import family_of
 from longview.models.sequence import IGNORED
-from longview.train import processes
+from longview.train import processes, zero
 from longview.train.data import draw_kind, draw_sample, paint_pool
 from longview.train.datasets import Mixture
 from longview.train.objectives import SEEING
@@ -107,7 +107,7 @@ def forecasts(recipe: Recipe, mixtures: Mapping[str, Mixture], model: Any, proce
     small = in_four_bits(recipe, model)
     with torch.device("meta"):
         adapted = add_adapter(recipe, model) is not None
-    shared = recipe.parallel == "fsdp2"
+    count = processes.count()
     learns = set() if adapted else {part for stage in recipe.stages for part in stage.train}
     for name, parameter in model.named_parameters():
         exact = adapters.MARK in name or adapters.part_of(model, name) in learns
@@ -122,9 +122,13 @@ def forecasts(recipe: Recipe, mixtures: Mapping[str, Mixture], model: Any, proce
             found.append(Forecast(sizes))
             continue
         learning = sum(parameter.numel() for parameter in select_parts(model, stage.train).values())
-        held = weights * (1 if adapted or stage.objective != "preference" else 2)  # and the reference
-        held += 4 * (2 if stage.optimizer == "muon" else 3) * learning  # gradients and what the optimizer remembers
-        found.append(_forecast(recipe, stage, model, sizes, held / (processes.count() if shared else 1)))
+        reference = 0 if adapted or stage.objective != "preference" else weights
+        held = 4 * (2 if stage.optimizer == "muon" else 3) * learning  # gradients and what the optimizer remembers
+        if recipe.parallel in zero.STAGES and count > 1:  # ZeRO's optimizer has weights of its own; see zero.py
+            held = reference + weights / (count if recipe.parallel == "zero3" else 1) + (held + 4 * learning) / count
+        else:
+            held = (reference + weights + held) / (count if recipe.parallel == "fsdp2" else 1)
+        found.append(_forecast(recipe, stage, model, sizes, held))
     return found
 
 

@@ -82,7 +82,8 @@ def check_owner(recipe: Recipe, output: Path, resume: bool) -> None:
         tree = json.loads(path.read_bytes())
     try:
         # Keys may have come since, with defaults; and a run may go on in another number of processes.
-        same = from_tree(tree | {"parallel": recipe.parallel}) == from_tree(json.loads(resolved(recipe)))
+        how = {"parallel": recipe.parallel, "deepspeed": recipe.deepspeed}
+        same = from_tree(tree | how) == from_tree(json.loads(resolved(recipe)))
     except (RecipeError, TypeError):
         same = False
     if not same:

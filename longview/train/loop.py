@@ -41,6 +41,7 @@ from longview.train.pairs import pairs_loss
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.sharding import dealt, is_sharded, like, shard, sum_gradients, whole
 from longview.train.supervised import Tuning
+from longview.train.zero import STAGES, Zero
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Run:
         self.reference = copy.deepcopy(self.model).eval().requires_grad_(False) if compares else None
         self.readers = Readers(self.model.config.get_text_config().hidden_size)
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.zero: Zero | None = None
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
         self.journal = Journal(self.output, self.recipe)
@@ -86,12 +88,8 @@ class Run:
             self.model.zero_grad()
             self.readers.zero_grad()
             loss, notes = self.learn(stage, step)
-            sum_gradients(parameters.values())
-            norm = whole(nn.utils.clip_grad_norm_(parameters.values(), stage.clip_norm))
-            if notes["samples"]:
-                for optimizer in self.optimizers:
-                    optimizer.step()
-            told = self.journal.step(number, step + 1, loss, float(norm), rate, notes)
+            norm = self._step(stage, notes["samples"]) if self.zero is None else self.zero.step()
+            told = self.journal.step(number, step + 1, loss, norm, rate, notes)
             bar.update(task, completed=step + 1, told=told)
             ended = any(processes.gather(bool(stopped)))
             if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
@@ -99,6 +97,14 @@ class Run:
             if ended:
                 return False
         return True
+
+    def _step(self, stage: Stage, samples: int) -> float:
+        """Clip the gradients and step, where there are samples; returns their norm before."""
+        sum_gradients(self._parameters.values())
+        norm = whole(nn.utils.clip_grad_norm_(self._parameters.values(), stage.clip_norm))
+        for optimizer in self.optimizers if samples else ():
+            optimizer.step()
+        return float(norm)
 
     def learn(self, stage: Stage, step: int) -> tuple[float, dict[str, Any]]:
         """The gradients of one step; returns its loss, and what to note about it."""
@@ -115,7 +121,7 @@ class Run:
             return None
         ward = Quarantine(self.output / "quarantine.jsonl", stage.quarantine, stage.name, number)
         mixture = self.mixtures[stage.name]
-        return Tuning(self.recipe, number, self.model, self.processor, mixture, ward, self.reference)
+        return Tuning(self.recipe, number, self.model, self.processor, mixture, ward, self.reference, self.zero)
 
     def loss(self, stage: Stage, step: int) -> tuple[Tensor, dict[str, Any]]:
         """The loss of one step in the synthetic world, and what to note; it draws from a random stream of its own."""
@@ -132,6 +138,9 @@ class Run:
         loaded, self._loaded = self._loaded, {}
         self.optimizers = make_optimizers(parameters, stage, self.model.parts)
         self._parameters = parameters
+        if self._by_deepspeed:
+            self.zero = Zero(self.recipe, stage, self.model, self.optimizers[0], parameters, loaded)
+            return
         names = {parameter: name for name, parameter in parameters.items()}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -157,6 +166,8 @@ class Run:
             for optimizer in self.optimizers
             for key, value in optimizer.state.get(parameter, {}).items()
         }
+        if self.zero is not None:
+            weights, moments = self.zero.weights(kept(self.model)), self.zero.moments()
         files = {"model": dealt(weights), "optimizer": dealt(moments)}
         if processes.is_first():
             files["readers"] = dict(self.readers.state_dict())
@@ -237,9 +248,17 @@ class Run:
 
     def shard(self) -> None:
         """Leave each process its share of the model, and of the one it is compared with."""
+        if self._by_deepspeed:  # which takes the model when it is about to learn
+            if self.reference is not None:
+                self.reference.to(processes.device())
+            return
         for model in (self.model, self.reference):
             if model is not None:
                 shard(model)
+
+    @property
+    def _by_deepspeed(self) -> bool:
+        return self.recipe.parallel in STAGES and processes.count() > 1
 
     def _learning(self, stage: Stage) -> dict[str, nn.Parameter]:
         """What learns in a stage, by name."""

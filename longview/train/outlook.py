@@ -16,6 +16,7 @@ from longview.train.layouts import check_cutting
 from longview.train.optimizers import select_parts
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.run import check_stages, open_datasets, settle
+from longview.train.zero import check_settings
 
 
 def outlook(recipe: Recipe, force: bool = False) -> Iterator[str]:
@@ -27,6 +28,7 @@ def outlook(recipe: Recipe, force: bool = False) -> Iterator[str]:
     Raises:
         RecipeError, CheckpointError: what following the recipe would raise before its first step.
     """
+    check_settings(recipe)
     mixtures = open_datasets(recipe)
     recipe = settle(recipe, mixtures)
     model, processor = bare_model(recipe)

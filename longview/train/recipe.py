@@ -27,7 +27,7 @@ Objective = Literal["words", "contents", "places", "answers", "pairs", "supervis
 OF_USERS = ("supervised", "preference")
 """Objectives that learn from a user's `datasets`; the others from the synthetic world."""
 Optimizer = Literal["adamw", "muon"]
-Parallel = Literal["ddp", "fsdp2"]
+Parallel = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class Recipe:
     data: DataPart = field(default_factory=DataPart)
     seed: int = 0
     parallel: Parallel = "ddp"  # in several processes: a copy of the model in each, or fsdp2: a share of it in each
+    deepspeed: str | None = None  # with zero2, zero3 (DeepSpeed): a JSON of further settings, such as offloading
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

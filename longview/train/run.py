@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from longview.errors import CheckpointError, RecipeError
-from longview.train import processes
+from longview.train import processes, zero
 from longview.train.data import Pool, paint_pool
 from longview.train.datasets import Mixture, trim_report
 from longview.train.estimate import bare_model, check_memory, forecasts
@@ -105,7 +105,10 @@ def check_processes(recipe: Recipe) -> None:
         RecipeError: says which stage cannot.
     """
     count = processes.count()
-    if count > 1 and recipe.model.quantize is not None and recipe.parallel == "fsdp2":
+    zero.check_settings(recipe)
+    if count == 1 and recipe.deepspeed is not None:
+        raise RecipeError("deepspeed is for several processes, and one was started; add --nproc-per-node")
+    if count > 1 and recipe.model.quantize is not None and recipe.parallel != "ddp":
         raise RecipeError(f"model.quantize {recipe.model.quantize!r} cannot be held in shares; take parallel=ddp")
     for stage in recipe.stages if count > 1 else ():
         where = f"stages.{stage.name}"
@@ -119,6 +122,8 @@ def check_processes(recipe: Recipe) -> None:
             )
         if stage.optimizer == "muon" and recipe.parallel == "fsdp2":
             raise RecipeError(f"{where}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp")
+    if count > 1 and recipe.parallel in zero.STAGES:
+        zero.check(recipe)
 
 
 def check_shared(output: Path) -> None:
@@ -195,7 +200,7 @@ def _train(
                 with writing(output / "parts.json", output):
                     replace_text(output / "parts.json", json.dumps(digests, indent=2) + "\n")
     adapter = add_adapter(recipe, model)
-    sharded = recipe.parallel == "fsdp2" and processes.count() > 1
+    sharded = recipe.parallel != "ddp" and processes.count() > 1
     if all(stage.objective in OF_USERS for stage in recipe.stages) and not sharded:
         model.to(processes.device())  # the synthetic world is made for one CPU core
     run = Run(recipe, output, model, processor, mixtures=mixtures, adapter=adapter)

@@ -16,6 +16,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from longview.train.layouts import layout_of, open_shown
 from longview.train.recipe import Recipe, Stage
 from longview.train.rows import Example
 from longview.train.sharding import is_sharded, let_go
+from longview.train.zero import Zero
 
 Notes = dict[str, Any]
 
@@ -136,9 +138,11 @@ class Tuning:
         mixture: Mixture,
         ward: Quarantine,
         reference: Any = None,
+        zero: Zero | None = None,
     ) -> None:
         """Args:
         reference: What preferences are measured against; None: the model without its adapter.
+        zero: What passes on losses, where DeepSpeed does.
         """
         self.stage = recipe.stages[number]
         self.model, self.processor = model, processor
@@ -146,7 +150,7 @@ class Tuning:
         self.longest = longest(model.config, self.stage)
         self._stream = f"{recipe.seed} {self.stage.name}"
         self._autocast = recipe.model.dtype == "bfloat16"
-        self.reference = reference
+        self.reference, self.zero = reference, zero
         self._sees_anew = set(self.stage.train) != {"language"}  # every other part takes part in seeing
         for each in (model, reference):  # after the copy was made, which would go on with the kernels of its original
             if recipe.model.liger and each is not None:
@@ -173,16 +177,18 @@ class Tuning:
         shares = processes.gather((mine, [shows(row) for row in rows]))
         notes: Notes = {name: sum(share[name] for share, _ in shares) for name in mine}
         words = notes.pop("learned")
-        if is_sharded(self.model):
+        if is_sharded(self.model) or self.zero is not None:
             rows = self._levelled(rows, [shown for _, shown in shares])
         loss_of: Callable[..., Tensor] = self._supervised if self.stage.objective == "supervised" else self._preference
         share = max(1, words if self.stage.objective == "supervised" else notes["samples"])
         total, found = 0.0, dict[str, float]()
         for row in rows:
             self._seed(step, row[0].number)
-            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._autocast):
-                loss = loss_of(row, share, found) / share
-            if loss.requires_grad:
+            work = partial(self._loss, loss_of, row, share, found)
+            loss = work() if self.zero is None else self.zero.forward(work)
+            if loss.requires_grad and self.zero is not None:
+                self.zero.backward(loss, last=row is rows[-1])
+            elif loss.requires_grad:
                 loss.backward()
             else:  # nothing that learns has a part in it
                 let_go(self.model)
@@ -191,6 +197,11 @@ class Tuning:
         for name in sorted({name for _, part in parts for name in part}):
             notes[name] = sum(part.get(name, 0.0) for _, part in parts)
         return sum(loss for loss, _ in parts), {name: round(value, 4) for name, value in notes.items()}
+
+    def _loss(self, loss_of: Callable[..., Tensor], row: list[Sample], share: int, found: dict[str, float]) -> Tensor:
+        """A row's part of the loss of a step."""
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._autocast):
+            return loss_of(row, share, found) / share
 
     def _seed(self, step: int, number: int) -> None:
         """Let dropout draw from a stream of the row's own: the resumed run is the unbroken one, in how many processes
@@ -233,11 +244,13 @@ class Tuning:
         """As many rows as any process has, each with a picture where any of them shows one there.
 
         Weights that are held in shares are gathered by all processes, or none; what they lack is made up by blanks.
+        With DeepSpeed all rows get a picture: ZeRO-3 adds up old gradients with those of a step whose first row gave
+        none.
         """
         levelled = []
         for number in range(max(map(len, shown))):
             row = rows[number] if number < len(rows) else []
-            picture = any(shows[number] for shows in shown if number < len(shows))
+            picture = self.zero is not None or any(shows[number] for shows in shown if number < len(shows))
             levelled.append(row if row and shows(row) >= picture else [*row, self._blank(picture)])
         return levelled
 

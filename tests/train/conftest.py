@@ -12,6 +12,8 @@ from PIL import Image
 from samples import tiny_model
 
 from longview.models.families import families
+from longview.train import processes
+from longview.train.supervised import Tuning
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -47,3 +49,19 @@ def started(tokenizer, tmp_path_factory) -> dict[str, Path]:
         model.save_pretrained(folders[name])
         processor.save_pretrained(folders[name])
     return folders
+
+
+@pytest.fixture
+def precise(monkeypatch, tmp_path):
+    """Losses of runs as they are, not rounded for the log: a file beside each run's folder."""
+    learn = Tuning.learn
+
+    def noted(self, step):
+        found = learn(self, step)
+        if processes.is_first():
+            with self.ward.path.with_name("losses").open("a") as file:
+                file.write(f"{step} {found[0]!r}\n")
+        return found
+
+    monkeypatch.setattr(Tuning, "learn", noted)
+    return lambda output: [float(line.split()[1]) for line in (output / "losses").read_text().splitlines()]

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, log, same, state, tree
+from runs import exported, forked, log, near, same, state, tree
 
 from longview.errors import LongviewError, RecipeError
 from longview.train import loop, processes
@@ -39,26 +39,6 @@ CASES = {  # family, stage, adapter; of the eight rows one shows nothing, so one
     "preference": ("ovis2", {"train": ALL, "objective": "preference", "batch": 3}, None),
     "preference lora": ("owl3", {"objective": "preference", "batch": 2}, {"rank": 2, "alpha": 4, "dropout": 0.0}),
 }
-TOLERANCE = {"weights": 3e-6, "moments": 1e-6}
-"""Of the root mean square of weights, a thousandth of how far they move; of each moment."""
-SMALL = 1e-4
-"""Of gradients below this much is rounding, and AdamW makes steps of a size whatever their own."""
-
-
-@pytest.fixture
-def precise(monkeypatch, tmp_path):
-    """Losses of runs as they are, not rounded for the log: a file beside each run's folder."""
-    learn = Tuning.learn
-
-    def noted(self, step):
-        found = learn(self, step)
-        if processes.is_first():
-            with self.ward.path.with_name("losses").open("a") as file:
-                file.write(f"{step} {found[0]!r}\n")
-        return found
-
-    monkeypatch.setattr(Tuning, "learn", noted)
-    return lambda output: [float(line.split()[1]) for line in (output / "losses").read_text().splitlines()]
 
 
 def case(name: str, started, data, **changes) -> dict:
@@ -69,23 +49,6 @@ def case(name: str, started, data, **changes) -> dict:
         part["path"] = str(data / part["path"])
     recipe["model"]["adapter"] = adapter
     return recipe
-
-
-def near(found: dict, expected: dict) -> None:
-    """Weights and optimizer state, but for weights that move by rounding, such as the biases of keys.
-
-    Others may begin so: the first step of AdamW is as large for a gradient of 1e-9 as for one of 1, hence the mean.
-    """
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        apart = (found[name] - tensor).abs()
-        squares = expected.get(f"{name}|exp_avg_sq")
-        if squares is not None:
-            apart = apart[squares.sqrt() > SMALL]
-        if "|" in name:
-            assert apart.max() < TOLERANCE["moments"], name
-        elif apart.numel():
-            assert apart.square().mean().sqrt() < TOLERANCE["weights"], name
 
 
 @pytest.mark.parametrize("name", CASES)
