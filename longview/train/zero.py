@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from longview.errors import MissingExtraError, RecipeError
 from longview.train import processes
@@ -130,8 +131,20 @@ class Zero:
         for name, parameter in self._parameters.items():
             for key in MOMENTS:
                 if f"{name}|{key}" in loaded:
-                    value = loaded[f"{name}|{key}"].to(processes.device())
-                    self._library.utils.safe_set_full_optimizer_state(parameter, value, key)
+                    self._set(parameter, key, loaded[f"{name}|{key}"].to(processes.device()))
+
+    def _set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        """Let the optimizer remember a whole moment of a parameter.
+
+        ZeRO-3 gets this process's part of it: given all, it cannot cut what has no equal parts.
+        """
+        utils = self._library.utils
+        if not hasattr(parameter, "ds_id"):
+            utils.safe_set_full_optimizer_state(parameter, value, key)
+            return
+        size, begin = parameter.partition_numel(), parameter.partition_numel() * processes.rank()
+        part = value.flatten()[begin : begin + size]
+        utils.safe_set_local_optimizer_state(parameter, functional.pad(part, (0, size - len(part))), key)
 
 
 def library() -> Any:

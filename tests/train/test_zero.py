@@ -91,7 +91,7 @@ def decay(output: Path) -> float:
 
 @needs_deepspeed
 @pytest.mark.parametrize(
-    ("before", "after"), [((2, "zero3"), (1, "ddp")), ((1, "ddp"), (2, "zero3")), ((2, "zero2"), (2, "zero3"))]
+    ("before", "after"), [((2, "zero3"), (1, "ddp")), ((1, "ddp"), (2, "zero3")), ((2, "zero3"), (2, "zero2"))]
 )
 def test_a_stopped_run_goes_on_under_another_parallel(before, after, started, data, tmp_path, precise):
     recipe = case("padded", started, data, tmp_path, steps=5, checkpoint_every=9)
