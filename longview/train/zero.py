@@ -258,10 +258,8 @@ def check(recipe: Recipe) -> None:
         )
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingExtraError(f"parallel {recipe.parallel!r}", "DeepSpeed", "deepspeed")
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
-    zero = config(recipe, recipe.stages[0])["zero_optimization"]
+    known = library().runtime.zero.config.DeepSpeedZeroConfig
     try:
-        DeepSpeedZeroConfig(**zero)
+        known(**config(recipe, recipe.stages[0])["zero_optimization"])
     except ValueError as error:  # pydantic's
         raise RecipeError(f"{recipe.deepspeed}: zero_optimization: {' '.join(str(error).split())[:300]}") from error

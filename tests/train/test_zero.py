@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, near, state, tree
+from runs import exported, forked, log, near, state, tree
 
 from longview.errors import MissingExtraError, RecipeError
 from longview.train import processes, zero
@@ -68,6 +68,8 @@ def test_two_processes_train_as_one_does(name, parallel, started, data, tmp_path
     losses = precise(tmp_path / "one")
     assert len(losses) == 3
     assert precise(output) == pytest.approx(losses, rel=1e-6)
+    norms = [[line["norm"] for line in log(tmp_path / name)] for name in ("one", parallel)]
+    assert norms[1] == pytest.approx(norms[0], rel=2e-3)  # rounded in the log
     expected, found = state(tmp_path / "one"), state(output)
     for weight in unread(recipe, expected):  # DeepSpeed lets weights decay that nothing is learned about, too
         expected[weight] = expected[weight] * decay(output)
