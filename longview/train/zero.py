@@ -133,7 +133,7 @@ class Zero:
                 if f"{name}|{key}" in loaded:
                     self._set(parameter, key, loaded[f"{name}|{key}"].to(processes.device()))
 
-    def _set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    def _set(self, parameter: Any, key: str, value: Tensor) -> None:
         """Let the optimizer remember a whole moment of a parameter.
 
         ZeRO-3 gets this process's part of it: given all, it cannot cut what has no equal parts.
