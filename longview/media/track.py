@@ -29,6 +29,10 @@ UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: 
 """By degrees counter-clockwise, as a display matrix gives them."""
 
 
+LOOKS = 64
+"""Packets between two looks at the clock, where they are not decoded: each takes microseconds."""
+
+
 class Track:
     """The first video track of a file: packets in decoding order, and frames from packets.
 
@@ -91,9 +95,10 @@ class Track:
         import av
 
         try:
-            for packet in self._container.demux(self.stream):
-                if packet.size:
+            for number, packet in enumerate(self._container.demux(self.stream)):
+                if number % LOOKS == 0:
                     self.check_deadline()
+                if packet.size:
                     yield packet
         except (av.FFmpegError, ValueError):
             self.broken = True

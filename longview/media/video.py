@@ -206,14 +206,16 @@ def _read_index(track: Track) -> _Index:
     keys: list[int] = []
     hidden: set[int] = set()
     end = 0
+    may_hide = track.codec == "vp8"
     for position, packet in enumerate(track.packets()):
-        times.append(packet.pts)
+        pts = packet.pts
+        times.append(pts)
         if packet.is_keyframe:
             keys.append(position)
-        if packet.is_discard or (track.codec == "vp8" and not bytes(packet)[0] >> 4 & 1):  # bit 4: show_frame
+        if packet.is_discard or (may_hide and not bytes(packet)[0] >> 4 & 1):  # bit 4: show_frame
             hidden.add(position)
-        elif packet.pts is not None:
-            end = max(end, packet.pts + (packet.duration or 0))
+        elif pts is not None and (shown_until := pts + (packet.duration or 0)) > end:
+            end = shown_until
     if keys and (first := times[keys[0]]) is not None:
         hidden.update(position for position, pts in enumerate(times) if pts is not None and pts < first)
     shown = [position for position in range(len(times)) if position not in hidden]
