@@ -93,7 +93,7 @@ VANDALISMS = {
     "a tied head is what the checkpoint holds": (OVIS_MODEL, "        if config.tied:  #", "        if False:  #", OVIS_FOLDERS),
     "text alone trains no picture's parameters": (OVIS_MODEL, "spare = [torch.zeros(1, 3, side, side)]", "spare = []", OVIS_GOLDEN),
     "an ovis reads special tokens in a user's text": (OVIS_PROCESSOR, "split_special_tokens=not parse_specials", "split_special_tokens=False", OVIS_TEXTS),
-    "padding on the left moves the words of an ovis": (OVIS_MODEL, "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "(attention_mask.long().cumsum(-1) + torch.arange(attention_mask.shape[1]) % 2)", LAWS),
+    "padding on the left moves the words": (SEQUENCE, "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "(attention_mask.long().cumsum(-1) + torch.arange(attention_mask.shape[1]) % 2)", LAWS),
     "a head and a table may disagree": ("models/ovis2/convert.py", "if words + NUM_INDICATORS != rows:", "if False:", OVIS_FOLDERS),
     "a long question's mean is stretched to length one": (SIMILARITY, "return vectors.mean(0, keepdims=True).astype(np.float64)", "mean = vectors.mean(0, keepdims=True)\n        return (mean / np.linalg.norm(mean)).astype(np.float64)", NEAR),
     "the end of a long question is not read": (SIMILARITY, "return heads + tails[::-1]", "return heads", NEAR),
@@ -147,7 +147,7 @@ VANDALISMS = {
     "pictures take no room in the sequence": ("engine/engine.py", "if inputs.length >= self.context_length", 'if inputs.tensors["input_ids"].shape[1] >= self.context_length', "engine/test_engine.py"),
     "the sampler counts pictures as words": ("engine/request.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
     "a row reads what stands behind its end": ("engine/cache.py", "device=device) <= ends[:, None]", "device=device) <= ends.max()", BATCHES),
-    "rows of different lengths stand at the same position": ("engine/scheduler.py", "torch.tensor(shelf.lengths, device=device)[:, None]", "torch.full((len(requests), 1), shelf.longest)", BATCHES),
+    "rows of different lengths stand at the same position": ("engine/scheduler.py", "torch.tensor(shelf.lengths + idle, device=device)[:, None]", "torch.full((len(requests), 1), shelf.longest)", BATCHES),
     "a row that takes another's place leaves its pictures behind": ("engine/cache.py", "self.rows[row], self._galleries[row] = self.rows[last], self._galleries[last]", "self.rows[row] = self.rows[last]", BATCHES),
     "another picture has the same keys and values": ("engine/prefixes.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),
     "scores that are no numbers spoil the table": ("engine/scheduler.py", "wipe=error is not None", "wipe=False", BATCHES),
@@ -155,11 +155,19 @@ VANDALISMS = {
     "each process learns from every sample": ("train/supervised.py", "rows[processes.rank() :: processes.count()]", "rows", PROCESSES),
     "a process divides by its own words": ("train/supervised.py", "sum(share[name] for share, _ in shares)", "mine[name]", PROCESSES),
     "a bit may turn on the disk": ("train/manifest.py", "        if found != entry:", "        if False:", KILLED),
-    "losses that no line tells are forgotten": ("train/loop.py", "self._losses = read_losses(folder)", "read_losses(folder)", KILLED),
+    "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
     "a checkpoint grows in its place": ("train/loop.py", 'self.output / ".unfinished"\n', 'self.output / f"checkpoint-{done:07d}"\n', KILLED),
     "dropout draws on where it left off": ("train/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
     "a cancelled request is answered to its end": ("engine/scheduler.py", "            if request.cancelled:", "            if False:", BATCHES),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VANDALISMS)
+def test_the_line_to_break_is_there(name):
+    file, sane, broken, tests = VANDALISMS[name]
+    assert sane in (ROOT / "longview" / file).read_text(), f"{file} no longer holds it; write the vandalism anew"
+    assert sane != broken
+    assert (ROOT / "tests" / tests).exists()
 
 
 @pytest.mark.slow
@@ -168,7 +176,6 @@ def test_the_suite_notices_that(name, tmp_path):
     file, sane, broken, tests = VANDALISMS[name]
     package = shutil.copytree(ROOT / "longview", tmp_path / "longview", ignore=shutil.ignore_patterns("__pycache__"))
     source = (package / file).read_text()
-    assert sane in source, f"{file} no longer holds the line to break; write the vandalism anew"
     (package / file).write_text(source.replace(sane, broken))
     shutil.copytree(
         ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "media", "test_teeth.py")

@@ -87,6 +87,14 @@ def positions_of(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def split_mask(attention_mask: Tensor | None, length: int) -> tuple[Tensor | None, Tensor | None]:
+    """A mask (B, past + T) as what it says of a cache, (B, past), and of `length` new positions, (B, T)."""
+    if attention_mask is None:
+        return None, None
+    border = attention_mask.shape[1] - length
+    return attention_mask[:, :border], attention_mask[:, border:]
+
+
 def mask_after(behind: Tensor | None, merged: Merged, past: int) -> Tensor | None:
     """The attention mask (B, past + L) of a sequence that pictures have made longer, behind what is in a cache.
 

@@ -45,7 +45,7 @@ from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_view
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.packing import pack
-from longview.models.sequence import Merged, mask_after, merge
+from longview.models.sequence import Merged, mask_after, merge, split_mask
 
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": LlamaForCausalLM,
@@ -427,10 +427,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
         """
         shows = pixel_values is not None or images is not None
         if input_ids is not None and (shows or bool((input_ids == PLACEHOLDER).any())):
-            behind = here = None
-            if attention_mask is not None:
-                border = attention_mask.shape[1] - input_ids.shape[1]
-                behind, here = attention_mask[:, :border], attention_mask[:, border:]
+            behind, here = split_mask(attention_mask, input_ids.shape[1])
             left = left_padding or (images is not None and self.config.tokenizer_padding_side == "left")
             merged = self._merged(input_ids, here, labels, pixel_values, images, images_aux, left)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None

@@ -37,7 +37,7 @@ from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, Visual
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
 from longview.models.ovis2.processor import Ovis2Processor
 from longview.models.packing import pack
-from longview.models.sequence import Merged, mask_after
+from longview.models.sequence import Merged, mask_after, split_mask
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -494,10 +494,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         fresh = input_ids is not None and not past and (self.training or bool((input_ids < 0).any()))
         if input_ids is not None and (fresh or pixel_values is not None):
-            behind = (
-                None if attention_mask is None else attention_mask[:, : attention_mask.shape[1] - input_ids.shape[1]]
-            )
-            here = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+            behind, here = split_mask(attention_mask, input_ids.shape[1])
             merged = self.merge(input_ids, here, labels, pixel_values, left_padding)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None
             attention_mask = mask_after(behind, merged, past)
