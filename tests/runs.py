@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from longview.train import manifest
+from longview.train import manifest, processes
+from longview.train import run as training
 from longview.train.folder import newest_checkpoint
+from longview.train.recipe import from_tree
+from longview.train.supervised import Tuning
 
 PATIENCE = 300  # seconds, on a busy machine
 TOLERANCE = {"weights": 3e-6, "moments": 1e-6}
@@ -105,6 +108,42 @@ def forked(work: Callable[[], Any], count: int = 1) -> list[int]:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.02)
     return list(codes.values())
+
+
+def goes_on_elsewhere(
+    recipe: dict, before: tuple[int, str], after: tuple[int, str], folder: Path, rank: int
+) -> tuple[Path, Path]:
+    """A whole run, and one that SIGTERM to one process stops after its third step, and that then goes on.
+
+    Args:
+        before, after: In how many processes the stopped run goes, and their `parallel`.
+        rank: Which process is told to stop; below 0 from the last one.
+    """
+    whole, output, learn = folder / "whole", folder / "run", Tuning.learn
+    training.train(from_tree(recipe), whole, progress=False)
+
+    def run(parallel: str, resume: bool) -> None:
+        training.train(from_tree(recipe | {"parallel": parallel}), output, resume, progress=False)
+
+    def stopped() -> None:
+        def learning(self: Tuning, step: int) -> Any:
+            if step == 2 and processes.rank() == rank % processes.count():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return learn(self, step)
+
+        Tuning.learn = learning
+        try:
+            run(before[1], False)
+        except training.Interrupted:
+            raise SystemExit(130) from None
+
+    assert forked(stopped, before[0]) == [130] * before[0]
+    found = newest_checkpoint(output)
+    assert found is not None
+    assert found.name == "checkpoint-0000003"
+    assert not (output / "model" / "model.safetensors").exists()
+    assert forked(lambda: run(after[1], True), after[0]) == [0] * after[0]
+    return whole, output
 
 
 def _exit_code(work: Callable[[], Any]) -> int:

@@ -10,9 +10,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import PreTrainedTokenizerFast
 
-from longview.models.families import Family
+from longview.models.families import Family, families
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+FOUR_BITS = {"mgm": ("plain", "text_config"), "owl3": ("241101", ""), "ovis2": ("softmax", "llm_config")}
+"""A variant of each family, and where its config has that of the language model."""
 POSITIONS = 16  # tokens that the text tower of `towers` reads at once
 
 
@@ -28,6 +30,19 @@ def tiny_model(family: Family, variant: str, tokenizer: PreTrainedTokenizerFast,
     model = family.Model(config).eval()
     sharpen(model)
     return model, family.Processor(tokenizer, config)
+
+
+def four_bit_folders(tokenizer: PreTrainedTokenizerFast, root: Path) -> dict[str, Path]:
+    """A tiny model of each family, with rows of 64 weights, as bitsandbytes' kernel for answers on CPUs takes them."""
+    found, wide = {}, {"intermediate_size": 128}
+    for name, (variant, words) in FOUR_BITS.items():
+        config = families()[name].Config
+        changes = {words: {**getattr(config.tiny(variant), words).to_dict(), **wide}} if words else wide
+        model, processor = tiny_model(families()[name], variant, tokenizer, **changes)
+        found[name] = root / name
+        model.save_pretrained(found[name])
+        processor.save_pretrained(found[name])
+    return found
 
 
 def sharpen(model: torch.nn.Module) -> None:

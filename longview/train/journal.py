@@ -21,10 +21,9 @@ COUNTED = ("samples", "tokens", "pictures")
 
 
 class Journal:
-    """The log of one run, from where it begins or goes on.
+    """The log of one run; it opens when a stage begins or goes on.
 
     Args:
-        begin: Stage and step of which nothing has been told yet; events are dropped from there on.
         costs: What a step of each stage takes, in units of any kind; None: not known, so that all steps count the same.
         tensorboard: Write events, too, under `tensorboard/`, with the steps of all stages counted through.
     """
@@ -33,7 +32,6 @@ class Journal:
         self,
         output: Path,
         recipe: Recipe,
-        begin: tuple[int, int] = (0, 0),
         costs: Sequence[float | None] = (),
         tensorboard: bool = False,
     ) -> None:
@@ -42,14 +40,15 @@ class Journal:
         self._steps = [stage.steps for stage in recipe.stages]
         known = [cost for cost in costs if cost]
         self._costs = known if len(known) == len(self._steps) else [1.0] * len(self._steps)
-        events = tensorboard and processes.is_first()
-        self._events = _writer(output / EVENTS, self._done(*begin) + 1) if events else None
+        self._wants_events = tensorboard and processes.is_first()
+        self._events: Any = None
         self.losses: list[float] = []
         """Of the steps that no line tells yet; they are part of a run's state."""
-        self.begin(*begin)
 
     def begin(self, stage: int, step: int) -> None:
-        """A stage begins, or goes on, after some steps."""
+        """A stage begins, or goes on, after some steps; events from there on, of a run that was killed, are dropped."""
+        if self._wants_events and self._events is None:
+            self._events = _writer(self._output / EVENTS, self._done(stage, step) + 1)
         self._began = step, time.monotonic()
         self._worked, self._since = Counter[str](), time.monotonic()
 

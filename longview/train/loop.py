@@ -11,7 +11,7 @@ import copy
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class Run:
     mixtures: Mapping[str, Mixture] = field(default_factory=dict)
     adapter: Any = None
     tuning: Tuning | None = None
+    costs: Sequence[float | None] = ()
+    """What a step of each stage takes; see `Journal`."""
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         compares = self.recipe.stages[0].objective == "preference" and self.adapter is None
@@ -65,7 +68,7 @@ class Run:
         self.zero: Zero | None = None
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
-        self.journal = Journal(self.output, self.recipe)
+        self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard)
 
     def follow(self, number: int, stage: Stage, begin: int, bar: Progress, stopped: list[int]) -> bool:
         """Train one stage from step `begin`; False when a signal ended it early."""

@@ -39,7 +39,7 @@ from longview.train.folder import (
     trim_log,
     writing,
 )
-from longview.train.journal import Journal, check_tensorboard
+from longview.train.journal import check_tensorboard
 from longview.train.layouts import check_cutting
 from longview.train.loop import Run
 from longview.train.opening import add_adapter, open_model
@@ -203,7 +203,9 @@ def _train(
     sharded = recipe.parallel != "ddp" and processes.count() > 1
     if all(stage.objective in OF_USERS for stage in recipe.stages) and not sharded:
         model.to(processes.device())  # the synthetic world is made for one CPU core
-    run = Run(recipe, output, model, processor, mixtures=mixtures, adapter=adapter)
+    run = Run(
+        recipe, output, model, processor, mixtures=mixtures, adapter=adapter, costs=costs, tensorboard=tensorboard
+    )
     with processes.together():
         if mixtures and processes.is_first():
             check_data(mixtures, output, resume)
@@ -212,9 +214,6 @@ def _train(
         if processes.is_first():
             _prepare(recipe, output, begin, resume)
             note_session(output, begin, str(next(model.parameters()).device))
-    losses = run.journal.losses
-    run.journal = Journal(output, recipe, begin, costs, tensorboard)
-    run.journal.losses = losses
     if sharded:
         run.shard()
     with _bar(progress) as bar, _stop_on_signal() as stopped:

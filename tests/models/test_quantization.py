@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from samples import noise, tiny_model
+from samples import four_bit_folders, noise, tiny_model
 from torch import nn
 
 import longview
@@ -105,20 +105,7 @@ BITS = {"load_8bit": Linear8bitLt, "load_4bit": Linear4bit}
 
 @pytest.fixture(scope="module")
 def folders(tokenizer, tmp_path_factory):
-    found = {}
-    wide = {"intermediate_size": 128}  # bitsandbytes' kernel for CPUs takes rows of 64
-    for family, variant, words in (
-        ("mgm", "plain", "text_config"),
-        ("owl3", "241101", ""),
-        ("ovis2", "softmax", "llm_config"),
-    ):
-        config = families()[family].Config
-        changes = {words: {**getattr(config.tiny(variant), words).to_dict(), **wide}} if words else wide
-        model, processor = tiny_model(families()[family], variant, tokenizer, **changes)
-        found[family] = tmp_path_factory.mktemp("quantised") / family
-        model.save_pretrained(found[family])
-        processor.save_pretrained(found[family])
-    return found
+    return four_bit_folders(tokenizer, tmp_path_factory.mktemp("quantised"))
 
 
 @pytest.mark.parametrize("family", ["mgm", "owl3", "ovis2"])

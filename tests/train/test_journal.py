@@ -76,10 +76,12 @@ def scalars(folder, tag: str) -> list[tuple[int, float]]:
 def test_events_of_a_resumed_run_stand_once(recipe, tmp_path):
     """The first process dies after step 20 of the first stage; the checkpoint it left is that of step 10."""
     first = Journal(tmp_path, recipe, tensorboard=True)
+    first.begin(0, 0)
     for step in range(1, 21):
         first.step(0, step, 1.0, 1.0, 0.1, note(margin=0.5, kind="clip"))
     first.close()
-    again = Journal(tmp_path, recipe, begin=(0, 10), tensorboard=True)
+    again = Journal(tmp_path, recipe, tensorboard=True)
+    again.begin(0, 10)
     for step in range(11, 21):
         again.step(0, step, 2.0, 1.0, 0.1, note())
     again.begin(1, 0)

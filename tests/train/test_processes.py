@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, log, near, same, state, tree
+from runs import exported, forked, goes_on_elsewhere, log, near, same, state, tree
 
 from longview.errors import LongviewError, RecipeError
 from longview.train import loop, processes
@@ -74,30 +74,9 @@ def test_two_processes_train_as_one_does(name, started, data, tmp_path, precise)
 def test_a_stopped_run_goes_on_in_another_number_of_processes(before, after, started, data, tmp_path, precise):
     """The stop reaches one process alone: all end after the same step."""
     recipe = case("padded", started, data, steps=5, checkpoint_every=9)
-    training.train(from_tree(recipe), tmp_path / "whole", progress=False)
-    output, learn = tmp_path / "run", Tuning.learn
-
-    def run(parallel: str, resume: bool) -> None:
-        training.train(from_tree(recipe | {"parallel": parallel}), output, resume, progress=False)
-
-    def stopped():
-        def learning(self, step):
-            if step == 2 and processes.rank() == processes.count() - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return learn(self, step)
-
-        Tuning.learn = learning
-        try:
-            run(before[1], False)
-        except training.Interrupted:
-            raise SystemExit(130) from None
-
-    assert forked(stopped, before[0]) == [130] * before[0]
-    assert newest_checkpoint(output).name == "checkpoint-0000003"
-    assert not (output / "model" / "model.safetensors").exists()
-    assert forked(lambda: run(after[1], True), after[0]) == [0] * after[0]
-    assert precise(output) == pytest.approx(precise(tmp_path / "whole"), rel=1e-6)
-    near(state(output), state(tmp_path / "whole"))
+    whole, output = goes_on_elsewhere(recipe, before, after, tmp_path, rank=-1)
+    assert precise(output) == pytest.approx(precise(whole), rel=1e-6)
+    near(state(output), state(whole))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])

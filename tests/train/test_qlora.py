@@ -11,13 +11,12 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from samples import noise, tiny_model
+from samples import FOUR_BITS, four_bit_folders, noise
 from tolerances import SAME_MATHS
 
 import longview
 from longview.errors import MissingExtraError, RecipeError
 from longview.models import adapters, quantization
-from longview.models.families import families
 from longview.train import estimate as estimates
 from longview.train import processes
 from longview.train import run as training
@@ -26,22 +25,12 @@ from longview.train.opening import add_adapter, open_model
 from longview.train.outlook import outlook
 from longview.train.recipe import Recipe, check, from_tree
 
-WORDS = {"mgm": ("plain", "text_config"), "owl3": ("241101", ""), "ovis2": ("softmax", "llm_config")}
 QUESTION = [longview.ask("What?", longview.image(noise(1)))]
 
 
 @pytest.fixture(scope="module")
 def folders(tokenizer, tmp_path_factory):
-    """A tiny model of each family, with rows of 64 weights, as bitsandbytes' kernel for answers on CPUs takes them."""
-    found, wide = {}, {"intermediate_size": 128}
-    for name, (variant, words) in WORDS.items():
-        config = families()[name].Config
-        changes = {words: {**getattr(config.tiny(variant), words).to_dict(), **wide}} if words else wide
-        model, processor = tiny_model(families()[name], variant, tokenizer, **changes)
-        found[name] = tmp_path_factory.mktemp("qlora") / name
-        model.save_pretrained(found[name])
-        processor.save_pretrained(found[name])
-    return found
+    return four_bit_folders(tokenizer, tmp_path_factory.mktemp("qlora"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +55,7 @@ def unquantised(wanted: Recipe) -> Recipe:
     return dataclasses.replace(wanted, model=dataclasses.replace(wanted.model, quantize=None))
 
 
-@pytest.mark.parametrize("family", WORDS)
+@pytest.mark.parametrize("family", FOUR_BITS)
 def test_what_is_quantised_is_what_was_told_and_only_adapters_learn(family, folders, rows, tmp_path):
     from bitsandbytes.nn import Params4bit
 

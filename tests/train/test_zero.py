@@ -7,12 +7,10 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
-import signal
 from pathlib import Path
 
 import pytest
-from runs import exported, forked, log, near, state, tree
+from runs import exported, forked, goes_on_elsewhere, log, near, state, tree
 
 from longview.errors import MissingExtraError, RecipeError
 from longview.train import processes, zero
@@ -20,7 +18,6 @@ from longview.train import run as training
 from longview.train.folder import newest_checkpoint
 from longview.train.optimizers import learning_rate
 from longview.train.recipe import from_tree, load_recipe
-from longview.train.supervised import Tuning
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
@@ -97,29 +94,9 @@ def decay(output: Path) -> float:
 )
 def test_a_stopped_run_goes_on_under_another_parallel(before, after, started, data, tmp_path, precise):
     recipe = case("padded", started, data, tmp_path, steps=5, checkpoint_every=9)
-    training.train(from_tree(recipe), tmp_path / "whole", progress=False)
-    output, learn = tmp_path / "run", Tuning.learn
-
-    def run(parallel: str, resume: bool) -> None:
-        training.train(from_tree(recipe | {"parallel": parallel}), output, resume, progress=False)
-
-    def stopped():
-        def learning(self, step):
-            if step == 2 and processes.is_first():
-                os.kill(os.getpid(), signal.SIGTERM)
-            return learn(self, step)
-
-        Tuning.learn = learning
-        try:
-            run(before[1], False)
-        except training.Interrupted:
-            raise SystemExit(130) from None
-
-    assert forked(stopped, before[0]) == [130] * before[0]
-    assert newest_checkpoint(output).name == "checkpoint-0000003"
-    assert forked(lambda: run(after[1], True), after[0]) == [0] * after[0]
-    assert precise(output) == pytest.approx(precise(tmp_path / "whole"), rel=1e-6)
-    near(state(output), state(tmp_path / "whole"))
+    whole, output = goes_on_elsewhere(recipe, before, after, tmp_path, rank=0)
+    assert precise(output) == pytest.approx(precise(whole), rel=1e-6)
+    near(state(output), state(whole))
 
 
 # ── what needs no DeepSpeed ──────────────────────────────────────────────────────────────────────────────────────────
