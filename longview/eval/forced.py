@@ -42,7 +42,7 @@ def answered(
             rows = []
             for number, case in enumerate(some):
                 if shown is None:
-                    messages = [ask(f"{retell(*case.media)}\n{case.question.text}")]
+                    messages = [ask(f"{retell(*case.media).text}\n{case.question.text}")]
                 else:
                     kept = files / f"{shown} {case.group} {case.seed}" if files else Path(beside) / str(number)
                     messages = ask_case(case, shown, kept, again=files is not None)

@@ -22,7 +22,7 @@ from longview.messages import Message, Part, ask
 from longview.train.recipe import DataPart, Stage
 from longview.world.questions import Question, ask_about, describe, plural
 from longview.world.render import render
-from longview.world.retelling import retell
+from longview.world.retelling import Retelling, retell
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
 PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
@@ -135,6 +135,8 @@ class Sample:
     media: list[Medium]
     indices: list[int]
     questions: list[Question]
+    told: Retelling | None = None
+    """The scenes in words, which the first message begins with."""
 
 
 def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
@@ -145,7 +147,8 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         questions = [ask_about(rng, clip) for _ in range(turns)]
         indices = list(range(first, first + len(clip.frames)))
         if stage.objective == "words":
-            return Sample(converse(rng, questions, told=retell(clip)), [], indices, questions)
+            told = retell(clip)
+            return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
         return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, questions)
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
     indices = [rng.choice(choice) for _ in range(int(kind))]
@@ -161,7 +164,8 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         ]
     questions += [ask_about(rng, *pictures, shares=stage.kinds) for _ in range(stage.turns - len(questions))]
     if stage.objective == "words":
-        return Sample(converse(rng, questions, told=retell(*pictures)), [], indices, questions)
+        told = retell(*pictures)
+        return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
     media = [pool.medium(index) for index in indices]
     return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 

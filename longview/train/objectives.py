@@ -5,6 +5,7 @@
                 and, with probes, what the text stream knows on its way:
 
         block p      at each placeholder: its picture's contents and number        seeing
+                     or, of scenes in words, where a thing was told: what it is
         block p + 1  before each answer: the names and the number in the question  understanding
         block p + 2  before each answer: the contents of the picture it is about   finding
         block p + 3  before each answer: where what the question names stands      pointing
@@ -40,6 +41,7 @@ from longview.train.data import (
 )
 from longview.train.recipe import Stage
 from longview.world.questions import Question
+from longview.world.retelling import Retelling
 
 ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
 FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
@@ -67,11 +69,25 @@ class Readers(nn.ModuleDict):
             "names": len(NAMES),
             "found": sum(CONTENT_CLASSES),
             "pointed": sum(POINTED),
+            "cell": 9,
         }
         super().__init__({name: nn.Linear(width, size) for name, size in sizes.items()})
 
     def read(self, name: str, hidden: Tensor) -> Tensor:
         return self[name](functional.rms_norm(hidden, hidden.shape[-1:]))
+
+
+class Told(NamedTuple):
+    """A token of a batch that ends telling of something."""
+
+    row: int
+    position: int
+    picture: int
+    """Of the batch."""
+    number: int
+    """The picture's, from 0, among those of its row."""
+    cell: int | None
+    """Where the thing stands; None: it is a sign."""
 
 
 class Asked(NamedTuple):
@@ -127,6 +143,7 @@ def answers_loss(
     rows: list[Any] = []
     indices: list[int] = []
     asked: list[Asked] = []
+    told: list[Told] = []
     tokens = 0
     while tokens < stage.tokens:
         sample = draw_sample(rng, pool, stage, kind)
@@ -135,6 +152,10 @@ def answers_loss(
         for question in sample.questions:
             about = question.about or int(kind == "1")
             asked.append(Asked(question, len(indices) + about - 1 if about else None))
+        if sample.told is not None:
+            ends = told_in(processor.tokenizer, row.tensors["input_ids"][0].tolist(), sample.told)
+            for end, spot in zip(ends, sample.told.spots, strict=True):
+                told.append(Told(len(rows) - 1, end, len(indices) + spot.picture, spot.picture, spot.cell))
         indices += sample.indices
         tokens += rows[-1].length
     batch = processor.collate(rows)
@@ -152,9 +173,10 @@ def answers_loss(
         return loss, notes
     seeing, understanding, finding, pointing = output.hidden_states[stage.probe_layer :][:4]
     contents = pool.contents[indices]
-    seen = loss.new_zeros(())
     if stage.objective == "answers":
         seen = places_loss(readers, seeing, processor.places(batch), contents)
+    else:
+        seen = told_loss(readers, seeing, told, contents)
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
     understood = question_loss(readers, understanding[:, :-1][begins], asked)
     found = finding_loss(readers, finding[:, :-1][begins], asked, contents)
@@ -183,6 +205,47 @@ def places_loss(readers: Readers, hidden: Tensor, places: Tensor, contents: Tens
     held = torch.stack([names_held(contents, [c for c in range(9) if share[c] == t]) for t in range(width)], dim=1)
     unnamed = functional.binary_cross_entropy_with_logits(readers.read("names", at), held)
     return read_loss(told, contents, CONTENT_CLASSES) + width * (miscounted + len(NAMES) * unnamed)
+
+
+def told_in(tokenizer: Any, row: Sequence[int], retelling: Retelling) -> list[int]:
+    """Where in a row of tokens each spot of a retelling ends."""
+    encoded = tokenizer(retelling.text, add_special_tokens=False, return_offsets_mapping=True)
+    words = encoded["input_ids"]
+    begin = next(at for at in range(len(row)) if row[at : at + len(words)] == words)
+    ends = {end: begin + at for at, (_, end) in enumerate(encoded["offset_mapping"])}
+    return [ends[spot.end] for spot in retelling.spots]
+
+
+def told_loss(readers: Readers, hidden: Tensor, told: Sequence[Told], contents: Tensor) -> Tensor:
+    """What the hidden states (B, T, D) do not tell of what the words up to them told; contents (N, 31).
+
+    A thing's last word tells its place, colour, shape and size, their names, and its picture's number; that of a sign,
+    what it says.
+    """
+    loss = hidden.new_zeros(())
+    things = [(each, each.cell) for each in told if each.cell is not None]
+    if things:
+        cells = torch.tensor([cell for _, cell in things])
+        rows, positions, pictures, numbers = _columns([each for each, _ in things])
+        at = hidden[rows, positions]  # (S, D)
+        held = torch.stack([contents[pictures, cells + 9 * attribute] for attribute in range(3)], dim=1)  # (S, 3)
+        names = torch.stack([names_held(contents[each.picture, None], [cell])[0] for each, cell in things])
+        unnamed = functional.binary_cross_entropy_with_logits(readers.read("names", at), names)
+        miscounted = functional.cross_entropy(readers.read("number", at), numbers)
+        misplaced = functional.cross_entropy(readers.read("cell", at), cells)
+        each_thing = read_loss(readers.read("place", at), held, PLACE_CLASSES)
+        loss = loss + 9 * (each_thing + misplaced + miscounted + len(NAMES) * unnamed)
+    signs = [each for each in told if each.cell is None]
+    if signs:
+        rows, positions, pictures, _ = _columns(signs)
+        logits = readers.read("placeholder", hidden[rows, positions])[:, sum(CONTENT_CLASSES[:27]) :]
+        loss = loss + read_loss(logits, contents[pictures, 27:], CONTENT_CLASSES[27:])
+    return loss
+
+
+def _columns(told: Sequence[Told]) -> list[Tensor]:
+    """Rows, positions, pictures and numbers, (S,) each."""
+    return [torch.tensor(column) for column in zip(*(each[:4] for each in told), strict=True)]
 
 
 def question_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 
@@ -13,12 +14,14 @@ from train.test_run import OVIS2, TREE
 
 import longview
 from longview.errors import RecipeError
+from longview.messages import Message
 from longview.train import run as training
-from longview.train.data import draw_sample, paint_pool
+from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, NAMES, PLACE_CLASSES, contents, draw_sample, paint_pool
+from longview.train.objectives import Readers, Told, told_in, told_loss
 from longview.train.parts import match
 from longview.train.recipe import DataPart, Stage, from_tree
 from longview.world.retelling import retell
-from longview.world.scenes import Clip, Picture, Sign, Thing
+from longview.world.scenes import COLOURS, SHAPES, SIZES, Clip, Picture, Sign, Thing
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
@@ -50,11 +53,11 @@ def test_a_scene_is_told_place_by_place():
     things = Thing("red", "circle", "small", 0.16, 0.16), Thing("blue", "star", "large", 0.5, 0.5)
     picture = Picture(things, Sign("stop", 2))
     told = "top left: small red circle; centre: large blue star; bottom: sign that says stop"
-    assert retell(picture) == told
-    assert retell(Picture((), Sign("tea", 1, cell=5))) == "right: small print that says tea"
+    assert retell(picture).text == told
+    assert retell(Picture((), Sign("tea", 1, cell=5))).text == "right: small print that says tea"
     clip = Clip("order", (Picture(()), picture), things)
-    assert retell(clip) == f"Image 1: nothing\nImage 2: {told}"
-    assert retell(picture, Picture(())) == f"Image 1: {told}\nImage 2: nothing"
+    assert retell(clip).text == f"Image 1: nothing\nImage 2: {told}"
+    assert retell(picture, Picture(())).text == f"Image 1: {told}\nImage 2: nothing"
 
 
 def test_a_sample_in_words_holds_all_that_its_answers_need_and_no_media():
@@ -67,12 +70,65 @@ def test_a_sample_in_words_holds_all_that_its_answers_need_and_no_media():
         shown = [pool.pictures[index] for index in sample.indices]
         assert not sample.media
         assert not sample.messages[0].media
-        assert text.lower().startswith(retell(*shown).lower())
+        assert text.lower().startswith(retell(*shown).text.lower())
+
+
+def test_a_retelling_says_where_it_has_told_of_each_thing(language):
+    things = Thing("red", "circle", "small", 0.16, 0.16), Thing("blue", "star", "large", 0.5, 0.5)
+    told = retell(Picture(things, Sign("42", 2)), Picture(()), Picture(things[1:]))
+    assert [told.text[: spot.end].split()[-1] for spot in told.spots] == ["circle", "star", "42", "star"]
+    assert [(spot.picture, spot.cell) for spot in told.spots] == [(0, 0), (0, 4), (0, None), (2, 4)]
+    processor = longview.load(language).processor
+    messages = [longview.ask(f"{told.text}\nWhat is this?"), Message.of("assistant", "stop")]
+    row = processor.prepare(messages, [], train=True).tensors["input_ids"][0].tolist()
+    ends = told_in(processor.tokenizer, row, told)
+    assert [processor.tokenizer.decode(row[end]) for end in ends] == [" circle", " star", "2", " star"]
+    assert ends == sorted(set(ends))
+
+
+def test_what_was_told_is_asked_where_it_was_told_and_nowhere_else():
+    """Readers that spell out one feature each are wrong about nothing but what they cannot see."""
+    things = Thing("red", "circle", "small", 0.16, 0.16), Thing("blue", "star", "large", 0.5, 0.5)
+    picture = Picture(things, Sign("stop", 2))
+    known = torch.tensor([contents(picture), contents(Picture(()))])
+    told = [Told(0, 3, 0, 1, 0), Told(0, 5, 0, 1, 4), Told(0, 9, 0, 1, None)]
+    sizes = {"place": sum(PLACE_CLASSES), "cell": 9, "number": MAX_PICTURES, "names": len(NAMES),
+             "placeholder": sum(CONTENT_CLASSES)}  # fmt: skip
+    readers = Readers(sum(sizes.values()))
+    offsets = dict(zip(sizes, itertools.accumulate((0, *sizes.values())), strict=False))
+    hidden = torch.zeros(1, 12, sum(sizes.values()))
+
+    def tell(position, name, *choices):
+        hidden[0, position, [offsets[name] + choice for choice in choices]] = 1.0
+
+    with torch.no_grad():
+        for name, offset in offsets.items():
+            readers[name].weight.zero_()
+            readers[name].weight[:, offset : offset + sizes[name]] = 100 * torch.eye(sizes[name])
+            readers[name].bias.fill_(-50.0)
+    colours = len(COLOURS) + 1
+    for position, thing in ((3, things[0]), (5, things[1])):
+        colour, shape = COLOURS.index(thing.colour), SHAPES.index(thing.shape)
+        size = SIZES.index(thing.size)
+        tell(position, "place", 1 + colour, colours + 1 + shape, colours + len(SHAPES) + 2 + size)
+        tell(position, "cell", thing.cell)
+        tell(position, "number", 1)
+        tell(position, "names", colour, len(COLOURS) + shape)
+    first = sum(CONTENT_CLASSES[:27])
+    says = itertools.accumulate((first, *CONTENT_CLASSES[27:30]))
+    tell(9, "placeholder", *(begin + choice for begin, choice in zip(says, known[0, 27:].tolist(), strict=True)))
+    hidden.requires_grad_()
+    assert told_loss(readers, hidden, told, known) < 1e-3
+    elsewhere = [each._replace(position=each.position + 1) for each in told]
+    for wrong in (elsewhere, [told[0]._replace(cell=4)], [told[1]._replace(number=2)], [told[2]._replace(picture=1)]):
+        assert told_loss(readers, hidden, wrong, known) > 10
+    told_loss(readers, hidden, elsewhere, known).backward()
+    assert set(hidden.grad.abs().sum(-1).nonzero()[:, 1].tolist()) == {4, 6, 10}
 
 
 def test_a_language_model_is_told_of_the_world_without_seeing_it(language):
     log = [json.loads(line) for line in (language.parent / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["probe"] == 0
+    assert log[-1]["probe"] > 0
     assert log[-1]["asked"] > 0
     assert isinstance(longview.load(language).answer([longview.ask("What is this?")]).text, str)
 
