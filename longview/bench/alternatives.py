@@ -8,7 +8,6 @@ transformers    its own `generate`, one request at a time
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -140,9 +139,5 @@ def generate(subject: Subject, messages: list[Any], max_tokens: int) -> float:
     parts = [part for message in messages for part in message.media]
     inputs = subject.engine.processor.prepare(messages, open_media(parts))
     settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False}
-    subject.model.generate(**_on(subject.model.device, inputs.tensors), **settings)
+    subject.model.generate(**inputs.tensors.to(subject.model.device), **settings)
     return now(subject.model.device) - began
-
-
-def _on(device: torch.device, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in tensors.items()}

@@ -21,7 +21,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -81,7 +81,16 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
-def train(dims: str, dtype: str | None, device: str | None, samples: int, frames: int, repeats: int) -> Result:
+def train(
+    dims: str,
+    dtype: str | None,
+    device: str | None,
+    samples: int,
+    frames: int,
+    repeats: int,
+    methods: Sequence[str] = (),
+    ways: Sequence[str] = (),
+) -> Result:
     """What training a model costs here.
 
     Args:
@@ -89,10 +98,13 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
         samples: Of a step.
         frames: Above 0, steps of one sample instead, about a video of so many frames; of adapters only.
         repeats: Steps that are timed.
+        methods, ways: Of METHODS and WAYS; none: all that there are.
 
     Raises:
-        RequestError: no such dimensions or device, or none to train on.
+        RequestError: no such dimensions, method, way or device, or none to train on.
     """
+    methods = _chosen("methods", methods, [method for method in METHODS if not (frames and method == "full")])
+    ways = _chosen("ways", ways, ("padded",) if frames else WAYS)
     device = device or best_device()
     check_device(device)
     if device == "mps":
@@ -101,8 +113,7 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
     if dtype not in ("float32", "bfloat16"):
         raise RequestError(f"dtype is {dtype!r:.40}; training computes in float32 or bfloat16")
     told = machine()
-    methods = [method for method in METHODS if not (frames and method == "full")]
-    if lacking := importlib.util.find_spec("bitsandbytes") is None:
+    if lacking := "QLoRA" in methods and importlib.util.find_spec("bitsandbytes") is None:
         methods.remove("QLoRA")
     rows = []
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
@@ -113,7 +124,7 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
             frames=frames, learning_rate=1e-5, warmup=0, quarantine=0.0, gradient_checkpointing=True,
             datasets=[DatasetPart(str(data))],
         )  # fmt: skip
-        for method, way in itertools.product(methods, ("padded",) if frames else WAYS):
+        for method, way in itertools.product(methods, ways):
             recipe = from_tree(
                 {"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [dataclasses.asdict(stage)]}
             )
@@ -132,6 +143,19 @@ def train(dims: str, dtype: str | None, device: str | None, samples: int, frames
     if lacking:
         result.findings.append("QLoRA is left out: bitsandbytes is not installed (longview[quant]).")
     return result
+
+
+def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those that are wanted, as they are spelt here and in this order; all, where none is named.
+
+    Raises:
+        RequestError: there is no such one.
+    """
+    spelt = {name.lower(): name for name in known}
+    for name in wanted:
+        if name.lower() not in spelt:
+            raise RequestError(f"{what} has {name!r:.40}; here there are {', '.join(known)}")
+    return [name for name in known if not wanted or name.lower() in {each.lower() for each in wanted}]
 
 
 # ── what is trained, on what ─────────────────────────────────────────────────────────────────────────────────────────
@@ -250,8 +274,7 @@ def _plain(tuning: Tuning, half: bool) -> Callable[[int], None]:
     def learn(step: int) -> None:
         rows = list(rows_of(tuning.samples(step), tuning.stage))
         for row in rows:
-            batch = processor.collate([sample.inputs for sample in row])
-            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            batch = processor.collate([sample.inputs for sample in row]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = model(**batch, use_cache=False).loss / len(rows)
             loss.backward()

@@ -46,6 +46,12 @@ def bench(
     frames: Annotated[
         int, typer.Option(metavar="N", help="In train: a step is one sample, about a video of so many frames.")
     ] = 0,
+    methods: Annotated[
+        str | None, typer.Option(metavar="LIST", help="In train: some of full,LoRA,QLoRA; default: all.")
+    ] = None,
+    ways: Annotated[
+        str | None, typer.Option(metavar="LIST", help="In train: some of plain,padded,packed; default: all.")
+    ] = None,
     gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
@@ -67,6 +73,7 @@ def bench(
       longview bench video --minutes 120
       longview bench limits --dims owl3-1b --json
       longview bench train --dims owl3-7b --frames 64
+      longview bench train --dims owl3-1b --methods full,LoRA --ways packed
     """
     if measure not in MEASURES:
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
@@ -74,6 +81,8 @@ def bench(
         raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
     if measure == "train" and (quantize or compile):
         raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
+    if measure != "train" and (methods or ways):
+        raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
     counts = _numbers(pictures) if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
     least |= {"samples": (samples, 1), "frames": (frames, 0)}
@@ -99,7 +108,8 @@ def bench(
     )
     with spinner(f"measuring {measure}", is_terminal() and not json):
         if measure == "train":
-            result = train(dims, dtype, device, samples if not frames else 1, frames, repeats)
+            chosen = [[name.strip() for name in (words or "").split(",") if name.strip()] for words in (methods, ways)]
+            result = train(dims, dtype, device, samples if not frames else 1, frames, repeats, *chosen)
         else:
             subject = (
                 None if measure == "video" else subject_of(dims, features == "random", dtype, device, compile, quantize)

@@ -25,9 +25,12 @@ from longview.errors import RequestError
 class StaticLayer:
     """Keys and values (S, Hkv, C, D) of a shelf in one block, whole. It stands where transformers expect a cache."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
-        self.keys, self.values, self.rows = keys, values, rows
-        self.ends = torch.zeros_like(rows)
+    rows: Tensor
+    ends: Tensor
+    """Where each of the rows ends now; set before each pass."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
         for tensor in (keys, values):
             torch._dynamo.mark_static_address(tensor, guard=False)
 
@@ -63,7 +66,7 @@ class StaticShelf(Shelf):
         layer = self.layers[number]
         rows, ends = self.ends_on(layer.keys.device)
         if len(self._static) != len(self.layers) or self._static[number].keys is not layer.keys:
-            self._static = [StaticLayer(one.keys, one.values, self.ends_on(one.keys.device)[0]) for one in self.layers]
+            self._static = [StaticLayer(one.keys, one.values) for one in self.layers]
         self._static[number].rows, self._static[number].ends = rows, ends
         return self._static[number]
 

@@ -68,6 +68,25 @@ def test_each_row_has_a_process_of_its_own(folder, monkeypatch, tmp_path, capsys
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_some_methods_and_ways_are_measured_alone(folder, monkeypatch, capsys):
+    from longview.cli import main
+
+    monkeypatch.setattr(training, "_in_a_process", lambda job: COST)
+    words = ["bench", "train", "--dims", str(folder), "--methods", "lora,full", "--ways", "packed", "--json"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert [row["training"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["full packed", "LoRA packed"]
+    for wrong in (["--methods", "lora,dora"], ["--ways", "padded,packd"], ["--frames", "4", "--ways", "packed"]):
+        with pytest.raises(SystemExit) as exit:
+            main(["bench", "train", "--dims", str(folder), *wrong])
+        assert exit.value.code == 2
+        assert "here there are" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit:
+        main(["bench", "decode", "--ways", "packed"])
+    assert exit.value.code == 2
+    assert "are of train, not of decode" in capsys.readouterr().err
+
+
 def test_a_process_that_ends_early_is_a_row_that_does_not_fit(folder, monkeypatch):
     monkeypatch.setattr(training, "_in_a_process", lambda job: None if job.way == "plain" else COST)
     monkeypatch.setattr(training, "METHODS", {"full": {}})
