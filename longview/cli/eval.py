@@ -36,7 +36,7 @@ def evaluate(
     Examples:
       longview eval --task world --model demo
       longview eval --shown blank --per-kind 20
-      longview eval --model runs/demo-owl3/model --json
+      longview eval --model runs/curricula-owl3/model --json
     """
     if task not in TASKS:
         raise RequestError(f"unknown task {task!r}; there is {', '.join(TASKS)}")

@@ -56,7 +56,7 @@ def export(
     """Write what a run has learned up to its newest checkpoint: a model, or an adapter where it trains one.
 
     Examples:
-      longview export runs/demo-owl3 early-model
+      longview export runs/ovis2-3-instruct early-model
       longview ask --model early-model photo.jpg "What is it?"
       longview export runs/ovis2-3-instruct my-ovis --official
       longview export runs/recipes-lora my-adapter --push-to-hub you/my-adapter --private

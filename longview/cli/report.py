@@ -20,7 +20,7 @@ def report(
     """Write report.html into a run's folder: curves, throughput, quarantine, sample answers, recipe.
 
     Examples (each run writes its own page when it ends; this is for those that have not):
-      longview report runs/demo-owl3
+      longview report runs/owl3-3-instruct
       longview report runs/recipes-lora --answers 0
     """
     check_run(run)

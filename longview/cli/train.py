@@ -54,10 +54,10 @@ def train(
     """Train a model as a recipe says; stop it at any time, and resume.
 
     Examples:
-      longview train recipes/demo/owl3.yaml
-      longview train recipes/demo/owl3.yaml --resume
-      longview train recipes/demo/owl3.yaml seed=2 stages.0.steps=100 --output runs/short
-      longview train recipes/demo/owl3.yaml --dry-run
+      longview train recipes/demo/owl3-tower.yaml
+      longview train recipes/demo/owl3-tower.yaml --resume
+      longview train recipes/demo/words.yaml seed=2 stages.0.steps=100 --output runs/short
+      longview train recipes/demo/words.yaml --dry-run
       longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.datasets.0.path='rows.jsonl#2000'
       longview train recipes/owl3/3-instruct.yaml --nproc-per-node 8 parallel=fsdp2
     """

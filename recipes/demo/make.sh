@@ -1,0 +1,52 @@
+#!/bin/sh
+# The embedded models, from their seeds to the tables of docs/training.md:
+#
+#     sh recipes/demo/make.sh
+#
+# Some three hours on one CPU core. Killed and called again, it goes on where it was.
+set -eu
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+train() { # RECIPE RUN
+    [ -e "runs/$2/model/model.safetensors" ] && return
+    resume=
+    [ -d "runs/$2" ] && resume=--resume
+    longview train "recipes/demo/$1.yaml" --output "runs/$2" $resume
+}
+
+ship() { # FAMILY FOLDER
+    python -m longview.eval.card write "$2"
+    mkdir -p "longview/demo/$1"
+    for file in config.json model.safetensors preprocessor_config.json tokenizer.json tokenizer_config.json \
+        evaluation.json README.md; do
+        cp "$2/$file" "longview/demo/$1/"
+    done
+}
+
+# Pieces: a tower for each family, and a language model for all of them.
+for family in owl3 ovis2 mgm; do train $family-tower demo-$family-tower; done
+train words demo-words
+
+# Curricula.
+for family in owl3 ovis2 mgm; do train curricula/$family curricula-$family; done
+if [ ! -e runs/rivals-ovis2/pairs.jsonl ]; then
+    python -m longview.train.rivals runs/curricula-ovis2/model runs/rivals-ovis2 1000
+fi
+train curricula/ovis2-prefer curricula-ovis2-prefer
+
+# What each stage moved.
+measure() { # FAMILY RUN … : PIECE …
+    name=$1
+    shift
+    python -m longview.eval.curriculum "docs/training/$name.json" 20 "$@"
+}
+measure words runs/demo-words
+measure owl3 runs/curricula-owl3 : runs/demo-owl3-tower runs/demo-words
+measure ovis2 runs/curricula-ovis2 runs/curricula-ovis2-prefer : runs/demo-ovis2-tower runs/demo-words
+measure mgm runs/curricula-mgm : runs/demo-mgm-tower runs/demo-words
+
+ship owl3 runs/curricula-owl3/after/3-instruct
+ship ovis2 runs/curricula-ovis2-prefer/model
+ship mgm runs/curricula-mgm/after/2-instruct
+python docs/make.py
