@@ -217,7 +217,7 @@ def _train(
     if sharded:
         run.shard()
     with _bar(progress) as bar, _stop_on_signal() as stopped:
-        if len(mixtures) < len(recipe.stages):
+        if any(stage.name not in mixtures for stage in recipe.stages[begin[0] :]):
             run.pool = _paint(recipe, output, model, bar, stopped)
         if begin[0] and not begin[1]:  # the run may have ended just before it kept this
             _keep(run, recipe.stages[begin[0] - 1])

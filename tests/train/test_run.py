@@ -345,6 +345,13 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_run_that_has_ended_paints_nothing_when_resumed(recipe, damaged, monkeypatch):
+    left = (damaged / "model" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(training, "paint_pool", lambda *_, **__: pytest.fail("painted"))
+    training.train(recipe, damaged, resume=True, progress=False)
+    assert (damaged / "model" / "model.safetensors").read_bytes() == left
+
+
 def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
     log = damaged / "log.jsonl"
     lines = log.read_text().splitlines()
