@@ -132,7 +132,8 @@ def train(
             rows.append({"training": f"{method} {way}", **_figures(cost, repeats, device)})
     settings = {"dims": dims, "dtype": dtype, "device": device, "samples a step": samples, "frames": frames}
     result = Result("train", "", settings | {"repeats": repeats}, rows, machine=told, command=command())
-    what = f"a video of {frames} frames a step" if frames else f"steps of {samples} sample{'s' * (samples > 1)} of mixed lengths"
+    steps = f"steps of {samples} sample{'s' * (samples > 1)} of mixed lengths"
+    what = f"a video of {frames} frames a step" if frames else steps
     result.about = (
         f"Training the language model on {what}, each row in a process of its own. Tokens are words and pictures in "
         "the sequence, learned or not; padding is not counted. Peak memory is that of the steps"
