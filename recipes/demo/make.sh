@@ -20,7 +20,7 @@ ship() { # FAMILY FOLDER
     mkdir -p "longview/demo/$1"
     for file in config.json model.safetensors preprocessor_config.json tokenizer.json tokenizer_config.json \
         evaluation.json README.md; do
-        cp "$2/$file" "longview/demo/$1/"
+        install -m 644 "$2/$file" "longview/demo/$1/$file"
     done
 }
 
