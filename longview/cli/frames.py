@@ -85,11 +85,12 @@ def show_frames(
 
 
 def family_default(model: str) -> MediaOptions:
-    """How the family of a model samples videos; its weights are not loaded."""
+    """How a model samples videos; its weights are not loaded."""
     from longview.models import checkpoint
     from longview.models.families import family_of
 
-    return family_of(checkpoint.peek(model)[0]).Processor.default_media
+    folder = checkpoint.peek(model)[0]
+    return family_of(folder).Processor.sampling(folder)
 
 
 def open_look(

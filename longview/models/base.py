@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -136,6 +137,10 @@ class Processor(Protocol):
     """Whether the model was taught to describe pictures to be painted."""
     cutting: tuple[str, ...]
     """Fields of `Layout` that change how its pictures are cut; none where the model decides."""
+
+    @classmethod
+    def sampling(cls, folder: Path) -> MediaOptions:
+        """The `default_media` of the model in a folder; only its config and settings are read."""
 
     @property
     def end_tokens(self) -> list[int]:

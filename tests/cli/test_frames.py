@@ -79,6 +79,13 @@ def test_left_alone_the_frames_are_those_of_the_models_family(longview, film, ra
     assert [frame["index"] for frame in shown["frames"]] == [frame["index"] for frame in answer["frames"]]
 
 
+@pytest.mark.parametrize("model", ["demo-owl3", "demo-ovis2", "demo-mgm"])
+def test_each_embedded_model_looks_at_the_frames_that_are_shown(longview, film, model):
+    shown = longview("frames", film, "--model", model, "--json").json
+    answer = longview("ask", "--model", model, film, "What?", "--max-tokens", 1, "--json").json
+    assert [frame["index"] for frame in shown["frames"]] == [frame["index"] for frame in answer["frames"]]
+
+
 def test_no_checkpoint_is_fetched_for_a_curve_alone(longview, film, random_model):
     ran = longview("frames", film, "What?", "--model", random_model, "--frames", 2)
     assert ran.code == 0

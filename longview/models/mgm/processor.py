@@ -61,9 +61,7 @@ class MGMProcessor:
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        # each frame takes the room of a picture; a quarter of the sequence is left to words
-        room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
-        self.default_media = MediaOptions(select="uniform", frames=max(1, min(8, room)))
+        self.default_media = _sampling(config)
         added = tokenizer.added_tokens_decoder
         name = template or template_of([token.content for token in added.values()], config.language)
         if name not in TEMPLATES:
@@ -81,6 +79,11 @@ class MGMProcessor:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         begin = list(tokenizer("").input_ids)
         self._begin = begin[:1] if begin and begin[0] == tokenizer.bos_token_id else []
+
+    @classmethod
+    def sampling(cls, folder: Path) -> MediaOptions:
+        """See `longview.models.base.Processor.sampling`."""
+        return _sampling(checkpoint.open_config(MGMConfig, folder))
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> MGMProcessor:
@@ -312,3 +315,9 @@ def _chunks(pieces: Sequence[Piece | None]) -> Iterator[list[Piece]]:
         else:
             chunk.append(piece)
     yield chunk
+
+
+def _sampling(config: MGMConfig) -> MediaOptions:
+    """Each frame takes the room of a picture; a quarter of the sequence is left to words."""
+    room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
+    return MediaOptions(select="uniform", frames=max(1, min(8, room)))

@@ -208,6 +208,31 @@ class Pixels(NamedTuple):
         return torch.from_numpy(canvas)
 
 
+SETTINGS = "preprocessor_config.json"
+COUNTS = ("max_partition", "frames")
+"""What may stand there beside the authors' settings."""
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of preprocessing; None: it has no such file.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds a count that is none.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    try:
+        fields = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say how crops are made ({error!r}); fetch it again") from None
+    for name in COUNTS:
+        count = fields.get(name)
+        if count is not None and (type(count) is not int or count < 1):
+            raise CheckpointError(f"{path}: {name} is {count!r:.40}; expected a whole number from 1 up")
+    return fields
+
+
 # ── the processor ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -218,6 +243,7 @@ class Ovis2Processor:
         pixels: How crops become numbers. Default: as the authors' preprocessor_config.json, in the model's size.
         max_partition: How many crops a picture is cut into at most, in messages; frames of videos never are. Default:
             9 for a picture alone, 4 for each of several.
+        frames: How many frames of a video are looked at, unless a request says otherwise. Default: 12.
     """
 
     default_media = MediaOptions(select="ovis2")
@@ -225,11 +251,17 @@ class Ovis2Processor:
     cutting = ("cut", "max_partition")
 
     def __init__(
-        self, tokenizer: Any, config: OvisConfig, pixels: Pixels | None = None, max_partition: int | None = None
+        self,
+        tokenizer: Any,
+        config: OvisConfig,
+        pixels: Pixels | None = None,
+        max_partition: int | None = None,
+        frames: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.max_partition = max_partition
+        self.default_media = MediaOptions(select="ovis2", frames=frames)
         visual = config.visual_tokenizer_config
         side = visual.backbone_config.image_size
         grey = (0.5, 0.5, 0.5)
@@ -251,28 +283,29 @@ class Ovis2Processor:
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(OvisConfig, folder)
-        settings = folder / "preprocessor_config.json"
-        pixels, most = None, None
-        if settings.exists():
+        pixels, fields = None, _settings(folder)
+        if fields is not None:
             try:
-                fields = json.loads(settings.read_text(encoding="utf-8"))
                 pixels = Pixels.of(fields, config.visual_tokenizer_config.kind)
-                most = fields.get("max_partition")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
-                    f"{settings} does not say how crops are made ({error!r}); fetch it again"
+                    f"{folder / SETTINGS} does not say how crops are made ({error!r}); fetch it again"
                 ) from None
-        if most is not None and (type(most) is not int or most < 1):
-            raise CheckpointError(f"{settings}: max_partition is {most!r:.40}; expected a whole number from 1 up")
-        return cls(checkpoint.open_tokenizer(folder), config, pixels, kwargs.get("max_partition", most))
+        counts = {name: kwargs.get(name, (fields or {}).get(name)) for name in COUNTS}
+        return cls(checkpoint.open_tokenizer(folder), config, pixels, **counts)
+
+    @classmethod
+    def sampling(cls, folder: Path) -> MediaOptions:
+        """See `longview.models.base.Processor.sampling`."""
+        return MediaOptions(select="ovis2", frames=(_settings(folder) or {}).get("frames"))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
         """Write tokenizer and settings beside the weights."""
         self.tokenizer.save_pretrained(folder)
         settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
-        if self.max_partition is not None:
-            settings["max_partition"] = self.max_partition
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        counts = {"max_partition": self.max_partition, "frames": self.default_media.frames}
+        settings |= {name: count for name, count in counts.items() if count is not None}
+        (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
     @property
     def end_tokens(self) -> list[int]:

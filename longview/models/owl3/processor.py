@@ -67,6 +67,11 @@ class Owl3Processor:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
 
     @classmethod
+    def sampling(cls, folder: Path) -> MediaOptions:
+        """See `longview.models.base.Processor.sampling`."""
+        return cls.default_media
+
+    @classmethod
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Owl3Processor:
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))

@@ -14,7 +14,7 @@ from samples import SPECIALS, noise
 
 import longview
 from longview.errors import CheckpointError, LongviewError, RequestError
-from longview.media import Frame, Medium, select
+from longview.media import Frame, MediaOptions, Medium, select
 from longview.messages import Message, ask, image, video
 from longview.models.base import Layout
 from longview.models.ovis2 import Config, Processor
@@ -269,22 +269,25 @@ def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
         longview.load(folder)
 
 
-def test_a_folder_keeps_how_far_pictures_are_cut(tmp_path, tokenizer):
+def test_a_folder_keeps_how_far_pictures_are_cut_and_how_many_frames_are_seen(tmp_path, tokenizer):
     config = Config.tiny()
     config.save_pretrained(tmp_path)
-    for most in (1, None):
-        Processor(tokenizer, config, max_partition=most).save_pretrained(tmp_path)
-        assert Processor.from_pretrained(tmp_path).max_partition == most
+    for most, frames in ((1, 8), (None, None)):
+        Processor(tokenizer, config, max_partition=most, frames=frames).save_pretrained(tmp_path)
+        found = Processor.from_pretrained(tmp_path)
+        assert found.max_partition == most
+        assert found.default_media == Processor.sampling(tmp_path) == MediaOptions(select="ovis2", frames=frames)
 
 
+@pytest.mark.parametrize("name", ["max_partition", "frames"])
 @pytest.mark.parametrize("wrong", [0, -1, "4", True, 1.5])
-def test_a_folder_that_cuts_pictures_into_no_number_of_crops_is_refused(tmp_path, tokenizer, wrong):
+def test_a_folder_that_wants_no_number_of_crops_or_frames_is_refused(tmp_path, tokenizer, name, wrong):
     config = Config.tiny()
     config.save_pretrained(tmp_path)
     Processor(tokenizer, config).save_pretrained(tmp_path)
     settings = tmp_path / "preprocessor_config.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_partition": wrong}))
-    with pytest.raises(CheckpointError, match=r"max_partition is .*; expected a whole number from 1 up"):
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), name: wrong}))
+    with pytest.raises(CheckpointError, match=rf"{name} is .*; expected a whole number from 1 up"):
         Processor.from_pretrained(tmp_path)
 
 
