@@ -86,6 +86,8 @@ VANDALISMS = {
     "labels grow over crops": (SEQUENCE, ".masked_fill(is_picture, IGNORED)", "", "models/ovis2/test_ovis2_fusion.py"),
     "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
     "rows and columns of crops are swapped": (OVIS_PROCESSOR, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
+    "a folder's number of frames is forgotten": (OVIS_PROCESSOR, 'MediaOptions(select="ovis2", frames=frames)', 'MediaOptions(select="ovis2")', OVIS_TEXTS),
+    "what words told is asked a word too early": ("train/objectives.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "train/test_parts.py"),
     "crops are resized bilinearly": (OVIS_PROCESSOR, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
     "a long sequence keeps its beginning for generation": (OVIS_FUSION, "slice(-limit, None) if left_padding", "slice(limit) if left_padding", OVIS_GOLDEN),
     "the user's words are learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
