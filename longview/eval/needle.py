@@ -215,7 +215,7 @@ Answers by kind of question, beside always giving the most frequent one:
 |---|---|---|---|
 {kinds}
 
-The demo model was never trained on films of unrelated scenes; with the needle before it, it still has to find it.
+In training the demo model saw films of eight unrelated scenes, none of them held out.
 
 Nearest of {pictures} held-out pictures to a question that fits one of them: {found} questions; by chance {chance:.1%}.
 

@@ -6,11 +6,12 @@ them. Step s of a stage draws from its own random stream, so that a resumed run 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 from longview.media.medium import Frame, Medium
 from longview.messages import Message, Part, ask
 from longview.train.recipe import DataPart, Stage
-from longview.world.questions import Question, ask_about, describe, plural
+from longview.world.films import KINDS as FILM_KINDS
+from longview.world.naming import facts_held, facts_named
+from longview.world.questions import Question, ask_about, ask_about_picture, describe, plural
 from longview.world.render import render
 from longview.world.retelling import Retelling, retell
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
@@ -83,12 +86,13 @@ class Pool:
     def __post_init__(self) -> None:
         self.simple = [i for i in range(self.stills) if len(self.pictures[i].things) + bool(self.pictures[i].sign) == 1]
 
-    def medium(self, index: int, length: int = 1) -> Medium:
+    def medium(self, *indices: int) -> Medium:
         """Some pixels as `longview.media` would have opened them; several frames make a video of one a second."""
-        side = self.pixels.shape[1]
+        side, length = self.pixels.shape[1], len(indices)
         seconds = [None] if length == 1 else [float(second) for second in range(length)]
         frames = [
-            Frame(Image.fromarray(self.pixels[index + number]), number, moment) for number, moment in enumerate(seconds)
+            Frame(Image.fromarray(self.pixels[index]), number, moment)
+            for number, (index, moment) in enumerate(zip(indices, seconds, strict=True))
         ]
         kind, duration, fps = ("image", None, None) if length == 1 else ("video", float(length), 1.0)
         return Medium(kind, "world", frames, side, side, length, duration, fps, digest="")  # type: ignore[arg-type]
@@ -140,16 +144,18 @@ class Sample:
 
 
 def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
-    """A conversation of the stage's length about `kind`: "1" … "8" pictures, or a "clip"."""
-    if kind == "clip":
-        clip, first = rng.choice(pool.clips)
-        turns = min(2, stage.turns)
-        questions = [ask_about(rng, clip) for _ in range(turns)]
-        indices = list(range(first, first + len(clip.frames)))
+    """A conversation of the stage's length about `kind`: "1" … "8" pictures, a "clip", or a "film" of many scenes."""
+    if kind in ("clip", "film"):
+        if kind == "clip":
+            clip, first = rng.choice(pool.clips)
+            indices = list(range(first, first + len(clip.frames)))
+            questions = [ask_about(rng, clip) for _ in range(min(2, stage.turns))]
+        else:
+            indices, questions = _draw_film(rng, pool, min(2, stage.turns))
         if stage.objective == "words":
-            told = retell(clip)
+            told = retell(*(pool.pictures[index] for index in indices))
             return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
-        return Sample(converse(rng, questions, ["video"]), [pool.medium(first, len(clip.frames))], indices, questions)
+        return Sample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
     indices = [rng.choice(choice) for _ in range(int(kind))]
     pictures = [pool.pictures[index] for index in indices]
@@ -168,6 +174,22 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
         return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
     media = [pool.medium(index) for index in indices]
     return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
+
+
+def _draw_film(rng: random.Random, pool: Pool, turns: int) -> tuple[list[int], list[Question]]:
+    """Pictures that are shown one after another, and questions about what stands in one of them alone."""
+    questions: list[Question] = []
+    while not questions:
+        indices = [rng.randrange(pool.stills) for _ in range(MAX_PICTURES)]
+        pictures = [pool.pictures[index] for index in indices]
+        for _ in range(10 * turns):
+            shown = rng.randrange(MAX_PICTURES)
+            with contextlib.suppress(LookupError):  # this picture does not allow such a question
+                question = ask_about_picture(rng, pictures[shown], rng.choice(FILM_KINDS))
+                named = facts_named(question.text)
+                if named and sum(named <= facts_held(picture) for picture in pictures) == 1:
+                    questions.append(replace(question, about=shown + 1, shown=(shown,)))
+    return indices, questions[:turns]
 
 
 def converse(

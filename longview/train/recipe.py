@@ -101,7 +101,7 @@ class Stage:
     objective: Objective = "answers"
     batch: int = 64  # contents, pairs: pictures a step; supervised, preference: samples a step
     tokens: int = 2500  # answers: text tokens a step, about
-    mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, or clip
+    mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, clip, film
     simple: float = 0.0  # share of samples whose pictures hold one thing, or one sign, each
     kinds: dict[str, float] = field(default_factory=dict)  # how much more often than others a kind of question is asked
     turns: int = 8  # questions about the same media in one sample
@@ -321,9 +321,9 @@ def _check_ranges(recipe: Recipe) -> None:
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [kind for kind in mix if not re.fullmatch("[1-8]|clip", kind)]
+    unknown = [kind for kind in mix if not re.fullmatch("[1-8]|clip|film", kind)]
     if unknown or not mix:
-        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … 8 (pictures) and clip")
+        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … 8 (pictures), clip and film")
     for kind, share in mix.items():
         _check_number(f"{where}.{kind}", share, 0, INFINITE)
     total = sum(mix.values())

@@ -46,7 +46,7 @@ measure owl3 runs/curricula-owl3 : runs/demo-owl3-tower runs/demo-words
 measure ovis2 runs/curricula-ovis2 runs/curricula-ovis2-prefer : runs/demo-ovis2-tower runs/demo-words
 measure mgm runs/curricula-mgm : runs/demo-mgm-tower runs/demo-words
 
-ship owl3 runs/curricula-owl3/after/3-instruct
+ship owl3 runs/curricula-owl3/after/3-instruct-on
 ship ovis2 runs/curricula-ovis2-prefer/model
 ship mgm runs/curricula-mgm/after/2-instruct
 python docs/make.py

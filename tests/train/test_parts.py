@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, NAMES, PLACE_CLAS
 from longview.train.objectives import Readers, Told, told_in, told_loss
 from longview.train.parts import match
 from longview.train.recipe import DataPart, Stage, from_tree
+from longview.world.naming import facts_held, facts_named
 from longview.world.retelling import retell
 from longview.world.scenes import COLOURS, SHAPES, SIZES, Clip, Picture, Sign, Thing
 
@@ -71,6 +73,26 @@ def test_a_sample_in_words_holds_all_that_its_answers_need_and_no_media():
         assert not sample.media
         assert not sample.messages[0].media
         assert text.lower().startswith(retell(*shown).text.lower())
+
+
+def test_a_film_is_asked_about_what_one_of_its_scenes_alone_holds():
+    pool = paint_pool(DataPart(pictures=40, clips=0), 0, seed=1)
+    pool.pixels = numpy.zeros((40, 4, 4, 3), dtype=numpy.uint8)
+    pool.pixels[:] = numpy.arange(40)[:, None, None, None]
+    seen = Stage("see", 1, ["language"], turns=4)
+    for seed in range(20):
+        sample = draw_sample(random.Random(seed), pool, seen, "film")
+        assert [medium.kind for medium in sample.media] == ["video"]
+        assert [numpy.asarray(frame.image)[0, 0, 0] for frame in sample.media[0].frames] == sample.indices
+        assert 1 <= len(sample.questions) <= 2
+        for question in sample.questions:
+            named = facts_named(question.text)
+            holding = [at for at, index in enumerate(sample.indices) if named <= facts_held(pool.pictures[index])]
+            assert named
+            assert holding == [question.about - 1] == list(question.shown)
+        told = draw_sample(random.Random(seed), pool, dataclasses.replace(seen, objective="words"), "film")
+        assert told.questions == sample.questions
+        assert told.told == retell(*(pool.pictures[index] for index in sample.indices))
 
 
 def test_a_retelling_says_where_it_has_told_of_each_thing(language):
