@@ -152,11 +152,11 @@ def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]
     Raises:
         RequestError: there is no such one.
     """
-    spelt = {name.lower(): name for name in known}
+    lowered = [name.lower() for name in wanted]
     for name in wanted:
-        if name.lower() not in spelt:
+        if name.lower() not in {each.lower() for each in known}:
             raise RequestError(f"{what} has {name!r:.40}; here there are {', '.join(known)}")
-    return [name for name in known if not wanted or name.lower() in {each.lower() for each in wanted}]
+    return [name for name in known if not wanted or name.lower() in lowered]
 
 
 # ── what is trained, on what ─────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from longview.media.medium import Frame, Medium
 from longview.messages import Message, Part, ask
-from longview.train.recipe import DataPart, Stage
+from longview.train.recipe import MAX_PICTURES, DataPart, Stage
 from longview.world.films import KINDS as FILM_KINDS
 from longview.world.naming import facts_held, facts_named
 from longview.world.questions import Question, ask_about, ask_about_picture, describe, plural
@@ -32,8 +32,6 @@ PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 CONTENT_CLASSES = (*(size for size in PLACE_CLASSES for _ in range(9)), 4, len(WORDS) + 1, 11, 11)
 """Sizes of the 31 choices that describe a picture: colour, shape and size in each of nine places (0: none), the row of
 the sign, its word, and its tens and ones."""
-MAX_PICTURES = 8  # of a sample; a clip has as many frames
-
 
 NAMES = (*COLOURS, *SHAPES)
 """What a question can name and a picture can hold, wherever it stands."""
@@ -145,19 +143,27 @@ class Sample:
 
 def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Sample:
     """A conversation of the stage's length about `kind`: "1" … "8" pictures, a "clip", or a "film" of many scenes."""
+    if kind == "clip":
+        clip, first = rng.choice(pool.clips)
+        indices = list(range(first, first + len(clip.frames)))
+        questions = [ask_about(rng, clip) for _ in range(min(2, stage.turns))]
+    elif kind == "film":
+        indices, questions = _draw_film(rng, pool, min(2, stage.turns))
+    else:
+        indices, questions = _draw_pictures(rng, pool, stage, int(kind))
+    if stage.objective == "words":
+        told = retell(*(pool.pictures[index] for index in indices))
+        return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
     if kind in ("clip", "film"):
-        if kind == "clip":
-            clip, first = rng.choice(pool.clips)
-            indices = list(range(first, first + len(clip.frames)))
-            questions = [ask_about(rng, clip) for _ in range(min(2, stage.turns))]
-        else:
-            indices, questions = _draw_film(rng, pool, min(2, stage.turns))
-        if stage.objective == "words":
-            told = retell(*(pool.pictures[index] for index in indices))
-            return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
         return Sample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
+    media = [pool.medium(index) for index in indices]
+    return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
+
+
+def _draw_pictures(rng: random.Random, pool: Pool, stage: Stage, count: int) -> tuple[list[int], list[Question]]:
+    """Some pictures, and questions about one of them or all."""
     choice = pool.simple if rng.random() < stage.simple else range(pool.stills)
-    indices = [rng.choice(choice) for _ in range(int(kind))]
+    indices = [rng.choice(choice) for _ in range(count)]
     pictures = [pool.pictures[index] for index in indices]
     questions = []
     if len(pictures) > 1 and rng.random() < stage.captions:
@@ -169,11 +175,7 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
             for n in numbers
         ]
     questions += [ask_about(rng, *pictures, shares=stage.kinds) for _ in range(stage.turns - len(questions))]
-    if stage.objective == "words":
-        told = retell(*pictures)
-        return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
-    media = [pool.medium(index) for index in indices]
-    return Sample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
+    return indices, questions
 
 
 def _draw_film(rng: random.Random, pool: Pool, turns: int) -> tuple[list[int], list[Question]]:

@@ -30,7 +30,6 @@ from torch.nn import functional
 
 from longview.train.data import (
     CONTENT_CLASSES,
-    MAX_PICTURES,
     NAMES,
     PLACE_CLASSES,
     Pool,
@@ -39,7 +38,7 @@ from longview.train.data import (
     names_held,
     names_in,
 )
-from longview.train.recipe import Stage
+from longview.train.recipe import MAX_PICTURES, Stage
 from longview.world.questions import Question
 from longview.world.retelling import Retelling
 

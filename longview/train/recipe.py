@@ -26,6 +26,8 @@ from longview.world.questions import PICTURE_KINDS, SET_KINDS
 Objective = Literal["words", "contents", "places", "answers", "pairs", "supervised", "preference"]
 OF_USERS = ("supervised", "preference")
 """Objectives that learn from a user's `datasets`; the others from the synthetic world."""
+MAX_PICTURES = 8
+"""Of a sample of the synthetic world; its clips and films have as many frames."""
 Optimizer = Literal["adamw", "muon"]
 Parallel = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
@@ -237,6 +239,10 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{where}.train is {stage.train}; name one part or more, each once")
         if stage.objective in ("words", "answers") and stage.mix.get("clip") and not recipe.data.clips:
             raise RecipeError(f"{where}.mix holds clip, but data.clips is 0; give 1 or more")
+        if stage.mix.get("film") and recipe.data.pictures < MAX_PICTURES:
+            raise RecipeError(
+                f"{where}.mix holds film, but data.pictures is {recipe.data.pictures}; give {MAX_PICTURES} or more"
+            )
         _check_data(recipe, stage, where)
     if recipe.model.adapter is not None:
         if recipe.model.start is None:
@@ -321,9 +327,9 @@ def _check_ranges(recipe: Recipe) -> None:
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [kind for kind in mix if not re.fullmatch("[1-8]|clip|film", kind)]
+    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|clip|film", kind)]
     if unknown or not mix:
-        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … 8 (pictures), clip and film")
+        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), clip and film")
     for kind, share in mix.items():
         _check_number(f"{where}.{kind}", share, 0, INFINITE)
     total = sum(mix.values())

@@ -17,10 +17,10 @@ import longview
 from longview.errors import RecipeError
 from longview.messages import Message
 from longview.train import run as training
-from longview.train.data import CONTENT_CLASSES, MAX_PICTURES, NAMES, PLACE_CLASSES, contents, draw_sample, paint_pool
+from longview.train.data import CONTENT_CLASSES, NAMES, PLACE_CLASSES, contents, draw_sample, paint_pool
 from longview.train.objectives import Readers, Told, told_in, told_loss
 from longview.train.parts import match
-from longview.train.recipe import DataPart, Stage, from_tree
+from longview.train.recipe import MAX_PICTURES, DataPart, Stage, from_tree
 from longview.world.naming import facts_held, facts_named
 from longview.world.retelling import retell
 from longview.world.scenes import COLOURS, SHAPES, SIZES, Clip, Picture, Sign, Thing

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from longview.errors import RecipeError
-from longview.train.recipe import from_tree, load_recipe, to_tree
+from longview.train.recipe import check, from_tree, load_recipe, to_tree
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {"model": {"family": "owl3"}, "stages": [{"name": "one", "steps": 5, "train": ["language"]}]}
@@ -114,3 +114,11 @@ def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):
         load_recipe(write(tmp_path, "[" * 5000))
     with pytest.raises(RecipeError, match=r"override 'seed=\[' is not YAML"):
         load_recipe(write(tmp_path, SMALL), ["seed=["])
+
+
+def test_a_film_needs_as_many_pictures_as_it_has_frames():
+    """With fewer nothing might stand in one of them alone, and the search for a question would not end."""
+    stage = SMALL["stages"][0] | {"objective": "answers", "mix": {"film": 1}}
+    with pytest.raises(RecipeError, match=r"mix holds film, but data\.pictures is 7; give 8 or more"):
+        check(from_tree(SMALL | {"data": {"pictures": 7}, "stages": [stage]}))
+    check(from_tree(SMALL | {"data": {"pictures": 8}, "stages": [stage]}))
