@@ -3,7 +3,8 @@
 #
 #     sh recipes/demo/make.sh
 #
-# Some three hours on one CPU core. Killed and called again, it goes on where it was.
+# Some three hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
+# recipe of their own: siglip.yaml.
 set -eu
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 train() { # RECIPE RUN
     [ -e "runs/$2/model/model.safetensors" ] && return
     resume=
-    [ -d "runs/$2" ] && resume=--resume
+    [ -e "runs/$2/recipe.json" ] && resume=--resume
     longview train "recipes/demo/$1.yaml" --output "runs/$2" $resume
 }
 
