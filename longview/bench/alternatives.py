@@ -54,16 +54,16 @@ class Interleaved:
         return self.num_layers / self.layers
 
     @torch.inference_mode()
-    def first_token(self, num_pictures: int, num_words: int) -> float:
+    def first_token(self, num_pictures: int, num_tokens: int) -> float:
         """Seconds from features to the first token."""
-        positions = num_pictures * self.patches + num_words
+        positions = num_pictures * self.patches + num_tokens
         embeds = torch.randn(1, positions, self.config.hidden_size).to(self.model.device, self.model.dtype) * 0.02
         return self._seconds(inputs_embeds=embeds, past_key_values=DynamicCache(config=self.config))
 
     @torch.inference_mode()
-    def token(self, num_pictures: int, num_words: int, repeats: int) -> float:
+    def token(self, num_pictures: int, num_tokens: int, repeats: int) -> float:
         """Seconds a token, with keys and values of so many pictures in the cache. Media are drawn, not computed."""
-        positions = num_pictures * self.patches + num_words
+        positions = num_pictures * self.patches + num_tokens
         cache = DynamicCache(config=self.config)
         heads, width = self.config.num_key_value_heads, self.config.hidden_size // self.config.num_attention_heads
         for layer in range(self.layers):
@@ -110,8 +110,8 @@ def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
     shape = (num_pictures, model.config.patches_per_picture, model.config.hidden_size)
     cache = DynamicCache(config=model.config)
     features = torch.zeros(shape, dtype=model.dtype, device=model.device)
-    model(**model.look(inputs.words, features=features), past_key_values=cache)
-    return cache.gallery.nbytes()
+    model(**model.embed_pictures(inputs.text_inputs, features=features), past_key_values=cache)
+    return cache.side_cache.nbytes()
 
 
 @torch.inference_mode()
@@ -139,5 +139,5 @@ def generate(subject: Subject, messages: list[Any], max_tokens: int) -> float:
     parts = [part for message in messages for part in message.media]
     inputs = subject.engine.processor.prepare(messages, open_media(parts))
     settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False}
-    subject.model.generate(**inputs.tensors.to(subject.model.device), **settings)
+    subject.model.generate(**inputs.load_pixels().to(subject.model.device), **settings)
     return now(subject.model.device) - began

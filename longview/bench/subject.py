@@ -143,16 +143,20 @@ class Subject:
     def _draw_features(self, messages: list[Message]) -> None:
         model, scheduler = self.model, self.engine.scheduler
         media = open_media(messages[0].media)
-        sights = self.engine.processor.prepare(messages, media).sights
-        shape = (sights[0].num_pictures, model.config.patches_per_picture, model.get_input_embeddings().embedding_dim)
-        for sight in sights:
+        encoder_inputs = self.engine.processor.prepare(messages, media).encoder_inputs
+        shape = (
+            encoder_inputs[0].num_pictures,
+            model.config.patches_per_picture,
+            model.get_input_embeddings().embedding_dim,
+        )
+        for encoder_input in encoder_inputs:
             features = torch.empty(shape, dtype=model.dtype, device=model.device)
-            key = key_of(scheduler.model_id, media[sight.medium], sight)
+            key = key_of(scheduler.model_id, media[encoder_input.medium], encoder_input)
             self.engine.features.put(key, features.normal_(std=0.5))
 
     def forget(self, features: bool = False) -> None:
         """Let the engine forget conversations, and what it has seen if asked to."""
-        self.engine.prefixes.clear()
+        self.engine.prefix_cache.clear()
         if features:
             self.engine.features.clear()
 

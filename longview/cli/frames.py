@@ -15,7 +15,7 @@ from longview.messages import Part
 
 if TYPE_CHECKING:
     from longview.eval.sheet import Sheet
-    from longview.media import Look, MediaOptions
+    from longview.media import MediaOptions, RelevanceQuery
 
 
 def show_frames(
@@ -90,19 +90,19 @@ def family_default(model: str) -> MediaOptions:
     from longview.models.families import family_of
 
     folder = checkpoint.peek(model)[0]
-    return family_of(folder).Processor.sampling(folder)
+    return family_of(folder).Processor.media_defaults(folder)
 
 
 def open_look(
     question: str | None, chosen: MediaOptions, similarity: str | None, model: str, device: str | None
-) -> Look | None:
+) -> RelevanceQuery | None:
     """The question and what it is held against frames with.
 
     A sampler that needs no question gets a curve where a checkpoint is at hand: named, or embedded. None is fetched for
     a curve alone.
     """
     from longview.engine.engine import best_device, check_device
-    from longview.media import Look
+    from longview.media import RelevanceQuery
     from longview.models.similarity import DEMO, Similarity, default_for
 
     name = similarity or default_for(model)
@@ -110,7 +110,7 @@ def open_look(
         return None
     device = device or best_device()
     check_device(device)
-    return Look(question, Similarity.open(name, device))
+    return RelevanceQuery(question, Similarity.open(name, device))
 
 
 def as_dict(sheet: Sheet) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def info(
         "parameters": f"{footprint.parameters:,}",
         "weights": f"{amount(footprint.weight_bytes)} in {kind}",
         "a picture": f"{footprint.patches_per_picture:,} tokens, {amount(footprint.picture_bytes)} of keys and values",
-        "a token": f"{amount(footprint.word_bytes)} of keys and values, {footprint.context_length:,} tokens at most",
+        "a token": f"{amount(footprint.token_bytes)} of keys and values, {footprint.context_length:,} tokens at most",
         "machine": f"{device}, {amount(memory)} of memory, of which {USABLE:.0%} may be used",
     }
     for name, fact in facts.items():

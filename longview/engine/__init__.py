@@ -1,4 +1,4 @@
-"""Inputs in, tokens out."""
+"""ModelInputs in, tokens out."""
 
 from longview.engine.engine import Budget, Engine, load
 from longview.engine.sampling import SamplingParams

@@ -1,8 +1,8 @@
 """Decoding in compiled functions of fixed shapes: `load(…, compile=True)`.
 
 Neighbouring blocks of the language model become one compiled function: all of them, or, where a row has pictures that
-stand outside its sequence, those between the blocks that look at pictures. Shapes are those of a shelf's whole table,
-which grows by doubling, so few are ever met; rows that nobody stands in are computed along and not looked at. Reading
+stand outside its sequence, those between the blocks that look at pictures. Shapes are those of a decode batch's whole
+table, which grows by doubling, so few are ever met; rows that nobody stands in are computed along and not looked at. Reading
 prompts and looking at pictures stay as they are: their shapes change each time, and their matrices are large.
 
 On CUDA each such function is a CUDA graph; on a CPU the gain is fused loops and less time in Python.
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longview.engine.cache import SHORT, Shelf
+from longview.engine.kv_cache import SHORT, DecodeBatch
 from longview.errors import RequestError
 
 
 class StaticLayer:
-    """Keys and values (S, Hkv, C, D) of a shelf in one block, whole. It stands where transformers expect a cache."""
+    """Keys and values (S, Hkv, C, D) of a decode batch in one block, in place of transformers' cache."""
 
     rows: Tensor
     ends: Tensor
@@ -45,8 +45,8 @@ class StaticLayer:
         return self.keys, self.values
 
 
-class StaticShelf(Shelf):
-    """A shelf whose passes go over all of its slots and positions, taken or not."""
+class StaticDecodeBatch(DecodeBatch):
+    """A decode batch whose passes go over all of its slots and positions, taken or not."""
 
     def __init__(self, num_layers: int, kind: int = SHORT) -> None:
         super().__init__(num_layers, kind)
@@ -80,9 +80,9 @@ class StaticShelf(Shelf):
         self.ends = [*self.lengths, *[0] * (self.slots - len(self.lengths))]
 
     def _join(self) -> None:
-        present = [gallery for gallery in self._galleries if gallery is not None]
-        empty = [None] * (self.slots - len(self._galleries))
-        self.gallery = type(present[0]).joined([*self._galleries, *empty]) if present else None
+        present = [side_cache for side_cache in self._side_caches if side_cache is not None]
+        empty = [None] * (self.slots - len(self._side_caches))
+        self.side_cache = type(present[0]).joined([*self._side_caches, *empty]) if present else None
 
 
 def check_compile(model: Any) -> None:
@@ -116,7 +116,7 @@ def check_compile(model: Any) -> None:
 
 
 def compile_blocks(model: Any, backend: str = "inductor") -> None:
-    """Make the blocks of a model's language model run compiled where they are given a `StaticShelf`, in place.
+    """Make the blocks of a model's language model run compiled where they are given a `StaticDecodeBatch`, in place.
 
     Args:
         backend: Of `torch.compile`.
@@ -159,16 +159,16 @@ class CompiledBlocks:
         hidden: Tensor,
         *,
         past_key_values: Any = None,
-        gallery: Any = None,
+        side_cache: Any = None,
         **options: Any,
     ) -> Tensor:
         """One block, in place of its own `forward`. The first block of a run answers for all of it."""
-        given = {} if gallery is None else {"gallery": gallery}
-        if not isinstance(past_key_values, StaticShelf):
+        given = {} if side_cache is None else {"side_cache": side_cache}
+        if not isinstance(past_key_values, StaticDecodeBatch):
             return plain(hidden, past_key_values=past_key_values, **given, **options)
-        if gallery is not None and self.looks[number]:  # pictures are ragged: hardly a shape of theirs comes twice
+        if side_cache is not None and self.looks[number]:  # pictures are ragged: hardly a shape of theirs comes twice
             return plain(hidden, past_key_values=past_key_values.layer(number), **given, **options)
-        run = self.runs[gallery is not None].get(number)
+        run = self.runs[side_cache is not None].get(number)
         if run is None:
             return hidden
         tables = [past_key_values.layer(each) for each in run]

@@ -1,6 +1,6 @@
 """load() a model; Engine asks it. Streaming is the primitive; a whole answer, and a batch of them, are folds over it.
 
-messages ── media ── processor ── Inputs ── Scheduler: look, read, answer ── TextStream ── Piece, Piece, …
+messages ── media ── processor ── ModelInputs ── Scheduler: look, read, answer ── TextStream ── Piece, Piece, …
 └──────────── the asker's thread ────────┘ └─ whoever waits for a piece turns the wheel, for everybody ─┘
 
 There is no thread behind the engine: those who wait for an answer take turns in stepping the scheduler, and each step
@@ -21,9 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from longview.engine.cache import Shelf
-from longview.engine.compiled import StaticShelf, compile_blocks
-from longview.engine.constraint import Grammars
+from longview.engine.compiled import StaticDecodeBatch, compile_blocks
 from longview.engine.devices import (
     FP32_ON_CPU_BYTES,
     best_device,
@@ -32,13 +30,15 @@ from longview.engine.devices import (
     dtype_of,
     memory_of,
 )
-from longview.engine.features import FeatureCache, Films, identity
-from longview.engine.prefixes import PrefixStore
+from longview.engine.features import FeatureCache, VideoCache, identity
+from longview.engine.grammar import Grammars
+from longview.engine.kv_cache import DecodeBatch
+from longview.engine.prefix_cache import PrefixCache
 from longview.engine.request import Clock, Request, Settings
 from longview.engine.sampling import Sampler, SamplingParams
 from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
-from longview.media import Limits, Look, MediaOptions, Progress
+from longview.media import Limits, MediaOptions, Progress, RelevanceQuery
 from longview.messages import Answer, Conversation, Message, Piece, parse_messages
 from longview.models import adapters, checkpoint, quantization
 from longview.models.base import Processor
@@ -181,10 +181,10 @@ class Engine:
         budget = budget or Budget()
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         left = max(0, int(0.9 * memory_of(str(model.device))) - weights)
-        self.films = Films()
+        self.videos = VideoCache()
         folder = budget.feature_folder
         self.features = FeatureCache(_or(budget.features, left // 8), folder)
-        self.prefixes = PrefixStore(_or(budget.prefixes, left // 8))
+        self.prefixes = PrefixCache(_or(budget.prefixes, left // 8))
         self.scheduler = Scheduler(
             model,
             self.features,
@@ -193,7 +193,7 @@ class Engine:
             most=budget.requests,
             memory=_or(budget.states, left // 2),
             wake=self._wake,
-            shelf=StaticShelf if compile else Shelf,
+            decode_batch=StaticDecodeBatch if compile else DecodeBatch,
         )
         self._grammars = Grammars()
         self._turn = threading.Condition()
@@ -323,9 +323,9 @@ class Engine:
         clock = Clock()
         parts = [part for message in question.messages for part in message.media]
         watched = question.media.by_content and any(part.type == "video" for part in parts)
-        look = Look(asked(question.messages), self.similarity) if watched else None
+        look = RelevanceQuery(asked(question.messages), self.similarity) if watched else None
         default = self.processor.default_media
-        opened = self.films.open_media(
+        opened = self.videos.open_media(
             parts, question.media, question.limits, question.progress, default, look, question.ocr
         )
         messages, read = question.messages, None
@@ -354,8 +354,8 @@ class Engine:
         clock.lap("preprocess")
         requests: list[Request] = []
         for choice in range(question.n):
-            guide = self._grammars.constraint(params, self.processor.tokenizer, settings.end_tokens)
-            sampler = Sampler(params, guide, settings.end_tokens, choice)
+            matcher = self._grammars.matcher(params, self.processor.tokenizer, settings.end_tokens)
+            sampler = Sampler(params, matcher, settings.end_tokens, choice)
             first = requests[0] if requests else None
             requests.append(Request(inputs, settings, clock.again(), sampler, choice, after=first))
         return requests

@@ -1,7 +1,7 @@
 """Pictures are encoded once: features by content, bounded in bytes, in memory and on disk if asked to.
 
     frames ── decode ── crops, pixels ── a short queue ── encode, a few pictures at a time ── FeatureCache
-    └────────── a thread of its own (Feeder) ──────────┘  └───────── the scheduler ────────┘
+    └────────── a thread of its own (Prefetcher) ──────────┘  └───────── the scheduler ────────┘
 
 The key of a frame's features is a digest over the raw bytes of its medium, which frame it is, everything that decides
 its pixels, and the model. Each field is framed by its length, so no two different requests share a key.
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from longview.errors import RequestError
-from longview.media import Limits, Look, MediaOptions, Medium, Progress, open_media
+from longview.media import Limits, MediaOptions, Medium, Progress, RelevanceQuery, open_media
 from longview.messages import Part
-from longview.models.base import Inputs, Sight
+from longview.models.base import EncoderInput, ModelInputs
 
 AHEAD = 32
 """Frames whose pixels wait to be encoded, at most: what a film costs in memory, however long it is."""
@@ -42,9 +42,11 @@ def framed(*fields: object) -> str:
     return digest.hexdigest()
 
 
-def key_of(model_id: str, medium: Medium, sight: Sight) -> str:
+def key_of(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
     """What a frame's features are kept under."""
-    return framed("picture features", model_id, medium.digest, medium.frames[sight.frame].index, sight.settings)
+    return framed(
+        "picture features", model_id, medium.digest, medium.frames[encoder_input.frame].index, encoder_input.settings
+    )
 
 
 def identity(model: nn.Module) -> str:
@@ -195,7 +197,7 @@ class DiskStore:
             yield status.st_mtime, status.st_size, path
 
 
-class Films:
+class VideoCache:
     """Video files that have been opened: which of their frames are looked at is not found out twice.
 
     A file is known by its place, size and time of change. Its frames stay undecoded until they are read.
@@ -213,7 +215,7 @@ class Films:
         limits: Limits,
         progress: Progress | None,
         default: MediaOptions,
-        look: Look | None = None,
+        look: RelevanceQuery | None = None,
         decode: bool = False,
     ) -> list[Medium]:
         """As `longview.media.open_media`. What a question chooses, or is to be decoded at once, is opened each time."""
@@ -245,22 +247,22 @@ class Films:
         return path, status.st_ino, status.st_size, status.st_mtime_ns, options, limits, default
 
 
-class Feeder:
+class Prefetcher:
     """Decodes and prepares the frames of one request in a thread, at most `AHEAD` before they are encoded.
 
     Args:
-        sights: Those of `inputs.sights` to prepare.
+        encoder_inputs: Those of `inputs.encoder_inputs` to prepare.
         ready: Called whenever something has become ready, or has failed.
     """
 
-    def __init__(self, inputs: Inputs, sights: Sequence[Sight], ready: Callable[[], None]) -> None:
-        self._inputs, self._sights, self._ready = inputs, sights, ready
+    def __init__(self, inputs: ModelInputs, encoder_inputs: Sequence[EncoderInput], ready: Callable[[], None]) -> None:
+        self._inputs, self._encoder_inputs, self._ready = inputs, encoder_inputs, ready
         self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="longview-feeder", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="longview-prefetcher", daemon=True)
         self._thread.start()
 
-    def take(self) -> tuple[Sight, Mapping[str, Tensor]] | None:
+    def take(self) -> tuple[EncoderInput, Mapping[str, Tensor]] | None:
         """The next frame's pixels, or None if none is ready.
 
         Raises:
@@ -289,7 +291,7 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            for shown in self._inputs.shown(self._sights):
+            for shown in self._inputs.iterate_pixels(self._encoder_inputs):
                 if not self._put(shown):
                     break
         except Exception as error:  # whatever it is, it is this request's, and not this thread's

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longview.engine.cache import Shelf, Slots
-from longview.engine.features import Feeder
-from longview.engine.prefixes import Script
+from longview.engine.features import Prefetcher
+from longview.engine.kv_cache import DecodeBatch, KVCache
+from longview.engine.prefix_cache import PrefixKey
 from longview.engine.sampling import Sampler, SamplingParams
 from longview.engine.text import TextStream
 from longview.media import Progress
 from longview.messages import FinishReason, Piece, Receipt, TextRead, Timings, TokenLogprob, Usage
-from longview.models.base import Inputs
+from longview.models.base import ModelInputs
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Request:
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: ModelInputs,
         settings: Settings,
         clock: Clock,
         sampler: Sampler,
@@ -85,19 +85,19 @@ class Request:
         self.cancelled = False
         self.ended = False
         # looking
-        self.keys: list[str] = []  # of the features of each sight
+        self.keys: list[str] = []  # of the features of each encoder_input
         self.features: dict[str, Tensor] = {}  # by those keys: (crops, P, D)
-        self.feeder: Feeder | None = None
-        self.due: deque[str] = deque()  # keys of what the feeder is to give, in order
+        self.prefetcher: Prefetcher | None = None
+        self.due: deque[str] = deque()  # keys of what the prefetcher is to give, in order
         # reading
         self.arguments: dict[str, Any] = {}
-        self.prompt = Script(torch.zeros(1, 0, dtype=torch.long))
-        self.row: Slots | None = None
+        self.prompt = PrefixKey(torch.zeros(1, 0, dtype=torch.long))
+        self.row: KVCache | None = None
         self.cached_tokens = 0
         # answering
-        self.shelf: Shelf | None = None
+        self.decode_batch: DecodeBatch | None = None
         # a family may write pictures into the ids, as negative numbers; the sampler counts words
-        self.history = [token for token in inputs.words["input_ids"][0].tolist() if token >= 0]
+        self.history = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
         self.prompt_words = len(self.history)
         self.pending: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -107,7 +107,7 @@ class Request:
     @property
     def read(self) -> bool:
         """Its prompt has been read, or never will be."""
-        return self.ended or self.shelf is not None
+        return self.ended or self.decode_batch is not None
 
     @property
     def answered(self) -> int:
@@ -127,17 +127,17 @@ class Request:
     # ── as a source of keys and values for others; see `prefixes.Source` ──
 
     @property
-    def script(self) -> Script:
+    def prefix_key(self) -> PrefixKey:
         return self.prompt
 
     @property
-    def gallery(self) -> Any:
-        assert self.shelf is not None
-        return self.shelf.gallery_of(self.shelf.rows.index(self))
+    def side_cache(self) -> Any:
+        assert self.decode_batch is not None
+        return self.decode_batch.side_cache_of(self.decode_batch.rows.index(self))
 
     def pairs(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.shelf is not None
-        return self.shelf.pairs(self.shelf.rows.index(self), length)
+        assert self.decode_batch is not None
+        return self.decode_batch.pairs(self.decode_batch.rows.index(self), length)
 
     # ── its answer ──
 
@@ -151,8 +151,8 @@ class Request:
         if logprob is not None:
             self.logprobs.append(logprob)
         new = "" if ended else self.text.push(token)
-        constraint = self.sampler.constraint
-        if ended or self.text.stopped or (constraint is not None and constraint.complete):
+        matcher = self.sampler.matcher
+        if ended or self.text.stopped or (matcher is not None and matcher.complete):
             self._end("stop", new)
         elif self.answered >= self.budget:
             self._end("length", new)

@@ -105,7 +105,7 @@ def _check(name: str, value: Any, kind: type, low: float, high: float, open_belo
         )
 
 
-class Constraint(Protocol):
+class Matcher(Protocol):
     """Which tokens may follow, where an answer has a form to keep."""
 
     @property
@@ -123,15 +123,15 @@ class Sampler:
     """Chooses the tokens of one request. Its random numbers are its own: neighbours in a batch change nothing.
 
     Args:
-        constraint: Says which tokens may follow; see `longview.engine.constraint`.
+        matcher: Says which tokens may follow; see `longview.engine.grammar`.
         ends: Tokens that end an answer.
     """
 
     def __init__(
-        self, params: SamplingParams, constraint: Constraint | None = None, ends: Sequence[int] = (), choice: int = 0
+        self, params: SamplingParams, matcher: Matcher | None = None, ends: Sequence[int] = (), choice: int = 0
     ) -> None:
         self.params = params
-        self.constraint = constraint
+        self.matcher = matcher
         self.ends = list(ends)
         self.generator = torch.Generator()
         if params.seed is None:
@@ -150,7 +150,7 @@ class Sampler:
             and not params.frequency_penalty
             and not params.min_tokens
             and params.logprobs is None
-            and self.constraint is None
+            and self.matcher is None
         )
 
     def __call__(self, logits: Tensor, history: Sequence[int], answered: int = 0) -> int:
@@ -166,8 +166,8 @@ class Sampler:
         logits = self._penalised(logits, history, answered)
         if answered < params.min_tokens:
             logits = logits.index_fill(0, torch.tensor(self.ends, device=logits.device), -torch.inf)
-        if self.constraint is not None:
-            logits = self.constraint.allowed(logits)
+        if self.matcher is not None:
+            logits = self.matcher.allowed(logits)
         if params.temperature == 0:
             return self._took(int(logits.argmax()))
         # the likeliest token's score is 0 first, so that the smallest temperature divides nothing into infinity
@@ -185,8 +185,8 @@ class Sampler:
         return self._took(int(torch.multinomial(logits.softmax(-1), 1, generator=self.generator)))
 
     def _took(self, token: int) -> int:
-        if self.constraint is not None:
-            self.constraint.took(token)
+        if self.matcher is not None:
+            self.matcher.took(token)
         return token
 
     def _penalised(self, logits: Tensor, history: Sequence[int], answered: int) -> Tensor:

@@ -4,7 +4,7 @@
     admit       whoever waits enters, while there is memory
     look        a few pictures are encoded, those of all who wait for some in turn
     read        a few words are read (prefilled): a long prompt is cut, so that nobody waits behind a film
-    answer      everybody who has been read gets a token, in one pass a shelf
+    answer      everybody who has been read gets a token, in one pass a decode batch
 
 A request that fails fails alone: a picture that cannot be decoded, a prefill for which memory is short, scores that are
 no numbers. Of a pass over several rows that fails, each row is tried alone.
@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longview.engine.cache import SMALLEST, Shelf, Slots, empty_rows, shelf_of
-from longview.engine.features import FeatureCache, Feeder, key_of
-from longview.engine.prefixes import PrefixStore, Script
+from longview.engine.features import FeatureCache, Prefetcher, key_of
+from longview.engine.kv_cache import SMALLEST, DecodeBatch, KVCache, empty_rows, length_bucket
+from longview.engine.prefix_cache import PrefixCache, PrefixKey
 from longview.engine.request import Request
 from longview.engine.sampling import not_numbers
 from longview.errors import RequestError
-from longview.models.base import Sight
+from longview.models.base import EncoderInput
 
 PATIENCE = 0.25
 """Seconds that a piece of looking or reading may take while others are being answered."""
@@ -39,7 +39,7 @@ TOGETHER = 2048
 
 
 @dataclass
-class Pace:
+class ChunkSize:
     """How much of something can be done in a given time, by what was measured last."""
 
     most: int
@@ -62,7 +62,7 @@ class Scheduler:
     Args:
         most: Requests under way at a time.
         memory: Bytes of keys and values of all requests together.
-        shelf: What those who answer stand on.
+        decode_batch: What those who answer stand on.
         wake: Called, from any thread, when there may be something to do again.
     """
 
@@ -70,24 +70,24 @@ class Scheduler:
         self,
         model: Any,
         features: FeatureCache,
-        prefixes: PrefixStore,
+        prefixes: PrefixCache,
         model_id: str,
         most: int,
         memory: int,
         wake: Callable[[], None],
-        shelf: type[Shelf] = Shelf,
+        decode_batch: type[DecodeBatch] = DecodeBatch,
     ) -> None:
-        self._shelf = shelf
+        self._batch_class = decode_batch
         self.model, self.features, self.prefixes, self.model_id = model, features, prefixes, model_id
         self.most, self.memory, self.wake = most, memory, wake
         self._entrance: deque[Request] = deque()  # the one thing that other threads may touch
         self.waiting: deque[Request] = deque()
         self.looking: deque[Request] = deque()
         self.reading: deque[Request] = deque()
-        self.shelves: list[Shelf] = []
+        self.decode_batches: list[DecodeBatch] = []
         self.num_layers = model.language_model.config.num_hidden_layers
-        self._pictures = Pace(model.config.vision_batch_size)
-        self._words = Pace(MOST_WORDS)
+        self._pictures = ChunkSize(model.config.vision_batch_size)
+        self._words = ChunkSize(MOST_WORDS)
         self._footprint: Any = None
 
     def add(self, request: Request) -> None:
@@ -96,7 +96,7 @@ class Scheduler:
 
     @property
     def answering(self) -> list[Request]:
-        return [request for shelf in self.shelves for request in shelf.rows]
+        return [request for decode_batch in self.decode_batches for request in decode_batch.rows]
 
     @property
     def under_way(self) -> list[Request]:
@@ -118,11 +118,11 @@ class Scheduler:
         """The wheel has broken in the middle of a turn: everybody ends with this error, and it starts anew."""
         for request in (*self._entrance, *self.waiting, *self.under_way):
             request.fail(error)
-            if request.feeder is not None:
-                request.feeder.stop()
+            if request.prefetcher is not None:
+                request.prefetcher.stop()
         for queue in (self._entrance, self.waiting, self.looking, self.reading):
             queue.clear()
-        self.shelves = []
+        self.decode_batches = []
 
     @torch.inference_mode()
     def drop(self) -> None:
@@ -138,30 +138,30 @@ class Scheduler:
         if error is not None:
             request.fail(explained(error, request))
         request.ended = True
-        if request.feeder is not None:
-            request.feeder.stop()
-        if request.shelf is not None:
-            shelf = request.shelf
+        if request.prefetcher is not None:
+            request.prefetcher.stop()
+        if request.decode_batch is not None:
+            decode_batch = request.decode_batch
             if error is None:
-                length = shelf.lengths[shelf.rows.index(request)]
-                self._extend_script(request, length)
+                length = decode_batch.lengths[decode_batch.rows.index(request)]
+                self._extend_prefix_key(request, length)
                 self.prefixes.put(request, length)
-            shelf.remove(request, wipe=error is not None)
-            self.shelves = [shelf for shelf in self.shelves if shelf.rows]
+            decode_batch.remove(request, wipe=error is not None)
+            self.decode_batches = [decode_batch for decode_batch in self.decode_batches if decode_batch.rows]
         for queue in (self.waiting, self.looking, self.reading):
             if request in queue:
                 queue.remove(request)
-        request.feeder = request.row = request.shelf = None
+        request.prefetcher = request.row = request.decode_batch = None
         request.features, request.arguments, request.due = {}, {}, deque()
 
-    def _extend_script(self, request: Request, length: int) -> None:
+    def _extend_prefix_key(self, request: Request, length: int) -> None:
         """Add what was answered, as far as it has been read again, to what the row was computed from."""
         prompt = request.prompt
         tokens = request.history[request.prompt_words :][: length - prompt.length]
         words = torch.tensor([tokens], dtype=torch.long, device=prompt.words.device)
         if prompt.words.dim() == 3:
             words = self.model.get_input_embeddings()(words).to(prompt.words)
-        request.prompt = Script(torch.cat([prompt.words, words], dim=1), prompt.starts, prompt.pictures)
+        request.prompt = PrefixKey(torch.cat([prompt.words, words], dim=1), prompt.starts, prompt.pictures)
 
     def _admit(self) -> bool:
         moved = False
@@ -189,30 +189,33 @@ class Scheduler:
         kinds: dict[int, list[int]] = {}
         pictures = 0
         for each in (*others, request):
-            kinds.setdefault(shelf_of(each.positions), []).append(each.positions)
+            kinds.setdefault(length_bucket(each.positions), []).append(each.positions)
             # where pictures stand in the sequence, they are among its positions
             outside = not self._footprint.picture_positions
             pictures += each.inputs.num_pictures * (self._footprint.picture_bytes if outside else 0)
         slots = sum(_doubled(len(rows), 1) * _doubled(max(rows), SMALLEST) for rows in kinds.values())
-        return slots * self._footprint.word_bytes + pictures <= self.memory
+        return slots * self._footprint.token_bytes + pictures <= self.memory
 
     # ── pictures ──
 
     def _begin_to_look(self, request: Request) -> None:
         inputs = request.inputs
-        request.keys = [key_of(self.model_id, inputs.media[sight.medium], sight) for sight in inputs.sights]
-        missing: dict[str, Sight] = {}
-        for key, sight in zip(request.keys, inputs.sights, strict=True):
+        request.keys = [
+            key_of(self.model_id, inputs.media[encoder_input.medium], encoder_input)
+            for encoder_input in inputs.encoder_inputs
+        ]
+        missing: dict[str, EncoderInput] = {}
+        for key, encoder_input in zip(request.keys, inputs.encoder_inputs, strict=True):
             if key in request.features or key in missing:
                 continue
             found = self.features.get(key)
             if found is None:
-                missing[key] = sight
+                missing[key] = encoder_input
             else:
                 request.features[key] = found
         if missing:
             request.due = deque(missing)
-            request.feeder = Feeder(inputs, list(missing.values()), self.wake)
+            request.prefetcher = Prefetcher(inputs, list(missing.values()), self.wake)
         else:
             for medium in inputs.media:
                 medium.close()
@@ -220,7 +223,7 @@ class Scheduler:
 
     def _look(self) -> bool:
         """Encode a few pictures: one frame of each request in turn, until there are enough."""
-        limit = self._pictures.amount(hurry=bool(self.shelves or self.reading))
+        limit = self._pictures.amount(hurry=bool(self.decode_batches or self.reading))
         chunk: dict[str, Mapping[str, Tensor]] = {}
         owners: list[tuple[Request, str]] = []
         count, moved, taken = 0, False, True
@@ -228,7 +231,7 @@ class Scheduler:
             taken = False
             for request in list(self.looking):
                 try:
-                    shown = request.feeder.take() if request.feeder is not None else None
+                    shown = request.prefetcher.take() if request.prefetcher is not None else None
                 except Exception as error:  # a medium that cannot be decoded, or a picture that cannot be shown
                     self._leave(request, error)
                     shown, moved = None, True
@@ -273,8 +276,8 @@ class Scheduler:
         for request in requests:
             inputs, progress = request.inputs, request.settings.progress
             if progress is not None:
-                there = zip(request.keys, inputs.sights, strict=True)
-                done = sum(sight.num_pictures for key, sight in there if key in request.features)
+                there = zip(request.keys, inputs.encoder_inputs, strict=True)
+                done = sum(encoder_input.num_pictures for key, encoder_input in there if key in request.features)
                 progress(done, inputs.num_pictures, "looking at pictures")
             if not request.due:
                 self._seen(request)
@@ -283,26 +286,26 @@ class Scheduler:
         """All features are there: the prompt can be read, from where another conversation has been read already."""
         try:
             inputs = request.inputs
-            if inputs.num_pictures and not inputs.sights:  # a family that shows its pictures all at once
-                request.arguments = self.model.look(inputs.tensors, request.settings.progress)
+            if inputs.num_pictures and not inputs.encoder_inputs:  # a family that shows its pictures all at once
+                request.arguments = self.model.embed_pictures(inputs.load_pixels(), request.settings.progress)
             else:
                 features = [request.features[key] for key in request.keys]
                 together = torch.cat(features) if features else None
-                request.arguments = self.model.look(inputs.words, features=together)
+                request.arguments = self.model.embed_pictures(inputs.text_inputs, features=together)
             arguments = request.arguments
             words = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
             starts = self.model.picture_starts(arguments)
             names = [
                 f"{key}/{crop}"
-                for key, sight in zip(request.keys, inputs.sights, strict=True)
-                for crop in range(sight.num_pictures)
+                for key, encoder_input in zip(request.keys, inputs.encoder_inputs, strict=True)
+                for crop in range(encoder_input.num_pictures)
             ]
-            request.prompt = Script(words, starts, names if starts else [])
+            request.prompt = PrefixKey(words, starts, names if starts else [])
             request.row = empty_rows(self.num_layers, request.prompt.length + 1)
             source, shared = self.prefixes.find(request.prompt, self.answering)
             if source is not None:
                 request.row.put(0, source.pairs(shared), shared)
-                request.row.gallery = None if source.gallery is None else source.gallery.until(shared)
+                request.row.side_cache = None if source.side_cache is None else source.side_cache.until(shared)
                 request.cached_tokens = shared
         except Exception as error:  # fails alone
             self._leave(request, error)
@@ -316,7 +319,7 @@ class Scheduler:
 
     def _read(self) -> bool:
         """Read a few words: of several short prompts, or a part of a long one, which then goes to the end."""
-        left = self._words.amount(hurry=bool(self.shelves or self.looking or len(self.reading) > 1))
+        left = self._words.amount(hurry=bool(self.decode_batches or self.looking or len(self.reading) > 1))
         if not self.reading:
             return False
         group = self._beginners(left)
@@ -330,17 +333,17 @@ class Scheduler:
             end = min(length, begin + left)
             left -= end - begin
             try:
-                logits = self._pass(row, self.model.portion(request.arguments, begin, end), end - begin)
+                logits = self._pass(row, self.model.prefill_chunk(request.arguments, begin, end), end - begin)
                 if end < length:
                     self.reading.append(request)
                     continue
-                self._shelve(request, row)
+                self._join_decode_batch(request, row)
                 self._choose([request], logits)
             except Exception as error:  # fails alone
                 self._leave(request, error)
         return True
 
-    def _pass(self, rows: Slots, words: Mapping[str, Any], *counts: int) -> Tensor:
+    def _pass(self, rows: KVCache, words: Mapping[str, Any], *counts: int) -> Tensor:
         """Read the next words of rows, so many of each; logits (B, V) after the last of them."""
         began, device = time.perf_counter(), self.model.device
         begin, last = rows.lengths[0], torch.tensor([count - 1 for count in counts], device=device)
@@ -374,53 +377,53 @@ class Scheduler:
         counts = [request.prompt.length for request in group]
         try:
             rows = empty_rows(self.num_layers, max(counts) + 1, len(group))
-            portions = [self.model.portion(request.arguments, 0, request.prompt.length) for request in group]
-            logits = self._pass(rows, self.model.together(portions), *counts)
+            portions = [self.model.prefill_chunk(request.arguments, 0, request.prompt.length) for request in group]
+            logits = self._pass(rows, self.model.collate_chunks(portions), *counts)
         except Exception:  # whose fault it is, reading each alone will tell
             return False
         fine: list[int] = []
         for number, request in enumerate(group):
             self.reading.remove(request)
             try:
-                self._shelve(request, rows, number)
+                self._join_decode_batch(request, rows, number)
                 fine.append(number)
             except Exception as error:  # fails alone
                 self._leave(request, error)
         self._choose([group[number] for number in fine], logits[fine])
         return True
 
-    def _shelve(self, request: Request, rows: Slots, number: int = 0) -> None:
+    def _join_decode_batch(self, request: Request, rows: KVCache, number: int = 0) -> None:
         """Place a row that has been read beside those that answer."""
-        kind = shelf_of(request.positions)
-        shelf = next((shelf for shelf in self.shelves if shelf.kind == kind), None)
-        if shelf is None:
-            shelf = self._shelf(self.num_layers, kind)
-            self.shelves.append(shelf)
-        shelf.add(request, rows, number)
-        request.shelf, request.row, request.arguments = shelf, None, {}
+        kind = length_bucket(request.positions)
+        decode_batch = next((decode_batch for decode_batch in self.decode_batches if decode_batch.kind == kind), None)
+        if decode_batch is None:
+            decode_batch = self._batch_class(self.num_layers, kind)
+            self.decode_batches.append(decode_batch)
+        decode_batch.add(request, rows, number)
+        request.decode_batch, request.row, request.arguments = decode_batch, None, {}
 
     def _answer(self) -> bool:
         """A token for everybody."""
-        kinds = {shelf.kind for shelf in self.shelves}
-        if len(kinds) < len(self.shelves):
+        kinds = {decode_batch.kind for decode_batch in self.decode_batches}
+        if len(kinds) < len(self.decode_batches):
             self._gather()
-        shelves = list(self.shelves)
-        for shelf in shelves:
-            self._decode(shelf)
-        return bool(shelves)
+        decode_batches = list(self.decode_batches)
+        for decode_batch in decode_batches:
+            self._decode(decode_batch)
+        return bool(decode_batches)
 
-    def _decode(self, shelf: Shelf) -> None:
-        requests = list(shelf.rows)
+    def _decode(self, decode_batch: DecodeBatch) -> None:
+        requests = list(decode_batch.rows)
         device = self.model.device
         try:
-            shelf.make_room(shelf.longest + 1, len(requests))
-            idle = [0] * (shelf.width - len(requests))
+            decode_batch.make_room(decode_batch.longest + 1, len(requests))
+            idle = [0] * (decode_batch.width - len(requests))
             words = [request.history[-1] for request in requests] + idle
             output = self.model(
                 input_ids=torch.tensor(words, device=device)[:, None],
-                attention_mask=self._mask(shelf, device),
-                position_ids=torch.tensor(shelf.lengths + idle, device=device)[:, None],
-                past_key_values=shelf,
+                attention_mask=self._mask(decode_batch, device),
+                position_ids=torch.tensor(decode_batch.lengths + idle, device=device)[:, None],
+                past_key_values=decode_batch,
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -428,40 +431,40 @@ class Scheduler:
             if len(requests) == 1:
                 self._leave(requests[0], error)
             else:
-                self._part(shelf)
+                self._part(decode_batch)
             return
-        shelf.advance(1)
+        decode_batch.advance(1)
         self._choose(requests, output.logits[:, -1])
 
-    def _part(self, shelf: Shelf) -> None:
+    def _part(self, decode_batch: DecodeBatch) -> None:
         """A pass over several rows has failed: try each alone, so that only those who fail alone fail."""
-        for number, request in enumerate(list(shelf.rows)):
-            alone = self._shelf(self.num_layers, shelf.kind)
+        for number, request in enumerate(list(decode_batch.rows)):
+            alone = self._batch_class(self.num_layers, decode_batch.kind)
             try:
-                alone.add(request, shelf, number)
+                alone.add(request, decode_batch, number)
             except Exception as error:  # not even memory to move: whoever comes first makes room for the rest
                 self._leave(request, error)
                 return
-            request.shelf = alone
-            self.shelves.append(alone)
-        self.shelves.remove(shelf)
-        for request in list(shelf.rows):
-            assert request.shelf is not None
-            self._decode(request.shelf)
+            request.decode_batch = alone
+            self.decode_batches.append(alone)
+        self.decode_batches.remove(decode_batch)
+        for request in list(decode_batch.rows):
+            assert request.decode_batch is not None
+            self._decode(request.decode_batch)
 
     def _gather(self) -> None:
         """Those who were tried alone, and did not fail, stand together again."""
-        first: dict[int, Shelf] = {}
-        for shelf in self.shelves:
-            home = first.setdefault(shelf.kind, shelf)
-            for number, request in enumerate(shelf.rows if shelf is not home else ()):
-                home.add(request, shelf, number)
-                request.shelf = home
-        self.shelves = list(first.values())
+        first: dict[int, DecodeBatch] = {}
+        for decode_batch in self.decode_batches:
+            home = first.setdefault(decode_batch.kind, decode_batch)
+            for number, request in enumerate(decode_batch.rows if decode_batch is not home else ()):
+                home.add(request, decode_batch, number)
+                request.decode_batch = home
+        self.decode_batches = list(first.values())
 
-    def _mask(self, shelf: Shelf, device: torch.device) -> Tensor | None:
+    def _mask(self, decode_batch: DecodeBatch, device: torch.device) -> Tensor | None:
         """The mask of a decoding pass, as the model's attention wants it."""
-        seen = shelf.mask(device)
+        seen = decode_batch.mask(device)
         if seen is None:
             return None
         attention = self.model.config._attn_implementation

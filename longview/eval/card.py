@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from longview.eval.forced import answered
+from longview.eval.teacher_forcing import answered
 from longview.eval.world import GROUPS, Score, Shown, draw_cases, summarise
 from longview.models.families import family_of
 from longview.world.render import SMALL_PRINT

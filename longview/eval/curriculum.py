@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from longview.eval import card
 from longview.eval.card import training_facts
-from longview.eval.forced import answered
+from longview.eval.teacher_forcing import answered
 from longview.eval.world import GROUPS, Score, Shown, draw_cases, summarise
 
 POINTS = 60

@@ -2,16 +2,16 @@
 
     open_medium(part, options, limits)          one part of a message → Medium
     open_media(parts, options, limits)          several, decoded side by side, in order
-                          look=Look(…)          frames held against a question
+                          look=RelevanceQuery(…)          frames held against a question
     sniff(path)                                 "image" or "video", by content
 
 `fetch` gets bytes from anywhere behind the guards; `decode` and `video` make frames of them; `select` says which, and
 `mdp3` which of them tell most about a question.
 """
 
-from longview.media.candidates import Candidates, Look
-from longview.media.door import open_media, open_medium
+from longview.media.candidates import Candidates, RelevanceQuery
 from longview.media.medium import Frame, Medium, Progress, Relevance
+from longview.media.open import open_media, open_medium
 from longview.media.options import Limits, MediaOptions
 from longview.media.sniff import sniff
 
@@ -19,11 +19,11 @@ __all__ = [
     "Candidates",
     "Frame",
     "Limits",
-    "Look",
     "MediaOptions",
     "Medium",
     "Progress",
     "Relevance",
+    "RelevanceQuery",
     "open_media",
     "open_medium",
     "sniff",

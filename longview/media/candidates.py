@@ -41,7 +41,7 @@ class Embed(Protocol):
 
 
 @dataclass(frozen=True)
-class Look:
+class RelevanceQuery:
     """What frames are held against.
 
     Raises:
@@ -57,7 +57,7 @@ class Look:
 
 
 def choose_by_content(
-    candidates: Candidates, look: Look, count: int, seconds: Sequence[float] | None
+    candidates: Candidates, look: RelevanceQuery, count: int, seconds: Sequence[float] | None
 ) -> tuple[list[int], Relevance]:
     """The `count` candidates that tell most about the question; all, where there are no more.
 
@@ -68,7 +68,7 @@ def choose_by_content(
     return [candidates.indices[i] for i in chosen], relevance
 
 
-def measure(candidates: Candidates, look: Look, seconds: Sequence[float] | None) -> tuple[Relevance, Array]:
+def measure(candidates: Candidates, look: RelevanceQuery, seconds: Sequence[float] | None) -> tuple[Relevance, Array]:
     """How near each candidate is to the question, and the candidates' embeddings (n, d)."""
     frames, question = look.embed(candidates, look.question)
     values = similarity(frames, question)[:, 0].tolist()

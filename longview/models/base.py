@@ -1,4 +1,8 @@
-"""The contract of a family: what a processor promises, so that engine, training and evaluation need not know which.
+"""The two contracts of a family: what its model (`Model`) and its processor (`Processor`) promise to engine, training,
+evaluation and bench, and what passes between them (`ModelInputs`). Shared parts of processors are here, too.
+
+    messages + media ── Processor.prepare ── ModelInputs ── Model.encode ── features (N, P, D)
+                                                 └─ Model.embed_pictures ── Model.forward ── logits (B, T, V)
 
 Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or frames), P patches a picture, D model width
 (or head width, where heads are spelt out), H heads, Hkv key/value heads, V vocabulary, R pixel side.
@@ -7,28 +11,27 @@ Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or fram
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from longview.errors import RequestError
-from longview.media import MediaOptions, Medium
+from longview.media import MediaOptions, Medium, Progress
 from longview.messages import FrameUsed, Message
 from longview.models.sequence import IGNORED, positions_of
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What the tower is shown of one frame. Its pixels are made when they are needed: a film's need never all exist."""
+class EncoderInput:
+    """What the vision encoder gets of one frame. Its pixels are made lazily, so that memory stays bounded."""
 
     medium: int
     """Which medium of the conversation, from 0."""
@@ -39,47 +42,53 @@ class Sight:
     settings: Hashable
     """All that decides the pixels besides the frame: sizes, the grid of crops, how they are normalised."""
     pixels: Callable[[Image.Image], Mapping[str, Tensor]]
-    """The frame's picture → the arguments of the model's `encode`, by name, each with a row a crop."""
+    """The frame's picture → the arguments of `Model.encode`, by name, each with a row a crop."""
 
 
 @dataclass
-class Inputs:
-    """What a processor makes of one conversation."""
+class ModelInputs:
+    """One conversation as a processor prepared it for the model."""
 
-    words: BatchFeature
-    """The arguments of the family's `forward`, with a batch of one row; those for pixels are missing if `sights` are
-    given."""
+    text_inputs: BatchFeature
+    """The arguments of the family's `forward`, with a batch of one row, but for the pixels of `encoder_inputs`."""
     length: int
-    """Positions of the language sequence: words, and pictures where the family puts them there."""
+    """Positions of the language sequence: text tokens, and pictures where the family puts them there."""
     frames: tuple[FrameUsed, ...] = ()
     """The frames behind the pictures, in order, for the receipt."""
     num_pictures: int = 0
     visual_tokens: int = 0
     warnings: tuple[str, ...] = ()
     media: Sequence[Medium] = ()
-    sights: Sequence[Sight] = ()
-    """What is seen of `media`, in the order in which `forward` takes the pictures."""
+    encoder_inputs: Sequence[EncoderInput] = ()
+    """Frames of `media`, in the order in which `forward` takes the pictures."""
+    _pixels: Mapping[str, Tensor] | None = field(default=None, init=False, repr=False)
 
-    @cached_property
-    def tensors(self) -> BatchFeature:
-        """The arguments of the family's `forward`, under their official names, pixels included."""
-        shown = [pixels for _, pixels in self.shown(self.sights)]
-        for name in shown[0] if shown else ():
-            self.words[name] = torch.cat([pixels[name] for pixels in shown])
-        return self.words
+    def load_pixels(self) -> BatchFeature:
+        """The arguments of the family's `forward`, pixels included. The first call decodes them, and they are kept.
 
-    def shown(self, sights: Sequence[Sight]) -> Iterator[tuple[Sight, Mapping[str, Tensor]]]:
-        """The pixels of some sights, which follow the order of `self.sights`; frames are decoded on the way."""
+        Raises:
+            MediaError: a frame cannot be decoded.
+        """
+        if self._pixels is None:
+            loaded = [pixels for _, pixels in self.iterate_pixels(self.encoder_inputs)]
+            names = loaded[0] if loaded else ()
+            self._pixels = {name: torch.cat([pixels[name] for pixels in loaded]) for name in names}
+        return BatchFeature({**self.text_inputs, **self._pixels})
+
+    def iterate_pixels(
+        self, encoder_inputs: Sequence[EncoderInput]
+    ) -> Iterator[tuple[EncoderInput, Mapping[str, Tensor]]]:
+        """The pixels of some of `self.encoder_inputs`, given in their order; frames are decoded on the way."""
         for number, medium in enumerate(self.media):
-            wanted = [sight for sight in sights if sight.medium == number]
-            frames = medium.read([sight.frame for sight in wanted])
-            for sight, frame in zip(wanted, frames, strict=True):
+            wanted = [encoder_input for encoder_input in encoder_inputs if encoder_input.medium == number]
+            frames = medium.read([encoder_input.frame for encoder_input in wanted])
+            for encoder_input, frame in zip(wanted, frames, strict=True):
                 assert frame.image is not None, "a frame that was read holds a picture"
-                yield sight, sight.pixels(frame.image)
+                yield encoder_input, encoder_input.pixels(frame.image)
 
 
 @dataclass(frozen=True)
-class Layout:
+class SampleFormat:
     """How a conversation is laid out for training, where that differs from how the processor is set."""
 
     plain: bool = False
@@ -90,7 +99,7 @@ class Layout:
     """How many crops a picture is cut into at most."""
 
 
-AS_SET = Layout()
+DEFAULT_FORMAT = SampleFormat()
 
 PROGRAM_BYTES = 512 << 20
 """Python and its libraries, once torch and transformers are imported."""
@@ -106,40 +115,40 @@ class Footprint:
     weight_bytes: int
     patches_per_picture: int
     picture_bytes: int
-    """Kept for each picture while its conversation lasts: keys and values."""
+    """CachedPrefix for each picture while its conversation lasts: keys and values."""
     passing_bytes: int
     """Held for each picture until its keys and values are made: pixels and features."""
-    word_bytes: int
+    token_bytes: int
     """Keys and values of a position of the language sequence."""
     working_bytes: int
     """The largest intermediate results, whatever the number of pictures."""
     context_length: int
     """Positions of the language sequence."""
     picture_positions: int = 0
-    """Those that a picture takes, beside its placeholder's words; 0 where pictures never enter the sequence."""
+    """Those that a picture takes, beside its placeholder's tokens; 0 where pictures never enter the sequence."""
 
     def holds(self, num_pictures: int) -> bool:
-        """Whether so many pictures leave room for words in the language sequence."""
+        """Whether so many pictures leave room for text in the language sequence."""
         return num_pictures * self.picture_positions < self.context_length
 
-    def needed(self, num_pictures: int, num_words: int = 1024) -> int:
+    def needed(self, num_pictures: int, num_tokens: int = 1024) -> int:
         """Bytes to look at so many pictures with a prompt and answer of so many text tokens, the program included."""
-        words, pictures = num_words * self.word_bytes, num_pictures * (self.picture_bytes + self.passing_bytes)
-        return PROGRAM_BYTES + self.weight_bytes + words + pictures + (self.working_bytes if num_pictures else 0)
+        tokens, pictures = num_tokens * self.token_bytes, num_pictures * (self.picture_bytes + self.passing_bytes)
+        return PROGRAM_BYTES + self.weight_bytes + tokens + pictures + (self.working_bytes if num_pictures else 0)
 
 
 class Processor(Protocol):
-    """Messages + frames → Inputs; tokens → text."""
+    """The contract of a family's processor: messages + media → ModelInputs; tokens → text."""
 
     tokenizer: Any
     default_media: MediaOptions
     draws: bool
     """Whether the model was taught to describe pictures to be painted."""
-    cutting: tuple[str, ...]
-    """Fields of `Layout` that change how its pictures are cut; none where the model decides."""
+    crop_settings: tuple[str, ...]
+    """Fields of `SampleFormat` that change how its pictures are cut; none where the model decides."""
 
     @classmethod
-    def sampling(cls, folder: Path) -> MediaOptions:
+    def media_defaults(cls, folder: Path) -> MediaOptions:
         """The `default_media` of the model in a folder; only its config and settings are read."""
 
     @property
@@ -147,36 +156,99 @@ class Processor(Protocol):
         """Token ids that end an answer."""
 
     def prepare(
-        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
-    ) -> Inputs:
+        self,
+        messages: Sequence[Message],
+        media: Sequence[Medium],
+        train: bool = False,
+        sample_format: SampleFormat = DEFAULT_FORMAT,
+    ) -> ModelInputs:
         """One conversation and its media, in the order in which they stand in the messages.
 
         Args:
-            train: The last message is the assistant's; `tensors` gain `labels`, −100 but for the assistant's words.
-            layout: Where it differs from how the processor is set.
+            train: The last message is the assistant's; `text_inputs` gain `labels`, −100 but for the assistant's
+                tokens.
+            sample_format: Where it differs from how the processor is set.
 
         Raises:
             RequestError: a medium where the family allows none, or media that do not match the messages.
         """
 
-    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
-        """Several conversations as one batch: the arguments of `forward`."""
+    def collate(self, samples: Sequence[ModelInputs], padding_side: str = "right") -> BatchFeature:
+        """Several conversations as one batch: the arguments of `forward`, with pixels."""
 
-    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Pictures, each whole and uncut: the arguments of the model's `encode`."""
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Pictures, each whole and uncut: the arguments of `Model.encode`."""
 
     def save_pretrained(self, folder: str | PathLike) -> None:
         """Write tokenizer and settings beside the weights."""
 
-    def places(self, batch: Mapping[str, Any]) -> Tensor:
+    def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """Which hidden states stand for the pictures of a batch padded on the right: rows and positions, (N, W, 2)."""
 
 
-Kind = TypeVar("Kind", bound="Carried")
+class Model(Protocol):
+    """The contract of a family's model: a `PreTrainedModel` with these methods besides. Nothing else is asked of it."""
+
+    config: Any
+    """With `vision_batch_size`, `max_position_embeddings`, `picture_size` and `_attn_implementation`."""
+    language_model: Any
+    """A causal language model of transformers, whose decoder layers are `language_model.model.layers`."""
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @classmethod
+    def footprint(cls, config: Any, dtype: torch.dtype) -> Footprint:
+        """What a model of this config costs in memory; nothing is allocated."""
+
+    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
+        """Pixels (N, 3, R, R) → features (N, P, D), `config.vision_batch_size` pictures at a time."""
+
+    def embed_pictures(
+        self, model_inputs: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+    ) -> dict[str, Any]:
+        """A batch of the processor → arguments of `forward` with features in place of pixels.
+
+        Args:
+            features: What `encode` made of the pictures, (N, P, D); without them the pixels are encoded.
+        """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `forward`: `input_ids` (B, T) or `inputs_embeds` (B, T, D), `attention_mask`, `position_ids`,
+        `past_key_values`, `labels`, `use_cache`, `logits_to_keep` → an output with `logits` (B, T, V)."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, with hooks."""
+
+    def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
+        """First positions of pictures that are no part of the sequence, for one row of `embed_pictures`."""
+
+    def prefill_chunk(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
+        """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`."""
+
+    def collate_chunks(self, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Several rows' chunks from position 0 as one batch, padded on the right."""
+
+    def pack(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Samples (B, T) as one row that keeps them apart; see `longview.models.packing`."""
+
+    def get_input_embeddings(self) -> nn.Module: ...
+
+    def get_output_embeddings(self) -> nn.Module: ...
+
+    def plain_language_model(self) -> Any:
+        """The language model alone, as transformers has it, with the same weights."""
 
 
-class Carried(Protocol):
-    """What a family keeps beside the keys and values of words, as `gallery` of a cache; owl3's pictures are such."""
+Kind = TypeVar("Kind", bound="SideCache")
+
+
+class SideCache(Protocol):
+    """What a family keeps beside the KV cache of text tokens; owl3's keys and values of pictures are such."""
 
     @classmethod
     def joined(cls: type[Kind], rows: Sequence[Kind | None]) -> Kind:
@@ -192,20 +264,25 @@ class Carried(Protocol):
         """Bytes of its tensors."""
 
 
-class InSequence:
-    """What is the same in models whose pictures stand among the words, owl3's model answering for itself."""
+class PicturesInSequence:
+    """Mixin for models whose pictures stand in the language sequence: their chunks are slices of it."""
 
     language_model: Any
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
-        """Where pictures stand that are no part of the sequence, for one row of `look`'s arguments: nowhere."""
+        """None: pictures are part of the sequence."""
         return []
 
-    def portion(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
-        """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`."""
+    def prefill_chunk(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
+        """See `Model.prefill_chunk`."""
         return {name: arguments[name][:, begin:end] for name in ("input_ids", "inputs_embeds") if name in arguments}
 
-    def read(
+    def collate_chunks(self, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See `Model.collate_chunks`."""
+        name = next(name for name in ("input_ids", "inputs_embeds") if name in chunks[0])
+        return {name: pad_sequence([chunk[name][0] for chunk in chunks], batch_first=True)}
+
+    def forward_language_model(
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
@@ -213,12 +290,12 @@ class InSequence:
         position_ids: Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        """The language model's pass over words (B, T), or over words and pictures in one sequence (B, T, D)."""
-        words = input_ids if input_ids is not None else inputs_embeds
-        if words is None:
+        """The language model's pass over tokens (B, T), or over tokens and pictures in one sequence (B, T, D)."""
+        sequence = input_ids if input_ids is not None else inputs_embeds
+        if sequence is None:
             raise RequestError("forward needs input_ids or inputs_embeds")
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            position_ids = positions_of(attention_mask)[:, -words.shape[1] :]
+            position_ids = positions_of(attention_mask)[:, -sequence.shape[1] :]
         return self.language_model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -227,11 +304,6 @@ class InSequence:
             **kwargs,
         )
 
-    def together(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Several rows' portions from their beginnings as one batch, padded on the right."""
-        name = next(name for name in ("input_ids", "inputs_embeds") if name in portions[0])
-        return {name: pad_sequence([portion[name][0] for portion in portions], batch_first=True)}
-
 
 def count_parameters(model_class: Any, config: Any) -> int:
     """Parameters of a model, from its config alone; nothing is allocated."""
@@ -239,7 +311,7 @@ def count_parameters(model_class: Any, config: Any) -> int:
         return sum(parameter.numel() for parameter in model_class(config).parameters())
 
 
-def pad_rows(samples: Sequence[Inputs], fill: int, padding_side: str) -> tuple[dict[str, Any], list[int]]:
+def pad_rows(samples: Sequence[ModelInputs], fill: int, padding_side: str) -> tuple[dict[str, Any], list[int]]:
     """Rows padded to the longest, with the pixels of all, and how many positions each was padded by.
 
     Args:
@@ -252,7 +324,7 @@ def pad_rows(samples: Sequence[Inputs], fill: int, padding_side: str) -> tuple[d
         raise RequestError(
             f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
         )
-    rows = [sample.tensors for sample in samples]
+    rows = [sample.load_pixels() for sample in samples]
     length = max(row["input_ids"].shape[1] for row in rows)
     pads = [length - row["input_ids"].shape[1] for row in rows]
     sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]

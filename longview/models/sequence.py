@@ -63,12 +63,12 @@ def merge(
         if labels is not None:
             learned.append(labels[row, sources].masked_fill(is_picture, IGNORED))
 
-    def together(parts: list[Tensor], fill: float) -> Tensor:
+    def padded(parts: list[Tensor], fill: float) -> Tensor:
         side = "left" if left_padding else "right"
         kept = [part[cut] for part in parts]
         return nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=fill, padding_side=side)
 
-    return Merged(together(embeds, 0.0), together(masks, False), together(learned, IGNORED) if learned else None)
+    return Merged(padded(embeds, 0.0), padded(masks, False), padded(learned, IGNORED) if learned else None)
 
 
 def places(placeholders: Tensor, width: int) -> Tensor:

@@ -22,9 +22,9 @@ from longview.messages import Message, Part, ask
 from longview.train.datasets import Mixture
 from longview.train.export import export_checkpoint
 from longview.train.folder import newest_checkpoint, replace_text, steps_of, writing
-from longview.train.layouts import open_shown
 from longview.train.pairs import FAMILY as TOWERS
 from longview.train.recipe import OF_USERS, Recipe, Stage
+from longview.train.sample_format import open_shown
 from longview.world.questions import ask_about
 from longview.world.render import render
 from longview.world.scenes import draw_picture

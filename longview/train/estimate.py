@@ -157,7 +157,7 @@ def measure(recipe: Recipe, stage: Stage, model: Any, processor: Any, mixture: M
         told = [each for each in (sample.inputs, sample.rejected) if each is not None]
         sizes.tokens.append(max(each.length for each in told))
         sizes.pictures.append(sample.inputs.num_pictures)
-        sizes.learned.append(max(_learned(each.tensors["labels"]) for each in told))
+        sizes.learned.append(max(_learned(each.text_inputs["labels"]) for each in told))
     return sizes
 
 
@@ -173,7 +173,7 @@ def _painted(recipe: Recipe, stage: Stage, side: int, processor: Any) -> Sizes:
         inputs = processor.prepare(sample.messages, sample.media, train=True)
         sizes.tokens.append(inputs.length)
         sizes.pictures.append(inputs.num_pictures)
-        sizes.learned.append(_learned(inputs.tensors["labels"]))
+        sizes.learned.append(_learned(inputs.text_inputs["labels"]))
     return sizes
 
 

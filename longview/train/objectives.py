@@ -108,7 +108,7 @@ def contents_loss(
     """
     chosen = [rng.randrange(len(pool.pictures)) for _ in range(stage.batch)]
     images = [Image.fromarray(pool.pixels[index]) for index in chosen]
-    features = model.encode(**processor.pictures(images))  # (N, P, D)
+    features = model.encode(**processor.pixel_inputs(images))  # (N, P, D)
     side = math.isqrt(features.shape[1])
     grid = features.transpose(1, 2).unflatten(-1, (side, side))
     places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
@@ -130,7 +130,7 @@ def look_once(model: Any, processor: Any, pool: Pool) -> Tensor:
     features: list[Tensor] = []
     for begin in range(0, len(pool.pixels), LOOK_AT):
         images = [Image.fromarray(pixels) for pixels in pool.pixels[begin : begin + LOOK_AT]]
-        features.append(model.encode(**processor.pictures(images)))
+        features.append(model.encode(**processor.pixel_inputs(images)))
     return torch.cat(features)
 
 
@@ -147,18 +147,18 @@ def answers_loss(
     while tokens < stage.tokens:
         sample = draw_sample(rng, pool, stage, kind)
         row = processor.prepare(sample.messages, sample.media, train=True)
-        rows.append(row if pool.features is None else replace(row, sights=()))  # what was seen needs no pixels
+        rows.append(row if pool.features is None else replace(row, encoder_inputs=()))  # what was seen needs no pixels
         for question in sample.questions:
             about = question.about or int(kind == "1")
             asked.append(Asked(question, len(indices) + about - 1 if about else None))
         if sample.told is not None:
-            ends = told_in(processor.tokenizer, row.tensors["input_ids"][0].tolist(), sample.told)
+            ends = told_in(processor.tokenizer, row.text_inputs["input_ids"][0].tolist(), sample.told)
             for end, spot in zip(ends, sample.told.spots, strict=True):
                 told.append(Told(len(rows) - 1, end, len(indices) + spot.picture, spot.picture, spot.cell))
         indices += sample.indices
         tokens += rows[-1].length
     batch = processor.collate(rows)
-    arguments = model.look(batch, features=None if pool.features is None else pool.features[indices])
+    arguments = model.embed_pictures(batch, features=None if pool.features is None else pool.features[indices])
     labels = arguments.pop("labels")[:, 1:]
     output = model(**arguments, use_cache=False, output_hidden_states=True, logits_to_keep=1)
     # Three tokens in four are not learned; logits of them would be for nothing.
@@ -173,7 +173,7 @@ def answers_loss(
     seeing, understanding, finding, pointing = output.hidden_states[stage.probe_layer :][:4]
     contents = pool.contents[indices]
     if stage.objective == "answers":
-        seen = places_loss(readers, seeing, processor.places(batch), contents)
+        seen = places_loss(readers, seeing, processor.placeholder_positions(batch), contents)
     else:
         seen = told_loss(readers, seeing, told, contents)
     begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer

@@ -12,10 +12,10 @@ from longview.engine.devices import memory_of, name_of
 from longview.models import adapters, quantization
 from longview.train.estimate import GIB, bare_model, check_memory, device_of, forecasts, in_four_bits, rate_of
 from longview.train.journal import clock
-from longview.train.layouts import check_cutting
 from longview.train.optimizers import select_parts
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.run import check_stages, open_datasets, settle
+from longview.train.sample_format import check_cutting
 from longview.train.zero import check_settings
 
 

@@ -69,7 +69,7 @@ class PairProcessor:
         self._images = SiglipImageProcessorPil(size={"height": side, "width": side})
         self._positions = positions
 
-    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """The argument of `SiglipModel.encode` for some pictures."""
         return {"pixel_values": self._images(list(images), return_tensors="pt")["pixel_values"]}
 
@@ -135,7 +135,7 @@ def pairs_loss(
     chosen = [rng.randrange(pool.stills) for _ in range(stage.batch)]
     texts = [draw_text(rng, pool.pictures[index]) for index in chosen]
     fits = torch.tensor(fit(texts, [pool.pictures[index] for index in chosen]))
-    pixels = processor.pictures([Image.fromarray(pool.pixels[index]) for index in chosen])
+    pixels = processor.pixel_inputs([Image.fromarray(pool.pixels[index]) for index in chosen])
     ids = processor.texts(texts)
     output = model(input_ids=ids, **pixels)  # logits (texts, pictures)
     loss = -functional.logsigmoid(torch.where(fits, 1.0, -1.0) * output.logits_per_text).sum(-1).mean()

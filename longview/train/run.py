@@ -40,7 +40,6 @@ from longview.train.folder import (
     writing,
 )
 from longview.train.journal import check_tensorboard
-from longview.train.layouts import check_cutting
 from longview.train.loop import Run
 from longview.train.opening import add_adapter, open_model
 from longview.train.optimizers import select_parts
@@ -48,6 +47,7 @@ from longview.train.pairs import SiglipModel
 from longview.train.parts import begin_as
 from longview.train.recipe import OF_USERS, Recipe, Stage, check
 from longview.train.report import note_session, write_report
+from longview.train.sample_format import check_cutting
 
 
 class Interrupted(KeyboardInterrupt):

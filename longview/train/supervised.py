@@ -1,6 +1,6 @@
 """Learning from a user's conversations: samples of a step → gradients.
 
-    position ── Mixture ── Example ── media ── processor ── Inputs ─┐ a step's samples
+    position ── Mixture ── Example ── media ── processor ── ModelInputs ─┐ a step's samples
                               └ broken: Quarantine                  │
     rows, padded or packed ── model.look ── forward ── learned words' loss ── gradients, added up
 
@@ -28,14 +28,14 @@ from longview.errors import MediaError, RequestError
 from longview.media import open_media
 from longview.messages import Message, Part, ask
 from longview.models import adapters
-from longview.models.base import Inputs
+from longview.models.base import ModelInputs
 from longview.models.liger import apply_liger_kernel
 from longview.models.sequence import IGNORED
 from longview.train import processes
 from longview.train.datasets import Mixture, Quarantine
-from longview.train.layouts import layout_of, open_shown
 from longview.train.recipe import Recipe, Stage
 from longview.train.rows import Example
+from longview.train.sample_format import open_shown, sample_format_of
 from longview.train.sharding import is_sharded, let_go
 from longview.train.zero import Zero
 
@@ -46,8 +46,8 @@ Notes = dict[str, Any]
 class Sample:
     """An example as the model takes it."""
 
-    inputs: Inputs
-    rejected: Inputs | None = None
+    inputs: ModelInputs
+    rejected: ModelInputs | None = None
     number: int = 0
     """Which of its step's samples it is."""
     blank: bool = False
@@ -69,21 +69,25 @@ def prepare(processor: Any, example: Example, stage: Stage, longest: int, draw: 
         RequestError: it does not fit the model.
     """
     media = open_shown(example.media, stage, processor.default_media)
-    layout = layout_of(example, stage, draw)
-    if layout.max_partition is not None and "max_partition" not in processor.cutting:
+    sample_format = sample_format_of(example, stage, draw)
+    if sample_format.max_partition is not None and "max_partition" not in processor.crop_settings:
         raise RequestError("it says max_partition, and this model cuts no picture into so many crops")
-    told = [processor.prepare(example.messages, media, train=True, layout=layout)]
+    told = [processor.prepare(example.messages, media, train=True, sample_format=sample_format)]
     if example.rejected is not None:
-        told.append(processor.prepare([*example.messages[:-1], example.rejected], media, train=True, layout=layout))
+        told.append(
+            processor.prepare(
+                [*example.messages[:-1], example.rejected], media, train=True, sample_format=sample_format
+            )
+        )
     for each in told:
         if each.length > longest:
             raise RequestError(f"it takes {each.length} positions, more than the {longest} there are")
-        assert "labels" in each.tensors  # which makes the pixels, here, where a broken frame can still be told
+        each.load_pixels()  # here, where a sample with a broken frame can still be left out
         hide(each, example)
     return Sample(*told)
 
 
-def hide(inputs: Inputs, example: Example) -> None:
+def hide(inputs: ModelInputs, example: Example) -> None:
     """Take the answers that are not learned out of the labels (1, T). Each answer is one run of labels.
 
     Of a pair only the last answers are compared: those before them are the same.
@@ -92,7 +96,7 @@ def hide(inputs: Inputs, example: Example) -> None:
     hidden = example.unlearned if example.rejected is None else range(answers - 1)
     if not hidden:
         return
-    labels = inputs.tensors["labels"][0]
+    labels = inputs.text_inputs["labels"][0]
     learned = labels != IGNORED
     begins = learned & ~functional.pad(learned, (1, 0))[:-1]
     run = begins.cumsum(0) - 1
@@ -259,16 +263,16 @@ class Tuning:
         parts = [Part("image", source=Image.new("RGB", (32, 32)))] if picture else []
         media = open_media(parts, None, default=self.processor.default_media)
         inputs = self.processor.prepare([ask("?", *parts), Message.of("assistant", "!")], media, train=True)
-        inputs.tensors["labels"].fill_(IGNORED)
+        inputs.text_inputs["labels"].fill_(IGNORED)
         return Sample(inputs, inputs if self.stage.objective == "preference" else None, blank=True)
 
     @staticmethod
     def _learned(samples: Sequence[Sample]) -> int:
-        return sum(int((sample.inputs.tensors["labels"][:, 1:] != IGNORED).sum()) for sample in samples)
+        return sum(int((sample.inputs.text_inputs["labels"][:, 1:] != IGNORED).sum()) for sample in samples)
 
     def _supervised(self, row: Sequence[Sample], *_: Any) -> Tensor:
         """Cross-entropy of the learned words, summed."""
-        arguments = self.model.look(self.processor.collate([sample.inputs for sample in row]))
+        arguments = self.model.embed_pictures(self.processor.collate([sample.inputs for sample in row]))
         if self.stage.pack:
             arguments = self.model.pack(arguments)
         return -word_log_probs(self.model, arguments)[0].sum()
@@ -311,7 +315,7 @@ def see(model: Any, batch: Mapping[str, Any]) -> Tensor | None:
 def look(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> dict[str, Any]:
     """A batch as arguments of `forward`, with features of its pictures in place of their pixels."""
     words = {name: value for name, value in batch.items() if name != "pixel_values"}
-    return model.look(words, features=seen)
+    return model.embed_pictures(words, features=seen)
 
 
 def shows(row: Sequence[Sample]) -> bool:

@@ -60,7 +60,7 @@ def test_features_that_are_drawn_leave_the_tower_out(small, monkeypatch):
 def test_the_memory_of_pictures_is_that_of_the_models_own_footprint(small):
     footprint = type(small.model).footprint(small.model.config, torch.float32)
     assert alternatives.bytes_of_a_look(small, 4) == 4 * footprint.picture_bytes
-    words = footprint.word_bytes * footprint.patches_per_picture
+    words = footprint.token_bytes * footprint.patches_per_picture
     for layers in (0, 1, 2):
         assert alternatives.Interleaved(small, layers).bytes_per_picture() == words
 

@@ -135,7 +135,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(engine, alone):
 
 
 def test_a_long_prompt_is_read_in_pieces_and_others_are_answered_meanwhile(engine, alone, monkeypatch):
-    monkeypatch.setattr(engine.scheduler, "_words", scheduling.Pace(most=5))
+    monkeypatch.setattr(engine.scheduler, "_words", scheduling.ChunkSize(most=5))
     long, short = engine.stream(QUESTIONS["two pictures and a clip"], **SETTINGS), engine.stream("Hi", max_tokens=8)
     first = next(short)
     waiting = threading.Thread(target=lambda: pieces.extend(long))
@@ -235,7 +235,7 @@ def test_a_cancelled_request_stops_computing_and_holds_nothing(engine, monkeypat
     done = len(steps)
     stream.close()
     assert not engine.scheduler.under_way
-    assert not engine.scheduler.shelves
+    assert not engine.scheduler.decode_batches
     assert len(steps) == done
     engine.answer("Hi", max_tokens=2)
     assert len(steps) <= done + 3, "nothing of it runs beside another request"
@@ -291,7 +291,7 @@ def test_a_failing_encode_fails_alone(engine, alone, monkeypatch):
 
     bad = [longview.ask("What?", longview.image(noise(9, 50, 50)))]
     medium = open_media(bad[0].media)
-    poison = engine.processor.prepare(bad, medium).tensors["pixel_values"][0]
+    poison = engine.processor.prepare(bad, medium).load_pixels()["pixel_values"][0]
     failing(engine, monkeypatch, "encode", lambda pixel_values: any(torch.equal(each, poison) for each in pixel_values))
     others_are_fine(engine, alone, bad, "there is not enough memory for")
 
@@ -351,7 +351,7 @@ def test_a_bug_ends_everybody_with_it_and_the_engine_goes_on(engine, alone, monk
 
 
 def test_who_does_not_fit_waits_and_is_answered(tiny, alone):
-    word = type(tiny[0]).footprint(tiny[0].config, torch.float32).word_bytes
+    word = type(tiny[0]).footprint(tiny[0].config, torch.float32).token_bytes
     engine = new_engine(tiny, budget=Budget(states=512 * word, requests=8))
     most = []
     step = engine.scheduler.step

@@ -13,8 +13,8 @@ from tolerances import SAME_MATHS
 import longview
 from longview.engine import Engine
 from longview.engine import engine as engines
-from longview.engine.cache import SMALLEST
-from longview.engine.compiled import StaticShelf, compile_blocks, runs_of
+from longview.engine.compiled import StaticDecodeBatch, compile_blocks, runs_of
+from longview.engine.kv_cache import SMALLEST
 from longview.errors import RequestError
 from longview.models.families import families
 
@@ -105,11 +105,11 @@ def test_blocks_that_look_stand_between_runs():
 
 
 def test_free_slots_are_computed_along_and_harm_nobody():
-    shelf = StaticShelf(1)
-    shelf.make_room(SMALLEST, 4)
-    assert shelf.width == 4
-    assert shelf.mask(torch.device("cpu")).shape == (4, 1, 1, SMALLEST)
-    assert shelf.mask(torch.device("cpu"))[:, 0, 0].sum(-1).tolist() == [1, 1, 1, 1], (
+    decode_batch = StaticDecodeBatch(1)
+    decode_batch.make_room(SMALLEST, 4)
+    assert decode_batch.width == 4
+    assert decode_batch.mask(torch.device("cpu")).shape == (4, 1, 1, SMALLEST)
+    assert decode_batch.mask(torch.device("cpu"))[:, 0, 0].sum(-1).tolist() == [1, 1, 1, 1], (
         "softmax over nothing is no number"
     )
 

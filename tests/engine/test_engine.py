@@ -39,7 +39,7 @@ def test_greedy_answers_equal_generate(engine):
     answer = engine.answer(question, max_tokens=12)
     medium = longview.media.open_media([PICTURE])
     inputs = engine.processor.prepare(question, medium)
-    tokens = engine.model.generate(**inputs.tensors, tokenizer=engine.processor.tokenizer, max_new_tokens=12)
+    tokens = engine.model.generate(**inputs.load_pixels(), tokenizer=engine.processor.tokenizer, max_new_tokens=12)
     assert list(answer.tokens) == tokens[0].tolist()[: len(answer.tokens)]
     assert len(answer.tokens) == 12 or answer.finish_reason == "stop"
 

@@ -17,7 +17,7 @@ from tolerances import SAME_MATHS
 
 import longview
 from longview.engine import Budget, Engine, features
-from longview.engine.features import FeatureCache, Films, framed, identity, key_of
+from longview.engine.features import FeatureCache, VideoCache, framed, identity, key_of
 from longview.errors import RequestError
 from longview.media import Limits, MediaOptions, open_media
 from longview.media.medium import UNDECODED
@@ -43,11 +43,11 @@ def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
     media = open_media(sources)
     inputs = processor.prepare([longview.ask("?", *sources)], media)
     alone = processor.prepare([longview.ask("?", sources[0])], media[:1])
-    keys = [key_of("a", media[sight.medium], sight) for sight in inputs.sights]
-    assert len(set(keys)) == len(inputs.sights)
-    same = alone.sights[0].settings == inputs.sights[0].settings
-    assert (key_of("a", media[0], alone.sights[0]) == keys[0]) == same
-    assert key_of("b", media[0], inputs.sights[0]) != keys[0]
+    keys = [key_of("a", media[encoder_input.medium], encoder_input) for encoder_input in inputs.encoder_inputs]
+    assert len(set(keys)) == len(inputs.encoder_inputs)
+    same = alone.encoder_inputs[0].settings == inputs.encoder_inputs[0].settings
+    assert (key_of("a", media[0], alone.encoder_inputs[0]) == keys[0]) == same
+    assert key_of("b", media[0], inputs.encoder_inputs[0]) != keys[0]
 
 
 def test_those_used_last_stay_within_the_bytes():
@@ -166,16 +166,20 @@ def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
     frames = [noise(seed) for seed in range(12)]
     medium = open_media([longview.video(frames)])[0]
     inputs = tiny[1].prepare([longview.ask("?", longview.video(frames))], [medium])
-    shown = inputs.shown
-    monkeypatch.setattr(inputs, "shown", lambda sights: (read.append(1) or each for each in shown(sights)))
+    iterate_pixels = inputs.iterate_pixels
+    monkeypatch.setattr(
+        inputs,
+        "iterate_pixels",
+        lambda encoder_inputs: (read.append(1) or each for each in iterate_pixels(encoder_inputs)),
+    )
     ready = threading.Semaphore(0)
-    feeder = features.Feeder(inputs, inputs.sights, ready.release)
+    prefetcher = features.Prefetcher(inputs, inputs.encoder_inputs, ready.release)
     taken = []
     while len(taken) < 12:
         assert ready.acquire(timeout=10)
-        taken.append(feeder.take())
+        taken.append(prefetcher.take())
         assert len(read) <= len(taken) + 3 + 1, "one in hand, and those that wait"
-    assert [sight.frame for sight, _ in taken] == list(range(12))
+    assert [encoder_input.frame for encoder_input, _ in taken] == list(range(12))
 
 
 def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
@@ -184,13 +188,13 @@ def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
     closed = threading.Event()
     monkeypatch.setattr(VideoReader, "close", lambda reader, close=VideoReader.close: (close(reader), closed.set()))
     inputs = tiny[1].prepare([longview.ask("?", longview.video(film))], [medium])
-    feeder = features.Feeder(inputs, inputs.sights, lambda: None)
-    feeder.stop()
+    prefetcher = features.Prefetcher(inputs, inputs.encoder_inputs, lambda: None)
+    prefetcher.stop()
     assert closed.wait(10)
 
 
 def test_what_is_known_of_a_film_depends_on_how_it_is_looked_at(film):
-    films = Films(most=2)
+    films = VideoCache(most=2)
     part, limits = longview.video(film), Limits()
 
     def look(**options):

@@ -9,7 +9,7 @@ import pytest
 import longview
 from longview.eval.card import training_facts
 from longview.eval.curriculum import curve, draw, kinds_table, page, stages_table, table
-from longview.eval.forced import answered
+from longview.eval.teacher_forcing import answered
 from longview.eval.world import draw_cases, evaluate
 
 

@@ -32,9 +32,10 @@ def test_a_fresh_adapter_changes_nothing_and_a_learned_one_does(tiny, learned):
     model, processor = tiny
     fresh = copy.deepcopy(model)
     adapters.add(fresh, ["language"], rank=2, alpha=4, dropout=0.0)
-    tensors = prepare(processor, "three pictures and a clip").tensors
+    tensors = prepare(processor, "three pictures and a clip").load_pixels()
     base = logits(model, tensors)
-    assert torch.equal(logits(fresh.eval(), tensors), base)
+    # not bit for bit: where an adapter's sum lies in memory decides, on some processors, how BLAS rounds what follows
+    torch.testing.assert_close(logits(fresh.eval(), tensors), base, atol=SAME_MATHS, rtol=0)
     assert (logits(learned[0], tensors) - base).abs().max() > 0.1
     with adapters.disabled(learned[0]):
         assert torch.equal(logits(learned[0], tensors), base)
@@ -45,7 +46,7 @@ def test_merged_is_attached_and_peft_opens_the_folder_too(tiny, learned):
     from peft import PeftModel
 
     attached, processor, folder = learned
-    tensors = prepare(processor, "three pictures and a clip").tensors
+    tensors = prepare(processor, "three pictures and a clip").load_pixels()
     expected = logits(attached, tensors)
     merged, peft = copy.deepcopy(tiny[0]), copy.deepcopy(tiny[0])
     adapters.open_into(merged, folder)

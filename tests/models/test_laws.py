@@ -46,7 +46,7 @@ def prepare(processor, sample: str, train: bool = False):
 
 def logits(model, tensors, **changes) -> torch.Tensor:
     with torch.no_grad():
-        return model(**model.look(tensors), **changes).logits
+        return model(**model.embed_pictures(tensors), **changes).logits
 
 
 def sequence(arguments) -> str:
@@ -62,7 +62,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @torch.no_grad()
 def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
     model, processor = tiny
-    arguments = model.look(prepare(processor, sample).tensors)
+    arguments = model.embed_pictures(prepare(processor, sample).load_pixels())
     whole = model(**arguments).logits
     words = sequence(arguments)
     length = arguments[words].shape[1]
@@ -78,7 +78,7 @@ def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
 @torch.no_grad()
 def test_token_by_token_decoding_equals_the_full_forward(tiny):
     model, processor = tiny
-    arguments = model.look(prepare(processor, "three pictures and a clip").tensors)
+    arguments = model.embed_pictures(prepare(processor, "three pictures and a clip").load_pixels())
     whole = model(**arguments).logits
     cache = DynamicCache(config=model.config)
     words = sequence(arguments)
@@ -95,16 +95,16 @@ def test_a_row_alone_equals_the_row_in_any_batch_padded_on_either_side(tiny, sid
     samples = [prepare(processor, sample) for sample in SAMPLES]
     batch = logits(model, processor.collate(samples, padding_side=side))
     for row, sample in enumerate(samples):
-        alone = logits(model, sample.tensors)[0]
+        alone = logits(model, sample.load_pixels())[0]
         words = slice(batch.shape[1] - len(alone), None) if side == "left" else slice(len(alone))
         close(batch[row, words], alone)
 
 
 def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny):
     model, processor = tiny
-    tensors = prepare(processor, "three pictures and a clip").tensors
+    tensors = prepare(processor, "three pictures and a clip").load_pixels()
     pixels = tensors["pixel_values"].clone().requires_grad_()
-    output = model(**model.look({**tensors, "pixel_values": pixels})).logits[0]
+    output = model(**model.embed_pictures({**tensors, "pixel_values": pixels})).logits[0]
     answers = {}
     for token in range(0, len(output), 7):
         (gradient,) = torch.autograd.grad(output[token].square().sum(), pixels, retain_graph=True)
@@ -113,12 +113,12 @@ def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny
     assert not seen[0].any(), "the first token cannot have seen anything"
     assert seen[-1].all(), "the last token sees every picture"
     assert (seen[1:] >= seen[:-1]).all(), "what was seen once stays visible"
-    assert (seen[:, :-1] >= seen[:, 1:]).all(), "pictures come into sight in order"
+    assert (seen[:, :-1] >= seen[:, 1:]).all(), "pictures come into encoder_input in order"
 
 
 def test_without_pictures_it_is_the_plain_language_model_bit_for_bit(tiny):
     model, processor = tiny
-    ids = prepare(processor, "no picture").tensors["input_ids"]
+    ids = prepare(processor, "no picture").text_inputs["input_ids"]
     plain = copy.deepcopy(model.plain_language_model())
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
@@ -126,11 +126,11 @@ def test_without_pictures_it_is_the_plain_language_model_bit_for_bit(tiny):
 
 def test_pictures_and_placeholders_that_differ_in_number_are_an_error_with_both(tiny):
     model, processor = tiny
-    tensors = prepare(processor, "three pictures and a clip").tensors
+    tensors = prepare(processor, "three pictures and a clip").load_pixels()
     pictures = len(tensors["pixel_values"])
     tensors["pixel_values"] = tensors["pixel_values"][:-1]
     with pytest.raises(RequestError, match=rf"\b{pictures - 1} pictures.*\b{pictures} placeholders"):
-        model(**model.look(tensors))
+        model(**model.embed_pictures(tensors))
 
 
 @torch.no_grad()
@@ -138,15 +138,15 @@ def test_the_places_of_a_picture_are_where_the_language_model_first_knows_of_it(
     model, processor = tiny
     samples = [prepare(processor, name, train=True) for name in ("three pictures and a clip", "one picture")]
     batch = processor.collate(samples)
-    places = processor.places(batch)
+    places = processor.placeholder_positions(batch)
     counts = [sample.num_pictures for sample in samples]
     assert places.shape[0] == sum(counts)
     assert places[:, :, 0].tolist() == [[row] * places.shape[1] for row in (0, 1) for _ in range(counts[row])]
-    before = model(**model.look(batch), output_hidden_states=True).hidden_states[-1]
+    before = model(**model.embed_pictures(batch), output_hidden_states=True).hidden_states[-1]
     for picture, own in enumerate(places.tolist()):
         changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
         changed["pixel_values"][picture] += 1
-        after = model(**model.look(changed), output_hidden_states=True).hidden_states[-1]
+        after = model(**model.embed_pictures(changed), output_hidden_states=True).hidden_states[-1]
         differs = (after != before).any(-1)
         assert differs.nonzero()[0].tolist() in own
         assert not differs[1 - own[0][0]].any()
@@ -155,17 +155,17 @@ def test_the_places_of_a_picture_are_where_the_language_model_first_knows_of_it(
 @torch.no_grad()
 def test_features_given_stand_for_the_pixels_that_they_are_of(tiny):
     model, processor = tiny
-    tensors = prepare(processor, "three pictures and a clip").tensors
+    tensors = prepare(processor, "three pictures and a clip").load_pixels()
     features = model.encode(tensors["pixel_values"])
     words = {name: value for name, value in tensors.items() if name != "pixel_values"}
-    assert torch.equal(model(**model.look(words, features=features)).logits, logits(model, tensors))
+    assert torch.equal(model(**model.embed_pictures(words, features=features)).logits, logits(model, tensors))
 
 
 @torch.no_grad()
 def test_pictures_alone_are_encoded_as_within_a_conversation(tiny):
     model, processor = tiny
-    tensors = prepare(processor, "one picture").tensors
-    alone = model.encode(**processor.pictures([noise(1), noise(2)]))
+    tensors = prepare(processor, "one picture").load_pixels()
+    alone = model.encode(**processor.pixel_inputs([noise(1), noise(2)]))
     assert alone.shape[-1] == model.config.get_text_config().hidden_size
     crops = model.encode(tensors["pixel_values"])
     assert (crops - alone[0]).abs().amax((1, 2)).min() < SAME_MATHS, "the whole picture is one of the crops"
@@ -174,12 +174,12 @@ def test_pictures_alone_are_encoded_as_within_a_conversation(tiny):
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_eager_attention_equals_sdpa_in_logits_and_gradients(tiny, sample):
     model, processor = tiny
-    tensors = prepare(processor, sample, train=True).tensors
+    tensors = prepare(processor, sample, train=True).load_pixels()
     found = {}
     for attention in ("sdpa", "eager"):
         model.set_attn_implementation(attention)
         model.zero_grad()
-        output = model(**model.look(tensors))
+        output = model(**model.embed_pictures(tensors))
         output.loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         found[attention] = (output.logits.detach(), gradients)
@@ -195,14 +195,14 @@ def test_eager_attention_equals_sdpa_in_logits_and_gradients(tiny, sample):
 
 def test_gradient_checkpointing_changes_no_gradient(tiny):
     model, processor = tiny
-    tensors = prepare(processor, "three pictures and a clip", train=True).tensors
+    tensors = prepare(processor, "three pictures and a clip", train=True).load_pixels()
     found = []
     for checkpointed in (False, True):
         model.train()
         if checkpointed:
             model.activation_checkpointing_enable()
         model.zero_grad()
-        model(**model.look(tensors), use_cache=False).loss.backward()
+        model(**model.embed_pictures(tensors), use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     model.activation_checkpointing_disable()
     model.eval().zero_grad()
@@ -219,8 +219,8 @@ def test_a_saved_model_opens_as_the_same_model_with_the_same_official_names(tiny
     processor_again = type(processor).from_pretrained(tmp_path)
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
-    tensors = prepare(processor_again, "one picture").tensors
-    assert torch.equal(logits(again, tensors), logits(model, prepare(processor, "one picture").tensors))
+    tensors = prepare(processor_again, "one picture").load_pixels()
+    assert torch.equal(logits(again, tensors), logits(model, prepare(processor, "one picture").load_pixels()))
 
 
 def test_every_parameter_belongs_to_a_part_that_a_recipe_can_name(tiny):
@@ -239,10 +239,10 @@ def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny)
     assert inputs.visual_tokens == inputs.num_pictures * footprint.patches_per_picture
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        arguments = model.look(inputs.tensors)
+        arguments = model.embed_pictures(inputs.load_pixels())
         model(**arguments, past_key_values=cache)
     kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    kept += cache.gallery.nbytes() if hasattr(cache, "gallery") else 0
+    kept += cache.side_cache.nbytes() if hasattr(cache, "side_cache") else 0
     assert arguments[sequence(arguments)].shape[1] == inputs.length
     words = inputs.length - footprint.picture_positions * inputs.num_pictures
-    assert kept == footprint.word_bytes * words + footprint.picture_bytes * inputs.num_pictures
+    assert kept == footprint.token_bytes * words + footprint.picture_bytes * inputs.num_pictures

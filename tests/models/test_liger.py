@@ -17,7 +17,7 @@ from longview.models.liger import fuse
 def test_fused_functions_take_the_place_of_every_norm_and_gated_mlp(tiny):
     model, processor = copy.deepcopy(tiny[0]), tiny[1]
     parts = [longview.image(noise(1))]
-    tensors = processor.prepare([longview.ask("What?", *parts)], open_media(parts)).tensors
+    tensors = processor.prepare([longview.ask("What?", *parts)], open_media(parts)).load_pixels()
     calls = {"norm": 0, "gated": 0}
 
     def norm(x, weight, eps):
@@ -34,9 +34,9 @@ def test_fused_functions_take_the_place_of_every_norm_and_gated_mlp(tiny):
             fuse(model.language_model, norm, gated)
         return
     with torch.no_grad():
-        plain = model(**model.look(tensors)).logits
+        plain = model(**model.embed_pictures(tensors)).logits
         fuse(model.language_model, norm, gated)
-        torch.testing.assert_close(model(**model.look(tensors)).logits, plain, atol=SAME_MATHS, rtol=0)
+        torch.testing.assert_close(model(**model.embed_pictures(tensors)).logits, plain, atol=SAME_MATHS, rtol=0)
     layers = model.config.get_text_config().num_hidden_layers
     assert calls["gated"] == (0 if kind == "mixtral" else layers)  # whose experts stand in one matrix
     assert calls["norm"] >= 2 * layers + 1

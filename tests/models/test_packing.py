@@ -37,11 +37,11 @@ def learned(model, arguments):
 def test_packed_samples_have_the_loss_and_the_gradients_of_padded_ones(attending, order):
     model, processor = attending
     batch = processor.collate([prepare(processor, name, train=True) for name in order])
-    expected = learned(model, model.look(batch))
+    expected = learned(model, model.embed_pictures(batch))
     expected.sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    packed = model.pack(model.look(batch))
+    packed = model.pack(model.embed_pictures(batch))
     words = packed[sequence(packed)]
     assert words.shape[:2] == packed["position_ids"].shape == (1, words.shape[1])
     found = learned(model, packed)
@@ -61,7 +61,7 @@ def test_neither_words_nor_pictures_of_a_packed_sample_reach_the_next(attending)
     def packed(seed, question):
         before = processor.prepare([ask(question, *parts([photo(seed)])), told], [photo(seed)], train=True)
         rows = [before, *(prepare(processor, name, train=True) for name in SAMPLES)]
-        arguments = model.pack(model.look(processor.collate(rows)))
+        arguments = model.pack(model.embed_pictures(processor.collate(rows)))
         arguments.pop("labels")
         logits = model(**arguments, use_cache=False).logits[0]
         begins = (arguments["position_ids"][0] == 0).nonzero().flatten().tolist()

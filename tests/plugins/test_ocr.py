@@ -84,7 +84,7 @@ def test_the_prompt_is_the_one_that_mgm_was_published_with(tokenizer):
     rendered = processor.render(
         [{"from": "human", "value": "<image>\nRead it\nReference OCR Token: STOP, 42\n <GEN>"}, {"from": "gpt"}]
     )
-    assert processor.prepare([extra], media).tensors["input_ids"][0].tolist() == processor.tokenize(rendered)
+    assert processor.prepare([extra], media).text_inputs["input_ids"][0].tolist() == processor.tokenize(rendered)
 
 
 @pytest.mark.parametrize("family", ["mgm", "owl3", "ovis2"])

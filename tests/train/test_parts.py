@@ -102,7 +102,7 @@ def test_a_retelling_says_where_it_has_told_of_each_thing(language):
     assert [(spot.picture, spot.cell) for spot in told.spots] == [(0, 0), (0, 4), (0, None), (2, 4)]
     processor = longview.load(language).processor
     messages = [longview.ask(f"{told.text}\nWhat is this?"), Message.of("assistant", "stop")]
-    row = processor.prepare(messages, [], train=True).tensors["input_ids"][0].tolist()
+    row = processor.prepare(messages, [], train=True).text_inputs["input_ids"][0].tolist()
     ends = told_in(processor.tokenizer, row, told)
     assert [processor.tokenizer.decode(row[end]) for end in ends] == [" circle", " star", "2", " star"]
     assert ends == sorted(set(ends))

@@ -195,7 +195,7 @@ def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
     rng = random.Random(0)
     for kind in ("1", "3", "clip"):
         sample = draw_sample(rng, pool, Stage("x", 1, [], turns=3, captions=0.5), kind)
-        inputs = processor.prepare(sample.messages, sample.media, train=True).tensors
+        inputs = processor.prepare(sample.messages, sample.media, train=True).load_pixels()
         learned = inputs["labels"][0]
         expected = "".join(
             f"{message.text}{ENDS[recipe.model.family]}" for message in sample.messages if message.role == "assistant"

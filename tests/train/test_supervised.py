@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_the_learned_words(tiny, data, tmp_path):
     tuning = tuned(model, processor, from_tree(tree(tmp_path, data, batch=8)), tmp_path)
     total = count = 0
     for sample in tuning.samples(0):
-        arguments = model.look(processor.collate([sample.inputs]))
+        arguments = model.embed_pictures(processor.collate([sample.inputs]))
         labels = arguments.pop("labels")[0, 1:]
         logits = model(**arguments, use_cache=False).logits[0, :-1]
         total += functional.cross_entropy(logits, labels, reduction="sum").item()
@@ -82,7 +82,7 @@ def test_an_answer_with_loss_false_is_context_only(tiny, data, tmp_path):
              {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "xyz"}]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns}))
     tuning = tuned(copy.deepcopy(model), processor, from_tree(tree(tmp_path, tmp_path, batch=1)), tmp_path)
-    labels = tuning.samples(0)[0].inputs.tensors["labels"][0]
+    labels = tuning.samples(0)[0].inputs.text_inputs["labels"][0]
     learned = processor.tokenizer.decode(labels[labels != -100])
     assert "xyz" in learned
     assert "abc" not in learned
@@ -238,7 +238,7 @@ def test_the_loss_of_preferences_is_the_papers(tiny, data, tmp_path):
         for inputs in (sample.inputs, sample.rejected):
             told = []
             for each in (model, reference):
-                arguments = each.look(processor.collate([inputs]))
+                arguments = each.embed_pictures(processor.collate([inputs]))
                 labels = arguments.pop("labels")[0, 1:]
                 scores = each(**arguments, use_cache=False).logits[0, :-1].log_softmax(-1)
                 told.append(sum(scores[at, label].item() for at, label in enumerate(labels.tolist()) if label != -100))
@@ -262,7 +262,8 @@ def test_pictures_of_a_pair_are_encoded_once_and_nothing_else_changes(tiny, data
     for row in (samples[:3], samples[3:6], samples[6:]):
         batches = [processor.collate([getattr(sample, side) for sample in row]) for side in ("inputs", "rejected")]
         added = [
-            answer_log_probs(model, model.look(batch)) - answer_log_probs(reference, reference.look(batch))
+            answer_log_probs(model, model.embed_pictures(batch))
+            - answer_log_probs(reference, reference.embed_pictures(batch))
             for batch in batches
         ]
         loss = dpo_loss(0.3 * (added[0] - added[1])) / len(samples)
@@ -282,7 +283,7 @@ def test_only_the_last_answers_are_compared(tiny, data, tmp_path):
     model, processor = copy.deepcopy(tiny)
     tuning = tuned(model, processor, from_tree(preference(data, batch=7)), tmp_path, model)
     for sample in tuning.samples(0):
-        labels = sample.rejected.tensors["labels"][0]
+        labels = sample.rejected.text_inputs["labels"][0]
         assert "no" in (learned := processor.tokenizer.decode(labels[labels != -100]))
         assert "green" not in learned
 

@@ -38,7 +38,7 @@ from transformers.models.convnext.modeling_convnext import ConvNextLayer
 from longview.errors import CheckpointError, RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence, count_parameters
+from longview.models.base import Footprint, PicturesInSequence, count_parameters
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.fusion import PatchInfoMining, look_closely, small_views
@@ -55,7 +55,7 @@ LANGUAGE_MODELS: dict[str, Any] = {
 }
 
 
-class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
+class MGMModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
     """A language model that reads pictures as few words, each of which has looked closely. Opens official folders."""
 
     config_class = MGMConfig
@@ -195,7 +195,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
         parameters = count_parameters(cls, config)
         text, vision, size = config.text_config, config.vision_config, dtype.itemsize
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        word_bytes = 2 * text.num_key_value_heads * head * size * text.num_hidden_layers
+        token_bytes = 2 * text.num_key_value_heads * head * size * text.num_hidden_layers
         positions, fine = config.patches_per_picture, (config.image_size_aux // 4) ** 2
         # the fine features as they are, cut into windows and normalised for keys and values; and these, of one view
         widths = 4 * sum(config.vision_aux_config.hidden_sizes) * fine
@@ -206,9 +206,9 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
             parameters=parameters,
             weight_bytes=parameters * size,
             patches_per_picture=positions,
-            picture_bytes=positions * word_bytes,
+            picture_bytes=positions * token_bytes,
             passing_bytes=positions * text.hidden_size * size + 3 * config.image_size_aux**2 * 4,
-            word_bytes=word_bytes,
+            token_bytes=token_bytes,
             working_bytes=pictures_at_a_time(config) * (widths + mined) * size,
             context_length=config.max_position_embeddings,
             picture_positions=positions,
@@ -291,7 +291,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
             seen = look_closely(self.mining, coarse, fine.to(coarse.device), self.config.image_grid)
         return self.projector(seen)
 
-    def look(
+    def embed_pictures(
         self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
     ) -> dict[str, Any]:
         """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`.
@@ -420,7 +420,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
             images, images_aux: The authors' way to give the same in two sizes; see `encode_images`. A row without
                 placeholders may hold one picture, which is not shown. Rows are cut at `tokenizer_model_max_length`.
             left_padding: Pad rows in front, where pictures make them different in length.
-            inputs_embeds: What `look` made of words and pictures, in place of both.
+            inputs_embeds: What `embed_pictures` made of words and pictures, in place of both.
 
         Raises:
             RequestError: the numbers of pictures and placeholders differ.
@@ -433,7 +433,7 @@ class MGMModel(InSequence, PreTrainedModel, GenerationMixin):
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None
             past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
             attention_mask = mask_after(behind, merged, past)
-        return self.read(
+        return self.forward_language_model(
             input_ids,
             inputs_embeds,
             attention_mask,

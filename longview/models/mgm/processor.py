@@ -29,7 +29,15 @@ from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
+from longview.models.base import (
+    DEFAULT_FORMAT,
+    EncoderInput,
+    ModelInputs,
+    SampleFormat,
+    check_media,
+    frames_used,
+    pad_rows,
+)
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
 from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
@@ -56,7 +64,7 @@ class MGMProcessor:
     """
 
     draws = True
-    cutting = ()
+    crop_settings = ()
 
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
@@ -81,7 +89,7 @@ class MGMProcessor:
         self._begin = begin[:1] if begin and begin[0] == tokenizer.bos_token_id else []
 
     @classmethod
-    def sampling(cls, folder: Path) -> MediaOptions:
+    def media_defaults(cls, folder: Path) -> MediaOptions:
         """See `longview.models.base.Processor.sampling`."""
         return _sampling(checkpoint.open_config(MGMConfig, folder))
 
@@ -109,11 +117,15 @@ class MGMProcessor:
     # ── our way in ──
 
     def prepare(
-        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
-    ) -> Inputs:
-        """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
+        self,
+        messages: Sequence[Message],
+        media: Sequence[Medium],
+        train: bool = False,
+        sample_format: SampleFormat = DEFAULT_FORMAT,
+    ) -> ModelInputs:
+        """One conversation → ModelInputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "MGM")
-        sights: list[Sight] = []
+        encoder_inputs: list[EncoderInput] = []
         turns: list[Turn] = []
         queue = enumerate(media)
         settings = (self.config.image_size_aux, self.config.image_aspect_ratio)
@@ -130,11 +142,13 @@ class MGMProcessor:
                     segments[-1] = _NUMBERED.sub(r"\1", segments[-1])
                 for number in range(len(medium.frames)):
                     segments += ["\n"] * (number > 0) + [None]
-                    sights.append(Sight(which, number, 1, settings, lambda image: self.pictures([image])))
+                    encoder_inputs.append(
+                        EncoderInput(which, number, 1, settings, lambda image: self.pixel_inputs([image]))
+                    )
             turns.append((message.role, segments))
         if not train:
             turns.append(("assistant", None))
-        template = TEMPLATES["plain"] if layout.plain else self.template
+        template = TEMPLATES["plain"] if sample_format.plain else self.template
         ids, labels = self._tokens(render(template, turns, learn=train))
         words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
@@ -142,18 +156,18 @@ class MGMProcessor:
         }
         if train:
             words["labels"] = torch.tensor([labels], dtype=torch.long)
-        return Inputs(
+        return ModelInputs(
             BatchFeature(words),
-            length=len(ids) + len(sights) * (self.config.patches_per_picture - 1),
+            length=len(ids) + len(encoder_inputs) * (self.config.patches_per_picture - 1),
             frames=frames_used(media, [1] * len(media)),
-            num_pictures=len(sights),
-            visual_tokens=len(sights) * self.config.patches_per_picture,
+            num_pictures=len(encoder_inputs),
+            visual_tokens=len(encoder_inputs) * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
             media=media,
-            sights=sights,
+            encoder_inputs=encoder_inputs,
         )
 
-    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+    def collate(self, samples: Sequence[ModelInputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; the model pads again, on the same side, where pictures make them longer."""
         pad = self.tokenizer.pad_token_id
         batch, _ = pad_rows(samples, pad if pad is not None else self.end_tokens[-1], padding_side)
@@ -221,16 +235,16 @@ class MGMProcessor:
 
     def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""
-        large = self.pictures(images)["pixel_values"]
+        large = self.pixel_inputs(images)["pixel_values"]
         return small_views(large, self.config.vision_config.image_size, self.config.image_grid), large
 
     # ── pictures ──
 
-    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """See `longview.models.base.Processor.pictures`."""
         return {"pixel_values": torch.stack([self.pixels(image) for image in images])}
 
-    def places(self, batch: Mapping[str, Any]) -> Tensor:
+    def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `longview.models.base.Processor.places`."""
         return places(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
 

@@ -31,7 +31,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence, count_parameters
+from longview.models.base import Footprint, PicturesInSequence, count_parameters
 from longview.models.ovis2 import convert
 from longview.models.ovis2.config import Aimv2BackboneConfig, OvisConfig, VisualTokenizerConfig
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer, merge
@@ -182,7 +182,7 @@ def make_backbone(config: VisualTokenizerConfig) -> nn.Module:
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
+class Ovis2Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
     """A language model that reads pictures as words of a visual vocabulary. Opens official folders."""
 
     config_class = OvisConfig
@@ -264,7 +264,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
         words, visual, size = config.llm_config, config.visual_tokenizer_config, dtype.itemsize
         tower, positions = visual.backbone_config, config.patches_per_picture
         head = words.hidden_size // words.num_attention_heads
-        word_bytes = 2 * words.num_key_value_heads * head * size * words.num_hidden_layers
+        token_bytes = 2 * words.num_key_value_heads * head * size * words.num_hidden_layers
         patches = (tower.image_size // tower.patch_size) ** 2
         # a tower's widest layer twice, or the head's logits, the visual tokens and their padded copy
         widest = max(2 * patches * (tower.intermediate_size + tower.hidden_size), 3 * positions * visual.vocab_size)
@@ -274,9 +274,9 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
             parameters=parameters,
             weight_bytes=parameters * size,
             patches_per_picture=positions,
-            picture_bytes=positions * word_bytes,
+            picture_bytes=positions * token_bytes,
             passing_bytes=positions * words.hidden_size * size + 3 * tower.image_size**2 * 4,
-            word_bytes=word_bytes,
+            token_bytes=token_bytes,
             working_bytes=config.vision_batch_size * widest * size,
             context_length=config.max_position_embeddings,
             picture_positions=positions,
@@ -358,7 +358,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
         return torch.cat(embeds)
 
-    def look(
+    def embed_pictures(
         self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
     ) -> dict[str, Any]:
         """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`.
@@ -391,7 +391,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
         progress: Progress | None = None,
         features: Tensor | None = None,
     ) -> Merged:
-        """Words and pictures → one sequence; see `forward` and `look` for the arguments, and `fusion.merge`."""
+        """Words and pictures → one sequence; see `forward`, `embed_pictures` and `fusion.merge`."""
         ids = input_ids.to(self.device)
         mask = torch.ones_like(ids).bool() if attention_mask is None else attention_mask.to(self.device).bool()
         placeholders = (ids == ATOM).sum(1).tolist()
@@ -486,7 +486,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
             pixel_values: One (n, 3, R, R) or None a row; or one (N, 3, R, R), the crops of all rows, row after row. A
                 row without placeholders may hold a crop of zeros: it is seen with weight 0 in training, else not.
             left_padding: Pad rows in front, where crops make them different in length.
-            inputs_embeds: What `look` made of words and pictures, in place of both.
+            inputs_embeds: What `embed_pictures` made of words and pictures, in place of both.
 
         Raises:
             RequestError: the numbers of pictures and placeholders differ.
@@ -498,7 +498,7 @@ class Ovis2Model(InSequence, PreTrainedModel, GenerationMixin):
             merged = self.merge(input_ids, here, labels, pixel_values, left_padding)
             inputs_embeds, labels, input_ids = merged.embeds, merged.labels, None
             attention_mask = mask_after(behind, merged, past)
-        return self.read(
+        return self.forward_language_model(
             input_ids,
             inputs_embeds,
             attention_mask,

@@ -32,7 +32,15 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
+from longview.models.base import (
+    DEFAULT_FORMAT,
+    EncoderInput,
+    ModelInputs,
+    SampleFormat,
+    check_media,
+    frames_used,
+    pad_rows,
+)
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.sequence import IGNORED, places
@@ -248,7 +256,7 @@ class Ovis2Processor:
 
     default_media = MediaOptions(select="ovis2")
     draws = False
-    cutting = ("cut", "max_partition")
+    crop_settings = ("cut", "max_partition")
 
     def __init__(
         self,
@@ -295,7 +303,7 @@ class Ovis2Processor:
         return cls(checkpoint.open_tokenizer(folder), config, pixels, **counts)
 
     @classmethod
-    def sampling(cls, folder: Path) -> MediaOptions:
+    def media_defaults(cls, folder: Path) -> MediaOptions:
         """See `longview.models.base.Processor.sampling`."""
         return MediaOptions(select="ovis2", frames=(_settings(folder) or {}).get("frames"))
 
@@ -314,14 +322,18 @@ class Ovis2Processor:
     # ── our way in ──
 
     def prepare(
-        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
-    ) -> Inputs:
-        """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
+        self,
+        messages: Sequence[Message],
+        media: Sequence[Medium],
+        train: bool = False,
+        sample_format: SampleFormat = DEFAULT_FORMAT,
+    ) -> ModelInputs:
+        """One conversation → ModelInputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "Ovis2")
-        most = layout.max_partition or self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
-        if layout.cut is False:
+        most = sample_format.max_partition or self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
+        if sample_format.cut is False:
             most = 1
-        sights: list[Sight] = []
+        encoder_inputs: list[EncoderInput] = []
         counts: list[int] = []
         turns: list[tuple[str, list[Segment]]] = []
         queue = iter(media)
@@ -339,10 +351,10 @@ class Ovis2Processor:
                     ids = placeholders(*grid)
                     segments += ["\n"] * (number > 0) + [ids]
                     settings, pixels = (self.pixels, grid), partial(self._seen, grid=grid)
-                    sights.append(Sight(len(counts), number, ids.count(ATOM), settings, pixels))
+                    encoder_inputs.append(EncoderInput(len(counts), number, ids.count(ATOM), settings, pixels))
                 counts.append(ids.count(ATOM))
             turns.append((message.role, segments))
-        ids, labels = self._plain(turns) if layout.plain else self._build(turns, learn=train)
+        ids, labels = self._plain(turns) if sample_format.plain else self._build(turns, learn=train)
         words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
@@ -350,7 +362,7 @@ class Ovis2Processor:
         if train:
             words["labels"] = torch.tensor([labels], dtype=torch.long)
         num_crops = ids.count(ATOM)
-        return Inputs(
+        return ModelInputs(
             BatchFeature(words),
             length=len(ids) + num_crops * (self.config.patches_per_picture - 1),
             frames=frames_used(media, counts),
@@ -358,10 +370,10 @@ class Ovis2Processor:
             visual_tokens=num_crops * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
             media=media,
-            sights=sights,
+            encoder_inputs=encoder_inputs,
         )
 
-    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+    def collate(self, samples: Sequence[ModelInputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; the model pads again, on the same side, where crops make them longer."""
         batch, _ = pad_rows(samples, self._specials["<|endoftext|>"], padding_side)
         if padding_side == "left":
@@ -473,11 +485,11 @@ class Ovis2Processor:
 
     # ── text ──
 
-    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """See `longview.models.base.Processor.pictures`."""
         return {"pixel_values": torch.stack([self.pixels.fit(image) for image in images])}
 
-    def places(self, batch: Mapping[str, Any]) -> Tensor:
+    def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `longview.models.base.Processor.places`."""
         return places(batch["input_ids"] == ATOM, self.config.patches_per_picture)
 

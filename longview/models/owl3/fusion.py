@@ -12,7 +12,7 @@ into runs with the same number of visible pictures, each run attends to a slice 
     run        └──── no pictures ────┘ └ keys[:P] ┘ └────── keys[:2P] ──────────┘
 
 MI-RoPE: all P keys of a picture turn by the position of its placeholder. Keys and values of a picture are computed
-once (`Gallery`) and kept with the text cache; the original recomputes them for every generated token.
+once (`VisualKVCache`) and kept with the text cache; the original recomputes them for every generated token.
 
 Source: the mPLUG-Owl3 paper (arXiv 2408.04840), section 2.2, and the released weights, which differ from it.
 """
@@ -83,27 +83,27 @@ def runs_of(starts: Sequence[int], begin: int, length: int, inclusive: bool, bor
 
 
 @dataclass
-class Wall:
+class RowPictures:
     """The pictures of one row: where their placeholders stand, and their keys and values per hyper layer."""
 
     starts: list[int] = field(default_factory=list)
     states: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer → K, V, each (Hkv, n·P, D)
     borders: list[int] = field(default_factory=list)  # of a packed row: where its further samples begin
 
-    def copy(self) -> Wall:
+    def copy(self) -> RowPictures:
         """A wall of its own with the same pictures; the tensors are shared."""
-        return Wall(list(self.starts), dict(self.states), list(self.borders))
+        return RowPictures(list(self.starts), dict(self.states), list(self.borders))
 
-    def until(self, position: int, patches: int) -> Wall:
+    def until(self, position: int, patches: int) -> RowPictures:
         """The pictures that stand before a position; nothing is copied."""
         starts = [start for start in self.starts if start < position]
         keys = len(starts) * patches
-        return Wall(starts, {layer: (k[:, :keys], v[:, :keys]) for layer, (k, v) in self.states.items() if keys})
+        return RowPictures(starts, {layer: (k[:, :keys], v[:, :keys]) for layer, (k, v) in self.states.items() if keys})
 
 
 @dataclass
-class Hanging:
-    """Pictures on their way into a gallery: projected by the first forward pass that meets them, then let go."""
+class PendingPictures:
+    """Pictures on their way into a side_cache: projected by the first forward pass that meets them, then let go."""
 
     features: Tensor  # (N, P, D), those of all walls, wall after wall
     positions: list[list[int]]  # one list of MI-RoPE positions a wall
@@ -116,41 +116,41 @@ class Hanging:
         return self.moved[device]
 
 
-class Gallery:
+class VisualKVCache:
     """What the rows of a batch can look at. Rows may share a wall (the beams of one question do).
 
     It lives as long as the text cache it belongs to; without a cache, for one forward pass.
     """
 
     def __init__(self, num_walls: int, patches: int) -> None:
-        self.walls = [Wall() for _ in range(num_walls)]
+        self.walls = [RowPictures() for _ in range(num_walls)]
         self.patches = patches
-        self.hanging: Hanging | None = None
+        self.hanging: PendingPictures | None = None
         self._padded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # kept by `padded` while nothing changes
         self._first_seen: dict[int, Tensor] = {}
 
     @classmethod
-    def joined(cls, rows: Sequence[Gallery | None]) -> Gallery:
-        """The walls of several galleries as one batch; None is a row without pictures."""
-        given = [gallery for gallery in rows if gallery is not None]
-        assert all(len(gallery.walls) == 1 and gallery.hanging is None for gallery in given)
+    def joined(cls, rows: Sequence[VisualKVCache | None]) -> VisualKVCache:
+        """The walls of several side_caches as one batch; None is a row without pictures."""
+        given = [side_cache for side_cache in rows if side_cache is not None]
+        assert all(len(side_cache.walls) == 1 and side_cache.hanging is None for side_cache in given)
         batch = cls(0, given[0].patches)
-        batch.walls = [Wall() if gallery is None else gallery.walls[0] for gallery in rows]
+        batch.walls = [RowPictures() if side_cache is None else side_cache.walls[0] for side_cache in rows]
         return batch
 
-    def row(self, number: int) -> Gallery | None:
+    def row(self, number: int) -> VisualKVCache | None:
         """The pictures of one row, copied, so that they do not keep those of the others; None if there are none."""
         wall = self.walls[number]
         if not wall.starts:
             return None
-        alone = Gallery(0, self.patches)
+        alone = VisualKVCache(0, self.patches)
         states = {layer: (key.clone(), value.clone()) for layer, (key, value) in wall.states.items()}
-        alone.walls = [Wall(list(wall.starts), states)]
+        alone.walls = [RowPictures(list(wall.starts), states)]
         return alone
 
-    def until(self, position: int) -> Gallery:
+    def until(self, position: int) -> VisualKVCache:
         """The pictures that stand before a position; nothing is copied."""
-        before = Gallery(0, self.patches)
+        before = VisualKVCache(0, self.patches)
         before.walls = [wall.until(position, self.patches) for wall in self.walls]
         return before
 
@@ -158,17 +158,17 @@ class Gallery:
     def num_pictures(self) -> int:
         return sum(len(wall.starts) for wall in self.walls)
 
-    def wall_of(self, row: int, num_rows: int) -> int:
+    def pictures_of_row(self, row: int, num_rows: int) -> int:
         """Rows are the walls repeated in place (`repeat_interleave`), as generation expands beams."""
         return row * len(self.walls) // num_rows
 
     def hang(self, features: Tensor, starts: list[list[int]], positions: list[list[int]]) -> None:
         """Announce new pictures: features (N, P, D), and for each row where they stand and how far their keys turn."""
         if len(self.walls) != len(starts):  # rows that shared a wall part ways
-            self.walls = [self.walls[self.wall_of(row, len(starts))].copy() for row in range(len(starts))]
+            self.walls = [self.walls[self.pictures_of_row(row, len(starts))].copy() for row in range(len(starts))]
         for wall, new in zip(self.walls, starts, strict=True):
             wall.starts.extend(new)
-        self.hanging = Hanging(features, positions)
+        self.hanging = PendingPictures(features, positions)
         self._padded, self._first_seen = {}, {}
 
     def part(self, borders: Sequence[list[int]]) -> None:
@@ -205,7 +205,7 @@ class Gallery:
         """What `states` gave for a layer, padded to keys and values (B, Hkv, M, D); made once while nothing changes."""
         if (layer, batch) in self._padded:
             return self._padded[layer, batch]
-        walls = [self.wall_of(row, batch) for row in range(batch)]
+        walls = [self.pictures_of_row(row, batch) for row in range(batch)]
         if all(keys.shape == pictures[0][0].shape for keys, _ in pictures):
             keys, values = (torch.stack([kv[i] for kv in pictures])[walls] for i in (0, 1))
         else:
@@ -222,7 +222,7 @@ class Gallery:
             never = torch.iinfo(torch.long).max
             first = torch.full((batch, num_keys // self.patches), never)
             for row in range(batch):
-                starts = torch.tensor(self.walls[self.wall_of(row, batch)].starts, dtype=torch.long)
+                starts = torch.tensor(self.walls[self.pictures_of_row(row, batch)].starts, dtype=torch.long)
                 first[row, : len(starts)] = starts if inclusive else starts + 1
             self._first_seen[batch] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
         tokens = torch.arange(begin, begin + length, device=device)[:, None]
@@ -236,7 +236,7 @@ class Gallery:
         never = torch.iinfo(torch.long).max
         gone = torch.full((batch, num_keys // self.patches), never)
         for row in range(batch):
-            wall = self.walls[self.wall_of(row, batch)]
+            wall = self.walls[self.pictures_of_row(row, batch)]
             ends = torch.tensor([*wall.borders, never])
             gone[row, : len(wall.starts)] = ends[torch.searchsorted(ends, torch.tensor(wall.starts), right=True)]
         return gone.repeat_interleave(self.patches, -1)[:, None, None]
@@ -403,12 +403,12 @@ class HyperAttention(Qwen2Attention):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         past_key_values: Cache | None = None,
-        gallery: Gallery | None = None,
+        side_cache: VisualKVCache | None = None,
         pictures: list[tuple[Tensor, Tensor]] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states (B, T, hidden), and keys and values of each wall of the gallery → (B, T, hidden)."""
-        if gallery is None or pictures is None:
+        """hidden_states (B, T, hidden), and keys and values of each wall of the side_cache → (B, T, hidden)."""
+        if side_cache is None or pictures is None:
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
         batch, length = hidden_states.shape[:2]
         heads = (batch, length, -1, self.head_dim)
@@ -423,11 +423,11 @@ class HyperAttention(Qwen2Attention):
 
         dense = self.config._attn_implementation == "eager" or self._is_small(batch, length, pictures)
         if self.config.fused and dense:
-            fused = self._attend_all(query, key, value, attention_mask, gallery, pictures, begin)
+            fused = self._attend_all(query, key, value, attention_mask, side_cache, pictures, begin)
             return self.o_proj(fused.transpose(1, 2).reshape(batch, length, -1)), None
         attend = self._attend_masked if dense else self._attend_by_runs
         grouped = query.unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
-        seen, seen_lse = attend(grouped * self.scaling, gallery, pictures, begin)
+        seen, seen_lse = attend(grouped * self.scaling, side_cache, pictures, begin)
         if self.config.fused:
             read, read_lse = text_attention(grouped * self.scaling, key, value, attention_mask)
             share = torch.sigmoid(seen_lse - read_lse).unsqueeze(-1)
@@ -450,21 +450,21 @@ class HyperAttention(Qwen2Attention):
         return torch.sigmoid(self.gate).view(1, read.shape[1], read.shape[2], 1, self.head_dim)
 
     def _attend_by_runs(
-        self, query: Tensor, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], begin: int
+        self, query: Tensor, side_cache: VisualKVCache, pictures: list[tuple[Tensor, Tensor]], begin: int
     ) -> tuple[Tensor, Tensor]:
         outputs, totals = [], []
         for row in range(query.shape[0]):
-            wall = gallery.wall_of(row, query.shape[0])
-            hung = gallery.walls[wall]
+            wall = side_cache.pictures_of_row(row, query.shape[0])
+            hung = side_cache.walls[wall]
             runs = runs_of(hung.starts, begin, query.shape[3], self.config.fused, hung.borders)
             key, value = pictures[wall]
             asking = query[row].to(key.dtype)  # they differ under autocast
             scores = 4 * query.shape[1] * (query.shape[2] + 7) * key.shape[1]
-            sees_all = query.shape[3] == 1 and runs and runs[0].pictures * gallery.patches == key.shape[1]
+            sees_all = query.shape[3] == 1 and runs and runs[0].pictures * side_cache.patches == key.shape[1]
             if sees_all and scores <= SCORES_BYTES and not torch.is_grad_enabled():
                 output, lse = attention_of_one(asking, key, value)
             else:
-                output, lse = PrefixAttention.apply(asking, key, value, runs, gallery.patches)
+                output, lse = PrefixAttention.apply(asking, key, value, runs, side_cache.patches)
             outputs.append(output)
             totals.append(lse)
         return torch.stack(outputs), torch.stack(totals)
@@ -481,12 +481,12 @@ class HyperAttention(Qwen2Attention):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        gallery: Gallery,
+        side_cache: VisualKVCache,
         pictures: list[tuple[Tensor, Tensor]],
         begin: int,
     ) -> Tensor:
         """One softmax over pictures and words, (B, H, T, D), with the keys side by side: [pictures; words]."""
-        keys, values, visible = self._padded(gallery, pictures, query.shape[0], query.shape[2], begin)
+        keys, values, visible = self._padded(side_cache, pictures, query.shape[0], query.shape[2], begin)
         readable = text_mask(mask, query.shape[2], key.shape[2], query.device)
         if readable.dtype != torch.bool:
             readable = readable >= 0
@@ -503,10 +503,10 @@ class HyperAttention(Qwen2Attention):
         )
 
     def _attend_masked(
-        self, query: Tensor, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], begin: int
+        self, query: Tensor, side_cache: VisualKVCache, pictures: list[tuple[Tensor, Tensor]], begin: int
     ) -> tuple[Tensor, Tensor]:
         """`_attend_by_runs` with one padded batch and a mask: plain to read, grows as T·N·P."""
-        keys, values, visible = self._padded(gallery, pictures, query.shape[0], query.shape[3], begin)
+        keys, values, visible = self._padded(side_cache, pictures, query.shape[0], query.shape[3], begin)
         visible = visible.unsqueeze(2)  # (B, 1, 1, T, M)
         blind = ~visible.any(-1, keepdim=True)
         scores = query.float() @ keys.float().transpose(-1, -2).unsqueeze(2)  # (B, Hkv, G, T, M)
@@ -517,11 +517,11 @@ class HyperAttention(Qwen2Attention):
         return output.masked_fill(blind, 0.0), lse.masked_fill(blind, -torch.inf).squeeze(-1)
 
     def _padded(
-        self, gallery: Gallery, pictures: list[tuple[Tensor, Tensor]], batch: int, length: int, begin: int
+        self, side_cache: VisualKVCache, pictures: list[tuple[Tensor, Tensor]], batch: int, length: int, begin: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of the rows' pictures, (B, Hkv, M, D), and who sees which: bool (B, 1, T, M)."""
-        keys, values = gallery.padded(self.layer_idx, pictures, batch)
-        return keys, values, gallery.visible(batch, begin, length, keys.shape[2], self.config.fused, keys.device)
+        keys, values = side_cache.padded(self.layer_idx, pictures, batch)
+        return keys, values, side_cache.visible(batch, begin, length, keys.shape[2], self.config.fused, keys.device)
 
 
 class HyperDecoderLayer(Qwen2DecoderLayer):
@@ -557,13 +557,13 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        gallery: Gallery | None = None,
+        side_cache: VisualKVCache | None = None,
         **kwargs: Any,
     ) -> Tensor:
         pictures = None
-        if gallery is not None:
+        if side_cache is not None:
             keep = past_key_values is not None
-            pictures = gallery.states(self.self_attn.layer_idx, self.project, hidden_states.device, keep)
+            pictures = side_cache.states(self.self_attn.layer_idx, self.project, hidden_states.device, keep)
         return super().forward(
             hidden_states,
             attention_mask=attention_mask,
@@ -571,7 +571,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
             past_key_values=past_key_values,
             use_cache=use_cache,
             position_embeddings=position_embeddings,
-            gallery=gallery,
+            side_cache=side_cache,
             pictures=pictures,
             **kwargs,
         )

@@ -1,7 +1,7 @@
 """mPLUG-Owl3 from pixels to logits, for all three releases.
 
     pixels (N, 3, R, R) ── SigLIP, all blocks but the last ── vision2text_model ── features (N, P, D)
-                                                                                        │ hung in a Gallery
+                                                                                        │ hung in a VisualKVCache
     ids (B, T) ── embeddings ── Qwen2 blocks; in the hyper layers words look at pictures ┘ ── lm_head ── (B, T, V)
 
 Attribute names are those of the official checkpoints, so no weight is ever renamed.
@@ -31,10 +31,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, InSequence, count_parameters
+from longview.models.base import Footprint, PicturesInSequence, count_parameters
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, Gallery, HyperAttention, HyperDecoderLayer
+from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, HyperAttention, HyperDecoderLayer, VisualKVCache
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 from longview.models.packing import borders, pack
 from longview.models.sequence import positions_of
@@ -43,7 +43,7 @@ GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "re
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
 
 
-class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
+class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
     """A language model that looks at pictures inside a few of its blocks.
 
     Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
@@ -55,7 +55,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2DecoderLayer", "HyperDecoderLayer", "SiglipEncoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values", "gallery"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "side_cache"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -132,7 +132,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             patches_per_picture=patches,
             picture_bytes=patches * states * len(config.hyper_layers),
             passing_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
-            word_bytes=states * config.num_hidden_layers,
+            token_bytes=states * config.num_hidden_layers,
             # the tower's widest layer twice, and the scores of one block of attention
             working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * scores,
             context_length=config.max_position_embeddings,
@@ -181,7 +181,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
                 progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
         return torch.cat(features)
 
-    def look(
+    def embed_pictures(
         self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
     ) -> dict[str, Any]:
         """A processor's tensors with the pictures replaced by their features: arguments of `forward`.
@@ -218,7 +218,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         media_offset: Tensor | Sequence | None = None,
         image_embeds: Tensor | None = None,
-        gallery: Gallery | None = None,
+        side_cache: VisualKVCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """One pass over `input_ids` (B, T), which continue `past_key_values` where there are any.
@@ -229,7 +229,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
                 beyond its end: a prefill in chunks hangs all pictures at once). A list of B index lists (241101), or
                 the counting tensor (B, T, 2) of the releases before.
             image_embeds: (N, P, D) from `encode`, in place of `pixel_values`.
-            gallery: Pictures hung already; generation and the engine pass it.
+            side_cache: Pictures hung already; generation and the engine pass it.
             attention_mask: (B, past + T), 0 for padding on either side.
             position_ids: (B, T). Without an attention_mask and a cache, each 0 begins another sample of a packed row,
                 which sees neither words nor pictures of those before it.
@@ -249,21 +249,21 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        if gallery is None:
-            gallery = getattr(past_key_values, "gallery", None)
+        if side_cache is None:
+            side_cache = getattr(past_key_values, "side_cache", None)
         if image_embeds is None and pixel_values is not None:
             image_embeds = self.encode(pixel_values)
         starts = placeholder_starts(media_offset, batch)
         check_counts(0 if image_embeds is None else len(image_embeds), starts)
         if image_embeds is not None and len(image_embeds):
-            if gallery is None:
-                gallery = Gallery(batch, self.config.patches_per_picture)
+            if side_cache is None:
+                side_cache = VisualKVCache(batch, self.config.patches_per_picture)
             turns = self.picture_positions(starts, position_ids, past, length)
-            gallery.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
+            side_cache.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
             if position_ids is not None and attention_mask is None and not past:
-                gallery.part([borders(row) for row in position_ids.expand(batch, -1)])
-        if gallery is not None and past_key_values is not None:
-            past_key_values.gallery = gallery
+                side_cache.part([borders(row) for row in position_ids.expand(batch, -1)])
+        if side_cache is not None and past_key_values is not None:
+            past_key_values.side_cache = side_cache
 
         output = self.language_model(
             input_ids=input_ids,
@@ -274,23 +274,23 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            gallery=gallery if gallery is not None and gallery.num_pictures else None,
+            side_cache=side_cache if side_cache is not None and side_cache.num_pictures else None,
             **kwargs,
         )
-        if gallery is not None and past_key_values is not None:
-            gallery.settled()
+        if side_cache is not None and past_key_values is not None:
+            side_cache.settled()
         return output
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
-        """Where the pictures of one row of `look`'s arguments stand in its sequence."""
+        """Where the pictures of one row of `embed_pictures`'s arguments stand in its sequence."""
         return placeholder_starts(arguments.get("media_offset"), 1)[0]
 
-    def portion(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
+    def prefill_chunk(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
         """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`.
 
         Pictures hang with the words they stand before, so that looking at many is cut into pieces, too.
         """
-        words = super().portion(arguments, begin, end)
+        words = super().prefill_chunk(arguments, begin, end)
         starts = self.picture_starts(arguments)
         here = [number for number, start in enumerate(starts) if begin <= start < end]
         if not here:
@@ -298,13 +298,13 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
         embeds = arguments["image_embeds"][here[0] : here[-1] + 1]
         return {**words, "image_embeds": embeds, "media_offset": [[starts[number] - begin for number in here]]}
 
-    def together(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def collate_chunks(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Several rows' portions from their beginnings as one batch, padded on the right."""
         embeds = [portion["image_embeds"] for portion in portions if "image_embeds" in portion]
         if not embeds:
-            return super().together(portions)
+            return super().collate_chunks(portions)
         starts = [start for portion in portions for start in portion.get("media_offset", [[]])]
-        return {**super().together(portions), "image_embeds": torch.cat(embeds), "media_offset": starts}
+        return {**super().collate_chunks(portions), "image_embeds": torch.cat(embeds), "media_offset": starts}
 
     def picture_positions(
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int
@@ -356,15 +356,15 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         starts = placeholder_starts(media_offset, batch)
         check_counts(0 if pixel_values is None else len(pixel_values), starts)
-        gallery = getattr(past_key_values, "gallery", None)
+        side_cache = getattr(past_key_values, "side_cache", None)
         fresh = [[start >= past for start in row] for row in starts]
         if any(map(any, fresh)):
             assert pixel_values is not None
             features = self.encode(pixel_values[torch.tensor([new for row in fresh for new in row])])
             starts = [[start for start in row if start >= past] for row in starts]
-            gallery = gallery or Gallery(batch, self.config.patches_per_picture)
+            side_cache = side_cache or VisualKVCache(batch, self.config.patches_per_picture)
             turns = self.picture_positions(starts, positions_of(attention_mask), 0, input_ids.shape[1])
-            gallery.hang(features, starts, turns)
+            side_cache.hang(features, starts, turns)
         if generation_config is None:
             ends = end_tokens(tokenizer, self.config)
             generation_config = GenerationConfig(
@@ -379,7 +379,7 @@ class Owl3Model(InSequence, PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             generation_config=generation_config,
-            gallery=gallery,
+            side_cache=side_cache,
             tokenizer=tokenizer,
             **kwargs,
         )

@@ -30,7 +30,15 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
-from longview.models.base import AS_SET, Inputs, Layout, Sight, check_media, frames_used, pad_rows
+from longview.models.base import (
+    DEFAULT_FORMAT,
+    EncoderInput,
+    ModelInputs,
+    SampleFormat,
+    check_media,
+    frames_used,
+    pad_rows,
+)
 from longview.models.owl3.config import Owl3Config
 from longview.models.tiling import cut
 
@@ -51,7 +59,7 @@ class Owl3Processor:
 
     default_media = MediaOptions(select="owl3")
     draws = False
-    cutting = ("cut",)
+    crop_settings = ("cut",)
 
     def __init__(self, tokenizer: Any, config: Owl3Config, cut_enable: bool = True) -> None:
         self.tokenizer = tokenizer
@@ -67,7 +75,7 @@ class Owl3Processor:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
 
     @classmethod
-    def sampling(cls, folder: Path) -> MediaOptions:
+    def media_defaults(cls, folder: Path) -> MediaOptions:
         """See `longview.models.base.Processor.sampling`."""
         return cls.default_media
 
@@ -100,14 +108,18 @@ class Owl3Processor:
     # ── our way in ──
 
     def prepare(
-        self, messages: Sequence[Message], media: Sequence[Medium], train: bool = False, layout: Layout = AS_SET
-    ) -> Inputs:
-        """One conversation → Inputs. See `longview.models.base.Processor.prepare`."""
+        self,
+        messages: Sequence[Message],
+        media: Sequence[Medium],
+        train: bool = False,
+        sample_format: SampleFormat = DEFAULT_FORMAT,
+    ) -> ModelInputs:
+        """One conversation → ModelInputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
         cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
-        cuts = cuts if layout.cut is None else layout.cut
-        sights: list[Sight] = []
+        cuts = cuts if sample_format.cut is None else sample_format.cut
+        encoder_inputs: list[EncoderInput] = []
         turns: list[tuple[str, list[Segment]]] = []
         crops: list[int] = []
         queue = iter(media)
@@ -126,12 +138,14 @@ class Owl3Processor:
                 segments += shown
                 count = sum(segment is None for segment in shown) // len(medium.frames)
                 settings, pixels = (self.config.picture_size, grid), partial(self.pixels, grid=grid)
-                sights += [Sight(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))]
+                encoder_inputs += [
+                    EncoderInput(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))
+                ]
                 crops.append(count)
             turns.append((message.role, segments))
-        words = self._plain(turns) if layout.plain else self._build(turns, [], train=train, parse_specials=False)
-        num_pictures = sum(sight.num_pictures for sight in sights)
-        return Inputs(
+        words = self._plain(turns) if sample_format.plain else self._build(turns, [], train=train, parse_specials=False)
+        num_pictures = sum(encoder_input.num_pictures for encoder_input in encoder_inputs)
+        return ModelInputs(
             words,
             length=words["input_ids"].shape[1],
             frames=frames_used(media, crops),
@@ -139,14 +153,14 @@ class Owl3Processor:
             visual_tokens=num_pictures * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
             media=media,
-            sights=sights,
+            encoder_inputs=encoder_inputs,
         )
 
-    def collate(self, samples: Sequence[Inputs], padding_side: str = "right") -> BatchFeature:
+    def collate(self, samples: Sequence[ModelInputs], padding_side: str = "right") -> BatchFeature:
         """Pad rows to the longest; placeholders move with left padding."""
         batch, pads = pad_rows(samples, self._specials["<|endoftext|>"], padding_side)
         shifts = pads if padding_side == "left" else [0] * len(pads)
-        starts = [placeholder_starts(sample.tensors["media_offset"], 1)[0] for sample in samples]
+        starts = [placeholder_starts(sample.text_inputs["media_offset"], 1)[0] for sample in samples]
         batch["media_offset"] = [
             torch.tensor([start + shift for start in row], dtype=torch.long)
             for row, shift in zip(starts, shifts, strict=True)
@@ -327,7 +341,7 @@ class Owl3Processor:
         counts[0, :, 1] = -1_000_000 if not starts else (torch.arange(length)[:, None] > torch.tensor(starts)).sum(1)
         return counts
 
-    def places(self, batch: Mapping[str, Any]) -> Tensor:
+    def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The words of the placeholders. See `longview.models.base.Processor.places`."""
         rows = placeholder_starts(batch.get("media_offset"), len(batch["input_ids"]))
         width = len(self._encode(PLACEHOLDER, parse_specials=True))
@@ -340,7 +354,7 @@ class Owl3Processor:
 
     # ── pictures ──
 
-    def pictures(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """See `longview.models.base.Processor.pictures`."""
         return {"pixel_values": torch.stack([self.views(image, None)[0] for image in images])}
 

@@ -99,7 +99,7 @@ def test_fine_features_that_do_not_divide_among_the_patches_are_one_clear_error(
 def prepared(processor, *seeds: int) -> dict:
     pictures = [noise(seed) for seed in seeds]
     media = [Medium("image", "photo", [Frame(p, 0, None)], *p.size, 1, None, None, "digest") for p in pictures]
-    return processor.prepare([ask("Compare.", *map(image, pictures))], media).tensors
+    return processor.prepare([ask("Compare.", *map(image, pictures))], media).load_pixels()
 
 
 @pytest.mark.parametrize("variant", ["plain", "hd"])

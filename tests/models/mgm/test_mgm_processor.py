@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image, video
-from longview.models.base import Layout
+from longview.models.base import SampleFormat
 from longview.models.mgm import Config, Processor
 from longview.models.mgm.conversation import TEMPLATES
 from longview.models.mgm.processor import PLACEHOLDER
@@ -160,8 +160,8 @@ def test_messages_become_the_ids_and_labels_of_the_authors_where_theirs_add_up(o
             else:
                 messages.append(Message.of("user" if source["from"] == "human" else "assistant", text))
         inputs = processor.prepare(messages, media, train=True)
-        assert inputs.tensors["input_ids"][0].tolist() == case["input_ids"]
-        assert inputs.tensors["labels"][0].tolist() == case["labels"]
+        assert inputs.text_inputs["input_ids"][0].tolist() == case["input_ids"]
+        assert inputs.text_inputs["labels"][0].tolist() == case["labels"]
         compared += 1
     assert compared >= 3
 
@@ -171,9 +171,9 @@ def test_a_bare_caption_has_the_ids_and_labels_of_the_authors_first_stage(opened
     processor = opened(case["tokenizer"], "vicuna_v1")  # whatever the model's own template is
     caption = TEXTS["sources"][case["sample"]][1]["value"]
     messages = [Message.of("user", image(noise(1))), Message.of("assistant", caption)]
-    inputs = processor.prepare(messages, [medium(noise(1))], train=True, layout=Layout(plain=True))
-    assert inputs.tensors["input_ids"][0].tolist() == case["input_ids"]
-    assert inputs.tensors["labels"][0].tolist() == case["labels"]
+    inputs = processor.prepare(messages, [medium(noise(1))], train=True, sample_format=SampleFormat(plain=True))
+    assert inputs.text_inputs["input_ids"][0].tolist() == case["input_ids"]
+    assert inputs.text_inputs["labels"][0].tolist() == case["labels"]
 
 
 def test_a_template_is_known_by_the_special_tokens_of_the_tokenizer(opened):
@@ -212,20 +212,20 @@ def test_pictures_are_numbered_as_the_authors_number_them(opened, template):
     processor = opened("toy_sp_legacy", template)
     pictures = [noise(1), noise(2)]
     inputs = processor.prepare([ask("Compare.", *map(image, pictures))], [*map(medium, pictures)])
-    assert inputs.tensors["input_ids"][0].tolist() == processor.tokenize(BY_TEMPLATE[template]["two_img_cli"])
+    assert inputs.text_inputs["input_ids"][0].tolist() == processor.tokenize(BY_TEMPLATE[template]["two_img_cli"])
     theirs = processor(BY_TEMPLATE[template]["two_img_cli"], pictures)
-    assert torch.equal(theirs["images_aux"], inputs.tensors["pixel_values"])
-    assert theirs["input_ids"].tolist() == inputs.tensors["input_ids"].tolist()
+    assert torch.equal(theirs["images_aux"], inputs.load_pixels()["pixel_values"])
+    assert theirs["input_ids"].tolist() == inputs.text_inputs["input_ids"].tolist()
 
 
 def test_each_frame_of_a_video_is_a_picture(processor):
     frames = [noise(3), noise(4), noise(5)]
     inputs = processor.prepare([ask("What?", video(frames))], [medium(*frames, kind="video")])
     newline = processor.tokenizer("\n").input_ids
-    ids = inputs.tensors["input_ids"][0].tolist()
+    ids = inputs.text_inputs["input_ids"][0].tolist()
     first = ids.index(PLACEHOLDER)
     assert ids[first : first + 6] == [PLACEHOLDER, *newline, PLACEHOLDER, *newline, PLACEHOLDER, *newline]
-    assert inputs.num_pictures == len(inputs.tensors["pixel_values"]) == 3
+    assert inputs.num_pictures == len(inputs.load_pixels()["pixel_values"]) == 3
     assert [(f.index, f.seconds, f.crops) for f in inputs.frames] == [(0, 0.0, 1), (1, 1.0, 1), (2, 2.0, 1)]
 
 
@@ -247,7 +247,7 @@ def test_text_that_looks_like_a_picture_or_a_special_token_stays_text(tokenizer,
     processor = Processor(tokenizer, Config.tiny(), template)
     conversation = [Message.of("system", EVIL), Message.of("user", EVIL), Message.of("assistant", EVIL)]
     inputs = processor.prepare([*conversation, Message.of("user", EVIL)], [])
-    ids = inputs.tensors["input_ids"][0].tolist()
+    ids = inputs.text_inputs["input_ids"][0].tolist()
     special = {token: ids.count(processor.tokenizer.convert_tokens_to_ids(token)) for token in processor._specials}
     assert special == {"<|im_start|>": 5, "<|im_end|>": 4, "<|endoftext|>": 0}
     assert min(ids) >= 0
@@ -263,7 +263,7 @@ def test_a_marker_that_a_tokenizer_reads_from_any_text_is_the_templates_alone():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<unk>")
     processor = Processor(tokenizer, Config.tiny())
     assert processor.template is TEMPLATES["chatml_direct"]
-    ids = processor.prepare([Message.of("user", EVIL)], []).tensors["input_ids"][0].tolist()
+    ids = processor.prepare([Message.of("user", EVIL)], []).text_inputs["input_ids"][0].tolist()
     assert [ids.count(tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")] == [3, 2]
     assert tokenizer.decode(ids).count(EVIL) == 1
 
@@ -272,7 +272,7 @@ def test_text_that_looks_like_the_end_of_an_answer_stays_text_with_a_sentencepie
     processor = opened("toy_sp_legacy", "vicuna_v1")
     conversation = [Message.of("user", "a </s> b"), Message.of("assistant", "</s>")]
     inputs = processor.prepare(conversation, [], train=True)
-    ids, labels = (inputs.tensors[name][0].tolist() for name in ("input_ids", "labels"))
+    ids, labels = (inputs.text_inputs[name][0].tolist() for name in ("input_ids", "labels"))
     assert ids.count(processor.tokenizer.eos_token_id) == 1
     assert ids[-1] == labels[-1] == processor.tokenizer.eos_token_id
     assert ids.count(processor.tokenizer.bos_token_id) == 1
@@ -283,9 +283,9 @@ def test_learned_tokens_decode_to_exactly_the_assistants_words(processor, answer
     picture = noise(1)
     conversation = [ask("Où?", image(picture)), Message.of("assistant", answer), Message.of("user", "Sure?")]
     inputs = processor.prepare([*conversation, Message.of("assistant", "Yes.")], [medium(picture)], train=True)
-    labels = inputs.tensors["labels"][0]
+    labels = inputs.text_inputs["labels"][0]
     learned = labels[labels != -100]
-    assert torch.equal(learned, inputs.tensors["input_ids"][0][labels != -100])
+    assert torch.equal(learned, inputs.text_inputs["input_ids"][0][labels != -100])
     assert processor.tokenizer.decode(learned) == f"{answer}<|im_end|>Yes.<|im_end|>"
 
 

@@ -120,14 +120,14 @@ def test_indicator_ids_are_the_last_rows_of_the_table_in_order(tokenizer):
     model, _ = tiny_model(ovis2, "softmax", tokenizer)
     rows = model.vte.num_embeddings
     for number, indicator in enumerate(range(BEGIN, END - 1, -1)):
-        looked = model.look({"input_ids": torch.tensor([[indicator]])})
+        looked = model.embed_pictures({"input_ids": torch.tensor([[indicator]])})
         assert torch.equal(looked["inputs_embeds"][0, 0], model.vte.weight[rows - 5 + number])
 
 
 def prepared(processor, *seeds: int) -> dict:
     pictures = [noise(seed) for seed in seeds]
     media = [Medium("image", "photo", [Frame(p, 0, None)], *p.size, 1, None, None, "digest") for p in pictures]
-    return processor.prepare([ask("Compare.", *map(image, pictures))], media).tensors
+    return processor.prepare([ask("Compare.", *map(image, pictures))], media).load_pixels()
 
 
 @torch.no_grad()

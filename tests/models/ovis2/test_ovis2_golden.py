@@ -60,7 +60,7 @@ def test_the_merged_sequence_and_its_logits_are_the_authors(solved):
     model, golden = solved
     arguments = {"input_ids": golden["input_ids"][None], "attention_mask": golden["attention_mask"][None]}
     arguments["pixel_values"] = [pixels_of(golden)]
-    looked = model.look(arguments)
+    looked = model.embed_pictures(arguments)
     same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
     assert torch.equal(looked["attention_mask"].bool(), golden["merged_attention_mask"])
     same(model(**looked).logits, golden["prefill_logits"], GOLDEN_LOGITS)
@@ -93,7 +93,7 @@ def batch() -> tuple[dict, dict[str, torch.Tensor]]:
 @torch.no_grad()
 def test_a_batch_padded_on_the_left_is_the_authors(tiny):
     arguments, golden = batch()
-    looked = tiny.look({**arguments, "left_padding": True})
+    looked = tiny.embed_pictures({**arguments, "left_padding": True})
     seen = golden["merged_attention_mask"]
     assert torch.equal(looked["attention_mask"].bool(), seen)
     same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
@@ -109,7 +109,7 @@ def test_a_sequence_that_is_too_long_keeps_its_end_for_generation_and_its_beginn
     arguments = {"input_ids": golden["input_ids"][None], "pixel_values": pixels_of(golden)}
     for side, left in (("left", True), ("right", False)):
         with pytest.warns(UserWarning, match="24 positions of words and pictures are kept"):
-            looked = model.look({**arguments, "left_padding": left})
+            looked = model.embed_pictures({**arguments, "left_padding": left})
         same(looked["inputs_embeds"], golden[f"{side}_embeds"], GOLDEN_EMBEDS)
         assert torch.equal(looked["attention_mask"].bool(), golden[f"{side}_mask"])
 
@@ -140,7 +140,7 @@ def test_a_training_step_has_the_authors_loss_and_gradients(case, tmp_path):
     arguments = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
     arguments["pixel_values"] = [pixels_of(inputs, "_0"), pixels_of(inputs, "_1")]
     if case == "train_step":
-        looked = model.look(arguments)
+        looked = model.embed_pictures(arguments)
         assert torch.equal(looked["labels"], golden["merged_labels"])
         same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
     output = model(**arguments)

@@ -1,4 +1,4 @@
-"""Hyper attention: runs, the streaming softmax, and what a gallery keeps."""
+"""Hyper attention: runs, the streaming softmax, and what a side_cache keeps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image
 from longview.models import owl3
-from longview.models.owl3.fusion import Gallery, PrefixAttention, Run, attention_of_one, runs_of
+from longview.models.owl3.fusion import PrefixAttention, Run, VisualKVCache, attention_of_one, runs_of
 
 
 @given(
@@ -129,7 +129,7 @@ def owl(request, tokenizer):
 
 def prepared(processor, question: str, *seeds: int) -> dict:
     pictures = [medium(seed) for seed in seeds]
-    return processor.prepare([ask(question, *(image(m.frames[0].image) for m in pictures))], pictures).tensors
+    return processor.prepare([ask(question, *(image(m.frames[0].image) for m in pictures))], pictures).load_pixels()
 
 
 def starts_of(tensors) -> list[int]:
@@ -162,13 +162,13 @@ def test_several_turns_with_the_cache_kept_equal_one_long_conversation(owl):
     )  # which cuts a lone picture only: the first turn would change
     pictures = [medium(1), medium(2)]
     first = [ask("What?", image(pictures[0].frames[0].image))]
-    tensors = processor.prepare(first, pictures[:1]).tensors
+    tensors = processor.prepare(first, pictures[:1]).load_pixels()
     cache = DynamicCache(config=model.config)
     model.generate(**tensors, past_key_values=cache, max_new_tokens=4)
     conversation = [*first, Message.of("assistant", "A cat."), ask("And this?", image(pictures[1].frames[0].image))]
     # generation stops before it has read its last token, and the answer we pretend it gave is another one
     cache.crop(tensors["input_ids"].shape[1] - cache.get_seq_length())
-    tensors = processor.prepare(conversation, pictures).tensors
+    tensors = processor.prepare(conversation, pictures).load_pixels()
     encoded = []
     encode = model.encode
     model.encode = lambda pixels: encoded.append(len(pixels)) or encode(pixels)
@@ -177,7 +177,7 @@ def test_several_turns_with_the_cache_kept_equal_one_long_conversation(owl):
     fresh = model.generate(**tensors, max_new_tokens=6)
     assert kept.tolist() == fresh.tolist()
     assert encoded == [
-        len(tensors["pixel_values"]) - len(processor.prepare(first, pictures[:1]).tensors["pixel_values"])
+        len(tensors["pixel_values"]) - len(processor.prepare(first, pictures[:1]).load_pixels()["pixel_values"])
     ]
 
 
@@ -268,9 +268,9 @@ def test_no_mask_of_words_times_pictures_is_made(monkeypatch, owl):
 
 
 def test_rows_of_a_gallery_map_to_walls_as_generation_repeats_them():
-    gallery = Gallery(2, patches=4)
-    assert [gallery.wall_of(row, 6) for row in range(6)] == [0, 0, 0, 1, 1, 1]
-    assert [gallery.wall_of(row, 2) for row in range(2)] == [0, 1]
+    side_cache = VisualKVCache(2, patches=4)
+    assert [side_cache.pictures_of_row(row, 6) for row in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert [side_cache.pictures_of_row(row, 2) for row in range(2)] == [0, 1]
 
 
 @torch.no_grad()
@@ -279,10 +279,10 @@ def test_beams_that_shared_pictures_may_look_at_new_ones_of_their_own(owl):
     processor.cut_enable = False
     tensors = prepared(processor, "What?", 1)
     ids, starts, features = tensors["input_ids"], starts_of(tensors), model.encode(tensors["pixel_values"])
-    gallery = Gallery(1, model.config.patches_per_picture)
-    gallery.hang(features, [starts], model.picture_positions([starts], None, 0, ids.shape[1]))
+    side_cache = VisualKVCache(1, model.config.patches_per_picture)
+    side_cache.hang(features, [starts], model.picture_positions([starts], None, 0, ids.shape[1]))
     cache = DynamicCache(config=model.config)
-    model(input_ids=ids.repeat(2, 1), past_key_values=cache, gallery=gallery)
+    model(input_ids=ids.repeat(2, 1), past_key_values=cache, side_cache=side_cache)
     more = model.encode(torch.randn(2, 3, 28, 28))
     later = model(input_ids=ids.repeat(2, 1), past_key_values=cache, image_embeds=more, media_offset=[starts, starts])
     for row in range(2):
@@ -298,8 +298,8 @@ def test_generate_without_ids_says_what_it_needs(owl):
 
 
 def test_pictures_move_to_a_device_once_however_many_blocks_live_there(monkeypatch):
-    gallery, elsewhere = Gallery(1, patches=3), torch.device("meta")
-    gallery.hang(torch.zeros(2, 3, 8), [[0, 4]], [[0, 4]])
+    side_cache, elsewhere = VisualKVCache(1, patches=3), torch.device("meta")
+    side_cache.hang(torch.zeros(2, 3, 8), [[0, 4]], [[0, 4]])
     moves, to = [], torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *where: moves.append(where) or to(self, *where))
 
@@ -309,9 +309,11 @@ def test_pictures_move_to_a_device_once_however_many_blocks_live_there(monkeypat
         return features.new_zeros(2, 6, 4), features.new_zeros(2, 6, 4)
 
     for layer in (1, 3, 5):
-        gallery.states(layer, project, elsewhere, keep=True)
+        side_cache.states(layer, project, elsewhere, keep=True)
     assert moves == [(elsewhere,)]
-    gallery.settled()
-    assert all(key.device == elsewhere for key, _ in gallery.walls[0].states.values()), "they stay where they are read"
-    gallery.states(3, project, elsewhere, keep=True)
+    side_cache.settled()
+    assert all(key.device == elsewhere for key, _ in side_cache.walls[0].states.values()), (
+        "they stay where they are read"
+    )
+    side_cache.states(3, project, elsewhere, keep=True)
     assert len(moves) == 1

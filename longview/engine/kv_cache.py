@@ -1,15 +1,15 @@
 """Keys and values of the conversations under way: a table whose rows are conversations, for transformers' models.
 
-    Slots         rows × capacity positions, each row written from the left:     ▓▓▓▓▓▓▓▓▓▓░░░░░░
-    Shelf         those that answer now, side by side; a model reads it as      ▓▓▓▓░░░░░░░░░░░░
+    KVCache         rows × capacity positions, each row written from the left:     ▓▓▓▓▓▓▓▓▓▓░░░░░░
+    DecodeBatch         those that answer now, side by side; a model reads it as      ▓▓▓▓░░░░░░░░░░░░
                   one batch, [:rows, :, :longest], with a mask where rows       ▓▓▓▓▓▓▓░░░░░░░░░
                   differ. Whoever leaves is replaced by the last row.            (free slot)
 
 Both grow by doubling, so a token costs a write of one position and never a copy of what was there. A conversation is
-read (prefilled) in `Slots` of its own with one row, and then copied to a shelf. Rows of very different lengths stand on
-different shelves, or the longest would make all of them wide.
+prefilled in a `KVCache` of its own with one row, and then copied to a decode batch. Rows of very different lengths are
+in different decode batches, or the longest would make all of them wide.
 
-What a family keeps beside the words (`gallery`: owl3's pictures) belongs to the row and is never padded here.
+What a family keeps beside the words (`side_cache`: owl3's pictures) belongs to the row and is never padded here.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 SMALLEST = 256
 """Positions of the smallest table."""
 SHORT = 4096
-"""Rows of up to so many positions share a shelf; longer ones stand with those of the same power of four."""
+"""Rows of up to so many positions share a decode batch; longer ones stand with those of the same power of four."""
 
 
-class SlotLayer(CacheLayerMixin):
+class KVCacheLayer(CacheLayerMixin):
     """Keys and values (S, Hkv, C, D) of one layer, of S slots with C positions each."""
 
     is_sliding = False
 
-    def __init__(self, table: Slots) -> None:
+    def __init__(self, table: KVCache) -> None:
         super().__init__()
         self.table = table
         self.keys: Tensor | None = None
@@ -83,7 +83,7 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
-class Slots(Cache):
+class KVCache(Cache):
     """A table of rows, as transformers' models write and read it.
 
     The rows' lengths change in `advance`, after a pass has succeeded: a pass that fails half-way leaves nothing behind.
@@ -95,8 +95,8 @@ class Slots(Cache):
     def __init__(self, num_layers: int, capacity: int = SMALLEST) -> None:
         self.slots, self.capacity = 1, capacity
         self.lengths: list[int] = []
-        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
-        self.gallery: Any = None
+        super().__init__(layers=[KVCacheLayer(self) for _ in range(num_layers)])
+        self.side_cache: Any = None
         self._ends: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._measure()
 
@@ -161,11 +161,11 @@ class Slots(Cache):
             layer.values[row, :, :length] = values
         self._measure()
 
-    def gallery_of(self, row: int) -> Any:
+    def side_cache_of(self, row: int) -> Any:
         """What a family keeps beside the words of one row, or None."""
-        if self.gallery is None or len(self.lengths) == 1:
-            return self.gallery
-        return self.gallery.row(row)
+        if self.side_cache is None or len(self.lengths) == 1:
+            return self.side_cache
+        return self.side_cache.row(row)
 
     def nbytes(self) -> int:
         """Bytes of the whole table."""
@@ -173,38 +173,38 @@ class Slots(Cache):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def empty_rows(num_layers: int, positions: int, rows: int = 1) -> Slots:
+def empty_rows(num_layers: int, positions: int, rows: int = 1) -> KVCache:
     """A table for conversations that are about to be read."""
-    table = Slots(num_layers)
+    table = KVCache(num_layers)
     table.lengths = [0] * rows
     table.make_room(positions, rows)
     return table
 
 
-class Shelf(Slots):
+class DecodeBatch(KVCache):
     """Conversations that answer side by side. `rows` are their owners, whoever they are, in the order of the rows.
 
     Args:
-        kind: What sort of rows stand here; see `shelf_of`.
+        kind: What sort of rows stand here; see `length_bucket`.
     """
 
     def __init__(self, num_layers: int, kind: int = SHORT) -> None:
         super().__init__(num_layers)
         self.kind = kind
         self.rows: list[Any] = []
-        self._galleries: list[Any] = []
+        self._side_caches: list[Any] = []
 
     @property
     def width(self) -> int:
         """Rows of a pass."""
         return len(self.rows)
 
-    def add(self, owner: Any, row: Slots, number: int = 0) -> None:
+    def add(self, owner: Any, row: KVCache, number: int = 0) -> None:
         """Copy a row of another table."""
         length = row.lengths[number]
         self.put(len(self.rows), row.pairs(number, length), length)
         self.rows.append(owner)
-        self._galleries.append(row.gallery_of(number))
+        self._side_caches.append(row.side_cache_of(number))
         self._join()
 
     def remove(self, owner: Any, wipe: bool = False) -> None:
@@ -220,25 +220,25 @@ class Shelf(Slots):
                 layer.values[row].zero_()
         if row != last:
             self.put(row, self.pairs(last, self.lengths[last]), self.lengths[last])
-            self.rows[row], self._galleries[row] = self.rows[last], self._galleries[last]
+            self.rows[row], self._side_caches[row] = self.rows[last], self._side_caches[last]
         self.rows.pop()
-        self._galleries.pop()
+        self._side_caches.pop()
         self.lengths.pop()
         self._measure()
         self._join()
         if 0 < len(self.rows) <= self.slots // 4:  # give memory back, but not at each coming and going
             self._resize(self.slots // 2, self.capacity)
 
-    def gallery_of(self, row: int) -> Any:
-        return self._galleries[row]
+    def side_cache_of(self, row: int) -> Any:
+        return self._side_caches[row]
 
     def _join(self) -> None:
-        present = [gallery for gallery in self._galleries if gallery is not None]
-        self.gallery = type(present[0]).joined(self._galleries) if present else None
+        present = [side_cache for side_cache in self._side_caches if side_cache is not None]
+        self.side_cache = type(present[0]).joined(self._side_caches) if present else None
 
 
-def shelf_of(positions: int) -> int:
-    """The kind of shelf for a row of so many positions: the most that rows on it hold."""
+def length_bucket(positions: int) -> int:
+    """The kind of decode batch for a row of so many positions: the most that rows on it hold."""
     most = SHORT
     while most < positions:
         most *= 4

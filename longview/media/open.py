@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
-from longview.media.candidates import Candidates, Look, choose_by_content, measure
+from longview.media.candidates import Candidates, RelevanceQuery, choose_by_content, measure
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
@@ -35,7 +35,7 @@ def open_medium(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
-    look: Look | None = None,
+    look: RelevanceQuery | None = None,
 ) -> Medium:
     """Fetch, decode and sample the picture or video of one message part.
 
@@ -57,7 +57,7 @@ def open_media(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
-    look: Look | None = None,
+    look: RelevanceQuery | None = None,
     threads: int = 8,
     decode: bool = True,
 ) -> list[Medium]:
@@ -130,7 +130,7 @@ class _Opener:
         limits: Limits,
         progress: Progress | None,
         default: MediaOptions,
-        look: Look | None,
+        look: RelevanceQuery | None,
         decode: bool,
     ) -> None:
         self._options = options
@@ -152,7 +152,9 @@ class _Opener:
                 f"select {select!r} chooses frames of a video, and only pictures are given; leave it out"
             )
         if self._look is None:
-            raise RequestError(f"select {select!r} needs a question to hold frames against; give look=Look(…)")
+            raise RequestError(
+                f"select {select!r} needs a question to hold frames against; give look=RelevanceQuery(…)"
+            )
 
     def open(self, part: Part) -> Medium:
         if part.type == "image":

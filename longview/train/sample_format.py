@@ -8,7 +8,7 @@ from typing import Any
 from longview.errors import RecipeError
 from longview.media import MediaOptions, Medium, open_media
 from longview.messages import Part
-from longview.models.base import Layout
+from longview.models.base import SampleFormat
 from longview.train.datasets import Mixture
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.rows import Example
@@ -34,12 +34,12 @@ def open_shown(parts: Sequence[Part], stage: Stage, default: MediaOptions) -> li
     return [next(opened[film]) for film in films]
 
 
-def layout_of(example: Example, stage: Stage, draw: float) -> Layout:
+def sample_format_of(example: Example, stage: Stage, draw: float) -> SampleFormat:
     """How a sample is laid out: the row's own word first, then the stage's for its kind, then the processor's."""
     kind = example.kind
     share = None if kind is None else stage.crop.get(kind)
     most = None if kind is None else stage.max_partition.get(kind)
-    return Layout(example.plain, None if share is None else draw < share, example.max_partition or most)
+    return SampleFormat(example.plain, None if share is None else draw < share, example.max_partition or most)
 
 
 def check_cutting(recipe: Recipe, processor: Any, mixtures: Mapping[str, Mixture]) -> None:
@@ -52,13 +52,13 @@ def check_cutting(recipe: Recipe, processor: Any, mixtures: Mapping[str, Mixture
         if stage.objective not in OF_USERS:
             continue
         for key, needed in (("crop", "cut"), ("max_partition", "max_partition")):
-            if getattr(stage, key) and needed not in processor.cutting:
+            if getattr(stage, key) and needed not in processor.crop_settings:
                 raise RecipeError(
                     f"stages.{stage.name}.{key} means nothing to this model, which decides itself how pictures are "
                     "cut; leave it out"
                 )
         said = next((data.path for data in mixtures[stage.name].datasets if data.cuts), None)
-        if said is not None and "max_partition" not in processor.cutting:
+        if said is not None and "max_partition" not in processor.crop_settings:
             raise RecipeError(
                 f"dataset {said} says max_partition, and this model cuts no picture into so many crops; name the "
                 "column under ignore"

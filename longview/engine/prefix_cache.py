@@ -23,7 +23,7 @@ MOST = 64
 
 
 @dataclass
-class Script:
+class PrefixKey:
     """What a row of keys and values is computed from."""
 
     words: Tensor
@@ -44,7 +44,7 @@ class Script:
         pictures = zip(self.starts, self.pictures, strict=True)
         return begin, self.words.dtype, [each for each in pictures if each[0] < WORTHWHILE]
 
-    def shared(self, other: Script) -> int:
+    def shared(self, other: PrefixKey) -> int:
         """The first positions at which both have the same words after the same pictures."""
         length = min(self.length, other.length)
         if not length or self.words.shape[2:] != other.words.shape[2:] or self.words.dtype != other.words.dtype:
@@ -56,32 +56,32 @@ class Script:
         parting = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)
         return count if parting is None else min(count, *(start for start, _ in parting))
 
-    def until(self, position: int) -> Script:
+    def until(self, position: int) -> PrefixKey:
         """The beginning."""
         inside = [number for number, start in enumerate(self.starts) if start < position]
-        return Script(self.words[:, :position], [self.starts[i] for i in inside], [self.pictures[i] for i in inside])
+        return PrefixKey(self.words[:, :position], [self.starts[i] for i in inside], [self.pictures[i] for i in inside])
 
 
 class Source(Protocol):
     """Where keys and values can be copied from: a kept conversation, or one under way."""
 
     @property
-    def script(self) -> Script: ...
+    def prefix_key(self) -> PrefixKey: ...
 
     @property
-    def gallery(self) -> Any: ...
+    def side_cache(self) -> Any: ...
 
     def pairs(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Keys and values of each layer, (Hkv, length, D)."""
 
 
 @dataclass(eq=False)
-class Kept:
+class CachedPrefix:
     """A conversation that has ended: its keys and values, and what they were computed from."""
 
-    script: Script
+    prefix_key: PrefixKey
     states: list[tuple[Tensor, Tensor]]
-    gallery: Any
+    side_cache: Any
 
     def pairs(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
         for keys, values in self.states:
@@ -89,18 +89,18 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        tensors = [self.script.words, *(tensor for pair in self.states for tensor in pair)]
-        held = 0 if self.gallery is None else self.gallery.nbytes()
+        tensors = [self.prefix_key.words, *(tensor for pair in self.states for tensor in pair)]
+        held = 0 if self.side_cache is None else self.side_cache.nbytes()
         return held + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class PrefixStore:
+class PrefixCache:
     """Conversations that have ended, those used last, up to a number of bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.hits = self.misses = 0
-        self._kept: list[Kept] = []  # used longest ago first
+        self._kept: list[CachedPrefix] = []  # used longest ago first
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -110,19 +110,19 @@ class PrefixStore:
     def nbytes(self) -> int:
         return sum(kept.nbytes for kept in self._kept)
 
-    def find(self, script: Script, under_way: Iterable[Source] = ()) -> tuple[Source | None, int]:
+    def find(self, prefix_key: PrefixKey, under_way: Iterable[Source] = ()) -> tuple[Source | None, int]:
         """Who shares most with a conversation, and how many positions; all but its last one at most."""
         with self._lock:
             kept: Sequence[Source] = list(self._kept)
         best: Source | None = None
         most = WORTHWHILE - 1
         for source in (*under_way, *reversed(kept)):
-            if source.script.head == script.head:
-                shared = min(script.shared(source.script), script.length - 1)
+            if source.prefix_key.head == prefix_key.head:
+                shared = min(prefix_key.shared(source.prefix_key), prefix_key.length - 1)
                 if shared > most:
                     best, most = source, shared
         with self._lock:
-            if isinstance(best, Kept) and best in self._kept:
+            if isinstance(best, CachedPrefix) and best in self._kept:
                 self._kept.remove(best)
                 self._kept.append(best)
         if best is None:
@@ -135,15 +135,17 @@ class PrefixStore:
         """Keep the first positions of a conversation, in place of those that are its beginning."""
         if not self.limit or length < WORTHWHILE:
             return
-        script = source.script.until(length)
+        prefix_key = source.prefix_key.until(length)
         with self._lock:
-            alike = [old for old in self._kept if old.script.head == script.head]
-            if any(script.shared(old.script) == length for old in alike):
+            alike = [old for old in self._kept if old.prefix_key.head == prefix_key.head]
+            if any(prefix_key.shared(old.prefix_key) == length for old in alike):
                 return
-        gallery = None if source.gallery is None else source.gallery.until(length)
-        new = Kept(script, [(keys.clone(), values.clone()) for keys, values in source.pairs(length)], gallery)
+        side_cache = None if source.side_cache is None else source.side_cache.until(length)
+        new = CachedPrefix(
+            prefix_key, [(keys.clone(), values.clone()) for keys, values in source.pairs(length)], side_cache
+        )
         with self._lock:
-            covered = [old for old in alike if script.shared(old.script) == old.script.length]
+            covered = [old for old in alike if prefix_key.shared(old.prefix_key) == old.prefix_key.length]
             self._kept = [old for old in self._kept if old not in covered]
             if new.nbytes > self.limit:
                 return

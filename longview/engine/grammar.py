@@ -22,7 +22,7 @@ class Grammars:
         self._lock = threading.Lock()
         self._known: tuple[Any, Any] | None = None
 
-    def constraint(self, params: SamplingParams, tokenizer: Any, end_tokens: Sequence[int]) -> Guide | None:
+    def matcher(self, params: SamplingParams, tokenizer: Any, end_tokens: Sequence[int]) -> Matcher | None:
         """What a request asks for, or None where it asks for no form.
 
         Raises:
@@ -54,10 +54,10 @@ class Grammars:
         if error:
             reason = " ".join(error.split())
             raise RequestError(f"{name} {form!r:.60} cannot be followed: {reason:.200}")
-        return Guide(matcher)
+        return Matcher(matcher)
 
 
-class Guide:
+class Matcher:
     """Which tokens may follow in one answer."""
 
     def __init__(self, matcher: Any) -> None:

@@ -13,7 +13,7 @@ from media_samples import encoded, gradient, number_of, numbered, one_clear_line
 from PIL import Image
 
 from longview.errors import LongviewError, MediaError, RequestError
-from longview.media import Limits, Look, MediaOptions, Medium, open_media, open_medium, sniff
+from longview.media import Limits, MediaOptions, Medium, RelevanceQuery, open_media, open_medium, sniff
 from longview.media.select import SAMPLERS
 from longview.media.stills import framed_digest
 from longview.messages import Part
@@ -290,6 +290,8 @@ def test_every_sampler_is_reachable_by_its_name(videos):
     for name in SAMPLERS:
         options = MediaOptions(select=name)
         look = (
-            Look("What?", lambda candidates, _: (np.eye(len(candidates.indices)),) * 2) if options.by_content else None
+            RelevanceQuery("What?", lambda candidates, _: (np.eye(len(candidates.indices)),) * 2)
+            if options.by_content
+            else None
         )
         assert shown(video(videos["constant.mp4"], options, look=look))

@@ -14,12 +14,12 @@ from samples import noise, tiny_model
 from longview.errors import RecipeError
 from longview.media import open_media
 from longview.messages import Message, image, video
-from longview.models.base import Layout
+from longview.models.base import SampleFormat
 from longview.models.families import families
 from longview.train.datasets import Mixture, Quarantine
-from longview.train.layouts import check_cutting, layout_of, open_shown
 from longview.train.recipe import DatasetPart, Recipe, Stage, check, from_tree
 from longview.train.rows import Example
+from longview.train.sample_format import check_cutting, open_shown, sample_format_of
 from longview.train.supervised import Tuning
 
 CAPTION = "A cat <|im_end|> on a mat."
@@ -33,17 +33,17 @@ def opened(tokenizer):
     return {name: tiny_model(families()[name], variants[name], tokenizer) for name in FAMILIES}
 
 
-def prepared(processor, *parts, layout, answer=CAPTION):
+def prepared(processor, *parts, sample_format, answer=CAPTION):
     user = Message.of("user", *parts)
     media = open_media(user.media, default=processor.default_media)
-    return processor.prepare([user, Message.of("assistant", answer)], media, train=True, layout=layout)
+    return processor.prepare([user, Message.of("assistant", answer)], media, train=True, sample_format=sample_format)
 
 
 def test_a_caption_is_learned_right_behind_its_picture_without_a_template(tiny):
     """All that is learned is the caption; before it there is nothing but what stands for the picture."""
     _, processor = tiny
-    inputs = prepared(processor, image(noise(1)), layout=Layout(plain=True))
-    ids, labels = (inputs.tensors[name][0] for name in ("input_ids", "labels"))
+    inputs = prepared(processor, image(noise(1)), sample_format=SampleFormat(plain=True))
+    ids, labels = (inputs.text_inputs[name][0] for name in ("input_ids", "labels"))
     learned = labels != -100
     begin = int(learned.nonzero()[0])
     assert learned[begin:].all()
@@ -62,8 +62,10 @@ def test_captions_of_a_padded_and_a_packed_step_are_learned_alike(opened, tmp_pa
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for model, processor in opened.values():
         losses = []
-        for layout in ({"micro_batch": 4}, {"pack": 400}):
-            stage = Stage("x", 1, ["language"], "supervised", 4, datasets=[part(tmp_path / "rows.jsonl")], **layout)
+        for sample_format in ({"micro_batch": 4}, {"pack": 400}):
+            stage = Stage(
+                "x", 1, ["language"], "supervised", 4, datasets=[part(tmp_path / "rows.jsonl")], **sample_format
+            )
             tuning = tuned(model, processor, stage, tmp_path)
             losses.append(tuning.learn(0)[0])
             model.zero_grad()
@@ -90,16 +92,17 @@ POLICY = {"text": 1.0, "single": 0.2, "several": 0.0, "video": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("family", "layout", "pictures"),
+    ("family", "sample_format", "pictures"),
     [
-        ("owl3", Layout(), 5), ("owl3", Layout(cut=False), 1), ("owl3", Layout(cut=True), 5),
-        ("ovis2", Layout(), 5), ("ovis2", Layout(cut=False), 1), ("ovis2", Layout(max_partition=1), 1),
-        ("ovis2", Layout(max_partition=4), 5), ("ovis2", Layout(cut=True, max_partition=4), 5),
+        ("owl3", SampleFormat(), 5), ("owl3", SampleFormat(cut=False), 1), ("owl3", SampleFormat(cut=True), 5),
+        ("ovis2", SampleFormat(), 5), ("ovis2", SampleFormat(cut=False), 1),
+        ("ovis2", SampleFormat(max_partition=1), 1),
+        ("ovis2", SampleFormat(max_partition=4), 5), ("ovis2", SampleFormat(cut=True, max_partition=4), 5),
     ],
 )  # fmt: skip
-def test_a_layout_says_how_a_picture_is_cut(opened, family, layout, pictures):
+def test_a_layout_says_how_a_picture_is_cut(opened, family, sample_format, pictures):
     _, processor = opened[family]
-    assert prepared(processor, image(noise(1, 56, 56)), layout=layout).num_pictures == pictures
+    assert prepared(processor, image(noise(1, 56, 56)), sample_format=sample_format).num_pictures == pictures
 
 
 @pytest.fixture
@@ -138,9 +141,11 @@ def test_the_published_policy_cuts_pictures_by_kind_and_always_the_same_ones(ope
 def test_a_rows_own_number_of_crops_goes_before_the_stages(opened):
     example = Example((Message.of("user", image(noise(1))), Message.of("assistant", "x")))
     stage = Stage("x", 1, ["language"], max_partition={"single": 9, "several": 1}, crop={"single": 0.5})
-    assert layout_of(example, stage, 0.4) == Layout(cut=True, max_partition=9)
-    assert layout_of(dataclasses.replace(example, max_partition=4), stage, 0.5) == Layout(cut=False, max_partition=4)
-    assert layout_of(dataclasses.replace(example, text_rich=True), stage, 0.0) == Layout()
+    assert sample_format_of(example, stage, 0.4) == SampleFormat(cut=True, max_partition=9)
+    assert sample_format_of(dataclasses.replace(example, max_partition=4), stage, 0.5) == SampleFormat(
+        cut=False, max_partition=4
+    )
+    assert sample_format_of(dataclasses.replace(example, text_rich=True), stage, 0.0) == SampleFormat()
 
 
 @pytest.mark.parametrize(

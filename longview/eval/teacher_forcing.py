@@ -62,7 +62,7 @@ def answered(
 
 def _right(model: Any, batch: Any) -> list[bool]:
     """Which rows of a batch a model would answer as their labels say."""
-    arguments = model.look(batch)
+    arguments = model.embed_pictures(batch)
     labels = arguments.pop("labels")[:, 1:]
     likeliest = model(**arguments, use_cache=False).logits[:, :-1].argmax(-1)
     right: list[bool] = ((likeliest == labels) | (labels == IGNORED)).all(1).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from longview.engine.cache import SMALLEST, Shelf, empty_rows, shelf_of
+from longview.engine.kv_cache import SMALLEST, DecodeBatch, empty_rows, length_bucket
 
 
 def states(seed: int, length: int, rows: int = 1) -> torch.Tensor:
@@ -38,31 +38,31 @@ def test_what_is_written_can_be_read_and_a_pass_returns_all_of_it():
 
 
 def test_rows_of_different_lengths_each_grow_at_their_own_end():
-    shelf = Shelf(2)
+    decode_batch = DecodeBatch(2)
     rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 5, "b": 9, "c": 7}.items())}
     for name, (row, _) in rows.items():
-        shelf.add(name, row)
+        decode_batch.add(name, row)
     new = states(9, 1, rows=3)
     for layer in range(2):
-        found, _ = shelf.update(new + layer, new - layer, layer)
+        found, _ = decode_batch.update(new + layer, new - layer, layer)
         assert found.shape == (3, 2, 10, 8)
-    seen = shelf.mask(torch.device("cpu"))
+    seen = decode_batch.mask(torch.device("cpu"))
     assert seen[:, 0, 0].sum(-1).tolist() == [6, 10, 8]
-    shelf.advance(1)
-    assert shelf.lengths == [6, 10, 8]
+    decode_batch.advance(1)
+    assert decode_batch.lengths == [6, 10, 8]
     for number, (_, keys) in enumerate(rows.values()):
-        assert holds(shelf, number, torch.cat([keys, new[number : number + 1]], dim=2))
+        assert holds(decode_batch, number, torch.cat([keys, new[number : number + 1]], dim=2))
 
 
 def test_the_last_row_takes_the_place_of_one_that_goes():
-    shelf = Shelf(2)
+    decode_batch = DecodeBatch(2)
     rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 12, "b": 9, "c": 7}.items())}
     for name, (row, _) in rows.items():
-        shelf.add(name, row)
-    shelf.remove("a")
-    assert (shelf.rows, shelf.lengths) == (["c", "b"], [7, 9])
-    assert holds(shelf, 0, rows["c"][1])
-    assert holds(shelf, 1, rows["b"][1])
+        decode_batch.add(name, row)
+    decode_batch.remove("a")
+    assert (decode_batch.rows, decode_batch.lengths) == (["c", "b"], [7, 9])
+    assert holds(decode_batch, 0, rows["c"][1])
+    assert holds(decode_batch, 1, rows["b"][1])
 
 
 def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
@@ -70,27 +70,27 @@ def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
     row.make_room(SMALLEST + 1)
     assert row.capacity == 2 * SMALLEST
     assert holds(row, 0, keys)
-    shelf = Shelf(2)
+    decode_batch = DecodeBatch(2)
     for number in range(5):
-        shelf.add(number, row)
-    assert shelf.slots == 8
+        decode_batch.add(number, row)
+    assert decode_batch.slots == 8
     for number in range(4):
-        shelf.remove(number)
-    assert shelf.slots <= 4
-    assert holds(shelf, 0, keys)
+        decode_batch.remove(number)
+    assert decode_batch.slots <= 4
+    assert holds(decode_batch, 0, keys)
 
 
 def test_a_row_that_is_wiped_leaves_zeros():
-    shelf = Shelf(2)
+    decode_batch = DecodeBatch(2)
     bad, good = written(4, 30)[0], written(5, 6)
     for layer in bad.layers:
         layer.values[:, :, 10:] = torch.nan
-    shelf.add("bad", bad)
-    shelf.add("good", good[0])
-    shelf.remove("bad", wipe=True)
-    assert holds(shelf, 0, good[1])
-    assert all(torch.isfinite(layer.values).all() for layer in shelf.layers)
+    decode_batch.add("bad", bad)
+    decode_batch.add("good", good[0])
+    decode_batch.remove("bad", wipe=True)
+    assert holds(decode_batch, 0, good[1])
+    assert all(torch.isfinite(layer.values).all() for layer in decode_batch.layers)
 
 
 def test_rows_of_similar_lengths_share_a_shelf():
-    assert shelf_of(1) == shelf_of(4096) < shelf_of(4097) == shelf_of(16384) < shelf_of(16385)
+    assert length_bucket(1) == length_bucket(4096) < length_bucket(4097) == length_bucket(16384) < length_bucket(16385)
