@@ -156,7 +156,7 @@ class Subject:
 
     def forget(self, features: bool = False) -> None:
         """Let the engine forget conversations, and what it has seen if asked to."""
-        self.engine.prefix_cache.clear()
+        self.engine.prefixes.clear()
         if features:
             self.engine.features.clear()
 

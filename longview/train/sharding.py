@@ -37,7 +37,7 @@ def shard(model: Any) -> None:
     blocks = [layer for layer in model.language_model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for unit in (*blocks, model):
         fully_shard(unit, mesh=mesh)
-    for method in ("encode", "look"):
+    for method in ("encode", "embed_pictures"):
         register_fsdp_forward_method(model, method)
     for unit in model.modules():
         if isinstance(unit, FSDPModule):  # the loss is divided by what all processes learn from: gradients add up
