@@ -34,11 +34,11 @@ def test_a_fresh_adapter_changes_nothing_and_a_learned_one_does(tiny, learned):
     adapters.add(fresh, ["language"], rank=2, alpha=4, dropout=0.0)
     tensors = prepare(processor, "three pictures and a clip").load_pixels()
     base = logits(model, tensors)
-    # not bit for bit: where an adapter's sum lies in memory decides, on some processors, how BLAS rounds what follows
+    # not bit for bit: on some processors BLAS rounds by where tensors lie in memory
     torch.testing.assert_close(logits(fresh.eval(), tensors), base, atol=SAME_MATHS, rtol=0)
     assert (logits(learned[0], tensors) - base).abs().max() > 0.1
     with adapters.disabled(learned[0]):
-        assert torch.equal(logits(learned[0], tensors), base)
+        torch.testing.assert_close(logits(learned[0], tensors), base, atol=SAME_MATHS, rtol=0)
     assert (logits(learned[0], tensors) - base).abs().max() > 0.1
 
 
