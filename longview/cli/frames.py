@@ -64,9 +64,11 @@ def show_frames(
     show = is_terminal() and not json
     default = family_default(model)
     with spinner("opening the towers", show):
-        look = open_look(question, chosen, similarity, model, device)
+        relevance_query = open_relevance_query(question, chosen, similarity, model, device)
     with bars(show) as progress:
-        medium = open_medium(Part("video", source=video), chosen, costs, progress, default=default, look=look)
+        medium = open_medium(
+            Part("video", source=video), chosen, costs, progress, default=default, relevance_query=relevance_query
+        )
     sheet = Sheet(medium, chosen.select or ("fps" if chosen.fps is not None else default.select) or "uniform", question)
     if json:
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
@@ -77,7 +79,7 @@ def show_frames(
             typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{'' if near is None else f'  {near:.2f}'}")
     for warning in medium.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    if question is not None and look is None:
+    if question is not None and relevance_query is None:
         typer.echo("no relevance curve: name a SigLIP checkpoint with --similarity FOLDER", err=True)
     for path in out or ():
         write(sheet, path)
@@ -93,7 +95,7 @@ def family_default(model: str) -> MediaOptions:
     return family_of(folder).Processor.media_defaults(folder)
 
 
-def open_look(
+def open_relevance_query(
     question: str | None, chosen: MediaOptions, similarity: str | None, model: str, device: str | None
 ) -> RelevanceQuery | None:
     """The question and what it is held against frames with.

@@ -323,10 +323,10 @@ class Engine:
         clock = Clock()
         parts = [part for message in question.messages for part in message.media]
         watched = question.media.by_content and any(part.type == "video" for part in parts)
-        look = RelevanceQuery(asked(question.messages), self.similarity) if watched else None
+        relevance_query = RelevanceQuery(asked(question.messages), self.similarity) if watched else None
         default = self.processor.default_media
         opened = self.videos.open_media(
-            parts, question.media, question.limits, question.progress, default, look, question.ocr
+            parts, question.media, question.limits, question.progress, default, relevance_query, question.ocr
         )
         messages, read = question.messages, None
         if question.ocr:

@@ -215,15 +215,17 @@ class VideoCache:
         limits: Limits,
         progress: Progress | None,
         default: MediaOptions,
-        look: RelevanceQuery | None = None,
+        relevance_query: RelevanceQuery | None = None,
         decode: bool = False,
     ) -> list[Medium]:
         """As `longview.media.open_media`. What a question chooses, or is to be decoded at once, is opened each time."""
-        keys = [None if look or decode else self._key(part, options, limits, default) for part in parts]
+        keys = [None if relevance_query or decode else self._key(part, options, limits, default) for part in parts]
         with self._lock:
             known = [self._kept.get(key) for key in keys]
         new = [part for part, medium in zip(parts, known, strict=True) if medium is None]
-        opened = iter(open_media(new, options, limits, progress, default=default, look=look, decode=decode))
+        opened = iter(
+            open_media(new, options, limits, progress, default=default, relevance_query=relevance_query, decode=decode)
+        )
         media = [medium or next(opened) for medium in known]
         with self._lock:
             for key, medium in zip(keys, media, strict=True):

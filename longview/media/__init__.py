@@ -2,7 +2,7 @@
 
     open_medium(part, options, limits)          one part of a message → Medium
     open_media(parts, options, limits)          several, decoded side by side, in order
-                          look=RelevanceQuery(…)          frames held against a question
+                          relevance_query=RelevanceQuery(…)   frames held against a question
     sniff(path)                                 "image" or "video", by content
 
 `fetch` gets bytes from anywhere behind the guards; `decode` and `video` make frames of them; `select` says which, and

@@ -57,20 +57,20 @@ class RelevanceQuery:
 
 
 def choose_by_content(
-    candidates: Candidates, look: RelevanceQuery, count: int, seconds: Sequence[float] | None
+    candidates: Candidates, query: RelevanceQuery, count: int, seconds: Sequence[float] | None
 ) -> tuple[list[int], Relevance]:
     """The `count` candidates that tell most about the question; all, where there are no more.
 
     Returns ascending indices into the video, and how near each candidate is to the question.
     """
-    relevance, frames = measure(candidates, look, seconds)
+    relevance, frames = measure(candidates, query, seconds)
     chosen = mdp3(similarity(frames, frames), relevance.values, count)
     return [candidates.indices[i] for i in chosen], relevance
 
 
-def measure(candidates: Candidates, look: RelevanceQuery, seconds: Sequence[float] | None) -> tuple[Relevance, Array]:
+def measure(candidates: Candidates, query: RelevanceQuery, seconds: Sequence[float] | None) -> tuple[Relevance, Array]:
     """How near each candidate is to the question, and the candidates' embeddings (n, d)."""
-    frames, question = look.embed(candidates, look.question)
+    frames, question = query.embed(candidates, query.question)
     values = similarity(frames, question)[:, 0].tolist()
     times = None if seconds is None else [seconds[index] for index in candidates.indices]
     return Relevance(candidates.indices, times, values), frames

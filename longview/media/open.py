@@ -35,19 +35,19 @@ def open_medium(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
-    look: RelevanceQuery | None = None,
+    relevance_query: RelevanceQuery | None = None,
 ) -> Medium:
     """Fetch, decode and sample the picture or video of one message part.
 
     `default` is how the model's family samples a video where `options` leaves it open. A list of pictures is a video
-    whose frames have been chosen already: all are used, unless `options` says otherwise. With `look` the question is
-    held against candidates of every video (`Medium.relevance`), whichever sampler chooses.
+    whose frames have been chosen already: all are used, unless `options` says otherwise. With `relevance_query` the
+    candidates of every video are scored against the question (`Medium.relevance`), whichever sampler chooses.
 
     Raises:
         MediaError: it cannot be fetched, opened or decoded, or is over a limit.
         RequestError: the options do not fit this medium.
     """
-    return open_media([part], options, limits, progress, default=default, look=look)[0]
+    return open_media([part], options, limits, progress, default=default, relevance_query=relevance_query)[0]
 
 
 def open_media(
@@ -57,7 +57,7 @@ def open_media(
     progress: Progress | None = None,
     *,
     default: MediaOptions = UNIFORM,
-    look: RelevanceQuery | None = None,
+    relevance_query: RelevanceQuery | None = None,
     threads: int = 8,
     decode: bool = True,
 ) -> list[Medium]:
@@ -69,7 +69,7 @@ def open_media(
     Raises:
         MediaError, RequestError: as `open_medium`; of several failures the first part's.
     """
-    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, look, decode)
+    opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, relevance_query, decode)
     opener.check(parts)
     if len(parts) < 2:
         return [opener.open(part) for part in parts]
@@ -130,14 +130,14 @@ class _Opener:
         limits: Limits,
         progress: Progress | None,
         default: MediaOptions,
-        look: RelevanceQuery | None,
+        relevance_query: RelevanceQuery | None,
         decode: bool,
     ) -> None:
         self._options = options
         self._limits = limits
         self._progress = progress
         self._default = default
-        self._look = look
+        self._relevance_query = relevance_query
         self._decode = decode
         self._decoded = 0
         self._lock = threading.Lock()
@@ -151,9 +151,9 @@ class _Opener:
             raise RequestError(
                 f"select {select!r} chooses frames of a video, and only pictures are given; leave it out"
             )
-        if self._look is None:
+        if self._relevance_query is None:
             raise RequestError(
-                f"select {select!r} needs a question to hold frames against; give look=RelevanceQuery(…)"
+                f"select {select!r} needs a question to hold frames against; give relevance_query=RelevanceQuery(…)"
             )
 
     def open(self, part: Part) -> Medium:
@@ -217,12 +217,12 @@ class _Opener:
             raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
         timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
         indices, warnings = choose(timeline, self._options, self._limits, self._default, name)
-        if self._look is None:
+        if self._relevance_query is None:
             return indices, warnings, None
         if not self._options.by_content:
             among, _ = choose(timeline, self._options.as_candidates(), self._limits, self._default, name)
             among = sorted({*among, *indices})
-            relevance, _ = measure(self._candidates(reader, digest, among), self._look, reader.seconds)
+            relevance, _ = measure(self._candidates(reader, digest, among), self._relevance_query, reader.seconds)
             return indices, warnings, relevance
         wanted = self._options.frames or SAMPLERS[self._options.select or ""].frames
         count = min(wanted or self._limits.max_frames, self._limits.max_frames)
@@ -232,7 +232,7 @@ class _Opener:
                 "gives more"
             )
         chosen, relevance = choose_by_content(
-            self._candidates(reader, digest, indices), self._look, count, reader.seconds
+            self._candidates(reader, digest, indices), self._relevance_query, count, reader.seconds
         )
         return chosen, warnings, relevance
 

@@ -26,7 +26,7 @@ CASES = [
 EMBEDDINGS = load_file(GOLDEN / "mdp3.safetensors")
 
 
-class PrefixKey:
+class ScriptedEmbed:
     """An `Embed` that reads every candidate and knows beforehand what it will say."""
 
     def __init__(self, frames=None, question=None):
@@ -46,9 +46,13 @@ class PrefixKey:
 
 
 def choose(source, embed, question="What?", limits=None, progress=None, **options):
-    look = RelevanceQuery(question, embed)
+    relevance_query = RelevanceQuery(question, embed)
     return open_medium(
-        Part("video", source=source), MediaOptions(select="mdp3", **options), limits, progress, look=look
+        Part("video", source=source),
+        MediaOptions(select="mdp3", **options),
+        limits,
+        progress,
+        relevance_query=relevance_query,
     )
 
 
@@ -64,7 +68,7 @@ def long_film(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['features']}-{case['k']}")
 def test_the_frames_of_a_film_are_those_the_authors_choose(case, long_film):
-    embed = PrefixKey(EMBEDDINGS[f"frames_{case['features']}"], EMBEDDINGS[f"query_{case['features']}"])
+    embed = ScriptedEmbed(EMBEDDINGS[f"frames_{case['features']}"], EMBEDDINGS[f"query_{case['features']}"])
     medium = choose(long_film, embed, frames=case["k"], candidates=case["n"], fps=2)
     assert len(embed.indices) == case["n"]
     assert indices(medium) == [embed.indices[i] for i in case["selected"]]
@@ -74,14 +78,14 @@ def test_the_frames_of_a_film_are_those_the_authors_choose(case, long_film):
 
 
 def test_candidates_are_one_a_second_and_no_more_than_asked(long_film):
-    embed = PrefixKey()
+    embed = ScriptedEmbed()
     choose(long_film, embed)
     assert embed.seen == embed.indices == list(range(0, 300, 3))
-    choose(long_film, fewer := PrefixKey(), fps=0.5)
+    choose(long_film, fewer := ScriptedEmbed(), fps=0.5)
     assert fewer.indices == list(range(0, 300, 6))
-    choose(long_film, capped := PrefixKey(), candidates=20)
+    choose(long_film, capped := ScriptedEmbed(), candidates=20)
     assert len(capped.indices) == 20
-    choose(long_film, part := PrefixKey(), start=50, end=60)
+    choose(long_film, part := ScriptedEmbed(), start=50, end=60)
     assert part.indices == list(range(150, 180, 3))
     assert part.digest == embed.digest
 
@@ -89,7 +93,7 @@ def test_candidates_are_one_a_second_and_no_more_than_asked(long_film):
 def test_the_relevance_of_every_candidate_is_told(long_film):
     frames = np.random.default_rng(0).normal(size=(100, 8))
     frames /= np.linalg.norm(frames, axis=1, keepdims=True)
-    medium = choose(long_film, PrefixKey(frames, frames[40:41]), frames=4)
+    medium = choose(long_film, ScriptedEmbed(frames, frames[40:41]), frames=4)
     assert 120 in indices(medium)
     assert medium.relevance.indices == list(range(0, 300, 3))
     assert medium.relevance.seconds == pytest.approx(list(range(100)))
@@ -100,7 +104,9 @@ def test_the_relevance_of_every_candidate_is_told(long_film):
 def test_another_sampler_chooses_as_without_a_question_and_the_curve_is_there_all_the_same(long_film):
     options = MediaOptions(select="uniform", frames=5, start=20, end=40)
     plain = open_medium(Part("video", source=long_film), options)
-    looked = open_medium(Part("video", source=long_film), options, look=RelevanceQuery("What?", embed := PrefixKey()))
+    looked = open_medium(
+        Part("video", source=long_film), options, relevance_query=RelevanceQuery("What?", embed := ScriptedEmbed())
+    )
     assert indices(looked) == indices(plain)
     assert plain.relevance is None
     assert looked.relevance.indices == embed.indices == sorted({*range(60, 120, 3), *indices(plain)})
@@ -109,28 +115,28 @@ def test_another_sampler_chooses_as_without_a_question_and_the_curve_is_there_al
 def test_a_list_of_pictures_is_chosen_from_too():
     pictures = [encoded(Image.fromarray(numbered(n)), "JPEG") for n in range(12)]
     frames = np.repeat(np.eye(4), 3, axis=0)
-    medium = choose(pictures, PrefixKey(frames, frames[7:8]), frames=4)
+    medium = choose(pictures, ScriptedEmbed(frames, frames[7:8]), frames=4)
     assert len(indices(medium)) == 4
     assert {i // 3 for i in indices(medium)} == {0, 1, 2, 3}
     assert medium.relevance.seconds is None
 
 
 def test_too_few_candidates_are_all_used_and_said_so(videos):
-    medium = choose(videos["constant.mp4"], PrefixKey(), frames=8)
+    medium = choose(videos["constant.mp4"], ScriptedEmbed(), frames=8)
     assert indices(medium) == [0, 24, 48]
     assert "only 3 candidates for 8 frames" in medium.warnings[0]
-    assert choose(videos["constant.mp4"], PrefixKey()).warnings == ()
+    assert choose(videos["constant.mp4"], ScriptedEmbed()).warnings == ()
 
 
 def test_progress_is_told_for_the_candidates(long_film):
     told = []
-    choose(long_film, PrefixKey(), frames=2, progress=lambda *step: told.append(step))
+    choose(long_film, ScriptedEmbed(), frames=2, progress=lambda *step: told.append(step))
     assert (100, 100, "looking through film.mp4") in told
     assert told[-1] == (2, 2, "film.mp4")
 
 
 def test_the_time_to_look_at_candidates_is_not_decoding(long_film):
-    class Slow(PrefixKey):
+    class Slow(ScriptedEmbed):
         def __call__(self, candidates, question):
             for _ in candidates.read(candidates.indices, lambda image: image):
                 time.sleep(0.05)
@@ -140,19 +146,19 @@ def test_the_time_to_look_at_candidates_is_not_decoding(long_film):
     reads = choose(long_film, Slow(), candidates=4, frames=2, limits=limits)
     assert len(reads.frames) == 2
     with pytest.raises(MediaError, match="too long to decode"):
-        choose(long_film, PrefixKey(), limits=Limits(decode_seconds=0.001))
+        choose(long_film, ScriptedEmbed(), limits=Limits(decode_seconds=0.001))
 
 
 def test_only_pictures_are_refused():
     part = Part("image", source=Image.new("RGB", (8, 8)))
     with pytest.raises(RequestError) as caught:
-        open_media([part], MediaOptions(select="mdp3"), look=RelevanceQuery("What?", PrefixKey()))
+        open_media([part], MediaOptions(select="mdp3"), relevance_query=RelevanceQuery("What?", ScriptedEmbed()))
     assert "only pictures" in one_clear_line(caught.value)
 
 
 def test_no_question_is_refused(long_film):
     with pytest.raises(RequestError, match="ask one"):
-        RelevanceQuery(" \n", PrefixKey())
+        RelevanceQuery(" \n", ScriptedEmbed())
     with pytest.raises(RequestError) as caught:
         open_medium(Part("video", source=long_film), MediaOptions(select="mdp3"))
     assert "needs a question" in one_clear_line(caught.value)

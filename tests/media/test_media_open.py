@@ -289,9 +289,9 @@ def test_a_video_is_told_by_its_content(videos, name, tmp_path):
 def test_every_sampler_is_reachable_by_its_name(videos):
     for name in SAMPLERS:
         options = MediaOptions(select=name)
-        look = (
+        relevance_query = (
             RelevanceQuery("What?", lambda candidates, _: (np.eye(len(candidates.indices)),) * 2)
             if options.by_content
             else None
         )
-        assert shown(video(videos["constant.mp4"], options, look=look))
+        assert shown(video(videos["constant.mp4"], options, relevance_query=relevance_query))

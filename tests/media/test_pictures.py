@@ -329,9 +329,9 @@ def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_before_pillow_fi
 def test_remarks_of_pillow_on_odd_metadata_are_not_printed(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x0e\1\2\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0"
     (tmp_path / "a.jpg").write_bytes(encoded(gradient(), "JPEG", exif=exif))
-    prefix_key = "import sys; from longview.media import open_medium; from longview.messages import Part\n"
-    prefix_key += "print(open_medium(Part('image', source=sys.argv[1])).width)"
-    ran = subprocess.run([sys.executable, "-c", prefix_key, str(tmp_path / "a.jpg")], capture_output=True, text=True)
+    script = "import sys; from longview.media import open_medium; from longview.messages import Part\n"
+    script += "print(open_medium(Part('image', source=sys.argv[1])).width)"
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.jpg")], capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("48\n", "")
 
 

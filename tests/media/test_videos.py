@@ -241,8 +241,8 @@ def test_decoding_ends_at_the_deadline(videos):
 
 def test_a_playlist_that_names_other_files_is_not_followed(tmp_path, videos):
     playlist = f"#EXTM3U\n#EXTINF:10,\nfile://{videos['constant.mp4']}\n"
-    prefix_key = f"ffconcat version 1.0\nfile {videos['constant.mp4']}\n"
-    for text in (playlist, prefix_key):
+    script = f"ffconcat version 1.0\nfile {videos['constant.mp4']}\n"
+    for text in (playlist, script):
         assert "is not a video" in refusal(_write(tmp_path / "list.mp4", text.encode()))
 
 
