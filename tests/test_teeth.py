@@ -73,7 +73,7 @@ VANDALISMS = {
     "crops run column by column": ("models/tiling.py", "for row in range(rows)\n        for column in range(columns)", "for column in range(columns)\n        for row in range(rows)", TEXTS),
     "the grid's two scores weigh the same": (PROCESSOR, "shape * np.float32(100) + size", "shape + size", TEXTS),
     "text can become a special token": (PROCESSOR, "split_special_tokens=not parse_specials", "split_special_tokens=False", TEXTS),
-    "the user's words are learned": (PROCESSOR, "add(self._encode(segment, parse_specials))", "add(self._encode(segment, parse_specials), learn=True)", TEXTS),
+    "the user's words are learned": (PROCESSOR, 'add(self._encode("".join(texts), parse_specials))', 'add(self._encode("".join(texts), parse_specials), learn=True)', TEXTS),
     "half a character is shown": ("engine/text.py", 'or text.endswith("\\N{REPLACEMENT CHARACTER}")', "", "engine/test_text.py"),
     "stop strings are shown when cut across tokens": ("engine/text.py", "cut = len(self._held) - keep", "cut = len(self._held)", "engine/test_text.py"),
     "top-p drops the token that crosses it": ("engine/sampling.py", "probabilities.cumsum(-1) - probabilities >= params.top_p", "probabilities.cumsum(-1) >= params.top_p", "engine/test_sampling.py"),

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): made, opened, merged, and saved as the folders that PEFT reads.
 
-PEFT puts its layers into a model in place, so the model keeps its class: `embed_pictures`, `forward` and `generate` go on
-as before. What is kept here beside it is PEFT's wrapper, which saves and merges.
+PEFT puts its layers into a model in place, so the model keeps its class, and `embed_pictures`, `forward` and `generate`
+work as before. These functions return PEFT's wrapper, which saves and merges.
 """
 
 from __future__ import annotations

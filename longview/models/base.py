@@ -1,8 +1,10 @@
-"""The two contracts of a family: what its model (`Model`) and its processor (`Processor`) promise to engine, training,
-evaluation and bench, and what passes between them (`ModelInputs`). Shared parts of processors are here, too.
+"""What a family promises: the contracts of its config, its processor and its model, and what passes between them.
 
     messages + media ── Processor.prepare ── ModelInputs ── Model.encode ── features (N, P, D)
                                                  └─ Model.embed_pictures ── Model.forward ── logits (B, T, V)
+
+Engine, training, evaluation and bench ask nothing else of a family; `tests/models/test_contract.py` holds every folder
+to it. What the implementations share is in `longview.models.processing` and `longview.models.sequence`.
 
 Letters of shapes, everywhere: B batch, T text tokens, N pictures (crops or frames), P patches a picture, D model width
 (or head width, where heads are spelt out), H heads, Hkv key/value heads, V vocabulary, R pixel side.
@@ -18,20 +20,19 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from longview.errors import RequestError
 from longview.media import MediaOptions, Medium, Progress
 from longview.messages import FrameUsed, Message
-from longview.models.sequence import IGNORED, positions_of
+from longview.models.sequence import positions_of
 
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """What the vision encoder gets of one frame. Its pixels are made lazily, so that memory stays bounded."""
+    """What the vision encoder gets of one frame. Pixels are made when asked for, so that memory stays bounded."""
 
     medium: int
     """Which medium of the conversation, from 0."""
@@ -92,7 +93,7 @@ class SampleFormat:
     """How a conversation is laid out for training, where that differs from how the processor is set."""
 
     plain: bool = False
-    """Without the chat template: what the user shows and, right behind it, the answer, as captions are learned."""
+    """Without the chat template: the user's media and, right behind them, the answer, as captions are learned."""
     cut: bool | None = None
     """Whether pictures are cut into crops."""
     max_partition: int | None = None
@@ -115,9 +116,9 @@ class Footprint:
     weight_bytes: int
     patches_per_picture: int
     picture_bytes: int
-    """CachedPrefix for each picture while its conversation lasts: keys and values."""
+    """Kept for each picture while its conversation lasts: keys and values."""
     passing_bytes: int
-    """Held for each picture until its keys and values are made: pixels and features."""
+    """Needed for each picture until its keys and values are made: pixels and features."""
     token_bytes: int
     """Keys and values of a position of the language sequence."""
     working_bytes: int
@@ -132,20 +133,64 @@ class Footprint:
         return num_pictures * self.picture_positions < self.context_length
 
     def needed(self, num_pictures: int, num_tokens: int = 1024) -> int:
-        """Bytes to look at so many pictures with a prompt and answer of so many text tokens, the program included."""
+        """Bytes for so many pictures with a prompt and answer of so many text tokens, the program included."""
         tokens, pictures = num_tokens * self.token_bytes, num_pictures * (self.picture_bytes + self.passing_bytes)
         return PROGRAM_BYTES + self.weight_bytes + tokens + pictures + (self.working_bytes if num_pictures else 0)
 
 
+class Config(Protocol):
+    """The contract of a family's config: a `PreTrainedConfig` with these fields and properties besides."""
+
+    model_type: str
+    variants: tuple[str, ...]
+    """What `tiny` makes: one for each way in which releases of the family compute differently."""
+    hidden_size: int
+    """D: width of the language model."""
+    vision_batch_size: int
+    """Pictures that `Model.encode` takes at a time; bounds memory, does not change results."""
+    max_position_embeddings: int
+    """Positions of the language sequence."""
+
+    @property
+    def release(self) -> str:
+        """What tells one model of the family from another beside its sizes, for `longview info`."""
+
+    @property
+    def picture_size(self) -> int:
+        """R: pixels along the side of a picture."""
+
+    @property
+    def patches_per_picture(self) -> int:
+        """P: features that `Model.encode` makes of a picture."""
+
+    @classmethod
+    def tiny(cls, variant: str = ..., **changes: Any) -> Config:
+        """A model of a few hundred kilobytes with every mechanism of the variant in it, for tests."""
+
+
 class Processor(Protocol):
-    """The contract of a family's processor: messages + media → ModelInputs; tokens → text."""
+    """The contract of a family's processor: messages + media → ModelInputs; `tokenizer` makes text of tokens."""
 
     tokenizer: Any
     default_media: MediaOptions
+    """How videos are sampled where a request does not say."""
     draws: bool
-    """Whether the model was taught to describe pictures to be painted."""
+    """Whether the model was taught to write descriptions of pictures to be drawn."""
     crop_settings: tuple[str, ...]
     """Fields of `SampleFormat` that change how its pictures are cut; none where the model decides."""
+
+    def __init__(self, tokenizer: Any, config: Any) -> None: ...
+
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Processor:
+        """Open tokenizer and settings of a folder or hub id; `config=` spares reading the model's.
+
+        Raises:
+            CheckpointError: something in the folder is missing or malformed.
+        """
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Write tokenizer and settings beside the weights."""
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:
@@ -165,8 +210,8 @@ class Processor(Protocol):
         """One conversation and its media, in the order in which they stand in the messages.
 
         Args:
-            train: The last message is the assistant's; `text_inputs` gain `labels`, −100 but for the assistant's
-                tokens.
+            train: The last message is the assistant's; `text_inputs` gain `labels` (1, T), −100 but for the
+                assistant's tokens. Otherwise the prompt ends where the answer begins.
             sample_format: Where it differs from how the processor is set.
 
         Raises:
@@ -174,32 +219,45 @@ class Processor(Protocol):
         """
 
     def collate(self, samples: Sequence[ModelInputs], padding_side: str = "right") -> BatchFeature:
-        """Several conversations as one batch: the arguments of `forward`, with pixels."""
+        """Several conversations as one batch: what `Model.embed_pictures` takes, pixels (N, 3, R, R) included."""
 
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Pictures, each whole and uncut: the arguments of `Model.encode`."""
 
-    def save_pretrained(self, folder: str | PathLike) -> None:
-        """Write tokenizer and settings beside the weights."""
-
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
-        """Which hidden states stand for the pictures of a batch padded on the right: rows and positions, (N, W, 2)."""
+        """The hidden states that stand for the pictures of a batch padded on the right: row and position, (N, W, 2)."""
 
 
 class Model(Protocol):
-    """The contract of a family's model: a `PreTrainedModel` with these methods besides. Nothing else is asked of it."""
+    """The contract of a family's model: a transformers `PreTrainedModel` with these methods besides."""
 
     config: Any
-    """With `vision_batch_size`, `max_position_embeddings`, `picture_size` and `_attn_implementation`."""
+    """See `Config`."""
+    parts: dict[str, tuple[str, ...]]
+    """Component → marks in parameter names: "vision", "connector", "language". The first that matches owns it."""
     language_model: Any
     """A causal language model of transformers, whose decoder layers are `language_model.model.layers`."""
     training: bool
+    device: torch.device
+    dtype: torch.dtype
 
-    @property
-    def device(self) -> torch.device: ...
+    def __init__(self, config: Any) -> None: ...
 
-    @property
-    def dtype(self) -> torch.dtype: ...
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike, *args: Any, config: Any = None, **kwargs: Any) -> Model:
+        """Open an official or saved folder, or a hub id; takes transformers' arguments. Runs no code, opens no pickle.
+
+        Raises:
+            CheckpointError: something about the folder is missing, unsafe or of the wrong shape.
+        """
+
+    @classmethod
+    def check(cls, config: Any, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+        """Complete a config by the shapes of its checkpoint's tensors, and make sure that they belong together.
+
+        Raises:
+            CheckpointError: they do not.
+        """
 
     @classmethod
     def footprint(cls, config: Any, dtype: torch.dtype) -> Footprint:
@@ -217,9 +275,24 @@ class Model(Protocol):
             features: What `encode` made of the pictures, (N, P, D); without them the pixels are encoded.
         """
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `forward`: `input_ids` (B, T) or `inputs_embeds` (B, T, D), `attention_mask`, `position_ids`,
-        `past_key_values`, `labels`, `use_cache`, `logits_to_keep` → an output with `logits` (B, T, V)."""
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        pixel_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`input_ids` (B, T) or `inputs_embeds` (B, T, D) behind what the cache holds → logits (B, T, V), and a loss.
+
+        Raises:
+            RequestError: the numbers of pictures and placeholders differ; says both.
+        """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, with hooks."""
@@ -236,28 +309,27 @@ class Model(Protocol):
     def pack(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Samples (B, T) as one row that keeps them apart; see `longview.models.packing`."""
 
-    def get_input_embeddings(self) -> nn.Module: ...
-
-    def get_output_embeddings(self) -> nn.Module: ...
-
     def plain_language_model(self) -> Any:
         """The language model alone, as transformers has it, with the same weights."""
 
+    def __getattr__(self, name: str) -> Any:
+        """What every `PreTrainedModel` has: `parameters`, `train`, `generate`, `save_pretrained`, embeddings, …"""
 
-Kind = TypeVar("Kind", bound="SideCache")
+
+SideCacheT = TypeVar("SideCacheT", bound="SideCache")
 
 
 class SideCache(Protocol):
-    """What a family keeps beside the KV cache of text tokens; owl3's keys and values of pictures are such."""
+    """What a family keeps beside the KV cache of text tokens, as mPLUG-Owl3 keeps keys and values of pictures."""
 
     @classmethod
-    def joined(cls: type[Kind], rows: Sequence[Kind | None]) -> Kind:
+    def joined(cls: type[SideCacheT], rows: Sequence[SideCacheT | None]) -> SideCacheT:
         """What several conversations keep, as one batch; None for one that keeps nothing."""
 
-    def row(self: Kind, number: int) -> Kind | None:
+    def row(self: SideCacheT, number: int) -> SideCacheT | None:
         """What one of several conversations keeps, as a copy; None if that is nothing."""
 
-    def until(self: Kind, position: int) -> Kind:
+    def until(self: SideCacheT, position: int) -> SideCacheT:
         """What one conversation keeps before a position of its sequence; nothing is copied."""
 
     def nbytes(self) -> int:
@@ -309,66 +381,3 @@ def count_parameters(model_class: Any, config: Any) -> int:
     """Parameters of a model, from its config alone; nothing is allocated."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in model_class(config).parameters())
-
-
-def pad_rows(samples: Sequence[ModelInputs], fill: int, padding_side: str) -> tuple[dict[str, Any], list[int]]:
-    """Rows padded to the longest, with the pixels of all, and how many positions each was padded by.
-
-    Args:
-        fill: The token to pad ids with.
-
-    Raises:
-        RequestError: no samples, or no such side.
-    """
-    if padding_side not in ("left", "right") or not samples:
-        raise RequestError(
-            f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
-        )
-    rows = [sample.load_pixels() for sample in samples]
-    length = max(row["input_ids"].shape[1] for row in rows)
-    pads = [length - row["input_ids"].shape[1] for row in rows]
-    sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
-    batch: dict[str, Any] = {}
-    for key, value in {"input_ids": fill, "attention_mask": 0, "labels": IGNORED}.items():
-        if key in rows[0]:
-            padded = zip(rows, sides, strict=True)
-            batch[key] = torch.cat([pad(row[key], side, value=value) for row, side in padded])
-    pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
-    if pictures:
-        batch["pixel_values"] = torch.cat(pictures)
-    return batch, pads
-
-
-def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:
-    """As many media as media parts, or an error with both numbers; and all of them in the user's messages.
-
-    Args:
-        family: The model's name, for the error.
-
-    Raises:
-        RequestError: the numbers differ, or somebody else shows pictures.
-    """
-    parts = sum(len(message.media) for message in messages)
-    if parts != len(media):
-        raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
-    stray = next((message.role for message in messages if message.media and message.role != "user"), None)
-    if stray:
-        raise RequestError(f"{family} looks at pictures in the user's messages only, not in the {stray}'s")
-
-
-def frames_used(media: Sequence[Medium], crops: Sequence[int]) -> tuple[FrameUsed, ...]:
-    """The receipt's list of frames; `crops` says how many pictures each medium's frames became."""
-    return tuple(
-        FrameUsed(
-            medium=number,
-            name=medium.name,
-            kind=medium.kind,
-            index=frame.index,
-            seconds=frame.seconds,
-            width=medium.width,
-            height=medium.height,
-            crops=crops[number],
-        )
-        for number, medium in enumerate(media)
-        for frame in medium.frames
-    )

@@ -1,7 +1,10 @@
-"""Families are found by folder name: each package under `longview.models` is one. Whose checkpoint is this?
+"""Families are found by folder name: each package in `longview.models.__path__` is one. Whose checkpoint is this?
 
-A family's package offers `Config`, `Model`, `Processor`, `recognises(config: dict) -> bool` and
-`official_config(config, folder) -> dict`. A fourth family is one new folder; nothing is edited here.
+A fourth family is one new folder beside these; nothing is edited here. One that lies elsewhere is found once the folder
+around it is added to the path:
+
+    import longview.models
+    longview.models.__path__.append("examples/fourth_family")
 """
 
 from __future__ import annotations
@@ -15,36 +18,47 @@ from typing import Any, Protocol
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
+import longview.models
 from longview.errors import CheckpointError
 from longview.models import checkpoint
 
 
 class Family(Protocol):
-    """What the package of a family offers."""
+    """What the package of a family exports; `longview.models.base` has the contracts of the three classes."""
 
     __name__: str
     Config: Any
     Model: Any
     Processor: Any
 
-    def recognises(self, config: Mapping[str, Any]) -> bool: ...
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json, official or written by longview, belongs to the family."""
 
-    def official_config(self, config: Any, folder: Path) -> dict[str, Any]: ...
+    def official_config(self, config: Any, folder: Path) -> dict[str, Any]:
+        """The config.json with which the authors' code opens the weights that longview writes.
+
+        Raises:
+            CheckpointError: their code builds no such model.
+        """
+
+
+def families() -> dict[str, Family]:
+    """Every family by name; they are registered with transformers' Auto classes."""
+    return _found_in(tuple(longview.models.__path__))
 
 
 @functools.cache
-def families() -> dict[str, Family]:
-    """Every family by name; the first call also registers them with transformers' Auto classes."""
+def _found_in(folders: tuple[str, ...]) -> dict[str, Family]:
     found: dict[str, Family] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    for module in pkgutil.iter_modules(folders):
         if not module.ispkg:
             continue
         family: Any = importlib.import_module(f"longview.models.{module.name}")
         found[module.name] = family
-        AutoConfig.register(family.Config.model_type, family.Config)
-        AutoProcessor.register(family.Config, family.Processor)
+        AutoConfig.register(family.Config.model_type, family.Config, exist_ok=True)
+        AutoProcessor.register(family.Config, family.Processor, exist_ok=True)
         for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
-            auto.register(family.Config, family.Model)
+            auto.register(family.Config, family.Model, exist_ok=True)
     return found
 
 
@@ -52,7 +66,7 @@ def family_of(folder: Path) -> Family:
     """The family that a checkpoint folder belongs to, by its config.json.
 
     Raises:
-        CheckpointError: no family recognises it; says what it claims to be.
+        CheckpointError: no family recognises it; names what it claims to be.
     """
     config = checkpoint.read_config(folder)
     for family in families().values():

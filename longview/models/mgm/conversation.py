@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from longview.errors import RequestError
+from longview.models.processing import Segment
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,6 @@ class Piece:
     learned: bool = False
 
 
-Segment = str | None
-"""What is said: text, or None where a picture stands."""
 Turn = tuple[str, Sequence[Segment] | None]
 """A role and what is said; None for an answer that is to follow."""
 

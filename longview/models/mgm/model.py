@@ -292,14 +292,14 @@ class MGMModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
         return self.projector(seen)
 
     def embed_pictures(
-        self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+        self, model_inputs: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
     ) -> dict[str, Any]:
-        """A processor's tensors with the pictures in their places in the sequence: arguments of `forward`.
+        """A batch of the processor with the pictures in the sequence: arguments of `forward`.
 
         Args:
             features: What `encode` made of the pictures, (N, T, D), in place of their pixels.
         """
-        arguments = dict(tensors)
+        arguments = dict(model_inputs)
         ids, pixels = arguments.pop("input_ids"), arguments.pop("pixel_values", None)
         placeholders = (ids == PLACEHOLDER).sum(1).tolist()
         shown = pixels if features is None else features

@@ -29,21 +29,14 @@ from longview.errors import RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import (
-    DEFAULT_FORMAT,
-    EncoderInput,
-    ModelInputs,
-    SampleFormat,
-    check_media,
-    frames_used,
-    pad_rows,
-)
+from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.mgm import convert
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.conversation import TEMPLATES, Piece, Segment, Template, Turn, render, template_of, text_of
+from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of, text_of
 from longview.models.mgm.fusion import small_views
 from longview.models.mgm.labels import labels_of
 from longview.models.mgm.towers import MEAN, STD
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
 
 PLACEHOLDER = -200
@@ -270,11 +263,12 @@ class MGMProcessor:
     def _tokens(self, pieces: Sequence[Piece | None]) -> tuple[list[int], list[int]]:
         """Pieces → ids and labels. The texts between two pictures are tokenised together, as the authors do."""
         ids, labels = [*self._begin], [IGNORED] * len(self._begin)
-        for number, chunk in enumerate(_chunks(pieces)):
-            if number:
+        for texts in join_texts(pieces):
+            if texts is None:
                 ids.append(PLACEHOLDER)
                 labels.append(IGNORED)
-            for token, learned in self._encode(chunk):
+                continue
+            for token, learned in self._encode(texts):
                 ids.append(token)
                 labels.append(token if learned else IGNORED)
         return ids, labels
@@ -317,18 +311,6 @@ class MGMProcessor:
         found = zip(encoded["input_ids"][skipped:], encoded["offset_mapping"][skipped:], strict=True)
         for token, (start, end) in found:
             yield token, any(learned[begin + start : begin + end])
-
-
-def _chunks(pieces: Sequence[Piece | None]) -> Iterator[list[Piece]]:
-    """What stands before, between and behind the pictures."""
-    chunk: list[Piece] = []
-    for piece in pieces:
-        if piece is None:
-            yield chunk
-            chunk = []
-        else:
-            chunk.append(piece)
-    yield chunk
 
 
 def _sampling(config: MGMConfig) -> MediaOptions:

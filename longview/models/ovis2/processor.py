@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -32,17 +32,10 @@ from longview.errors import CheckpointError, LongviewError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import (
-    DEFAULT_FORMAT,
-    EncoderInput,
-    ModelInputs,
-    SampleFormat,
-    check_media,
-    frames_used,
-    pad_rows,
-)
+from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
 
 SYSTEM_PROMPT = "You are a helpful assistant."
@@ -55,8 +48,6 @@ ALONE, AMONG_OTHERS = 9, 4
 WHOLE = (1, 1)
 """The grid of a picture that is not cut; frames of videos never are."""
 
-Segment = str | list[int]
-"""Text, or the ids of a picture."""
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels."""
 
@@ -335,6 +326,7 @@ class Ovis2Processor:
             most = 1
         encoder_inputs: list[EncoderInput] = []
         counts: list[int] = []
+        pictures: list[list[int]] = []
         turns: list[tuple[str, list[Segment]]] = []
         queue = iter(media)
         for message in messages:
@@ -349,12 +341,13 @@ class Ovis2Processor:
                 for number, frame in enumerate(medium.frames):
                     grid = WHOLE if medium.kind == "video" else self._grid(frame.image, most)
                     ids = placeholders(*grid)
-                    segments += ["\n"] * (number > 0) + [ids]
+                    segments += ["\n"] * (number > 0) + [None]
+                    pictures.append(ids)
                     settings, pixels = (self.pixels, grid), partial(self._seen, grid=grid)
                     encoder_inputs.append(EncoderInput(len(counts), number, ids.count(ATOM), settings, pixels))
                 counts.append(ids.count(ATOM))
             turns.append((message.role, segments))
-        ids, labels = self._plain(turns) if sample_format.plain else self._build(turns, learn=train)
+        ids, labels = self._plain(turns, pictures) if sample_format.plain else self._build(turns, pictures, learn=train)
         words: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
@@ -430,13 +423,12 @@ class Ovis2Processor:
                 "max_partition is None, which is for text alone; say how many crops a picture may become"
             )
         crops, shown, bad = self._pictures(images[:asked], max_partition, propagate_exception)
-        queue = iter(shown)
         turns: list[tuple[str, list[Segment]]] = []
         for turn in conversation:
             pieces = re.split("(<image>)", turn["value"])
-            turns.append((ROLES[turn["from"]], [next(queue) if piece == "<image>" else piece for piece in pieces]))
+            turns.append((ROLES[turn["from"]], [None if piece == "<image>" else piece for piece in pieces]))
         open_answer = generation_preface is not None
-        ids, labels = self._build(turns, learn=not (bad or open_answer), parse_specials=True, open_answer=open_answer)
+        ids, labels = self._build(turns, shown, not (bad or open_answer), parse_specials=True, open_answer=open_answer)
         starts = [f"<|im_start|>{ROLES[turn['from']]}\n{turn['value']}" for turn in conversation]
         prompt = "<|im_end|>\n".join(starts) + ("" if open_answer else "<|im_end|>\n")
         pixels = torch.stack(crops) if crops else None
@@ -496,6 +488,7 @@ class Ovis2Processor:
     def _build(
         self,
         turns: list[tuple[str, list[Segment]]],
+        pictures: Sequence[list[int]],
         learn: bool,
         parse_specials: bool = False,
         open_answer: bool | None = None,
@@ -503,6 +496,7 @@ class Ovis2Processor:
         """Turns of text and pictures → ids and labels, which are −100 but for the assistant's words and their end.
 
         Args:
+            pictures: The ids of each picture, in order.
             parse_specials: As the authors do: `<|im_end|>` and the like in a text are special tokens, and an answer is
                 tokenised together with its header.
             open_answer: The last turn has no end; default: begin an answer after the last turn, unless learning.
@@ -514,13 +508,13 @@ class Ovis2Processor:
             turns = [("system", [SYSTEM_PROMPT]), *turns]
         ids: list[int] = []
         labels: list[int] = []
-        newline = self._encode("\n")
+        newline, queue = self._encode("\n"), iter(pictures)
         for number, (role, segments) in enumerate(turns):
             header = [self._specials["<|im_start|>"], *self._encode(f"{role}\n")]
             if role == "assistant" and not parse_specials:
-                tokens = [*header, *self._tokens(segments, parse_specials)]
+                tokens = [*header, *self._tokens(segments, queue, parse_specials)]
             else:
-                tokens = [header[0], *self._tokens([f"{role}\n", *segments], parse_specials)]
+                tokens = [header[0], *self._tokens([f"{role}\n", *segments], queue, parse_specials)]
             closed = number + 1 < len(turns) or not open_answer
             learned = role == "assistant" and learn
             ids += [*tokens, *([self._specials["<|im_end|>"], *newline] if closed else [])]
@@ -530,26 +524,26 @@ class Ovis2Processor:
                 labels += [self._specials["<|im_end|>"] if learned else IGNORED] + [IGNORED] * len(newline)
         return ids, labels
 
-    def _plain(self, turns: Sequence[tuple[str, list[Segment]]]) -> tuple[list[int], list[int]]:
+    def _plain(
+        self, turns: Sequence[tuple[str, list[Segment]]], pictures: Sequence[list[int]]
+    ) -> tuple[list[int], list[int]]:
         """Turns side by side, without a template and without an end → ids and labels."""
         ids: list[int] = []
         labels: list[int] = []
+        queue = iter(pictures)
         for role, segments in turns:
-            tokens = self._tokens(segments)
+            tokens = self._tokens(segments, queue)
             ids += tokens
             labels += tokens if role == "assistant" else [IGNORED] * len(tokens)
         return ids, labels
 
-    def _tokens(self, segments: Sequence[Segment], parse_specials: bool = False) -> list[int]:
-        """Neighbouring texts are tokenised together, because a tokenizer may merge across their border."""
+    def _tokens(
+        self, segments: Sequence[Segment], pictures: Iterator[list[int]], parse_specials: bool = False
+    ) -> list[int]:
+        """Texts and pictures → ids; each None takes the ids of the next picture."""
         ids: list[int] = []
-        text = ""
-        for segment in [*segments, []]:
-            if isinstance(segment, str):
-                text += segment
-                continue
-            ids += [*(self._encode(text, parse_specials) if text else []), *segment]
-            text = ""
+        for texts in join_texts(segments):
+            ids += next(pictures) if texts is None else self._encode("".join(texts), parse_specials)
         return ids
 
     def _encode(self, text: str, parse_specials: bool = False) -> list[int]:

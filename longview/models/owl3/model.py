@@ -182,16 +182,16 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         return torch.cat(features)
 
     def embed_pictures(
-        self, tensors: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
+        self, model_inputs: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
     ) -> dict[str, Any]:
-        """A processor's tensors with the pictures replaced by their features: arguments of `forward`.
+        """A batch of the processor with features in place of pixels: arguments of `forward`.
 
         Args:
             features: What `encode` made of the pictures, (N, P, D), in place of their pixels.
         """
-        arguments = {key: value for key, value in tensors.items() if key != "pixel_values"}
-        if features is None and "pixel_values" in tensors:
-            features = self.encode(tensors["pixel_values"], progress)
+        arguments = {key: value for key, value in model_inputs.items() if key != "pixel_values"}
+        if features is None and "pixel_values" in model_inputs:
+            features = self.encode(model_inputs["pixel_values"], progress)
         if features is not None:
             arguments["image_embeds"] = features
         return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in arguments.items()}
@@ -298,13 +298,13 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         embeds = arguments["image_embeds"][here[0] : here[-1] + 1]
         return {**words, "image_embeds": embeds, "media_offset": [[starts[number] - begin for number in here]]}
 
-    def collate_chunks(self, portions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Several rows' portions from their beginnings as one batch, padded on the right."""
-        embeds = [portion["image_embeds"] for portion in portions if "image_embeds" in portion]
+    def collate_chunks(self, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Several rows' chunks from position 0 as one batch, padded on the right."""
+        embeds = [chunk["image_embeds"] for chunk in chunks if "image_embeds" in chunk]
         if not embeds:
-            return super().collate_chunks(portions)
-        starts = [start for portion in portions for start in portion.get("media_offset", [[]])]
-        return {**super().collate_chunks(portions), "image_embeds": torch.cat(embeds), "media_offset": starts}
+            return super().collate_chunks(chunks)
+        starts = [start for chunk in chunks for start in chunk.get("media_offset", [[]])]
+        return {**super().collate_chunks(chunks), "image_embeds": torch.cat(embeds), "media_offset": starts}
 
     def picture_positions(
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int

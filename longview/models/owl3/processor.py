@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -30,24 +30,14 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import MediaOptions, Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
-from longview.models.base import (
-    DEFAULT_FORMAT,
-    EncoderInput,
-    ModelInputs,
-    SampleFormat,
-    check_media,
-    frames_used,
-    pad_rows,
-)
+from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.owl3.config import Owl3Config
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.tiling import cut
 
 PLACEHOLDER = "<|image|>"
 GRIDS = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
 """Candidate (rows, columns), in the order in which ties are decided."""
-
-Segment = str | None
-"""Text, or None where a placeholder stands."""
 
 
 class Owl3Processor:
@@ -293,12 +283,12 @@ class Owl3Processor:
                 add([*self._encode(answer, parse_specials), self._specials["<|im_end|>"]], learn=True)
                 add([self._specials["<|endoftext|>"]], learn=True)
                 continue
-            for segment in merged([f"{role}\n", *segments]):
-                if segment is None:
+            for texts in join_texts([f"{role}\n", *segments]):
+                if texts is None:
                     starts.append(len(ids))
                     add(self._placeholder)
                 else:
-                    add(self._encode(segment, parse_specials))
+                    add(self._encode("".join(texts), parse_specials))
             add([self._specials["<|im_end|>"]])
         tensors = self._tensors(ids, starts)
         if pixels:
@@ -313,10 +303,10 @@ class Owl3Processor:
         labels: list[int] = []
         starts: list[int] = []
         for role, segments in turns:
-            for segment in merged(segments):
-                if segment is None:
+            for texts in join_texts(segments):
+                if texts is None:
                     starts.append(len(ids))
-                tokens = self._placeholder if segment is None else self._encode(segment)
+                tokens = self._placeholder if texts is None else self._encode("".join(texts))
                 ids += tokens
                 labels += tokens if role == "assistant" else [-100] * len(tokens)
         tensors = self._tensors(ids, starts)
@@ -380,21 +370,6 @@ class Owl3Processor:
 def _normalised(image: Image.Image) -> Tensor:
     pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
     return torch.from_numpy((pixels - np.float32(0.5)) / np.float32(0.5))
-
-
-def merged(segments: Sequence[Segment]) -> Iterator[Segment]:
-    """Neighbouring texts become one, because a tokenizer may merge across their border; empty ones vanish."""
-    text = ""
-    for segment in segments:
-        if segment is not None:
-            text += segment
-            continue
-        if text:
-            yield text
-        text = ""
-        yield None
-    if text:
-        yield text
 
 
 def choose_grid(width: int, height: int, side: int) -> tuple[int, int]:

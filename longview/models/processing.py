@@ -1,0 +1,96 @@
+"""What the families' processors share: checks of media, texts between pictures, padding, the receipt's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.functional import pad
+
+from longview.errors import RequestError
+from longview.media import Medium
+from longview.messages import FrameUsed, Message
+from longview.models.base import ModelInputs
+from longview.models.sequence import IGNORED
+
+Segment = str | None
+"""A text, or None where a picture stands."""
+Text = TypeVar("Text")
+
+
+def join_texts(segments: Iterable[Text | None]) -> Iterator[list[Text] | None]:
+    """Neighbouring texts as one list, and None for each picture; empty texts vanish.
+
+    They are to be tokenised together, because a tokenizer may merge across their border.
+    """
+    segments = (segment for segment in segments if segment is None or segment)
+    for is_picture, run in groupby(segments, key=lambda segment: segment is None):
+        if is_picture:
+            yield from (None for _ in run)
+        else:
+            yield [text for text in run if text is not None]
+
+
+def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:
+    """As many media as media parts, or an error with both numbers; and all of them in the user's messages.
+
+    Args:
+        family: The model's name, for the error.
+
+    Raises:
+        RequestError: the numbers differ, or another message than the user's holds media.
+    """
+    parts = sum(len(message.media) for message in messages)
+    if parts != len(media):
+        raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
+    stray = next((message.role for message in messages if message.media and message.role != "user"), None)
+    if stray:
+        raise RequestError(f"{family} takes pictures in the user's messages only, not in the {stray}'s")
+
+
+def pad_rows(samples: Sequence[ModelInputs], fill: int, padding_side: str) -> tuple[dict[str, Any], list[int]]:
+    """Rows padded to the longest, with the pixels of all; and how many positions each was padded by.
+
+    Args:
+        fill: The token id to pad with.
+
+    Raises:
+        RequestError: no samples, or no such side.
+    """
+    if padding_side not in ("left", "right") or not samples:
+        raise RequestError(
+            f"collate pads {len(samples)} samples on the side {padding_side!r}; give some, and left or right"
+        )
+    rows = [sample.load_pixels() for sample in samples]
+    length = max(row["input_ids"].shape[1] for row in rows)
+    pads = [length - row["input_ids"].shape[1] for row in rows]
+    sides = [(pad, 0) if padding_side == "left" else (0, pad) for pad in pads]
+    batch: dict[str, Any] = {}
+    for key, value in {"input_ids": fill, "attention_mask": 0, "labels": IGNORED}.items():
+        if key in rows[0]:
+            padded = zip(rows, sides, strict=True)
+            batch[key] = torch.cat([pad(row[key], side, value=value) for row, side in padded])
+    pictures = [row["pixel_values"] for row in rows if "pixel_values" in row]
+    if pictures:
+        batch["pixel_values"] = torch.cat(pictures)
+    return batch, pads
+
+
+def frames_used(media: Sequence[Medium], crops: Sequence[int]) -> tuple[FrameUsed, ...]:
+    """The receipt's list of frames; `crops` says how many pictures each medium's frames became."""
+    return tuple(
+        FrameUsed(
+            medium=number,
+            name=medium.name,
+            kind=medium.kind,
+            index=frame.index,
+            seconds=frame.seconds,
+            width=medium.width,
+            height=medium.height,
+            crops=crops[number],
+        )
+        for number, medium in enumerate(media)
+        for frame in medium.frames
+    )
