@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from longview.errors import LongviewError
 from longview.messages import Answer, Message, Part, Piece, Receipt, ask, image, video
+from longview.requests import Limits, MediaOptions, SamplingParams
 
 __version__ = "0.1.0"
 
@@ -21,9 +22,6 @@ _LAZY = {
     "load": "longview.engine",
     "Engine": "longview.engine",
     "Budget": "longview.engine",
-    "SamplingParams": "longview.engine",
-    "MediaOptions": "longview.media",
-    "Limits": "longview.media",
     "apply_liger_kernel": "longview.models.liger",
     "AutoConfig": "longview.models.auto",
     "AutoModel": "longview.models.auto",
@@ -34,8 +32,7 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from longview.engine import Budget, Engine, SamplingParams, load
-    from longview.media import Limits, MediaOptions
+    from longview.engine import Budget, Engine, load
     from longview.models.auto import (
         AutoConfig,
         AutoModel,

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import re
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import longview
 from longview.cli.options import (
-    FrameOptions,
-    LimitOptions,
     ModelOptions,
     PluginOptions,
-    SamplingOptions,
     Similarity,
     check_similarity,
     checked,
@@ -26,6 +22,7 @@ from longview.cli.options import (
 )
 from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
 from longview.errors import RequestError
+from longview.requests import Limits, MediaOptions, SamplingParams
 
 
 def ask(
@@ -38,10 +35,10 @@ def ask(
         ),
     ],
     model: ModelOptions,
-    frames: FrameOptions,
-    sampling: SamplingOptions,
+    media: MediaOptions,
+    params: SamplingParams,
     plugins: PluginOptions,
-    limits: LimitOptions,
+    limits: Limits,
     similarity: Similarity = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the answer and its receipt.")] = False,
@@ -62,13 +59,12 @@ def ask(
         raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
     if re.fullmatch(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|mov|mkv|webm|avi)", question, re.IGNORECASE):
         raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
-    if sampling.logprobs is not None and not json:
+    if params.logprobs is not None and not json:
         raise RequestError("--logprobs is told in JSON; add --json")
     show = is_terminal() and not json and not quiet
-    costs, chosen = limits.limits(), frames.options()
-    check_similarity(similarity, frames)
-    parts = open_parts(files, costs)  # before torch is imported, so that a mistake is told at once
-    if asdict(frames) != asdict(FrameOptions()) and all(part.type != "video" for part in parts):
+    check_similarity(similarity, media)
+    parts = open_parts(files, limits)  # before torch is imported, so that a mistake is told at once
+    if media != MediaOptions() and all(part.type != "video" for part in parts):
         raise RequestError(
             "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
         )
@@ -76,10 +72,9 @@ def ask(
         raise RequestError("--ocr reads the text in pictures, and none is given")
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
-    settings: dict[str, Any] = {"params": sampling.params(), "media": chosen, "limits": costs}
-    settings |= plugins.settings()
+    settings = {"params": params, "media": media, "limits": limits, **plugins.settings()}
     engine = model.load(show, similarity=similarity)
-    painter = plugins.painter(engine, sampling.seed)
+    painter = plugins.painter(engine, params.seed)
     if json:
         answer = engine.answer(messages, **settings)
         drawing = {"drawing": paint(painter, answer.text, plugins.output_file, show)} if painter else {}

@@ -15,11 +15,8 @@ import typer
 
 import longview
 from longview.cli.options import (
-    FrameOptions,
-    LimitOptions,
     ModelOptions,
     PluginOptions,
-    SamplingOptions,
     Similarity,
     check_similarity,
     checked,
@@ -30,9 +27,9 @@ from longview.cli.options import (
 from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
 from longview.errors import LongviewError, RequestError
 from longview.messages import Message, Part, Receipt
+from longview.requests import Limits, MediaOptions, SamplingParams
 
 if TYPE_CHECKING:
-    from longview.media import Limits
     from longview.plugins.draw import Painter
 
 HELP = """\
@@ -53,10 +50,10 @@ def chat(
     ] = None,
     *,
     model: ModelOptions,
-    frames: FrameOptions,
-    sampling: SamplingOptions,
+    media: MediaOptions,
+    params: SamplingParams,
     plugins: PluginOptions,
-    limits: LimitOptions,
+    limits: Limits,
     image_file: Annotated[
         str | None, typer.Option(help="Pictures for the first question, with commas between them, as MGM's program.")
     ] = None,
@@ -71,14 +68,13 @@ def chat(
       longview chat film.mp4 --fps 1 --model mPLUG/mPLUG-Owl3-7B-241101
       printf 'What is this?\\n/add b.jpg\\nAnd this?\\n' | longview chat a.jpg
     """
-    talk = Talk(limits.limits(), system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
-    check_similarity(similarity, frames)
+    talk = Talk(limits, system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
+    check_similarity(similarity, media)
     talk.add(_photos(image_file), photos=True)
     talk.add(files or [])  # before torch is imported, so that a mistake is told at once
-    talk.settings = {"params": sampling.params(), "media": frames.options(), "limits": talk.limits}
-    talk.settings |= plugins.settings()
+    talk.settings = {"params": params, "media": media, "limits": limits, **plugins.settings()}
     talk.engine = model.load(is_terminal() and not json, similarity=similarity)
-    talk.painter, talk.output_file = plugins.painter(talk.engine, sampling.seed), plugins.output_file
+    talk.painter, talk.output_file = plugins.painter(talk.engine, params.seed), plugins.output_file
     if talk.interactive:
         typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
     for line in _lines(talk.interactive):

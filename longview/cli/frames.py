@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longview.cli.options import FrameOptions, LimitOptions, Similarity, checked, quieten
+from longview.cli.options import Similarity, checked, quieten
 from longview.cli.terminal import bars, is_terminal, spinner
 from longview.errors import RequestError
 from longview.messages import Part
+from longview.requests import Limits, MediaOptions
 
 if TYPE_CHECKING:
     from longview.eval.sheet import Sheet
-    from longview.media import MediaOptions, RelevanceQuery
+    from longview.media import RelevanceQuery
 
 
 def show_frames(
@@ -24,8 +25,8 @@ def show_frames(
         str | None, typer.Argument(help="What frames are held against; --select mdp3 needs it.", show_default=False)
     ] = None,
     *,
-    frames: FrameOptions,
-    limits: LimitOptions,
+    media: MediaOptions,
+    limits: Limits,
     similarity: Similarity = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Whose way of choosing frames, where --select is left out.")
@@ -46,7 +47,6 @@ def show_frames(
       longview frames film.mp4 --select uniform --frames 12 --out sheet.png
       longview frames film.mp4 "Who comes in?" --select mdp3 --similarity ./siglip --json
     """
-    chosen, costs = frames.options(), limits.limits()
     from longview.eval.sheet import Sheet, check_path, write
     from longview.media import open_medium, sniff
 
@@ -54,22 +54,22 @@ def show_frames(
         check_path(path)
     if question is not None:
         question = checked(question)
-    elif chosen.by_content:
-        raise RequestError(f"--select {chosen.select} chooses the frames that a question is about; add a question")
+    elif media.by_content:
+        raise RequestError(f"--select {media.select} chooses the frames that a question is about; add a question")
     elif similarity is not None or device is not None:
         raise RequestError("--similarity and --device serve to hold frames against a question; add a question")
-    if sniff(video, costs) == "image":
+    if sniff(video, limits) == "image":
         raise RequestError(f"{video} is a picture; frames are chosen of a video")
     quieten(show=False)
     show = is_terminal() and not json
     default = family_default(model)
     with spinner("opening the towers", show):
-        relevance_query = open_relevance_query(question, chosen, similarity, model, device)
+        relevance_query = open_relevance_query(question, media, similarity, model, device)
     with bars(show) as progress:
         medium = open_medium(
-            Part("video", source=video), chosen, costs, progress, default=default, relevance_query=relevance_query
+            Part("video", source=video), media, limits, progress, default=default, relevance_query=relevance_query
         )
-    sheet = Sheet(medium, chosen.select or ("fps" if chosen.fps is not None else default.select) or "uniform", question)
+    sheet = Sheet(medium, media.select or ("fps" if media.fps is not None else default.select) or "uniform", question)
     if json:
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
     else:
@@ -96,7 +96,7 @@ def family_default(model: str) -> MediaOptions:
 
 
 def open_relevance_query(
-    question: str | None, chosen: MediaOptions, similarity: str | None, model: str, device: str | None
+    question: str | None, media: MediaOptions, similarity: str | None, model: str, device: str | None
 ) -> RelevanceQuery | None:
     """The question and what it is held against frames with.
 
@@ -108,7 +108,7 @@ def open_relevance_query(
     from longview.models.similarity import DEMO, Similarity, default_for
 
     name = similarity or default_for(model)
-    if question is None or not (chosen.by_content or similarity or name == DEMO):
+    if question is None or not (media.by_content or similarity or name == DEMO):
         return None
     device = device or best_device()
     check_device(device)

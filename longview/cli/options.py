@@ -1,29 +1,25 @@
-"""The groups of options that verbs share. Each has the fields, names and defaults of a setting in Python and over HTTP.
-
-The defaults are written out here again because their owners import torch or numpy; a test compares them.
-"""
+"""The groups of options that verbs share, besides those of `longview.requests`: the model, and what plugins do."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from typer import Option
 
 from longview.cli.terminal import spinner
+from longview.cli.verb import heading
 from longview.errors import RequestError
 from longview.messages import Message, Part
+from longview.plugins.draw import SDXL, Painter
+from longview.requests import Limits, MediaOptions, Plugins
+from longview.settings import setting
 
 if TYPE_CHECKING:
-    from longview.engine import Engine, SamplingParams
-    from longview.media import Limits, MediaOptions
-    from longview.plugins.draw import Painter
-
-MiB = 1024 * 1024
+    from longview.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -105,87 +101,34 @@ def quieten(show: bool) -> None:
         huggingface_hub.utils.disable_progress_bars()
 
 
-@dataclass(frozen=True)
-class FrameOptions:
-    """Which frames of videos are looked at (default: as the model's authors do)"""
-
-    frames: Annotated[int | None, Option(help="Frames of a video, at most.")] = None
-    fps: Annotated[float | None, Option(help="Frames a second of video.")] = None
-    select: Annotated[
-        str | None,
-        Option(
-            help="Sampler: uniform, fps, owl3, owl3-middle, ovis2, ovis2-server, or mdp3, which goes by the question."
-        ),
-    ] = None
-    start: Annotated[float | None, Option(help="Seconds at which to begin.")] = None
-    end: Annotated[float | None, Option(help="Seconds at which to end.")] = None
-    candidates: Annotated[
-        int | None, Option(help="Frames that mdp3 chooses among, at most, --fps of them (1) a second; default: 1024.")
-    ] = None
-
-    def options(self) -> MediaOptions:
-        from longview.media import MediaOptions
-
-        return MediaOptions(**asdict(self))
-
-
 Similarity: TypeAlias = Annotated[
     str | None,
     Option(
         "--similarity",
         metavar="FOLDER",
-        rich_help_panel=inspect.cleandoc(FrameOptions.__doc__ or ""),
+        rich_help_panel=heading(MediaOptions),
         help="SigLIP checkpoint that --select mdp3 goes by: a folder or hub id; default: embedded for the demo models, "
         "google/siglip-so400m-patch14-384 for others.",
     ),
 ]
 
 
-def check_similarity(similarity: str | None, frames: FrameOptions) -> None:
+def check_similarity(similarity: str | None, media: MediaOptions) -> None:
     """
     Raises:
-        RequestError: a checkpoint is named that nothing would look at.
+        RequestError: a checkpoint is named that nothing would use.
     """
-    if similarity is not None and not frames.options().by_content:
-        raise RequestError(f"--similarity {similarity} is looked at by --select mdp3 only; add that, or leave it out")
+    if similarity is not None and not media.by_content:
+        raise RequestError(f"--similarity {similarity} is used by --select mdp3 only; add that, or leave it out")
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How the answer is chosen"""
+class PluginOptions(Plugins):
+    """Reading and drawing."""
 
-    max_tokens: Annotated[int, Option(help="Tokens of the answer, at most.")] = 512
-    temperature: Annotated[float, Option(help="0 takes the likeliest token; higher is more varied.")] = 0.0
-    top_p: Annotated[float, Option(help="Keep the likeliest tokens that together reach this probability.")] = 1.0
-    top_k: Annotated[int, Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0
-    min_p: Annotated[float, Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0
-    repetition_penalty: Annotated[float, Option(help="Above 1, tokens seen before become less likely.")] = 1.0
-    presence_penalty: Annotated[float, Option(help="Taken from the scores of tokens in the answer.")] = 0.0
-    frequency_penalty: Annotated[float, Option(help="The same, once for each time a token occurs.")] = 0.0
-    min_tokens: Annotated[int, Option(help="Tokens of the answer, at least.")] = 0
-    seed: Annotated[int | None, Option(help="Fixes the random choices.")] = None
-    stop: Annotated[list[str], Option(help="End the answer before this text; may be repeated.")] = ()  # type: ignore[assignment]
-    logprobs: Annotated[int | None, Option(help="With --json: each token's probability, and of N others.")] = None
-    regex: Annotated[str | None, Option(help="The answer matches this regular expression.")] = None
-    json_schema: Annotated[str | None, Option(help="The answer is JSON that fits this schema; {} for any.")] = None
-
-    def params(self) -> SamplingParams:
-        from longview.engine import SamplingParams
-
-        return SamplingParams(**{**asdict(self), "stop": tuple(self.stop)})
-
-
-@dataclass(frozen=True)
-class PluginOptions:
-    """Reading and drawing"""
-
-    ocr: Annotated[bool, Option("--ocr", help="Read the text in pictures into the question.")] = False
-    gen: Annotated[bool, Option("--gen", help="Have MGM describe a picture, and paint it with SDXL.")] = False
-    gen_model: Annotated[str, Option(help="SDXL pipeline: a folder or a hub id.")] = (
-        "stabilityai/stable-diffusion-xl-base-1.0"
-    )
-    gen_steps: Annotated[int | None, Option(help="Steps of denoising; default: the pipeline's own.")] = None
-    output_file: Annotated[str, Option(help="Where the picture goes; an existing file is kept.")] = "generate.png"
+    gen_model: str = setting(SDXL, "SDXL pipeline that paints it: a folder or a hub id.")
+    gen_steps: int | None = setting(None, "Steps of denoising; default: the pipeline's own.")
+    output_file: str = setting("generate.png", "Where the picture goes; an existing file is kept.")
 
     def __post_init__(self) -> None:
         idle = [f.name for f in fields(self) if f.name not in ("ocr", "gen") and getattr(self, f.name) != f.default]
@@ -198,34 +141,7 @@ class PluginOptions:
 
     def painter(self, engine: Engine, seed: int | None) -> Painter | None:
         """What paints, on the model's device; None where nothing is to be painted."""
-        from longview.plugins.draw import Painter
-
         return Painter(self.gen_model, str(engine.device), self.gen_steps, seed) if self.gen else None
-
-
-@dataclass(frozen=True)
-class LimitOptions:
-    """What media may cost and reach"""
-
-    max_pixels: Annotated[int, Option(help="Pixels of one picture or frame.")] = 50_000_000
-    min_side: Annotated[int, Option(help="Pixels of a picture's shorter side, at least.")] = 2
-    max_aspect: Annotated[float, Option(help="Longer side of a picture over its shorter side.")] = 200.0
-    max_frames: Annotated[int, Option(help="Frames kept of one video.")] = 512
-    max_image_bytes: Annotated[int, Option(help="Encoded bytes of one picture.")] = 64 * MiB
-    max_video_bytes: Annotated[int, Option(help="Encoded bytes of a video that is fetched into memory.")] = 512 * MiB
-    max_decoded_bytes: Annotated[int, Option(help="Bytes of all frames together, decoded.")] = 4096 * MiB
-    connect_seconds: Annotated[float, Option(help="Seconds to reach a server.")] = 5.0
-    fetch_seconds: Annotated[float, Option(help="Seconds to fetch a URL.")] = 30.0
-    decode_seconds: Annotated[float, Option(help="Seconds to decode one file.")] = 120.0
-    max_redirects: Annotated[int, Option(help="Redirects to follow.")] = 3
-    allow_private_addresses: Annotated[
-        bool, Option("--allow-private-addresses", help="Fetch from this machine and private networks too.")
-    ] = False
-
-    def limits(self) -> Limits:
-        from longview.media import Limits
-
-        return Limits(**asdict(self))
 
 
 def open_parts(sources: Sequence[str], limits: Limits) -> list[Part]:

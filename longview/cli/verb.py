@@ -1,55 +1,78 @@
 """How a verb is declared, and how its help is laid out.
 
 A verb is a function. A parameter whose type is a dataclass stands for a group: each field becomes an option, under the
-group's docstring as the heading in `--help`, and the verb receives the filled dataclass.
+first line of the class's docstring as the heading in `--help`, and the verb receives the filled dataclass. A field
+declares its option as a `longview.settings.setting`, or, where it has names of its own, as `Annotated[…, Option(…)]`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from longview.settings import Setting, settings_of
+
 METAVARS: dict[type, str] = {int: "N", float: "X"}
 
 
 def spread(verb: Callable[..., None]) -> Callable[..., None]:
     """The verb with each group's fields as options of their own, as typer wants them."""
-    groups: dict[str, type] = {}
+    groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
-        if not is_dataclass(parameter.annotation):
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+            parameters += options_of(parameter.annotation)
+        else:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
-            continue
-        group: Any = parameter.annotation
-        groups[name] = group
-        hints = get_type_hints(group, include_extras=True)
-        for field in fields(group):
-            kind, option = hints[field.name].__origin__, hints[field.name].__metadata__[0]
-            option.rich_help_panel = inspect.cleandoc(group.__doc__ or "")
-            option.metavar = next(
-                (letter for known, letter in METAVARS.items() if known in (kind, *get_args(kind))), None
-            )
-            parameters.append(
-                inspect.Parameter(
-                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
-                )
-            )
+    options = {name: [parameter.name for parameter in options_of(group)] for name, group in groups.items()}
 
     @functools.wraps(verb)
     def gathered(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            values[name] = group(**{option: values.pop(option) for option in options[name]})
         verb(**values)
 
     gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     gathered.__annotations__ = {}
     return gathered
+
+
+def options_of(group: Any) -> Iterator[inspect.Parameter]:
+    """The options of a group, as parameters of a verb."""
+    declared, hints = settings_of(group), get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        if field.name not in declared:
+            kind, option = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+        elif declared[field.name].option:
+            kind, option = _option(declared[field.name])
+        else:
+            continue
+        option.rich_help_panel = heading(group)
+        option.metavar = next(
+            (letter for known, letter in METAVARS.items() if known in (kind, *get_args(kind))), option.metavar
+        )
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
+        )
+
+
+def heading(group: type) -> str:
+    """The heading of a group in `--help`."""
+    return inspect.cleandoc(group.__doc__ or "").partition("\n")[0].rstrip(".")
+
+
+def _option(declared: Setting) -> tuple[Any, Any]:
+    """The type of an option, and the option. A flag has no opposite; a list is an option that may be repeated."""
+    names = [f"--{declared.name.replace('_', '-')}"] if declared.type is bool else []
+    kind = declared.type if declared.element is None else list[declared.element]  # type: ignore[name-defined]
+    return kind | None if declared.optional else kind, typer.Option(*names, help=declared.help)
 
 
 class Verb(TyperCommand):
@@ -71,12 +94,12 @@ class Verb(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for parameter in self.get_params(ctx):
             group = getattr(parameter, "rich_help_panel", None) or "Options"
-            heading = "Arguments" if _is_argument(parameter) else group
-            sections.setdefault(heading, []).append((_name(parameter), _about(parameter)))
+            title = "Arguments" if _is_argument(parameter) else group
+            sections.setdefault(title, []).append((_name(parameter), _about(parameter)))
         sections["Options"] = sections.pop("Options")  # last, after the groups
-        for heading, rows in sections.items():
+        for title, rows in sections.items():
             if rows:
-                with formatter.section(heading):
+                with formatter.section(title):
                     formatter.write_dl(rows)
 
 

@@ -1,6 +1,5 @@
 """ModelInputs in, tokens out."""
 
 from longview.engine.engine import Budget, Engine, load
-from longview.engine.sampling import SamplingParams
 
-__all__ = ["Budget", "Engine", "SamplingParams", "load"]
+__all__ = ["Budget", "Engine", "load"]

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -35,10 +35,10 @@ from longview.engine.grammar import Grammars
 from longview.engine.kv_cache import DecodeBatch
 from longview.engine.prefix_cache import PrefixCache
 from longview.engine.request import Clock, Request, Settings
-from longview.engine.sampling import Sampler, SamplingParams
+from longview.engine.sampling import Sampler
 from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
-from longview.media import Limits, MediaOptions, Progress, RelevanceQuery
+from longview.media import Progress, RelevanceQuery
 from longview.messages import Answer, Conversation, Message, Piece, parse_messages
 from longview.models import adapters, checkpoint, quantization
 from longview.models.base import Processor
@@ -46,11 +46,8 @@ from longview.models.families import family_of
 from longview.models.similarity import Similarity, default_for
 from longview.plugins.draw import with_trigger
 from longview.plugins.ocr import read_into
+from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 
-Options = TypeVar("Options", MediaOptions, Limits)
-
-MOST_CHOICES = 64
-"""Answers to one question, at most."""
 PREPARERS = 4
 """Threads that open media for a batch."""
 
@@ -240,7 +237,7 @@ class Engine:
                 come mixed, with `choice` saying whose they are.
             params: How tokens are chosen; or give its fields by name: `stream(…, temperature=0.7, max_tokens=100)`.
             media: Which frames of videos are looked at; default: as the model's authors do.
-            limits: What media may cost; see `longview.media.Limits`.
+            limits: What media may cost; see `longview.Limits`.
             progress: Told about slow steps.
             ocr: Read the text in pictures into the question; see `longview.plugins.ocr`.
             gen: Ask for a description of a picture to be painted; see `longview.plugins.draw`.
@@ -298,25 +295,12 @@ class Engine:
         gen: Any,
         settings: Any,
     ) -> _Question:
-        if params is not None and settings:
-            raise RequestError("give either params=SamplingParams(…) or its fields by name, not both")
-        if isinstance(params, Mapping):
-            params = SamplingParams.of(**params)
-        if type(n) is not int or not 1 <= n <= MOST_CHOICES:
-            raise RequestError(f"n is {n!r:.40}; give a whole number from 1 to {MOST_CHOICES}")
+        given = {"n": n, "params": params, "media": media, "limits": limits, "ocr": bool(ocr), "gen": bool(gen)}
+        asked = RequestSettings.of(**given, **settings)
         messages = parse_messages(conversation)
-        if gen and not self.processor.draws:
+        if asked.gen and not self.processor.draws:
             raise RequestError(f"{self.name} was not taught to describe pictures to be painted; gen is for MGM models")
-        return _Question(
-            messages,
-            n,
-            params or SamplingParams.of(**settings),
-            by_name(MediaOptions, "media", media),
-            by_name(Limits, "limits", limits),
-            progress,
-            bool(ocr),
-            bool(gen),
-        )
+        return _Question(messages, asked.n, asked.params, asked.media, asked.limits, progress, asked.ocr, asked.gen)
 
     def _prepare(self, question: _Question) -> list[Request]:
         """Open the media and write the prompt: everything before the model."""
@@ -496,22 +480,3 @@ def _or(given: int | None, default: int) -> int:
 def asked(messages: Sequence[Message]) -> str:
     """What the user has said so far, which frames are chosen by."""
     return "\n".join(message.text.strip() for message in messages if message.role == "user").strip()
-
-
-def by_name(kind: type[Options], name: str, given: Any) -> Options:
-    """Options as an instance of their class, from one, from a mapping of its fields, or from None.
-
-    Raises:
-        RequestError: it is none of these, or names a field that does not exist.
-    """
-    if given is None:
-        return kind()
-    if isinstance(given, kind):
-        return given
-    if not isinstance(given, Mapping):
-        raise RequestError(f"{name} is {given!r:.60}; give a {kind.__name__}, or its fields as a mapping")
-    known = [field.name for field in fields(kind)]
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise RequestError(f"unknown {name} option {unknown[0]!r}; there are {', '.join(known)}")
-    return kind(**given)

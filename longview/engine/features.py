@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from longview.errors import RequestError
-from longview.media import Limits, MediaOptions, Medium, Progress, RelevanceQuery, open_media
+from longview.media import Medium, Progress, RelevanceQuery, open_media
 from longview.messages import Part
 from longview.models.base import EncoderInput, ModelInputs
+from longview.requests import Limits, MediaOptions
 
 AHEAD = 32
 """Frames whose pixels wait to be encoded, at most: what a film costs in memory, however long it is."""

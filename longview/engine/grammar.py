@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longview.engine.sampling import SamplingParams
 from longview.errors import MissingExtraError, RequestError
+from longview.requests import SamplingParams
 
 
 class Grammars:

@@ -14,11 +14,12 @@ from torch import Tensor
 from longview.engine.features import Prefetcher
 from longview.engine.kv_cache import DecodeBatch, KVCache
 from longview.engine.prefix_cache import PrefixKey
-from longview.engine.sampling import Sampler, SamplingParams
+from longview.engine.sampling import Sampler
 from longview.engine.text import TextStream
 from longview.media import Progress
 from longview.messages import FinishReason, Piece, Receipt, TextRead, Timings, TokenLogprob, Usage
 from longview.models.base import ModelInputs
+from longview.requests import SamplingParams
 
 
 @dataclass

@@ -1,108 +1,17 @@
-"""How the next token is chosen: the settings of a request, and the sampler. The same fields in CLI, Python and HTTP."""
+"""The sampler: logits and the settings of a request → the next token."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from longview.errors import CheckpointError, RequestError
+from longview.errors import CheckpointError
 from longview.messages import TokenLogprob
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """The defaults decode greedily, as the published benchmarks do.
-
-    Raises:
-        RequestError: a value outside its range; names the value and the range.
-    """
-
-    max_tokens: int = 512
-    """Tokens of the answer at most."""
-    temperature: float = 0.0
-    """0 takes the likeliest token; higher is more varied."""
-    top_p: float = 1.0
-    """Keep the likeliest tokens that together reach this probability."""
-    top_k: int = 0
-    """Keep this many of the likeliest tokens; 0 keeps all."""
-    min_p: float = 0.0
-    """Drop tokens less likely than this share of the likeliest one (Nguyen et al. 2024, section 3)."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens of the prompt and the answer become less likely (Keskar et al. 2019, section 4.1)."""
-    presence_penalty: float = 0.0
-    """Taken from the scores of tokens that the answer holds already."""
-    frequency_penalty: float = 0.0
-    """Taken from the scores of tokens of the answer, once for each time they occur in it."""
-    min_tokens: int = 0
-    """Tokens of the answer at least; before, it does not end."""
-    seed: int | None = None
-    """Fixes the random choices of this request."""
-    stop: tuple[str, ...] = ()
-    """The answer ends before any of these strings."""
-    logprobs: int | None = None
-    """Tell the log-probability of each token of the answer, and of so many of the likeliest at its place."""
-    regex: str | None = None
-    """The answer matches this regular expression. Needs the extra `constrain`, as the next one does."""
-    json_schema: str | None = None
-    """The answer is JSON that fits this schema: a schema as JSON, or `{}` for any JSON."""
-
-    def __post_init__(self) -> None:
-        if self.stop is not None and not isinstance(self.stop, (str, list, tuple)):
-            raise RequestError(f"stop is a list of non-empty strings, not {self.stop!r:.80}")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        object.__setattr__(self, "stop", stop)
-        _check("max_tokens", self.max_tokens, int, 1, math.inf)
-        _check("temperature", self.temperature, float, 0, 100)
-        _check("top_p", self.top_p, float, 0, 1, open_below=True)
-        _check("top_k", self.top_k, int, 0, math.inf)
-        _check("min_p", self.min_p, float, 0, 1)
-        _check("repetition_penalty", self.repetition_penalty, float, 0.1, 10)
-        _check("presence_penalty", self.presence_penalty, float, -2, 2)
-        _check("frequency_penalty", self.frequency_penalty, float, -2, 2)
-        _check("min_tokens", self.min_tokens, int, 0, self.max_tokens)
-        if self.logprobs is not None:
-            _check("logprobs", self.logprobs, int, 0, 20)
-        if isinstance(self.json_schema, Mapping):
-            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))
-        for name in ("regex", "json_schema"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise RequestError(f"{name} is {value!r:.40}; give a non-empty string")
-        if self.regex is not None and self.json_schema is not None:
-            raise RequestError("an answer follows a regex or a json_schema, not both; leave one out")
-        if self.seed is not None:
-            _check("seed", self.seed, int, 0, 2**63 - 1)
-        if any(not isinstance(text, str) or not text for text in stop):
-            raise RequestError(f"stop is a list of non-empty strings, not {list(stop)!r:.80}")
-
-    @classmethod
-    def of(cls, **settings: Any) -> SamplingParams:
-        """From named settings; unknown names are errors.
-
-        Raises:
-            RequestError: names the unknown setting and those that exist.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = [name for name in settings if name not in known]
-        if unknown:
-            raise RequestError(f"unknown setting {unknown[0]!r}; there are {', '.join(known)}")
-        return cls(**settings)
-
-
-def _check(name: str, value: Any, kind: type, low: float, high: float, open_below: bool = False) -> None:
-    numeric = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    if not numeric or not (low < value if open_below else low <= value) or not value <= high:
-        above = f"above {low:g}" if open_below else f"at least {low:g}"
-        below = "" if high == math.inf else f" and at most {high:g}"
-        raise RequestError(
-            f"{name} is {value!r:.40}; give {'a whole number' if kind is int else 'a number'} {above}{below}"
-        )
+from longview.requests import SamplingParams
 
 
 class Matcher(Protocol):

@@ -12,14 +12,11 @@
 from longview.media.candidates import Candidates, RelevanceQuery
 from longview.media.medium import Frame, Medium, Progress, Relevance
 from longview.media.open import open_media, open_medium
-from longview.media.options import Limits, MediaOptions
 from longview.media.sniff import sniff
 
 __all__ = [
     "Candidates",
     "Frame",
-    "Limits",
-    "MediaOptions",
     "Medium",
     "Progress",
     "Relevance",

@@ -16,8 +16,9 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media.formats import READS, blocks_of, container_of, foreign_format_of, image_format_of
+from longview.media.limits import beyond, size
 from longview.media.medium import Frame, Progress, Shrink
-from longview.media.options import Limits, beyond, size
+from longview.requests import Limits
 
 # Every picture is held against `Limits.max_pixels` before its pixels are decoded; Pillow's own cap, which is lower than
 # that limit may be set, must not come first. Its remarks on odd metadata would break into what the command line prints.

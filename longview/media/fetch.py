@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from longview.errors import MediaError
-from longview.media.options import Limits, beyond
+from longview.media.limits import beyond
 from longview.media.text import shown
 from longview.media.web import download
+from longview.requests import Limits
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 

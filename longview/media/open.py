@@ -18,12 +18,13 @@ from longview.media.candidates import Candidates, RelevanceQuery, choose_by_cont
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
+from longview.media.limits import beyond, size
 from longview.media.medium import UNDECODED, Footage, Frame, Medium, Progress, Reader, Relevance, Shrink
-from longview.media.options import CANDIDATES, Limits, MediaOptions, beyond, size
 from longview.media.select import SAMPLERS, Timeline
 from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
 from longview.messages import Part, Source
+from longview.requests import CANDIDATES, FRAME_SAMPLERS, Limits, MediaOptions
 
 UNIFORM = MediaOptions(select="uniform")
 
@@ -105,18 +106,18 @@ def choose(
     if timeline.seconds is None and options.frames is None and options.select is None:
         return list(clip), []
     select = options.select or ("fps" if options.fps is not None else default.select) or "uniform"
-    sampler = SAMPLERS[select]
+    sampler, choose_frames = FRAME_SAMPLERS[select], SAMPLERS[select]
     if sampler.by_content:
-        among = sampler.choose(timeline, options.candidates or CANDIDATES, options.fps or 1.0)
+        among = choose_frames(timeline, options.candidates or CANDIDATES, options.fps or 1.0)
         return [clip[i] for i in among], []
     # The family's numbers belong to the family's sampler; another one has its own.
     family = default if select == default.select else MediaOptions()
     wanted = options.frames or family.frames or sampler.frames
     count = min(wanted or limits.max_frames, limits.max_frames)
     rate = options.fps or family.fps or 1.0
-    picked = sampler.choose(timeline, count, rate)
+    picked = choose_frames(timeline, count, rate)
     warnings = []
-    if count != wanted and len(sampler.choose(timeline, count + 1, rate)) > count:
+    if count != wanted and len(choose_frames(timeline, count + 1, rate)) > count:
         warnings.append(f"{name} is thinned out to the limit of {count:,} frames; raise it with --max-frames")
     return [clip[i] for i in picked], warnings
 
@@ -224,7 +225,7 @@ class _Opener:
             among = sorted({*among, *indices})
             relevance, _ = measure(self._candidates(reader, digest, among), self._relevance_query, reader.seconds)
             return indices, warnings, relevance
-        wanted = self._options.frames or SAMPLERS[self._options.select or ""].frames
+        wanted = self._options.frames or FRAME_SAMPLERS[self._options.select or ""].frames
         count = min(wanted or self._limits.max_frames, self._limits.max_frames)
         if self._options.frames is not None and len(indices) < self._options.frames:
             warnings.append(

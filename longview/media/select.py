@@ -128,29 +128,19 @@ def ovis2_bounded(num_frames: int, fewest: int = 16, most: int = 16) -> list[int
     return [min(num_frames - 1, (round(stride * i) + round(stride * (i + 1))) // 2) for i in range(count)]
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """A way to choose frames, under the name users know it by."""
-
-    choose: Callable[[Timeline, int, float], list[int]]  # (timeline, at most this many, frames a second) → indices
-    frames: int | None  # how many it keeps unless told; None: as many as the rate gives
-    by_time: bool = False  # whether a number of frames a second means something to it
-    by_content: bool = False  # whether `choose` gives only candidates, among which a question decides
-
-
 def _owl3(timeline: Timeline, count: int, rate: float) -> list[int]:
     if timeline.fps is None:  # a list of pictures, or a still one
         return uniform(timeline.num_frames, count)
     return owl3(timeline.num_frames, timeline.fps, count, rate)
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "uniform": Sampler(lambda timeline, count, _: uniform(timeline.num_frames, count), 16),
-    "fps": Sampler(lambda timeline, count, rate: fps(timeline, rate, count), None, by_time=True),
-    "owl3": Sampler(_owl3, 16, by_time=True),
-    "owl3-middle": Sampler(lambda timeline, count, _: owl3_middle(timeline.num_frames, count), 16),
-    "ovis2": Sampler(lambda timeline, count, _: ovis2(timeline.num_frames, count), 12),
-    "ovis2-server": Sampler(lambda timeline, count, _: ovis2_bounded(timeline.num_frames, count, count), 16),
-    "mdp3": Sampler(lambda timeline, count, rate: fps(timeline, rate, count), 16, by_time=True, by_content=True),
+SAMPLERS: dict[str, Callable[[Timeline, int, float], list[int]]] = {
+    "uniform": lambda timeline, count, _: uniform(timeline.num_frames, count),
+    "fps": lambda timeline, count, rate: fps(timeline, rate, count),
+    "owl3": _owl3,
+    "owl3-middle": lambda timeline, count, _: owl3_middle(timeline.num_frames, count),
+    "ovis2": lambda timeline, count, _: ovis2(timeline.num_frames, count),
+    "ovis2-server": lambda timeline, count, _: ovis2_bounded(timeline.num_frames, count, count),
+    "mdp3": lambda timeline, count, rate: fps(timeline, rate, count),  # the candidates
 }
-"""The samplers by name. mgm has none of its own: it was never shown videos."""
+"""By the names of `longview.requests.FRAME_SAMPLERS`: (timeline, at most this many, frames a second) → indices."""

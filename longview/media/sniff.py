@@ -9,7 +9,7 @@ from longview.errors import MediaError
 from longview.media.decode import is_animated
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.options import Limits
+from longview.requests import Limits
 
 
 def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["image", "video"]:

@@ -12,9 +12,10 @@ from PIL import Image
 from longview.errors import MediaError, RequestError
 from longview.media.decode import check_size, read_picture, to_upright
 from longview.media.fetch import fetch, read_file
+from longview.media.limits import beyond
 from longview.media.medium import Frame, Progress, Shrink
-from longview.media.options import Limits, beyond
 from longview.messages import Source
+from longview.requests import Limits
 
 JPEG_LIST = "data:video/jpeg"
 """How a data URI begins that holds a video as JPEG frames, separated by commas."""

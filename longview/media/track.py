@@ -17,7 +17,8 @@ from PIL import Image
 from longview.errors import MediaError
 from longview.media.decode import check_size
 from longview.media.formats import container_of, missing_bytes
-from longview.media.options import Limits, beyond
+from longview.media.limits import beyond
+from longview.requests import Limits
 
 CODECS = frozenset(
     {"av1", "ffv1", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4"}

@@ -27,8 +27,8 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media.medium import Frame, Progress, Shrink
-from longview.media.options import Limits
 from longview.media.track import Track
+from longview.requests import Limits
 
 NEAR = 48  # packets: reading past that many costs less than a seek does
 MANY = 600  # packets to decode before more threads pay for opening the file again

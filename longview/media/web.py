@@ -25,8 +25,9 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from longview.errors import MediaError
-from longview.media.options import Limits, beyond
+from longview.media.limits import beyond
 from longview.media.text import shown
+from longview.requests import Limits
 
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK = 1 << 16

@@ -25,9 +25,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from longview.errors import RequestError
-from longview.media import MediaOptions, Medium, Progress
+from longview.media import Medium, Progress
 from longview.messages import FrameUsed, Message
 from longview.models.sequence import positions_of
+from longview.requests import MediaOptions
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longview.errors import RecipeError
-from longview.media import MediaOptions, Medium, open_media
+from longview.media import Medium, open_media
 from longview.messages import Part
 from longview.models.base import SampleFormat
+from longview.requests import MediaOptions
 from longview.train.datasets import Mixture
 from longview.train.recipe import OF_USERS, Recipe, Stage
 from longview.train.rows import Example

@@ -138,7 +138,7 @@ def test_what_cannot_be_shown_is_one_line(refused, film, media, random_model, ar
     ("arguments", "complaint"),
     [
         (["PICTURE", "What?", "--select", "mdp3"], "choose frames of a video, and none is given"),
-        (["FILM", "What?", "--similarity", "demo-siglip"], "looked at by --select mdp3 only"),
+        (["FILM", "What?", "--similarity", "demo-siglip"], "used by --select mdp3 only"),
         (["FILM", "What?", "--select", "mdp3", "--similarity", "./nowhere"], "--similarity FOLDER"),
         (["FILM", "What?", "--select", "mdp3", "--model", "RANDOM"], "google/siglip-so400m-patch14-384"),
         (["FILM", "What?", "--select", "uniform", "--candidates", "9"], "candidates means nothing"),

@@ -10,9 +10,7 @@ from PIL import Image
 from samples import sign, tiny_model, tiny_painter
 
 import longview as library
-from longview.cli.options import PluginOptions
 from longview.models import mgm
-from longview.plugins.draw import SDXL
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +52,6 @@ def describes(monkeypatch):
         monkeypatch.setattr(library.Engine, "stream", stream)
 
     return set_answer
-
-
-def test_the_options_defaults_are_those_of_the_plugins():
-    assert PluginOptions().gen_model == SDXL
-    assert (PluginOptions().ocr, PluginOptions().gen) == (False, False)
 
 
 def test_the_published_command_line_talks_about_several_pictures(longview, mgm_model, signs):

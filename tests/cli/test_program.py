@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 
 import longview as library
-from longview.cli.options import FrameOptions, LimitOptions, SamplingOptions
+from longview.cli import app
 from longview.cli.terminal import receipt_lines
 from longview.messages import FrameUsed, Receipt, Timings, Usage
+from longview.settings import settings_of
 
 HEAVY = "torch|transformers|av|numpy|rich.console|huggingface_hub"
 
@@ -71,22 +73,27 @@ def test_a_mistake_ends_the_process_with_code_2_and_one_line():
     assert ran.stderr == "longview: there is no file /no/such/file.jpg; check the path\n"
 
 
-@pytest.mark.parametrize(
-    ("group", "owner"),
-    [(FrameOptions, library.MediaOptions), (SamplingOptions, library.SamplingParams), (LimitOptions, library.Limits)],
-)
-def test_options_have_the_names_and_defaults_of_their_owners(group, owner):
-    defaults = {field.name: field.default for field in dataclasses.fields(owner)}
-    for field in dataclasses.fields(group):
-        assert field.default == defaults[field.name], field.name
+def options_of(verb: str) -> dict[str, Any]:
+    commands: Any = typer.main.get_command(app)
+    return {option.name: option for option in commands.commands[verb].params}
 
 
-def test_every_setting_of_a_request_is_an_option():
-    for group, owner in ((FrameOptions, library.MediaOptions), (SamplingOptions, library.SamplingParams)):
-        assert {f.name for f in dataclasses.fields(group)} == {f.name for f in dataclasses.fields(owner)}
-    # what only a server narrows has no option
-    missing = {f.name for f in dataclasses.fields(library.Limits)} - {f.name for f in dataclasses.fields(LimitOptions)}
-    assert missing == {"allow_urls", "url_hosts", "file_roots"}
+@pytest.mark.parametrize("verb", ["ask", "chat"])
+@pytest.mark.parametrize("owner", [library.MediaOptions, library.SamplingParams, library.Limits])
+def test_every_setting_of_a_request_is_an_option_with_its_help_and_default(verb, owner):
+    options = options_of(verb)
+    for name, declared in settings_of(owner).items():
+        if not declared.option:
+            assert name not in options
+            continue
+        option = options[name]
+        assert option.opts == [f"--{name.replace('_', '-')}"]
+        assert (option.help, option.default, option.multiple) == (declared.help, declared.default, name == "stop")
+
+
+def test_what_only_a_server_narrows_is_no_option():
+    hidden = {name for name, declared in settings_of(library.Limits).items() if not declared.option}
+    assert hidden == {"allow_urls", "url_hosts", "file_roots"}
 
 
 def receipt(frames: list[FrameUsed], warnings: tuple[str, ...] = ()) -> Receipt:

@@ -9,8 +9,9 @@ import torch
 from samples import noise
 
 import longview
-from longview.engine import Engine, SamplingParams
+from longview.engine import Engine
 from longview.errors import RequestError
+from longview.requests import SamplingParams
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ import longview
 from longview.engine import Budget, Engine, features
 from longview.engine.features import FeatureCache, VideoCache, framed, identity, key_of
 from longview.errors import RequestError
-from longview.media import Limits, MediaOptions, open_media
+from longview.media import open_media
 from longview.media.medium import UNDECODED
 from longview.media.video import VideoReader
+from longview.requests import Limits, MediaOptions
 from longview.world.render import write_clip
 from longview.world.scenes import draw_clip
 

@@ -7,8 +7,10 @@ import re
 import pytest
 import torch
 
-from longview.engine.sampling import Sampler, SamplingParams
+from longview.engine.sampling import Sampler
 from longview.errors import CheckpointError, RequestError
+from longview.requests import SamplingParams
+from longview.settings import parse
 
 LOGITS = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0, 0.0])
 
@@ -119,4 +121,4 @@ def test_scores_that_are_no_numbers_are_not_sampled_from(broken):
 )
 def test_a_setting_out_of_range_is_named_with_its_range(settings, complaint):
     with pytest.raises(RequestError, match=re.escape(complaint)):
-        SamplingParams.of(**settings)
+        parse(SamplingParams, "params", settings, "setting")

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from longview.eval.world import GROUPS, Score, draw_cases, evaluate, normalise, summarise, write_media
-from longview.media import MediaOptions, open_media
+from longview.media import open_media
+from longview.requests import MediaOptions
 from longview.world.scenes import EVENTS, Clip, is_held_out
 
 

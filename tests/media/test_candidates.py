@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from longview.errors import MediaError, RequestError
-from longview.media import Limits, MediaOptions, RelevanceQuery, open_media, open_medium
+from longview.media import RelevanceQuery, open_media, open_medium
 from longview.media.mdp3 import similarity
 from longview.messages import Part
+from longview.requests import Limits, MediaOptions
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ovis2"
 CASES = [

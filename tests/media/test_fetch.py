@@ -22,9 +22,10 @@ import pytest
 from media_samples import encoded, gradient, one_clear_line
 
 from longview.errors import LongviewError, MediaError
-from longview.media import Limits, open_medium, sniff, web
+from longview.media import open_medium, sniff, web
 from longview.media.fetch import fetch
 from longview.messages import Part
+from longview.requests import Limits
 
 PICTURE = encoded(gradient())
 HERE = Limits(allow_private_addresses=True)  # 127.0.0.1 servers of these tests

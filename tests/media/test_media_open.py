@@ -13,10 +13,11 @@ from media_samples import encoded, gradient, number_of, numbered, one_clear_line
 from PIL import Image
 
 from longview.errors import LongviewError, MediaError, RequestError
-from longview.media import Limits, MediaOptions, Medium, RelevanceQuery, open_media, open_medium, sniff
+from longview.media import Medium, RelevanceQuery, open_media, open_medium, sniff
 from longview.media.select import SAMPLERS
 from longview.media.stills import framed_digest
 from longview.messages import Part
+from longview.requests import FRAME_SAMPLERS, Limits, MediaOptions
 
 
 def video(source, options: MediaOptions | None = None, limits: Limits | None = None, **how) -> Medium:
@@ -287,6 +288,7 @@ def test_a_video_is_told_by_its_content(videos, name, tmp_path):
 
 
 def test_every_sampler_is_reachable_by_its_name(videos):
+    assert set(SAMPLERS) == set(FRAME_SAMPLERS)
     for name in SAMPLERS:
         options = MediaOptions(select=name)
         relevance_query = (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from longview.media import select
 from longview.media.select import SAMPLERS, Timeline
+from longview.requests import FRAME_SAMPLERS
 
 lengths = st.integers(1, 200_000)
 counts = st.integers(1, 600)
@@ -92,7 +93,7 @@ def test_uniform_takes_the_middles_of_equal_spans():
 @given(lengths, counts, rates, st.sampled_from(sorted(SAMPLERS)))
 def test_every_sampler_stays_inside_the_video_ascends_and_keeps_its_promise(total, count, rate, name):
     timeline = Timeline(total, None, rate)
-    picked = SAMPLERS[name].choose(timeline, count, 1.0)
+    picked = SAMPLERS[name](timeline, count, 1.0)
     assert picked
     assert picked == sorted(picked)
     assert 0 <= picked[0] <= picked[-1] < total
@@ -185,11 +186,11 @@ def test_no_rate_and_no_span_of_time_costs_more_than_the_frames(seconds, rate, e
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.by_time])
+@pytest.mark.parametrize("name", [name for name, sampler in FRAME_SAMPLERS.items() if sampler.by_time])
 def test_rates_at_the_ends_of_what_a_number_can_say_are_answered(name):
     timeline = Timeline(100, [i / 25 for i in range(100)], 25.0, 4.0)
-    assert SAMPLERS[name].choose(timeline, 512, 5e-324) == [0]
-    assert SAMPLERS[name].choose(timeline, 512, 1e308) == list(range(100))
+    assert SAMPLERS[name](timeline, 512, 5e-324) == [0]
+    assert SAMPLERS[name](timeline, 512, 1e308) == list(range(100))
 
 
 @given(gaps, st.floats(0, 100), st.floats(0.01, 100))

@@ -17,9 +17,10 @@ from media_samples import encoded, gradient, number_of, numbered, one_clear_line
 from PIL import Image, ImageSequence
 
 from longview.errors import LongviewError, MediaError
-from longview.media import Limits, MediaOptions, Medium, decode, open_medium, sniff
-from longview.media.options import size
+from longview.media import Medium, decode, open_medium, sniff
+from longview.media.limits import size
 from longview.messages import Part
+from longview.requests import Limits, MediaOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow's remarks on damaged files
 

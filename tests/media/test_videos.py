@@ -26,8 +26,8 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media import track, video
-from longview.media.options import Limits
 from longview.media.video import VideoReader
+from longview.requests import Limits
 
 
 def picks(count: int) -> list[list[int]]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longview.media import MediaOptions, open_medium
+from longview.media import open_medium
 from longview.messages import Part
+from longview.requests import MediaOptions
 from longview.world.render import RGB, SIDE, render, write_clip, write_picture
 from longview.world.scenes import CLIP_SECONDS, COLOURS, SHAPES, Picture, Sign, Thing, draw_clip
 

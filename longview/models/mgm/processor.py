@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from longview.errors import RequestError
-from longview.media import MediaOptions, Medium
+from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
@@ -38,6 +38,7 @@ from longview.models.mgm.labels import labels_of
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
+from longview.requests import MediaOptions
 
 PLACEHOLDER = -200
 """Stands in `input_ids` for one picture."""

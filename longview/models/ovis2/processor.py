@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from longview.errors import CheckpointError, LongviewError, RequestError
-from longview.media import MediaOptions, Medium
+from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
@@ -37,6 +37,7 @@ from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
+from longview.requests import MediaOptions
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}

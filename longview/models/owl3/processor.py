@@ -27,13 +27,14 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from longview.errors import CheckpointError, RequestError
-from longview.media import MediaOptions, Medium
+from longview.media import Medium
 from longview.messages import ROLES, Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.owl3.config import Owl3Config
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.tiling import cut
+from longview.requests import MediaOptions
 
 PLACEHOLDER = "<|image|>"
 GRIDS = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))

@@ -14,11 +14,12 @@ from samples import SPECIALS, noise
 
 import longview
 from longview.errors import CheckpointError, LongviewError, RequestError
-from longview.media import Frame, MediaOptions, Medium, select
+from longview.media import Frame, Medium, select
 from longview.messages import Message, ask, image, video
 from longview.models.base import SampleFormat
 from longview.models.ovis2 import Config, Processor
 from longview.models.ovis2.processor import Pixels, boxes, choose_grid, covered, keep_pictures, placeholders
+from longview.requests import MediaOptions
 
 PARTITION = json.loads((GOLDEN / "partition.json").read_text())
 SIDE = PARTITION["side"]
