@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from longview.train import manifest, processes
 from longview.train import run as training
-from longview.train.folder import newest_checkpoint
+from longview.train.distributed import processes
+from longview.train.objectives.supervised import Tuning
 from longview.train.recipe import from_tree
-from longview.train.supervised import Tuning
+from longview.train.saved import manifest
+from longview.train.saved.folder import newest_checkpoint
 
 PATIENCE = 300  # seconds, on a busy machine
 TOLERANCE = {"weights": 3e-6, "moments": 1e-6}

@@ -21,7 +21,7 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
 
 SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
 BATCHES = "engine/test_batching.py"
-PROCESSES, KILLED = "train/test_processes.py", "train/test_killed.py"
+PROCESSES, KILLED = "train/distributed/test_processes.py", "train/test_killed.py"
 
 MGM_CONFIG, MGM_FUSION, MGM_MODEL, MGM_PROCESSOR, MGM_TOWERS, MGM_CONVERT, MGM_WORDS, MGM_LABELS = (
     f"models/mgm/{name}.py"
@@ -87,7 +87,7 @@ VANDALISMS = {
     "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
     "rows and columns of crops are swapped": (OVIS_PROCESSOR, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
     "a folder's number of frames is forgotten": (OVIS_PROCESSOR, 'MediaOptions(select="ovis2", frames=frames)', 'MediaOptions(select="ovis2")', OVIS_TEXTS),
-    "what words told is asked a word too early": ("train/objectives.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "train/test_parts.py"),
+    "what words told is asked a word too early": ("curriculum/objectives.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "train/test_init_from.py"),
     "crops are resized bilinearly": (OVIS_PROCESSOR, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
     "a long sequence keeps its beginning for generation": (OVIS_FUSION, "slice(-limit, None) if left_padding", "slice(limit) if left_padding", OVIS_GOLDEN),
     "the user's words are learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
@@ -103,13 +103,13 @@ VANDALISMS = {
     "frames are resized bilinearly for the towers": (SIMILARITY, "self._images.resample)", "2)", NEAR),
     "frames are chosen by their differences alone": ("media/candidates.py", "relevance.values, count)", "[1.0] * len(frames), count)", "engine/test_select.py"),
     "frames are chosen by the first question alone": ("engine/engine.py", 'if message.role == "user").strip()', 'if message.role == "user").split("\\n")[0]', "engine/test_select.py"),
-    "pairs that fit are pushed apart": ("train/pairs.py", "torch.where(fits, 1.0, -1.0)", "torch.where(fits, -1.0, 1.0)", "train/test_pairs.py"),
-    "every pass of a stream has one order": ("train/datasets.py", "pass {self._passed} buffer", "pass 0 buffer", "train/test_sources.py"),
-    "the same pictures are cut in all samples": ("train/supervised.py", '{self._stream} crop {position}"', '{self._stream} crop"', "train/test_sample_format.py"),
+    "pairs that fit are pushed apart": ("curriculum/contrastive.py", "torch.where(fits, 1.0, -1.0)", "torch.where(fits, -1.0, 1.0)", "curriculum/test_contrastive.py"),
+    "every pass of a stream has one order": ("train/data/datasets.py", "pass {self._passed} buffer", "pass 0 buffer", "train/data/test_sources.py"),
+    "the same pictures are cut in all samples": ("train/objectives/supervised.py", '{self._stream} crop {position}"', '{self._stream} crop"', "train/data/test_sample_format.py"),
     "what stands around a caption is learned": (OVIS_PROCESSOR, 'labels += tokens if role == "assistant" else [IGNORED] * len(tokens)', "labels += [token if token >= 0 else IGNORED for token in tokens]", OVIS_TEXTS),
-    "an epoch that begins in a step mixes modalities": ("train/grouping.py", "[rest[:lead], *whole, rest[lead:]]", "[*whole, rest]", "train/test_grouping.py"),
-    "a caption's pictures lie beside its file": ("train/sources.py", "folder or entry.folder or", "folder or", "train/test_sources.py"),
-    "texts are drawn for other pictures": ("train/pairs.py", "named <= facts for facts in held", "bool(named & facts) for facts in held", "train/test_pairs.py"),
+    "an epoch that begins in a step mixes modalities": ("train/data/grouping.py", "[rest[:lead], *whole, rest[lead:]]", "[*whole, rest]", "train/data/test_grouping.py"),
+    "a caption's pictures lie beside its file": ("train/data/sources.py", "folder or entry.folder or", "folder or", "train/data/test_sources.py"),
+    "texts are drawn for other pictures": ("curriculum/contrastive.py", "named <= facts for facts in held", "bool(named & facts) for facts in held", "curriculum/test_contrastive.py"),
     "a patch mines its neighbour's window": (MGM_FUSION, "return rows.permute(0, 2, 4, 1, 3, 5)", "return rows.permute(0, 4, 2, 1, 3, 5)", MGM_MINING),
     "patches compete for what they mine": (MGM_FUSION, "scores.softmax(-1)", "scores.softmax(1)", MGM_MINING),
     "mining forgets its scale": (MGM_FUSION, "key = key / math.sqrt(query.shape[-1])", "key = key / 1.0", MGM_GOLDEN),
@@ -142,8 +142,8 @@ VANDALISMS = {
     "guesses are written into the question": ("plugins/ocr.py", "if score > SURE", "if True", "plugins/test_ocr.py"),
     "the first description is painted": ("plugins/draw.py", 'answer.rpartition("</h>")', 'answer.partition("</h>")', "plugins/test_draw.py"),
     "a painting overwrites another": ("plugins/draw.py", "while place.exists():", "while False:", "plugins/test_draw.py"),
-    "a reference sees through eyes that have learned": ("train/supervised.py", "if self._sees_anew:", "if False:", "train/test_supervised.py"),
-    "the eyes of a pair's model and reference look at each answer": ("train/supervised.py", "set(self.stage.train) != {\"language\"}", "True", "train/test_supervised.py"),
+    "a reference sees through eyes that have learned": ("train/objectives/supervised.py", "if self._sees_anew:", "if False:", "train/objectives/test_supervised.py"),
+    "the eyes of a pair's model and reference look at each answer": ("train/objectives/supervised.py", "set(self.stage.train) != {\"language\"}", "True", "train/objectives/test_supervised.py"),
     "four bits are asked of weights that learn": ("train/recipe.py", "elif recipe.model.quantize is not None:", "elif False:", "train/test_qlora.py"),
     "the connector is quantised": ("models/quantization.py", 'if part != "language"', 'if part == "vision"', "models/test_quantization.py"),
     "pictures take no room in the sequence": ("engine/engine.py", "if inputs.length >= self.context_length", 'if inputs.text_inputs["input_ids"].shape[1] >= self.context_length', "engine/test_engine.py"),
@@ -153,13 +153,13 @@ VANDALISMS = {
     "a row that takes another's place leaves its pictures behind": ("engine/kv_cache.py", "self.rows[row], self._side_caches[row] = self.rows[last], self._side_caches[last]", "self.rows[row] = self.rows[last]", BATCHES),
     "another picture has the same keys and values": ("engine/prefix_cache.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),
     "scores that are no numbers spoil the table": ("engine/scheduler.py", "wipe=error is not None", "wipe=False", BATCHES),
-    "processes keep their gradients to themselves": ("train/sharding.py", "        dist.all_reduce(summed)\n", "", PROCESSES),
-    "each process learns from every sample": ("train/supervised.py", "rows[processes.rank() :: processes.count()]", "rows", PROCESSES),
-    "a process divides by its own words": ("train/supervised.py", "sum(share[name] for share, _ in shares)", "mine[name]", PROCESSES),
-    "a bit may turn on the disk": ("train/manifest.py", "        if found != entry:", "        if False:", KILLED),
+    "processes keep their gradients to themselves": ("train/distributed/sharding.py", "        dist.all_reduce(summed)\n", "", PROCESSES),
+    "each process learns from every sample": ("train/objectives/supervised.py", "rows[processes.rank() :: processes.count()]", "rows", PROCESSES),
+    "a process divides by its own words": ("train/objectives/supervised.py", "sum(share[name] for share, _ in shares)", "mine[name]", PROCESSES),
+    "a bit may turn on the disk": ("train/saved/manifest.py", "        if found != entry:", "        if False:", KILLED),
     "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
     "a checkpoint grows in its place": ("train/loop.py", 'self.output / ".unfinished"\n', 'self.output / f"checkpoint-{done:07d}"\n', KILLED),
-    "dropout draws on where it left off": ("train/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
+    "dropout draws on where it left off": ("train/objectives/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
     "a cancelled request is answered to its end": ("engine/scheduler.py", "            if request.cancelled:", "            if False:", BATCHES),
 }  # fmt: skip
 

@@ -38,11 +38,11 @@ from longview.engine.devices import best_device, check_device
 from longview.errors import RequestError
 from longview.models import checkpoint
 from longview.models.families import families
-from longview.train.datasets import Mixture, Quarantine
-from longview.train.opening import add_adapter, open_model
+from longview.train.build import add_adapter, open_model
+from longview.train.data.datasets import Mixture, Quarantine
+from longview.train.objectives.supervised import Sample, Tuning, rows_of
 from longview.train.optimizers import make_optimizers, select_parts
 from longview.train.recipe import DatasetPart, Recipe, Stage, from_tree
-from longview.train.supervised import Sample, Tuning, rows_of
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},

@@ -34,7 +34,7 @@ class HubOptions:
         if self.private and self.push_to_hub is None:
             raise RequestError("--private is about --push-to-hub; name a repository, or leave it out")
         if self.push_to_hub is not None:
-            from longview.train.hub import check_name
+            from longview.train.saved.hub import check_name
 
             check_name(self.push_to_hub)
 
@@ -42,7 +42,7 @@ class HubOptions:
         """Upload a folder with a card of its own; returns its address, or None where nobody wants that."""
         if self.push_to_hub is None:
             return None
-        from longview.train.hub import push, write_card
+        from longview.train.saved.hub import push, write_card
 
         write_card(folder, self.push_to_hub, base, run)
         return push(folder, self.push_to_hub, self.private)
@@ -65,7 +65,7 @@ def export(
     check_run(run)
     hub.check()
     quieten(show=False)
-    from longview.train.export import export_checkpoint
+    from longview.train.saved.export import export_checkpoint
 
     typer.echo(export_checkpoint(run, folder, hub.official))
     address = hub.push(folder, base_of_run(run), run)

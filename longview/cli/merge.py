@@ -37,7 +37,7 @@ def merge(
     from longview.models import checkpoint
     from longview.models.adapters import base_of
     from longview.models.official import make_official
-    from longview.train.export import export as write
+    from longview.train.saved.export import export as write
 
     base = model or base_of(adapter)
     kind = dtype_of(dtype or checkpoint.read_config(checkpoint.resolve(base)).get("dtype") or "float32")

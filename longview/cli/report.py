@@ -25,6 +25,6 @@ def report(
     """
     check_run(run)
     quieten(show=False)
-    from longview.train.report import write_report
+    from longview.train.report.page import write_report
 
     typer.echo(write_report(run, answers))

@@ -62,8 +62,8 @@ def train(
       longview train recipes/owl3/3-instruct.yaml --nproc-per-node 8 parallel=fsdp2
     """
     quieten(show=False)
-    from longview.train.launch import launch, make_plan
-    from longview.train.processes import is_first
+    from longview.train.distributed.launch import launch, make_plan
+    from longview.train.distributed.processes import is_first
     from longview.train.recipe import load_recipe, to_tree
     from longview.train.run import Interrupted
     from longview.train.run import train as follow
@@ -72,7 +72,7 @@ def train(
     if dry_run:
         import yaml
 
-        from longview.train.outlook import outlook
+        from longview.train.plan.dry_run import outlook
 
         lines = list(outlook(understood, force))
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())

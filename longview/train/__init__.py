@@ -1,14 +1,15 @@
 """Training: a recipe in, a checkpoint folder out; may be stopped at any step and resumed.
 
 recipe.py      one dataclass tree, read from YAML
-rows.py        a row of a user's data, in any spelling → messages and media
-datasets.py    files of such rows → a stream of samples; the report of broken ones
-supervised.py  samples → gradients: next words, or preferences
-data.py        scenes of the synthetic world → samples
-objectives.py  samples of the world → losses; pairs.py those of two towers
+run.py         a run from its recipe to what it leaves behind
+loop.py        the steps of its stages
+build.py       the model that a recipe trains; init_from.py parts of it that begin as others' weights
 tokenizer.py   a small tokenizer for models made from nothing
-opening.py     the model that a recipe trains
 optimizers.py  which parameters learn, how fast
-folder.py      what lies in the folder of a run, and who holds it
-run.py         the loop
+data/          a user's rows → samples
+objectives/    samples → losses
+distributed/   several processes
+plan/          what a run will take
+saved/         what lies in the folder of a run
+report/        what a run tells
 """

@@ -21,11 +21,21 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from longview.curriculum.contrastive import pairs_loss
+from longview.curriculum.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
+from longview.curriculum.pool import Pool
 from longview.errors import LongviewError
-from longview.train import manifest, processes
-from longview.train.data import Pool
-from longview.train.datasets import Mixture, Quarantine
-from longview.train.folder import (
+from longview.train.build import kept
+from longview.train.data.datasets import Mixture, Quarantine
+from longview.train.distributed import processes
+from longview.train.distributed.sharding import dealt, is_sharded, like, shard, sum_gradients, whole
+from longview.train.distributed.zero import STAGES, Zero
+from longview.train.objectives.supervised import Tuning
+from longview.train.optimizers import learning_rate, make_optimizers, select_parts
+from longview.train.recipe import OF_USERS, Recipe, Stage
+from longview.train.report.journal import Journal
+from longview.train.saved import manifest
+from longview.train.saved.folder import (
     checkpoints,
     fsync,
     read_losses,
@@ -33,15 +43,6 @@ from longview.train.folder import (
     steps_of,
     writing,
 )
-from longview.train.journal import Journal
-from longview.train.objectives import SEEING, Readers, answers_loss, contents_loss, look_once
-from longview.train.opening import kept
-from longview.train.optimizers import learning_rate, make_optimizers, select_parts
-from longview.train.pairs import pairs_loss
-from longview.train.recipe import OF_USERS, Recipe, Stage
-from longview.train.sharding import dealt, is_sharded, like, shard, sum_gradients, whole
-from longview.train.supervised import Tuning
-from longview.train.zero import STAGES, Zero
 
 
 @dataclass

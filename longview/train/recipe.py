@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from longview.errors import RecipeError
-from longview.train.rows import KINDS, NAMES
+from longview.train.data.rows import KINDS, NAMES
 from longview.world.questions import PICTURE_KINDS, SET_KINDS
 
 Objective = Literal["words", "contents", "places", "answers", "pairs", "supervised", "preference"]

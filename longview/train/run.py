@@ -21,13 +21,22 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from longview.curriculum.contrastive import SiglipModel
+from longview.curriculum.pool import Pool, paint_pool
 from longview.errors import CheckpointError, RecipeError
-from longview.train import processes, zero
-from longview.train.data import Pool, paint_pool
-from longview.train.datasets import Mixture, trim_report
-from longview.train.estimate import bare_model, check_memory, forecasts
-from longview.train.export import export, leave, restore
-from longview.train.folder import (
+from longview.train.build import add_adapter, open_model
+from longview.train.data.datasets import Mixture, trim_report
+from longview.train.data.sample_format import check_cutting
+from longview.train.distributed import processes, zero
+from longview.train.init_from import begin_as
+from longview.train.loop import Run
+from longview.train.optimizers import select_parts
+from longview.train.plan.estimate import bare_model, check_memory, forecasts
+from longview.train.recipe import OF_USERS, Recipe, Stage, check
+from longview.train.report.journal import check_tensorboard
+from longview.train.report.page import note_session, write_report
+from longview.train.saved.export import export, leave, restore
+from longview.train.saved.folder import (
     REPAIR,
     check_owner,
     hold,
@@ -39,15 +48,6 @@ from longview.train.folder import (
     trim_log,
     writing,
 )
-from longview.train.journal import check_tensorboard
-from longview.train.loop import Run
-from longview.train.opening import add_adapter, open_model
-from longview.train.optimizers import select_parts
-from longview.train.pairs import SiglipModel
-from longview.train.parts import begin_as
-from longview.train.recipe import OF_USERS, Recipe, Stage, check
-from longview.train.report import note_session, write_report
-from longview.train.sample_format import check_cutting
 
 
 class Interrupted(KeyboardInterrupt):

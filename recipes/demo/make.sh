@@ -32,7 +32,7 @@ train words demo-words
 # Curricula.
 for family in owl3 ovis2 mgm; do train curricula/$family curricula-$family; done
 if [ ! -e runs/rivals-ovis2/pairs.jsonl ]; then
-    python -m longview.train.rivals runs/curricula-ovis2/model runs/rivals-ovis2 1000
+    python -m longview.curriculum.make_preferences runs/curricula-ovis2/model runs/rivals-ovis2 1000
 fi
 train curricula/ovis2-prefer curricula-ovis2-prefer
 

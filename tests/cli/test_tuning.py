@@ -173,6 +173,6 @@ def test_what_cannot_be_followed_is_told_before_any_step(refused, recipe, tmp_pa
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
     assert "kind 'llama', which belongs to none of longview's families" in told(f"model.start={tmp_path / 'llama'}")
-    monkeypatch.setattr("longview.train.estimate.memory_of", lambda _: 1 << 20)
+    monkeypatch.setattr("longview.train.plan.estimate.memory_of", lambda _: 1 << 20)
     assert re.search(r"stages\.tune takes about \d.* GiB of memory, and cpu has 0\.0 GiB; try .*--force", told())
     assert not list(run.glob("log.jsonl"))

@@ -12,7 +12,7 @@ from longview.errors import CheckpointError
 from longview.models import checkpoint
 from longview.models.families import families, family_of
 from longview.models.official import make_official
-from longview.train.export import export
+from longview.train.saved.export import export
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASES = [

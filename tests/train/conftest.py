@@ -12,8 +12,8 @@ from PIL import Image
 from samples import tiny_model
 
 from longview.models.families import families
-from longview.train import processes
-from longview.train.supervised import Tuning
+from longview.train.distributed import processes
+from longview.train.objectives.supervised import Tuning
 
 COLOURS = ("red", "green", "blue", "white")
 

@@ -13,12 +13,13 @@ import pytest
 from runs import exported, forked, log, same, state, tree
 
 from longview.errors import CheckpointError
-from longview.train import loop, manifest
+from longview.train import loop
 from longview.train import run as training
-from longview.train.export import export_checkpoint
-from longview.train.folder import checkpoints
+from longview.train.objectives.supervised import Tuning
 from longview.train.recipe import from_tree
-from longview.train.supervised import Tuning
+from longview.train.saved import manifest
+from longview.train.saved.export import export_checkpoint
+from longview.train.saved.folder import checkpoints
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.2}
 KINDS = {

@@ -17,12 +17,12 @@ from tolerances import SAME_MATHS
 import longview
 from longview.errors import MissingExtraError, RecipeError
 from longview.models import adapters, quantization
-from longview.train import estimate as estimates
-from longview.train import processes
 from longview.train import run as training
-from longview.train.estimate import in_four_bits
-from longview.train.opening import add_adapter, open_model
-from longview.train.outlook import outlook
+from longview.train.build import add_adapter, open_model
+from longview.train.distributed import processes
+from longview.train.plan import estimate as estimates
+from longview.train.plan.dry_run import outlook
+from longview.train.plan.estimate import in_four_bits
 from longview.train.recipe import Recipe, check, from_tree
 
 QUESTION = [longview.ask("What?", longview.image(noise(1)))]

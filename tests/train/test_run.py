@@ -16,15 +16,15 @@ from runs import reseal
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from longview.curriculum.objectives import look_once
+from longview.curriculum.pool import draw_sample, paint_pool
 from longview.errors import CheckpointError, RecipeError
 from longview.messages import Message, Part, ask
 from longview.train import loop
 from longview.train import run as training
-from longview.train.data import draw_sample, paint_pool
-from longview.train.folder import hold
-from longview.train.objectives import look_once
 from longview.train.optimizers import learning_rate, make_optimizers, select_parts
 from longview.train.recipe import DataPart, Recipe, Stage, from_tree
+from longview.train.saved.folder import hold
 from longview.world.questions import describe
 
 TREE = {

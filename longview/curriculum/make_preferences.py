@@ -1,0 +1,105 @@
+"""Preferences about the world: true answers, each beside a wrong one that the model gave itself, as files.
+
+python -m longview.curriculum.make_preferences MODEL FOLDER QUESTIONS
+
+asks about scenes that are not held out, and keeps the errors.
+
+FOLDER/pairs.jsonl is what the objective `preference` reads; the pictures and clips lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from longview.errors import LongviewError
+from longview.messages import Part, ask
+from longview.world.questions import Question, ask_about, ask_about_picture
+from longview.world.render import write_clip, write_picture
+from longview.world.scenes import draw_clip, draw_picture
+
+MEDIA = (1, 1, 1, 2, 2, 4, 4, 8, 0)
+"""Pictures of a question, one as likely as another; 0 is a clip."""
+PLAUSIBLE = 0.15
+"""Share of the questions answered right that are kept, beside an answer that another scene would have had."""
+
+
+def draw(folder: Path, questions: int, seed: int) -> Iterator[tuple[Question, list[Part], str]]:
+    """Questions, their media as files in a folder, and an answer to a question of the same kind about other scenes."""
+    rng = random.Random(f"rivals {seed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(questions):
+        count = rng.choice(MEDIA)
+        pictures = [draw_picture(rng, sign_share=0.35) for _ in range(count)]
+        if pictures:
+            question = ask_about(rng, *pictures)
+            files = [write_picture(p, folder / f"{number}-{n}.jpg", number) for n, p in enumerate(pictures)]
+            parts = [Part("image", source=file) for file in files]
+        else:
+            question = ask_about(rng, clip := draw_clip(rng))
+            parts = [Part("video", source=write_clip(clip, folder / f"{number}.mp4", number))]
+        yield question, parts, _other(rng, question)
+
+
+def _other(rng: random.Random, question: Question) -> str:
+    """A wrong answer that makes sense."""
+    wrong = [choice for choice in question.choices if choice != question.answer]
+    while not wrong:
+        about = ask_about_picture(rng, draw_picture(rng, sign_share=0.35))
+        if about.kind == question.kind.removesuffix(" of one") and about.answer != question.answer:
+            wrong.append(about.answer)
+        elif question.kind in ("what happens", "what moves", "order"):
+            about = ask_about(rng, draw_clip(rng))
+            wrong += [about.answer] if about.kind == question.kind and about.answer != question.answer else []
+    return rng.choice(wrong)
+
+
+def write(engine: Any, folder: Path, questions: int, seed: int = 0) -> dict[str, int]:
+    """Write pairs.jsonl; returns how many questions were asked, and how many pairs of each sort it holds."""
+    rng = random.Random(f"kept {seed}")
+    drawn = list(draw(folder, questions, seed))
+    counts = {"questions": questions, "own errors": 0, "plausible": 0}
+    asked = ([ask(question.text, *parts)] for question, parts, _ in drawn)
+    rows = []
+    for (question, parts, other), answer in zip(drawn, engine.batch(asked), strict=True):
+        if isinstance(answer, LongviewError):
+            raise answer
+        wrong = answer.text.strip() != question.answer
+        if not wrong and rng.random() >= PLAUSIBLE:
+            continue
+        counts["own errors" if wrong else "plausible"] += 1
+        rows.append(_row(question, parts, answer.text.strip() if wrong else other))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "pairs.jsonl").write_text(text, encoding="utf-8")
+    return counts
+
+
+def _row(question: Question, parts: Sequence[Part], rejected: str) -> dict[str, Any]:
+    """A row in ms-swift's spelling."""
+    shown = {"image": "images", "video": "videos"}
+    marks = "".join(f"<{part.type}>" for part in parts)
+    return {
+        "messages": [
+            {"role": "user", "content": marks + question.text},
+            {"role": "assistant", "content": question.answer},
+        ],
+        "rejected_response": rejected,
+        shown[parts[0].type]: [Path(str(part.source)).name for part in parts],
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    if len(arguments) != 3 or not arguments[2].isdigit():
+        raise SystemExit(__doc__)
+    from longview.engine import load
+
+    counts = write(load(arguments[0]), Path(arguments[1]), int(arguments[2]))
+    print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,340 @@
+"""A user's datasets as one stream of samples: which row stands where, and which could not be shown.
+
+    sources.py (rows) ── Reading ── Dataset: any row, all checked at first ─┐
+                            └────── Stream: rows in order, never all held  ─┴─ Mixture: the sample at each position
+
+Nothing is drawn while training goes on: the row at each position of each epoch follows from the recipe's seed, so a
+resumed run sees what an unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+import random
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longview.errors import RecipeError, RequestError
+from longview.train.data.grouping import grouped
+from longview.train.data.rows import NAMES, Example, bare, read_row
+from longview.train.data.sources import Opened, Place, locate, open_source, parse
+from longview.train.recipe import DatasetPart, Stage
+from longview.train.saved.folder import fsync, replace_text, writing
+
+GRACE = 100
+"""The share of broken samples is taken of so many at least, so that the first one does not end a run."""
+LOOKED_AT = 100
+"""Rows of a stream that are checked before the first step."""
+ROUND = 1000
+"""Samples after which the mixture of streams begins anew: to each its weight's share of them."""
+
+
+class Reading:
+    """How the rows of a dataset become examples in a stage."""
+
+    def __init__(self, part: DatasetPart, opened: Opened, stage: Stage) -> None:
+        self._part, self._opened = part, opened
+        self._plain = stage.template == "plain"
+        self._rejected = stage.objective == "preference"
+
+    def __call__(self, row: Any) -> Example:
+        """Raises RecipeError: the row does not add up."""
+        part, opened = self._part, self._opened
+        row = parse(row)
+        if isinstance(row, dict):
+            row = self._named(row)
+        example = read_row(row, opened.folder, part.ignore, opened.caption_template)
+        if opened.captions is not None and example.plain != opened.captions:
+            form, found = ("caption", "conversation")[:: 1 if opened.captions else -1]
+            raise RecipeError(f"the row is a {found}, and data_format says {form}")
+        if (example.rejected is not None) != self._rejected:
+            raise RecipeError(
+                "lacks a rejected_response, which objective preference learns from" if self._rejected else
+                "holds a rejected answer, which objective supervised does not learn from; use preference, or name the "
+                "column under ignore"
+            )  # fmt: skip
+        if self._plain and not example.plain:
+            example = bare(example)
+        return replace(example, text_rich=True) if part.text_rich else example
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with the columns' known names, and the question of every row, where it holds none."""
+        part = self._part
+        clash = next((new for old, new in part.columns.items() if old in row and new in row), None)
+        if clash:
+            raise RecipeError(f"columns calls another one {clash!r}, and the row has a column of that name")
+        row = {part.columns.get(key, key): value for key, value in row.items()}
+        asked = any(NAMES.get(key) in ("messages", "query", "caption") for key, value in row.items() if value)
+        return row if asked or not part.query else row | {"query": part.query}
+
+
+class Dataset:
+    """The rows of one source, or as many of them as its name says; each is checked on opening.
+
+    Raises:
+        RecipeError: the source cannot be read or is empty, or a row does not add up; names its line.
+    """
+
+    streams = False
+
+    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+        """Args:
+        which: Its number among the stage's datasets; each has an order of its own.
+        """
+        opened = open_source(part)
+        self.path, self.digest = opened.path, opened.digest
+        self._source, self._read = opened.source, Reading(part, opened, stage)
+        held, wanted = len(self._source), locate(part.path).count
+        if not held:
+            raise RecipeError(f"dataset {part.path} is empty; give one with a row or more")
+        if wanted > held:
+            raise RecipeError(f"dataset {part.path} asks for {wanted} rows, and it holds {held}; ask for fewer")
+        chosen = random.Random(f"{seed} {part.path}").sample(range(held), wanted) if wanted else range(held)
+        self._chosen = np.array(sorted(chosen), np.int64)
+        self._stream = f"{seed} {stage.name} dataset {which}"
+        self._pass = lru_cache(maxsize=2)(self._draw_pass)
+        self.lengths = np.zeros(len(self), np.int32)
+        """Words of each row, see `Example.words`; below 0 where it shows nothing."""
+        self.cuts = False
+        """Whether a row says how many crops its pictures become."""
+        for number in range(len(self)):
+            example = self[number]
+            self.lengths[number] = example.words * (1 if example.media else -1)
+            self.cuts |= example.max_partition is not None
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def place(self, number: int) -> Place:
+        return Place(self.path, self._source.unit, self._source.number(int(self._chosen[number])))
+
+    def __getitem__(self, number: int) -> Example:
+        try:
+            return self._read(self._source.row(int(self._chosen[number])))
+        except RecipeError as error:
+            raise RecipeError(f"{self.place(number)}: {error}") from error
+
+    def numbers(self, begin: int, count: int) -> np.ndarray:
+        """The rows that come after `begin` others: pass after pass, each in an order of its own."""
+        turns = np.arange(begin, begin + count)
+        passes = [self._pass(passed) for passed in range(begin // len(self), (begin + count - 1) // len(self) + 1)]
+        return np.concatenate(passes)[turns - begin // len(self) * len(self)]
+
+    def _draw_pass(self, passed: int) -> np.ndarray:
+        return shuffled(len(self), f"{self._stream} pass {passed}")
+
+
+class Stream:
+    """The rows of one source in its own order, shuffled a buffer at a time; only that many are in memory.
+
+    Row after row is numbered through all passes. A row can be asked for while its buffer is held; for an earlier one,
+    and for the first one of a resumed run, the source is walked through again from its beginning, without opening
+    pictures.
+
+    Raises:
+        RecipeError: the source cannot be read or is empty, or one of the first rows does not add up.
+    """
+
+    streams = True
+
+    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+        """Args:
+        which: Its number among the stage's datasets; each has an order of its own.
+        """
+        opened = open_source(part)
+        self.path, self.digest, self.cuts = opened.path, opened.digest, False
+        self._source, self._read = opened.source, Reading(part, opened, stage)
+        self._name, self._buffer, self._wanted = part.path, part.buffer, locate(part.path).count or None
+        self._stream = f"{seed} {stage.name} dataset {which}"
+        self._walks: list[Any] = []
+        weakref.finalize(self, _close, self._walks)  # while its libraries are there, also when the program ends
+        seen = 0
+        for number, row in itertools.islice(self._walk(), self._wanted or LOOKED_AT):
+            try:
+                self.cuts |= self._read(row).max_partition is not None
+            except RecipeError as error:
+                raise RecipeError(f"{Place(self.path, self._source.unit, number)}: {error}") from error
+            seen += 1
+        if not seen:
+            raise RecipeError(f"dataset {self._name} is empty; give one with a row or more")
+        if self._wanted and seen < self._wanted:
+            raise RecipeError(f"dataset {self._name} asks for {self._wanted} rows, and it holds {seen}; ask for fewer")
+        self._rewind()
+
+    def _walk(self) -> Iterator[tuple[int, Any]]:
+        self._walks[:] = [walk := self._source.walk()]
+        return itertools.islice(walk, self._wanted)
+
+    def _rewind(self) -> None:
+        self._passed = self._blocks = self._begin = 0
+        self._rows: list[tuple[int, Any]] = []
+        self._rest = self._walk()
+
+    def _find(self, number: int) -> tuple[int, Any]:
+        """A row as it lies in the buffer that holds it."""
+        if number < self._begin:
+            self._rewind()
+        while number >= self._begin + len(self._rows):
+            self._begin += len(self._rows)
+            rows = list(itertools.islice(self._rest, self._buffer))
+            if not rows:
+                self._passed, self._blocks, self._rows, self._rest = self._passed + 1, 0, [], self._walk()
+                continue
+            order = shuffled(len(rows), f"{self._stream} pass {self._passed} buffer {self._blocks}")
+            self._rows = [rows[place] for place in order]
+            self._blocks += 1
+        return self._rows[number - self._begin]
+
+    def place(self, number: int) -> Place:
+        return Place(self.path, self._source.unit, self._find(number)[0])
+
+    def __getitem__(self, number: int) -> Example:
+        """Raises RequestError: the row does not add up, which nobody could know before."""
+        try:
+            return self._read(self._find(number)[1])
+        except RecipeError as error:
+            raise RequestError(str(error)) from error
+
+
+def _close(walks: list[Any]) -> None:
+    for walk in walks:
+        walk.close()
+
+
+class Mixture:
+    """Datasets as one endless stream, epoch after epoch, each in an order of its own.
+
+    An epoch takes weight · rows of each dataset; what a fraction leaves out comes in the epochs after it. Where any of
+    them streams, its length is not known, and weights are shares of the samples instead.
+    """
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        parts = stage.datasets
+        if not parts:
+            raise RecipeError(f"stages.{stage.name}.datasets is empty; name one file or more")
+        self.datasets = [
+            (Stream if part.streaming else Dataset)(part, seed, stage, which) for which, part in enumerate(parts)
+        ]
+        self._stage, self._stream = stage, f"{seed} {stage.name}"
+        self.streams = any(data.streams for data in self.datasets)
+        if self.streams:
+            total = sum(part.weight for part in parts)
+            shares = [ROUND * part.weight / total for part in parts]
+        else:
+            shares = [part.weight * len(data) for part, data in zip(parts, self.datasets, strict=True)]  # type: ignore[arg-type]
+        self._shares = [max(1, round(share)) for share in shares]
+        self._ends = list(itertools.accumulate(self._shares))
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._numbers = lru_cache(maxsize=2)(self._draw_numbers)
+
+    @property
+    def epoch(self) -> int:
+        """Samples of one epoch; with streams, which have none, of one round through their shares."""
+        return self._ends[-1]
+
+    def at(self, position: int) -> tuple[Dataset | Stream, int]:
+        """The sample at a position of the stream: its dataset, and its number there."""
+        epoch, within = divmod(position, self.epoch)
+        slot = int(self._order(epoch)[within])
+        return self.datasets[bisect.bisect_right(self._ends, slot)], int(self._numbers(epoch)[slot])
+
+    def digests(self) -> dict[str, str]:
+        return {str(data.path): data.digest for data in self.datasets}
+
+    def _draw_numbers(self, epoch: int) -> np.ndarray:
+        """The row of each slot of an epoch, in its dataset; the slots of one dataset lie side by side."""
+        found = []
+        for data, share in zip(self.datasets, self._shares, strict=True):
+            turns = np.arange(epoch * share, (epoch + 1) * share)
+            found.append(turns if isinstance(data, Stream) else data.numbers(epoch * share, share))
+        return np.concatenate(found)
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        """The slot at each position of an epoch. Those of a stream follow one another."""
+        name = f"{self._stream} epoch {epoch}"
+        if self._stage.group_by_length:
+            lengths = np.concatenate([data.lengths for data in self.datasets if isinstance(data, Dataset)])
+            begins = np.cumsum([0, *(len(data) for data in self.datasets[:-1] if isinstance(data, Dataset))])
+            rows = self._numbers(epoch) + np.repeat(begins, self._shares)
+            batch, chunks = self._stage.batch, max(1, self._stage.batch // self._stage.micro_batch)
+            return grouped(lengths[rows], batch, chunks, generator(name), lead=-epoch * self.epoch % batch)
+        order = shuffled(self.epoch, name)
+        for data, share, end in zip(self.datasets, self._shares, self._ends, strict=True):
+            if data.streams:
+                places = (order >= end - share) & (order < end)
+                order[places] = np.arange(end - share, end)
+        return order
+
+
+def generator(stream: str) -> np.random.Generator:
+    """A random generator for a purpose of its own."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big")))
+
+
+def shuffled(count: int, stream: str) -> np.ndarray:
+    return generator(stream).permutation(count)
+
+
+class Quarantine:
+    """Samples that could not be shown: each is told in a report, and too many of them end the run.
+
+    Args:
+        path: The report: JSON lines with stage, step, where the row stands, and what was wrong.
+        share: The most that may be broken, of the samples drawn so far.
+    """
+
+    def __init__(self, path: Path, share: float, stage: str, number: int) -> None:
+        self.path, self.share, self.stage = path, share, stage
+        self.broken = sum(line["stage"] == number for line in read_quarantine(path))
+        self._number = number
+
+    def add(self, step: int, drawn: int, place: Place, reason: str) -> None:
+        """Write a sample down.
+
+        Args:
+            drawn: Samples of the stage so far.
+
+        Raises:
+            RecipeError: more are broken than the recipe allows.
+        """
+        line = {"stage": self._number, "step": step, "file": str(place.path), place.unit: place.number}
+        with writing(self.path, self.path.parent), self.path.open("a", encoding="utf-8") as report:
+            report.write(json.dumps(line | {"reason": reason}, ensure_ascii=False) + "\n")
+        self.broken += 1
+        if self.broken > self.share * max(drawn, GRACE):
+            fsync(self.path)
+            raise RecipeError(
+                f"{self.broken} of {drawn} samples are broken, more than stages.{self.stage}.quarantine={self.share:g} "
+                f"allows; the last is {place}: {reason}; {self.path} lists them: mend the data, or allow more"
+            )
+
+
+def trim_report(path: Path, begin: tuple[int, int]) -> None:
+    """Drop what will be told again: lines of steps that are taken again, and a last line that was cut short."""
+    if path.exists():
+        kept = [
+            json.dumps(x, ensure_ascii=False) + "\n" for x in read_quarantine(path) if (x["stage"], x["step"]) < begin
+        ]
+        replace_text(path, "".join(kept))
+
+
+def read_quarantine(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a report that are whole."""
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # cut short when the machine went down
+            continue
+        if isinstance(line, dict) and isinstance(line.get("stage"), int) and isinstance(line.get("step"), int):
+            yield line

@@ -1,0 +1,1 @@
+"""Training in several processes: starting them, what they tell one another, weights held in shares."""

@@ -1,0 +1,1 @@
+"""What a stage over a user's data minimises."""

@@ -1,0 +1,84 @@
+"""What is left behind by a run: a checkpoint folder, or an adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from longview.curriculum.contrastive import FAMILY as TOWERS
+from longview.errors import RecipeError
+from longview.models import adapters, checkpoint
+from longview.models.official import make_official
+from longview.train.build import add_adapter, kept, open_model
+from longview.train.recipe import Recipe, from_tree
+from longview.train.saved.folder import newest_checkpoint, reading
+from longview.train.saved.manifest import read_weights, verify
+
+
+def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a checkpoint folder that `longview.load` opens; the model itself keeps its precision."""
+    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    unfinished = folder / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        model.save_pretrained(unfinished, state_dict=tensors)
+        config = json.loads((unfinished / "config.json").read_text())
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (unfinished / "generation_config.json").unlink(missing_ok=True)
+        for path in unfinished.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def leave(model: Any, processor: Any, adapter: Any, folder: Path, base: str | None) -> Path:
+    """Write what was trained: the model, or the adapter that it was given."""
+    if adapter is None:
+        return export(model, processor, folder)
+    adapters.save(adapter, folder, str(base))
+    return folder
+
+
+def restore(recipe: Recipe, state: Path, folder: Path) -> tuple[Any, Any, Any]:
+    """The model of a checkpoint, its processor and adapter; beside `folder`, where its words are or will be."""
+    verify(state)
+    model, processor = open_model(recipe, folder)
+    adapter = add_adapter(recipe, model)
+    model.load_state_dict(read_weights(state, "model", kept(model)), strict=False)
+    return model, processor, adapter
+
+
+def export_checkpoint(output: str | Path, folder: str | Path, official: bool = False) -> Path:
+    """Export the newest checkpoint of a run, which may still be going on.
+
+    Args:
+        official: In the form of the authors' releases; see `longview.models.official`.
+
+    Raises:
+        RecipeError: there is no checkpoint yet, or none of a model that has an official form.
+        CheckpointError: something in the run's folder is damaged.
+    """
+    output, folder = Path(output), Path(folder)
+    with reading(output / "recipe.json"):
+        recipe = from_tree(json.loads((output / "recipe.json").read_text()))
+    if official and (recipe.model.adapter is not None or recipe.model.family == TOWERS):
+        merging = f"longview merge {output / 'adapter'} FOLDER --official makes one"
+        hint = merging if recipe.model.adapter else "leave out --official"
+        raise RecipeError(f"{output} trains no whole model of a family, which alone has an official form; {hint}")
+    state = newest_checkpoint(output)
+    if state is None:
+        raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
+    folder.mkdir(parents=True, exist_ok=True)
+    if (output / "model" / "tokenizer.json").exists():
+        shutil.copy(output / "model" / "tokenizer.json", folder)
+    leave(*restore(recipe, state, folder), folder, recipe.model.start)
+    if official:
+        make_official(folder, None if recipe.model.start is None else checkpoint.resolve(recipe.model.start))
+    return folder
