@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from longview.bench.subject import Subject, fill
 from longview.engine.devices import now
 from longview.media import open_media
+from longview.models.transformers_seams import CACHE_NAME
 
 
 class Interleaved:
@@ -58,7 +59,7 @@ class Interleaved:
         """Seconds from features to the first token."""
         positions = num_pictures * self.patches + num_tokens
         embeds = torch.randn(1, positions, self.config.hidden_size).to(self.model.device, self.model.dtype) * 0.02
-        return self._seconds(inputs_embeds=embeds, past_key_values=DynamicCache(config=self.config))
+        return self._seconds(inputs_embeds=embeds, **{CACHE_NAME: DynamicCache(config=self.config)})
 
     @torch.inference_mode()
     def token(self, num_pictures: int, num_tokens: int, repeats: int) -> float:
@@ -70,7 +71,7 @@ class Interleaved:
             states = torch.zeros(1, heads, positions, width, dtype=self.model.dtype, device=self.model.device)
             cache.update(states, states.clone(), layer)
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
-        found = [self._seconds(input_ids=ids, past_key_values=cache) for _ in range(repeats + 1)]
+        found = [self._seconds(input_ids=ids, **{CACHE_NAME: cache}) for _ in range(repeats + 1)]
         return sorted(found[1:])[repeats // 2]
 
     def _seconds(self, **inputs: Any) -> float:
@@ -87,7 +88,7 @@ class Interleaved:
         with torch.inference_mode():
             shape = (1, self.patches, self.config.hidden_size)
             embeds = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
-            self.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+            self.model.model(inputs_embeds=embeds, use_cache=True, **{CACHE_NAME: cache})
         held = sum(_size(layer.keys) + _size(layer.values) for layer in cache.layers)
         return int(held * self.scaled)
 

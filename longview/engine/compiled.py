@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from longview.engine.kv_cache import SHORT, DecodeBatch
 from longview.errors import RequestError
+from longview.models.transformers_seams import CACHE_NAME, cache_argument
 
 
 class StaticLayer:
@@ -158,20 +159,21 @@ class CompiledBlocks:
         plain: Callable[..., Tensor],
         hidden: Tensor,
         *,
-        past_key_values: Any = None,
         side_cache: Any = None,
         **options: Any,
     ) -> Tensor:
         """One block, in place of its own `forward`. The first block of a run answers for all of it."""
         given = {} if side_cache is None else {"side_cache": side_cache}
-        if not isinstance(past_key_values, StaticDecodeBatch):
-            return plain(hidden, past_key_values=past_key_values, **given, **options)
+        batch = cache_argument(options)
+        if not isinstance(batch, StaticDecodeBatch):
+            return plain(hidden, **given, **options)
         if side_cache is not None and self.looks[number]:  # pictures are ragged: hardly a shape of theirs comes twice
-            return plain(hidden, past_key_values=past_key_values.layer(number), **given, **options)
+            return plain(hidden, **given, **options | {CACHE_NAME: batch.layer(number)})
         run = self.runs[side_cache is not None].get(number)
         if run is None:
             return hidden
-        tables = [past_key_values.layer(each) for each in run]
+        tables = [batch.layer(each) for each in run]
+        options = {name: option for name, option in options.items() if name != CACHE_NAME}
         return self._function(run, tables[0].keys.shape)([self.blocks[each] for each in run], tables, hidden, **options)
 
     def _function(self, run: range, shape: torch.Size) -> Callable[..., Tensor]:
@@ -188,7 +190,7 @@ class CompiledBlocks:
 def _follow(blocks: Sequence[nn.Module], tables: Sequence[StaticLayer], hidden: Tensor, **options: Any) -> Tensor:
     """Neighbouring blocks one after another: hidden states (S, 1, D) → (S, 1, D)."""
     for number, block in enumerate(blocks):
-        hidden = type(block).forward(block, hidden, past_key_values=tables[number], **options)
+        hidden = type(block).forward(block, hidden, **{CACHE_NAME: tables[number]}, **options)
     return hidden
 
 

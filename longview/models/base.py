@@ -28,6 +28,7 @@ from longview.errors import RequestError
 from longview.media import Medium, Progress
 from longview.messages import FrameUsed, Message
 from longview.models.sequence import positions_of
+from longview.models.transformers_seams import CACHE_NAME
 from longview.requests import MediaOptions
 
 
@@ -361,6 +362,7 @@ class PicturesInSequence:
         inputs_embeds: Tensor | None,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
         """The language model's pass over tokens (B, T), or over tokens and pictures in one sequence (B, T, D)."""
@@ -374,6 +376,7 @@ class PicturesInSequence:
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            **{CACHE_NAME: past_key_values},
             **kwargs,
         )
 

@@ -46,6 +46,7 @@ from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.packing import pack
 from longview.models.sequence import Merged, mask_after, merge, split_mask
+from longview.models.transformers_seams import CACHE_NAMES, takes_cache_by_either_name
 
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": LlamaForCausalLM,
@@ -67,7 +68,7 @@ class MGMModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
         *("LlamaDecoderLayer", "GemmaDecoderLayer", "MixtralDecoderLayer", "MistralDecoderLayer"),
         *("CLIPEncoderLayer", "CLIPVisionEmbeddings", "ConvNextStage", "PatchInfoMining"),
     ]
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [*CACHE_NAMES]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -394,6 +395,7 @@ class MGMModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
         pictures = self.pictures_of(input_ids, images, images_aux)
         return self.merge(input_ids, attention_mask, labels, pictures, limit, left_padding)
 
+    @takes_cache_by_either_name
     def forward(
         self,
         input_ids: Tensor | None = None,

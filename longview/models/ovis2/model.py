@@ -38,6 +38,7 @@ from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualToken
 from longview.models.ovis2.processor import Ovis2Processor
 from longview.models.packing import pack
 from longview.models.sequence import Merged, mask_after, split_mask
+from longview.models.transformers_seams import CACHE_NAMES, takes_cache_by_either_name
 
 # ── the tower ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,7 +192,7 @@ class Ovis2Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2DecoderLayer", "Aimv2Block", "SiglipEncoderLayer", "CLIPEncoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [*CACHE_NAMES]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -463,6 +464,7 @@ class Ovis2Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
             spare = [torch.zeros(1, 3, side, side)]
         return torch.cat(list(shown)) if shown else None, torch.cat(spare) if spare else None
 
+    @takes_cache_by_either_name
     def forward(
         self,
         input_ids: Tensor | None = None,

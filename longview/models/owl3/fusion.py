@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2Attention,
     Qwen2DecoderLayer,
     apply_rotary_pos_emb,
     eager_attention_forward,
@@ -37,6 +36,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from longview.models.owl3.config import Owl3Config
+from longview.models.transformers_seams import CACHE_NAMES, cache_argument
 
 SCORES_BYTES = 64 << 20
 """Attention scores held at a time, in bytes."""
@@ -373,12 +373,25 @@ def text_mask(mask: Tensor | None, length: int, num_keys: int, device: torch.dev
 # ── the layers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class HyperAttention(Qwen2Attention):
+class HyperAttention(nn.Module):
     """Qwen2's self-attention, plus keys and values of the pictures, and the release's way of fusing the two."""
 
+    is_causal = True  # read, with the next three, by the implementations in ALL_ATTENTION_FUNCTIONS
+
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
-        self.v_kv_proj = nn.Linear(config.hidden_size, 2 * config.num_key_value_heads * self.head_dim, bias=True)
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        width, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or width // heads
+        self.num_key_value_groups = heads // kv_heads
+        self.scaling = self.head_dim**-0.5
+        sliding = config.layer_types[layer_idx] == "sliding_attention"
+        self.sliding_window = config.sliding_window if sliding else None
+        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=True)
+        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=True)
+        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=True)
+        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=False)
+        self.v_kv_proj = nn.Linear(width, 2 * kv_heads * self.head_dim, bias=True)
         if config.gate == "token":
             self.gate_proj = nn.Sequential(nn.Linear(self.head_dim, self.head_dim), nn.Sigmoid())
         elif config.gate == "vector":
@@ -406,10 +419,8 @@ class HyperAttention(Qwen2Attention):
         side_cache: VisualKVCache | None = None,
         pictures: list[tuple[Tensor, Tensor]] | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Tensor:
         """hidden_states (B, T, hidden), and keys and values of each wall of the side_cache → (B, T, hidden)."""
-        if side_cache is None or pictures is None:
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
         batch, length = hidden_states.shape[:2]
         heads = (batch, length, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, H, T, D)
@@ -420,11 +431,14 @@ class HyperAttention(Qwen2Attention):
         if past_key_values is not None:
             begin = int(past_key_values.get_seq_length(self.layer_idx))
             key, value = past_key_values.update(key, value, self.layer_idx)
+        if side_cache is None or pictures is None:
+            context = self._attend_text(query, key, value, attention_mask, **kwargs)
+            return self.o_proj(context.reshape(batch, length, -1).contiguous())
 
         dense = self.config._attn_implementation == "eager" or self._is_small(batch, length, pictures)
         if self.config.fused and dense:
             fused = self._attend_all(query, key, value, attention_mask, side_cache, pictures, begin)
-            return self.o_proj(fused.transpose(1, 2).reshape(batch, length, -1)), None
+            return self.o_proj(fused.transpose(1, 2).reshape(batch, length, -1))
         attend = self._attend_masked if dense else self._attend_by_runs
         grouped = query.unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
         seen, seen_lse = attend(grouped * self.scaling, side_cache, pictures, begin)
@@ -433,15 +447,23 @@ class HyperAttention(Qwen2Attention):
             share = torch.sigmoid(seen_lse - read_lse).unsqueeze(-1)
             fused = read + share * (seen - read)
         else:
-            interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-            kwargs |= {"scaling": self.scaling, "dropout": 0.0, "sliding_window": self.sliding_window}
-            context, _ = interface(self, query, key, value, attention_mask, **kwargs)  # (B, T, H, D)
+            context = self._attend_text(query, key, value, attention_mask, **kwargs)
             read = context.transpose(1, 2).unflatten(1, (key.shape[1], -1))  # (B, Hkv, G, T, D)
             looks = torch.isfinite(seen_lse).unsqueeze(-1)
             gate = torch.where(looks, self._gate(read), 0.0)  # a token before the first picture keeps what it read
             fused = read * (1 - gate) + seen.to(read.dtype) * gate
         fused = fused.flatten(1, 2).transpose(1, 2).reshape(batch, length, -1)  # (B, T, H·D)
-        return self.o_proj(fused.to(hidden_states.dtype)), None
+        return self.o_proj(fused.to(hidden_states.dtype))
+
+    def _attend_text(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
+        """Causal self-attention over the text, in the implementation that the model is set to: (B, T, H, D)."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        kwargs |= {
+            "scaling": self.scaling,
+            "dropout": self.config.attention_dropout if self.training else 0.0,
+            "sliding_window": self.sliding_window,
+        }
+        return attend(self, query, key, value, mask, **kwargs)[0]
 
     def _gate(self, read: Tensor) -> Tensor:
         """How much of the picture replaces what was read, in (0, 1), broadcast to (B, Hkv, G, T, D)."""
@@ -553,25 +575,24 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         side_cache: VisualKVCache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        pictures = None
+        """hidden_states (B, T, hidden) → (B, T, hidden); the text's cache comes under transformers' name for it."""
+        assert position_embeddings is not None
+        past_key_values, pictures = cache_argument(kwargs), None
         if side_cache is not None:
             keep = past_key_values is not None
             pictures = side_cache.states(self.self_attn.layer_idx, self.project, hidden_states.device, keep)
-        return super().forward(
-            hidden_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+        passed = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
+        hidden_states = hidden_states + self.self_attn(
+            self.input_layernorm(hidden_states),
             position_embeddings=position_embeddings,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
             side_cache=side_cache,
             pictures=pictures,
-            **kwargs,
+            **passed,
         )
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))

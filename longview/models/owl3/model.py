@@ -38,6 +38,7 @@ from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, HyperAttention
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 from longview.models.packing import borders, pack
 from longview.models.sequence import positions_of
+from longview.models.transformers_seams import CACHE_NAME, CACHE_NAMES, takes_cache_by_either_name
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
@@ -55,7 +56,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2DecoderLayer", "HyperDecoderLayer", "SiglipEncoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values", "side_cache"]  # noqa: RUF012
+    _skip_keys_device_placement = [*CACHE_NAMES, "side_cache"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -205,6 +206,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         starts = [begin + start for begin, row in zip(begins, rows, strict=True) for start in row]
         return pack(arguments) | {"media_offset": [torch.tensor(starts, dtype=torch.long)]}
 
+    @takes_cache_by_either_name
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -269,12 +271,12 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             side_cache=side_cache if side_cache is not None and side_cache.num_pictures else None,
+            **{CACHE_NAME: past_key_values},
             **kwargs,
         )
         if side_cache is not None and past_key_values is not None:
@@ -324,6 +326,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
     # ── generation ──
 
     @torch.no_grad()
+    @takes_cache_by_either_name
     def generate(
         self,
         input_ids: Tensor | None = None,
@@ -377,10 +380,10 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         output = super().generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             generation_config=generation_config,
             side_cache=side_cache,
             tokenizer=tokenizer,
+            **{CACHE_NAME: past_key_values},
             **kwargs,
         )
         if not isinstance(output, Tensor):
