@@ -22,7 +22,7 @@ import longview
 from longview.eval.card import training_facts
 from longview.eval.world import Score, normalise
 from longview.media import Candidates
-from longview.media.medium import Frame, Shrink
+from longview.media.medium import Frame, FrameTransform
 from longview.models.similarity import Similarity
 from longview.world.films import KINDS, Film, draw_film
 from longview.world.naming import facts_held, facts_named
@@ -85,8 +85,8 @@ def find_pictures(similarity: Similarity, seed: int, count: int) -> Score:
         pictures, wanted, question = _draw_set(rng)
         images = [render(picture, rng.randrange(1 << 30)) for picture in pictures]
 
-        def read(indices: Sequence[int], shrink: Shrink, images: Sequence[Any] = images) -> Iterator[Frame]:
-            return (Frame(shrink(images[index]), index, None) for index in indices)
+        def read(indices: Sequence[int], transform: FrameTransform, images: Sequence[Any] = images) -> Iterator[Frame]:
+            return (Frame(transform(images[index]), index, None) for index in indices)
 
         candidates = Candidates("pictures", f"{seed} {number}", list(range(PICTURES)), read)
         frames, text = similarity(candidates, question)

@@ -1,12 +1,12 @@
-"""Bytes in, frames out. No torch, no model: only what a picture or a video shows, when, and how large it is.
+"""Bytes in, frames out: fetch, decode and sample pictures and videos. No torch and no model here.
 
-    open_medium(part, options, limits)          one part of a message → Medium
-    open_media(parts, options, limits)          several, decoded side by side, in order
-                          relevance_query=RelevanceQuery(…)   frames held against a question
+    open_medium(part, options, limits)          one message part → Medium
+    open_media(parts, options, limits)          several, in parallel, in order
+                          relevance_query=RelevanceQuery(…)   frames scored against a question
     sniff(path)                                 "image" or "video", by content
 
-`fetch` gets bytes from anywhere behind the guards; `decode` and `video` make frames of them; `select` says which, and
-`mdp3` which of them tell most about a question.
+`fetch` gets the bytes of files, URLs and data URIs under limits; `decode` and `video` decode them; `select` holds the
+frame samplers, `mdp3` selection by relevance to a question.
 """
 
 from longview.media.candidates import Candidates, RelevanceQuery

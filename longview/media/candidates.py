@@ -1,9 +1,9 @@
-"""Choosing by content: what the door asks of somebody who understands pictures, and what it keeps of the answer.
+"""Frame selection by relevance: score the candidates of a video against a question, and choose among them with MDP3.
 
     video ── candidates ── Embed ── embeddings ── similarity ── mdp3 ── chosen frames
-             one a second   handed in from above   this room's arithmetic
+             one a second   (SigLIP)
 
-No model here: an `Embed` is handed in (`longview.models.similarity`), as numbers would be.
+No model here: `RelevanceQuery` carries an `Embed`, which `longview.models.similarity` implements.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 
 from longview.errors import RequestError
 from longview.media.mdp3 import mdp3, similarity
-from longview.media.medium import Frame, Relevance, Shrink
+from longview.media.medium import Frame, FrameTransform, Relevance
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The frames of a video among which is chosen. None is decoded until it is read."""
+    """The frames of a video to choose among. None is decoded before `read`."""
 
-    name: str  # of the video, fit to be shown
+    name: str  # of the video, safe to print
     digest: str  # of the video, SHA-256 in hex
     indices: list[int]  # ascending
-    read: Callable[[Sequence[int], Shrink], Iterator[Frame]]
-    """Decode some of them, in order, each as small as `Shrink` makes it."""
+    read: Callable[[Sequence[int], FrameTransform], Iterator[Frame]]
+    """Decode some of them, in order; the transform is applied to each image."""
 
 
 class Embed(Protocol):
-    """Frames and a question as points on one sphere; the nearer, the more alike."""
+    """Embeds frames and a question in one space, in which distance means dissimilarity."""
 
     def __call__(self, candidates: Candidates, question: str) -> tuple[Array, Array]:
         """Embeddings of the frames (n, d) and of the question (1, d)."""
@@ -42,7 +42,7 @@ class Embed(Protocol):
 
 @dataclass(frozen=True)
 class RelevanceQuery:
-    """What frames are held against.
+    """A question that frames are scored against, and the embedding that they are scored with.
 
     Raises:
         RequestError: the question is empty.
@@ -56,20 +56,22 @@ class RelevanceQuery:
             raise RequestError("select 'mdp3' chooses the frames that a question is about, and there is none; ask one")
 
 
-def choose_by_content(
+def select_by_relevance(
     candidates: Candidates, query: RelevanceQuery, count: int, seconds: Sequence[float] | None
 ) -> tuple[list[int], Relevance]:
-    """The `count` candidates that tell most about the question; all, where there are no more.
+    """Choose `count` candidates with MDP3; all, where there are no more.
 
-    Returns ascending indices into the video, and how near each candidate is to the question.
+    Returns ascending indices into the video, and the relevance of each candidate.
     """
-    relevance, frames = measure(candidates, query, seconds)
+    relevance, frames = score_candidates(candidates, query, seconds)
     chosen = mdp3(similarity(frames, frames), relevance.values, count)
     return [candidates.indices[i] for i in chosen], relevance
 
 
-def measure(candidates: Candidates, query: RelevanceQuery, seconds: Sequence[float] | None) -> tuple[Relevance, Array]:
-    """How near each candidate is to the question, and the candidates' embeddings (n, d)."""
+def score_candidates(
+    candidates: Candidates, query: RelevanceQuery, seconds: Sequence[float] | None
+) -> tuple[Relevance, Array]:
+    """The relevance of each candidate to the question, and the candidates' embeddings (n, d)."""
     frames, question = query.embed(candidates, query.question)
     values = similarity(frames, question)[:, 0].tolist()
     times = None if seconds is None else [seconds[index] for index in candidates.indices]

@@ -17,7 +17,7 @@ from PIL import Image
 from longview.errors import MediaError
 from longview.media.formats import READS, blocks_of, container_of, foreign_format_of, image_format_of
 from longview.media.limits import beyond, size
-from longview.media.medium import Frame, Progress, Shrink
+from longview.media.medium import Frame, FrameTransform, Progress
 from longview.requests import Limits
 
 # Every picture is held against `Limits.max_pixels` before its pixels are decoded; Pillow's own cap, which is lower than
@@ -139,7 +139,7 @@ class AnimationReader:
             self.warnings.append(f"{name} is a still picture, used as a video of one frame")
 
     def read(
-        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+        self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
     ) -> Iterator[Frame]:
         """Yield exactly the frames asked for; `indices` ascends and may repeat.
 
@@ -164,7 +164,7 @@ class AnimationReader:
             upright = to_upright(image.copy(), self.name)
             begin = time.monotonic()
             while done < len(indices) and indices[done] == index:
-                yield Frame(shrink(upright) if shrink else upright, index, self.seconds[index])
+                yield Frame(transform(upright) if transform else upright, index, self.seconds[index])
                 done += 1
             self._deadline += time.monotonic() - begin  # the time that the caller takes is not decoding
             if progress:

@@ -1,4 +1,4 @@
-"""The few calls of the `decord` package that published programs make, over our own reader.
+"""The calls of the `decord` package that published programs make, implemented with our own reader.
 
 `from longview.media.decord import VideoReader, cpu` in place of decord's, which is no longer maintained.
 """

@@ -1,4 +1,4 @@
-"""Any source → bytes, behind the guards: local files, data URIs, and URLs (see `web`)."""
+"""Any source → bytes, under limits: local files, data URIs, and URLs (see `web`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from longview.errors import MediaError
 from longview.media.limits import beyond
-from longview.media.text import shown
+from longview.media.text import printable
 from longview.media.web import download
 from longview.requests import Limits
 
@@ -23,7 +23,7 @@ class Fetched:
     """The raw bytes of a medium, or the local file that holds them."""
 
     data: bytes | Path
-    name: str  # fit to be shown: a file's name, a URL without its query
+    name: str  # safe to print: a file's name, a URL without its query
     mime: str | None = None
 
 
@@ -39,7 +39,7 @@ def fetch(
     Of a URL only the `first` bytes are read when that is given.
 
     Raises:
-        MediaError: it cannot be had, may not be had, or is over a limit.
+        MediaError: it cannot be fetched, may not be, or is over a limit.
     """
     limits = limits or Limits()
     if isinstance(source, bytes):
@@ -55,7 +55,7 @@ def fetch(
         if kind == "file" or (kind and source[len(kind) : len(kind) + 3] == "://"):
             raise MediaError(f"{kind}: addresses are not opened; give a path, an http(s) URL or a data URI")
     path = local_path(source, limits)
-    return Fetched(path, shown(path.name))
+    return Fetched(path, printable(path.name))
 
 
 def local_path(source: str | Path, limits: Limits | None = None) -> Path:
@@ -65,7 +65,7 @@ def local_path(source: str | Path, limits: Limits | None = None) -> Path:
         MediaError: missing, not a file, not readable, or outside the folders that are open.
     """
     roots = limits.file_roots if limits else None
-    given = shown(str(source))
+    given = printable(str(source))
     if roots == ():
         raise MediaError("local files are not opened here; send the file's bytes, a data URI or an http(s) URL")
     try:
@@ -104,7 +104,7 @@ def _from_data_uri(uri: str, limits: Limits, max_bytes: str) -> Fetched:
     if not comma:
         raise MediaError("a data URI has no comma between its type and its data; expected data:image/png;base64,…")
     mime, *parameters = [field.strip().lower() for field in header.split(";")]
-    name = f"data URI ({shown(mime, 40)})" if mime else "data URI"
+    name = f"data URI ({printable(mime, 40)})" if mime else "data URI"
     if "base64" in parameters:
         data = _decode_base64(body, name, limits, max_bytes)
     else:

@@ -1,4 +1,4 @@
-"""The nouns of this room: a `Frame`, and the `Medium` it belongs to."""
+"""Data types of this package: `Frame`, `Medium`, and `FrameReader`, the interface of every video reader."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Kind = Literal["image", "video"]
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called as progress(done, total, label) while media are opened; may be called from several threads, one at a time."""
 
+FrameTransform: TypeAlias = Callable[[Image.Image], Image.Image]
+"""Applied to each frame as soon as it is decoded, to resize it, so that full-size frames do not pile up in memory."""
 
-Shrink: TypeAlias = Callable[[Image.Image], Image.Image]
-"""Makes a decoded picture as small as its reader needs it, at once, so that no large ones pile up."""
 UNDECODED = Image.new("RGB", (0, 0))
-"""Stands for the picture of a frame that has been chosen and not yet decoded; `Medium.read` decodes it."""
+"""The image of a frame that has been chosen and not decoded yet; `Medium.read` decodes it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a medium: RGB, upright, at its full size; or `UNDECODED`."""
+    """One frame of a video, or a picture: RGB, upright, at its full size; or `UNDECODED`."""
 
     image: Image.Image
     index: int  # in presentation order, from 0; 0 for a picture
@@ -32,23 +32,23 @@ class Frame:
 
 @dataclass(frozen=True)
 class Relevance:
-    """How near frames of a video are to a question, from 0 (far) to 5 (the same); see `longview.media.mdp3`."""
+    """Similarity of frames of a video to a question, from 0 (far) to 5 (identical); see `longview.media.mdp3`."""
 
     indices: list[int]  # ascending, into the video
     seconds: list[float] | None  # None where there are no times
     values: list[float]
 
     def of(self, index: int) -> float | None:
-        """How near one frame is; None where it was not among them."""
+        """The value of one frame; None where it was not among the candidates."""
         return dict(zip(self.indices, self.values, strict=True)).get(index)
 
 
 @dataclass(frozen=True)
 class Medium:
-    """An opened picture or video: the frames chosen from it, and what is known about the whole."""
+    """An opened picture or video: the frames chosen from it, and the properties of the whole."""
 
     kind: Kind
-    name: str  # fit to be shown: no folders, no query string, no secrets
+    name: str  # safe to print: no folders, no query string, no secrets
     frames: list[Frame] = field(repr=False)
     width: int  # pixels, upright, of the whole medium; frames of a list may differ
     height: int
@@ -57,41 +57,41 @@ class Medium:
     fps: float | None  # average over the whole video
     digest: str  # SHA-256 in hex of the raw bytes, whatever frames were chosen
     warnings: tuple[str, ...] = ()
-    relevance: Relevance | None = None  # of the candidates, where a question was held against them
-    footage: Footage | None = field(default=None, repr=False)  # decodes those frames that are not
+    relevance: Relevance | None = None  # of the candidates, where a relevance query was given
+    decoder: FrameDecoder | None = field(default=None, repr=False)  # of the frames that are `UNDECODED`
 
     def read(self, places: Sequence[int] | None = None, progress: Progress | None = None) -> Iterator[Frame]:
-        """Yield some of `frames`, by their ascending places in it (default: all), each with its picture.
+        """Yield some of `frames`, by their ascending positions in that list (default: all), decoded.
 
         Raises:
             MediaError: one cannot be decoded.
         """
         chosen = self.frames if places is None else [self.frames[place] for place in places]
-        if self.footage is None:
+        if self.decoder is None:
             yield from chosen
         elif chosen:
-            yield from self.footage.read([frame.index for frame in chosen], progress)
+            yield from self.decoder.read([frame.index for frame in chosen], progress)
 
     def close(self) -> None:
-        """Let go of the file; `read` opens it again."""
-        if self.footage is not None:
-            self.footage.close()
+        """Close the file; `read` opens it again."""
+        if self.decoder is not None:
+            self.decoder.close()
 
 
-class Footage:
-    """A video whose frames are decoded as they are read, so that they need not all be in memory.
+class FrameDecoder:
+    """Decodes frames of a video on demand, so that they need not all be in memory.
 
     Args:
-        reader: Open already, for the first reading; `reopen` makes another one like it.
+        reader: An open reader, used by the first `read`; `reopen` makes another one like it for later ones.
     """
 
-    def __init__(self, reader: Reader, reopen: Callable[[], Reader]) -> None:
-        self._reader: Reader | None = reader
+    def __init__(self, reader: FrameReader, reopen: Callable[[], FrameReader]) -> None:
+        self._reader: FrameReader | None = reader
         self._reopen = reopen
         self._lock = threading.Lock()
 
     def read(self, indices: Sequence[int], progress: Progress | None = None) -> Iterator[Frame]:
-        """As `Reader.read`. Several threads may read at once, each from a reader of its own."""
+        """As `FrameReader.read`. Several threads may read at once, each from a reader of its own."""
         reader = self._take() or self._reopen()
         try:
             yield from reader.read(indices, progress)
@@ -104,14 +104,14 @@ class Footage:
         if reader is not None:
             reader.close()
 
-    def _take(self) -> Reader | None:
+    def _take(self) -> FrameReader | None:
         with self._lock:
             reader, self._reader = self._reader, None
             return reader
 
 
-class Reader(Protocol):
-    """What every kind of moving medium can do: say when its frames appear, and read some of them."""
+class FrameReader(Protocol):
+    """A video, an animation or a list of pictures: says when its frames appear, and decodes some of them."""
 
     @property
     def name(self) -> str: ...
@@ -138,9 +138,9 @@ class Reader(Protocol):
     def warnings(self) -> Sequence[str]: ...
 
     def read(
-        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+        self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
     ) -> Iterator[Frame]:
-        """Yield exactly the frames asked for; `indices` ascends and may repeat."""
+        """Yield exactly the frames at `indices`, which ascend and may repeat; `transform` is applied to each image."""
         ...
 
     def close(self) -> None: ...

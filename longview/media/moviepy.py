@@ -1,4 +1,4 @@
-"""The few calls of the `moviepy` package that published programs make, over our own reader.
+"""The calls of the `moviepy` package that published programs make, implemented with our own reader.
 
 `from longview.media.moviepy import VideoFileClip` in place of moviepy's, of which they need an old version.
 """
@@ -32,7 +32,7 @@ class VideoFileClip:
 
     def get_frame(self, t: float) -> np.ndarray:
         """The frame on the screen after `t` seconds, as uint8 (height, width, 3)."""
-        hair = 1e-5  # seconds: a time that rounding puts just before its frame must still show that frame
-        index = max(0, bisect_right(self._reader.seconds, t + hair) - 1)
+        tolerance = 1e-5  # seconds: a time that rounding puts just before its frame must still show that frame
+        index = max(0, bisect_right(self._reader.seconds, t + tolerance) - 1)
         (frame,) = self._reader.read([index])
         return np.asarray(frame.image)

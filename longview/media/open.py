@@ -1,8 +1,8 @@
-"""The door: the parts of a message → media with their frames.
+"""Open the pictures and videos of message parts: fetch, choose frames, decode.
 
 picture    fetch → decode
-video      fetch → reader (VideoReader, AnimationReader or PictureList) → choose indices → read them
-           by what frames show: read candidates, small → hold them against the question (candidates.py) → choose
+video      fetch → reader (VideoReader, AnimationReader or PictureList) → frame indices → decode
+           mdp3: decode candidates, resized → score them against the question (candidates.py) → frame indices
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
-from longview.media.candidates import Candidates, RelevanceQuery, choose_by_content, measure
+from longview.media.candidates import Candidates, RelevanceQuery, score_candidates, select_by_relevance
 from longview.media.decode import AnimationReader
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.limits import beyond, size
-from longview.media.medium import UNDECODED, Footage, Frame, Medium, Progress, Reader, Relevance, Shrink
+from longview.media.medium import (
+    UNDECODED,
+    Frame,
+    FrameDecoder,
+    FrameReader,
+    FrameTransform,
+    Medium,
+    Progress,
+    Relevance,
+)
+from longview.media.pictures import JPEG_LIST, PictureList, PictureSource
 from longview.media.select import SAMPLERS, Timeline
-from longview.media.stills import JPEG_LIST, PictureList, Still
 from longview.media.video import VideoReader
 from longview.messages import Part, Source
 from longview.requests import CANDIDATES, FRAME_SAMPLERS, Limits, MediaOptions
@@ -62,7 +71,7 @@ def open_media(
     threads: int = 8,
     decode: bool = True,
 ) -> list[Medium]:
-    """Open several media side by side. Their order is kept; they share one budget of decoded bytes.
+    """Open several media in parallel threads. Their order is kept; they share one budget of decoded bytes.
 
     Args:
         decode: Decode the frames of video files now; or leave them `UNDECODED`, for `Medium.read`.
@@ -81,13 +90,13 @@ def open_media(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def choose(
+def select_frames(
     timeline: Timeline, options: MediaOptions, limits: Limits, default: MediaOptions, name: str
 ) -> tuple[list[int], list[str]]:
     """Choose the frames of one video: the options first, then the family's default, then the sampler's own.
 
-    Returns ascending indices into the whole video, and warnings. A few samplers repeat frames of a short video; those
-    that go by what frames show give their candidates.
+    Returns ascending indices into the whole video, and warnings. A few samplers repeat frames of a short video; of one
+    that selects by content, the candidates.
 
     Raises:
         RequestError: a clip outside the video, or times asked of a list of pictures.
@@ -102,7 +111,7 @@ def choose(
     if options.start is not None or options.end is not None:
         assert timeline.seconds is not None
         clip = timeline.clip(options.start, options.end)
-        timeline = timeline.part(clip)
+        timeline = timeline.slice(clip)
     if timeline.seconds is None and options.frames is None and options.select is None:
         return list(clip), []
     select = options.select or ("fps" if options.fps is not None else default.select) or "uniform"
@@ -123,7 +132,7 @@ def choose(
 
 
 class _Opener:
-    """What the parts of one call share: options, limits, progress, and the budget of decoded bytes."""
+    """The state of one `open_media` call: options, limits, progress, and the budget of decoded bytes."""
 
     def __init__(
         self,
@@ -144,7 +153,7 @@ class _Opener:
         self._lock = threading.Lock()
 
     def check(self, parts: Sequence[Part]) -> None:
-        """Make sure that frames chosen by what they show have something to be chosen from, and by."""
+        """Refuse selection by content without a video or without a question."""
         if not (self._options.by_content and parts):
             return
         select = self._options.select
@@ -165,30 +174,30 @@ class _Opener:
         raise RequestError("a text part has nothing to decode; pass only image and video parts")
 
     def _open_picture(self, source: Source | None) -> Medium:
-        still = Still.of(source, self._limits)
-        image, warnings = still.decode(self._limits)
-        self._spend(image.width * image.height, still.name)
-        self._report(1, 1, still.name)
+        picture = PictureSource.of(source, self._limits)
+        image, warnings = picture.decode(self._limits)
+        self._charge(image.width * image.height, picture.name)
+        self._report(1, 1, picture.name)
         frames = [Frame(image, 0, None)]
         return Medium(
-            "image", still.name, frames, image.width, image.height, 1, None, None, still.digest(), tuple(warnings)
+            "image", picture.name, frames, image.width, image.height, 1, None, None, picture.digest(), tuple(warnings)
         )
 
     def _open_video(self, source: Source | None) -> Medium:
-        with ThreadPoolExecutor(1, thread_name_prefix="longview-digest") as beside:
-            # A film of gigabytes takes seconds to digest: meanwhile its frames are decoded.
-            digest, reader = self._reader(source, beside)
-            footage = None
+        with ThreadPoolExecutor(1, thread_name_prefix="longview-digest") as executor:
+            # Hashing a file of gigabytes takes seconds: its frames are decoded meanwhile.
+            digest, reader = self._open_reader(source, executor)
+            decoder = None
             try:
                 indices, warnings, relevance = self._choose(reader, digest)
-                self._spend(reader.width * reader.height * len(set(indices)), reader.name)
+                self._charge(reader.width * reader.height * len(set(indices)), reader.name)
                 if self._decode or not isinstance(reader, VideoReader):
                     frames = self._read(reader, indices)
                 else:
                     frames = [Frame(UNDECODED, index, reader.seconds[index]) for index in indices]
-                    footage = Footage(reader, reader.again)
+                    decoder = FrameDecoder(reader, reader.reopen)
             finally:
-                if footage is None:
+                if decoder is None:
                     reader.close()
             return Medium(
                 kind="video",
@@ -202,28 +211,30 @@ class _Opener:
                 digest=digest.result(),
                 warnings=(*reader.warnings, *warnings),
                 relevance=relevance,
-                footage=footage,
+                decoder=decoder,
             )
 
-    def _read(self, reader: Reader, indices: list[int]) -> list[Frame]:
+    def _read(self, reader: FrameReader, indices: list[int]) -> list[Frame]:
         frames = []
         for frame in reader.read(indices, self._report):
             frames.append(frame)
-            self._spend(max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name)
+            self._charge(max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name)
         return frames
 
-    def _choose(self, reader: Reader, digest: Future[str]) -> tuple[list[int], list[str], Relevance | None]:
+    def _choose(self, reader: FrameReader, digest: Future[str]) -> tuple[list[int], list[str], Relevance | None]:
         start, name = self._options.start or 0.0, reader.name
         if reader.duration is not None and start >= reader.duration:
             raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
         timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
-        indices, warnings = choose(timeline, self._options, self._limits, self._default, name)
+        indices, warnings = select_frames(timeline, self._options, self._limits, self._default, name)
         if self._relevance_query is None:
             return indices, warnings, None
         if not self._options.by_content:
-            among, _ = choose(timeline, self._options.as_candidates(), self._limits, self._default, name)
+            among, _ = select_frames(timeline, self._options.as_candidates(), self._limits, self._default, name)
             among = sorted({*among, *indices})
-            relevance, _ = measure(self._candidates(reader, digest, among), self._relevance_query, reader.seconds)
+            relevance, _ = score_candidates(
+                self._candidates(reader, digest, among), self._relevance_query, reader.seconds
+            )
             return indices, warnings, relevance
         wanted = self._options.frames or FRAME_SAMPLERS[self._options.select or ""].frames
         count = min(wanted or self._limits.max_frames, self._limits.max_frames)
@@ -232,29 +243,29 @@ class _Opener:
                 f"{name} has only {len(indices):,} candidates for {count:,} frames, so all are used; a higher --fps "
                 "gives more"
             )
-        chosen, relevance = choose_by_content(
+        chosen, relevance = select_by_relevance(
             self._candidates(reader, digest, indices), self._relevance_query, count, reader.seconds
         )
         return chosen, warnings, relevance
 
-    def _candidates(self, reader: Reader, digest: Future[str], indices: list[int]) -> Candidates:
+    def _candidates(self, reader: FrameReader, digest: Future[str], indices: list[int]) -> Candidates:
         def report(done: int, total: int, name: str) -> None:
             self._report(done, total, f"looking through {name}")
 
-        def read(some: Sequence[int], shrink: Shrink) -> Iterator[Frame]:
-            return reader.read(some, report, shrink)
+        def read(some: Sequence[int], transform: FrameTransform) -> Iterator[Frame]:
+            return reader.read(some, report, transform)
 
         return Candidates(reader.name, digest.result(), indices, read)
 
-    def _reader(self, source: Source | None, beside: ThreadPoolExecutor) -> tuple[Future[str], Reader]:
-        """Return the reader that fits a video, and its digest, which is computed beside."""
+    def _open_reader(self, source: Source | None, executor: ThreadPoolExecutor) -> tuple[Future[str], FrameReader]:
+        """Return the reader of a video, and its digest, which the executor computes."""
         limits = self._limits
         if isinstance(source, str) and source[: len(JPEG_LIST)].lower() == JPEG_LIST:
             pictures = PictureList.of_data_uri(source, limits)
-            return beside.submit(pictures.digest), pictures
+            return executor.submit(pictures.digest), pictures
         if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
             pictures = PictureList(source, limits)
-            return beside.submit(pictures.digest), pictures
+            return executor.submit(pictures.digest), pictures
         if not isinstance(source, (str, Path, bytes)):
             kind = type(source).__name__
             raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
@@ -263,12 +274,12 @@ class _Opener:
         head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
         if image_format_of(head):
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
-            return beside.submit(_digest, encoded), AnimationReader(encoded, name, limits)
+            return executor.submit(_digest, encoded), AnimationReader(encoded, name, limits)
         if not container_of(head):
             raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {READS}")
-        return beside.submit(_digest, data), VideoReader(data, limits, name)
+        return executor.submit(_digest, data), VideoReader(data, limits, name)
 
-    def _spend(self, pixels: int, name: str) -> None:
+    def _charge(self, pixels: int, name: str) -> None:
         with self._lock:
             self._decoded += 3 * pixels
             decoded = self._decoded

@@ -1,8 +1,8 @@
 """Which frames of a video to keep: pure functions from counts and times to indices, no pictures and no files.
 
-Each sampler returns ascending positions, 0 … num_frames - 1. The official ones are kept to the last rounding, because
-a model's published scores were measured with exactly these frames. A sampler that goes by what frames show says here
-which frames are its candidates; mdp3.py chooses among them.
+Each sampler returns ascending indices, 0 … num_frames - 1. The official ones are kept to the last rounding, because a
+model's published scores were measured with exactly these frames. For a sampler that selects by content, the function
+here returns its candidates; mdp3.py chooses among them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timeline:
-    """A video as a sampler sees it: when each frame appears.
+    """What a sampler is given of a video: when each frame appears.
 
     `seconds` ascends, one entry a frame in presentation order; None when there are no times (a list of pictures).
     `fps` is the average rate; None when unknown. `end` is when the last frame leaves, in the same seconds.
@@ -37,7 +37,7 @@ class Timeline:
         last = self.num_frames if end is None else bisect_left(self.seconds, end)
         return range(first, last)
 
-    def part(self, indices: range) -> Timeline:
+    def slice(self, indices: range) -> Timeline:
         """Return the timeline of a clip alone."""
         assert self.seconds is not None
         end = self.seconds[indices.stop] if indices.stop < self.num_frames else self.end
@@ -60,16 +60,16 @@ def by_rate(seconds: Sequence[float], rate: float, end: float | None = None) -> 
     times = np.asarray(seconds, dtype=np.float64)
     if not len(times):
         return []
-    hair = 1e-6  # a tick that rounding puts just before its frame must still show that frame
+    tolerance = 1e-6  # a tick that rounding puts just before its frame must still show that frame
     # Ticks are numbered in floats and never listed: there may be far more of them than frames.
     with np.errstate(over="ignore"):
-        last = np.floor((times[-1] - times[0]) * rate + hair)
+        last = np.floor((times[-1] - times[0]) * rate + tolerance)
         if end is not None:
-            last = max(last, np.ceil((end - times[0]) * rate - hair) - 1)
-        starts = np.maximum(times - times[0] - hair, 0)
+            last = max(last, np.ceil((end - times[0]) * rate - tolerance) - 1)
+        starts = np.maximum(times - times[0] - tolerance, 0)
         ticks = np.maximum(np.floor(starts * rate) - 2, 0)  # the first tick that shows each frame, or one just before
         for _ in range(5):
-            ticks += ticks / rate + times[0] + hair < times
+            ticks += ticks / rate + times[0] + tolerance < times
         shown = ticks <= last
         # Beyond 2**53 neighbouring ticks are the same float; but two ticks or more never miss a frame.
         shown[:-1] &= (ticks[:-1] < ticks[1:]) | (np.diff(starts) * rate > 2)
@@ -116,13 +116,13 @@ def ovis2(num_frames: int, count: int = 12) -> list[int]:
     return [min(num_frames - 1, int((stride * i + stride * (i + 1)) / 2)) for i in range(count)]
 
 
-def ovis2_bounded(num_frames: int, fewest: int = 16, most: int = 16) -> list[int]:
-    """Ovis2's trainer and server: at least `fewest` frames, repeating some of a short video, and at most `most`."""
+def ovis2_bounded(num_frames: int, min_frames: int = 16, max_frames: int = 16) -> list[int]:
+    """Ovis2's trainer and server: at least `min_frames`, repeating some of a short video, and at most `max_frames`."""
     if num_frames == 0:
         return []
-    if fewest <= num_frames <= most:
+    if min_frames <= num_frames <= max_frames:
         return list(range(num_frames))
-    count = fewest if num_frames < fewest else most
+    count = min_frames if num_frames < min_frames else max_frames
     stride = num_frames / count
     # np.round and round agree here: both send halves to the even neighbour.
     return [min(num_frames - 1, (round(stride * i) + round(stride * (i + 1))) // 2) for i in range(count)]

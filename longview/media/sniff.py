@@ -1,4 +1,4 @@
-"""Picture or video? By content, for the command line, which is given files without a kind."""
+"""Tell pictures from videos by content, for the command line, which is given files without a type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["
     A file is read from its start, a URL only as far as needed.
 
     Raises:
-        MediaError: it cannot be had, or is neither.
+        MediaError: it cannot be fetched, or is neither.
     """
     limits = limits or Limits()
     fetched = fetch(source, limits, "max_video_bytes", first=HEAD)

@@ -1,7 +1,7 @@
-"""One video track, opened with care: the only place that touches PyAV.
+"""One video track, demuxed and decoded by FFmpeg: the only place that calls PyAV.
 
-FFmpeg reads dozens of containers and hundreds of codecs, some of which open other files or are rarely tested. Here the
-container is the one its first bytes show, and the codec is on a short list.
+FFmpeg supports dozens of containers and hundreds of codecs, some of which open other files or are rarely tested. Here
+the demuxer is chosen by the file's first bytes, and the codec must be on a short list.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ CODECS = frozenset(
     {"av1", "ffv1", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4"}
     | {"msmpeg4v2", "msmpeg4v3", "prores", "theora", "vp8", "vp9", "wmv1", "wmv2"}
 )
-"""Codecs that are opened. The others (JPEG 2000 among them) are rare in videos and frequent in advisories."""
+"""Codecs that are decoded. The others (JPEG 2000 among them) are rare in videos and frequent in advisories."""
 
-UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+ROTATIONS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 """By degrees counter-clockwise, as a display matrix gives them."""
 
-
-LOOKS = 64
-"""Packets between two looks at the clock, where they are not decoded: each takes microseconds."""
+DEADLINE_INTERVAL = 64
+"""Packets between two checks of the deadline, where they are only demuxed: each takes microseconds."""
 
 
 class Track:
@@ -45,7 +44,7 @@ class Track:
         self.name = name
         self.limits = limits
         self.deadline = deadline  # of time.monotonic()
-        self.broken = False  # whether damage ended the packets early
+        self.broken = False  # whether demuxing ended early at damage
         self._source = source
         self.format = self._complete_format()
         self._container: Any = None
@@ -72,7 +71,7 @@ class Track:
             )
         except (av.FFmpegError, ValueError):
             raise self.damaged("its header cannot be read") from None
-        # A cover picture is a video track too, to a container.
+        # Containers list a cover picture among the video tracks.
         streams = [s for s in self._container.streams.video if "attached_pic" not in str(s.disposition.name)]
         if not streams:
             held = "only sound" if self._container.streams.audio else "nothing that can be shown"
@@ -84,7 +83,7 @@ class Track:
             raise MediaError(f"{self.name} is coded with {codec}, which is not read; convert it, to H.264 for example")
         if self.context.width and self.context.height:
             check_size(self.context.width, self.context.height, self.name, self.limits)
-        # Work is spread over groups of frames instead: threads inside a group add their start-up to each of them.
+        # Groups of frames are decoded in parallel instead; FFmpeg's own threads would be started for each group.
         self.context.thread_count = 1
 
     @property
@@ -97,7 +96,7 @@ class Track:
 
         try:
             for number, packet in enumerate(self._container.demux(self.stream)):
-                if number % LOOKS == 0:
+                if number % DEADLINE_INTERVAL == 0:
                     self.check_deadline()
                 if packet.size:
                     yield packet
@@ -105,7 +104,7 @@ class Track:
             self.broken = True
 
     def seek(self, pts: int) -> bool:
-        """Go to a key frame near a time; the next packet tells which. False: the container cannot."""
+        """Seek to a key frame near a time; the next packet says which. False: the container cannot seek."""
         import av
 
         try:
@@ -114,8 +113,8 @@ class Track:
             return False
         return True
 
-    def feed(self, packet: Any) -> list[Any]:
-        """Decode one packet, or drain the decoder with None. Damage yields nothing, and its frame will be missed."""
+    def decode(self, packet: Any) -> list[Any]:
+        """Decode one packet, or drain the decoder with None. A damaged packet yields no frame; the caller notices."""
         import av
 
         self.check_deadline()
@@ -128,7 +127,7 @@ class Track:
         """Convert a decoded frame to an upright RGB picture."""
         check_size(frame.width, frame.height, self.name, self.limits)
         image = frame.to_image()
-        turn = UPRIGHT.get(round(frame.rotation / 90) * 90 % 360)
+        turn = ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
         return image if turn is None else image.transpose(turn)
 
     def check_deadline(self) -> None:

@@ -1,12 +1,12 @@
-"""Videos: exactly the frames asked for, without decoding what lies between.
+"""Random access to the frames of a video file, exact to the frame, without decoding what lies between.
 
     index    demux the whole file once, decode nothing: every packet's time and key flag, so the true order and number
     plan     targets grouped by the key frame they need
     read     each group alone: seek to its key frame, feed the decoder up to its last target, drain it;
              on the way, frames that no other refers to are skipped (`skip_frame = NONREF`)
 
-Demuxing two hours takes a fraction of a second, so no header is believed: neither the frame count nor the duration.
-Groups do not depend on each other, so several threads read them, each with the file opened for itself.
+Demuxing two hours takes a fraction of a second, so frame count and duration are measured, not taken from the header.
+Groups do not depend on each other, so several threads decode them, each with a file handle of its own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.medium import Frame, Progress, Shrink
+from longview.media.medium import Frame, FrameTransform, Progress
 from longview.media.track import Track
 from longview.requests import Limits
 
-NEAR = 48  # packets: reading past that many costs less than a seek does
-MANY = 600  # packets to decode before more threads pay for opening the file again
+SEEK_DISTANCE = 48  # packets: demuxing that many costs less than a seek
+PACKETS_PER_THREAD = 600  # to decode, before another thread pays for opening the file again
 
 Decoded = tuple[int, Image.Image]
 
@@ -39,16 +39,16 @@ Decoded = tuple[int, Image.Image]
 class VideoReader:
     """A video file, open for reading single frames. Not to be shared between threads.
 
-    Times are seconds after the first frame. Non-square pixels stay as they are stored. Frames that lean on a key frame
-    before the file's first (a careless cut) cannot be shown and are not counted.
+    Times are seconds after the first frame. Non-square pixels stay as they are stored. Frames that refer to a key frame
+    before the file's first (a careless cut) cannot be decoded and are not counted.
 
     Attributes:
         width, height: pixels of the first frame, upright
         num_frames: frames really in the file
-        seconds: when each frame appears, ascending, (num_frames,)
-        duration: seconds, until the last frame leaves
+        seconds: presentation time of each frame, ascending, (num_frames,)
+        duration: seconds, until the end of the last frame
         fps: average over the file
-        warnings: what is wrong with the file although it can be read
+        warnings: what is wrong with the file although it can be decoded
 
     Raises:
         MediaError: no video in it, truncated, damaged beyond decoding, an unsupported codec, or over a limit.
@@ -89,14 +89,14 @@ class VideoReader:
         for track in self._tracks:
             track.close()
 
-    def again(self) -> VideoReader:
+    def reopen(self) -> VideoReader:
         """Open the same file once more."""
         return VideoReader(self._source, self._limits, self.name, self._threads)
 
     def read(
-        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+        self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
     ) -> Iterator[Frame]:
-        """Yield exactly the frames asked for. `indices` ascends and may repeat; 0 is the first frame shown.
+        """Yield exactly the frames asked for. `indices` ascends and may repeat; 0 is the first frame presented.
 
         The time that the caller takes between two frames does not count towards the decoding deadline.
 
@@ -108,38 +108,38 @@ class VideoReader:
             raise IndexError("the indices of the frames to read must ascend")
         if len(indices) and not 0 <= indices[0] <= indices[-1] < self.num_frames:
             raise IndexError(f"{self.name} has frames 0 to {self.num_frames - 1}, not {indices[0]} to {indices[-1]}")
-        self._give_time(time.monotonic() + self._limits.decode_seconds)
+        self._set_deadline(time.monotonic() + self._limits.decode_seconds)
         repeats = Counter(indices)
         done = 0
-        for index, image in self._decode(sorted(repeats), shrink or _as_it_is):
+        for index, image in self._decode(sorted(repeats), transform or _identity):
             done += repeats[index]
             begin = time.monotonic()
             for _ in range(repeats[index]):
                 yield Frame(image, index, self.seconds[index])
-            self._give_time(self._tracks[0].deadline + time.monotonic() - begin)
+            self._set_deadline(self._tracks[0].deadline + time.monotonic() - begin)
             if progress:
                 progress(done, len(indices), self.name)
 
-    def _decode(self, indices: list[int], shrink: Shrink) -> Iterator[Decoded]:
+    def _decode(self, indices: list[int], transform: FrameTransform) -> Iterator[Decoded]:
         index = self._index
         if not index.exact:
             for number, image in self._cursors[0].decode_in_order(indices):
-                yield number, shrink(image)
+                yield number, transform(image)
             return
         groups = [(key, list(group)) for key, group in groupby(indices, index.key_of)]
         work = sum(index.position[targets[-1]] - key + 1 for key, targets in groups)
-        threads = min(self._threads, len(groups), 1 + work // MANY)
+        threads = min(self._threads, len(groups), 1 + work // PACKETS_PER_THREAD)
         if threads < 2:
             for key, targets in groups:
                 for number, image in self._cursors[0].decode_group(key, targets):
-                    yield number, shrink(image)
+                    yield number, transform(image)
             return
-        yield from self._decode_side_by_side(groups, threads, shrink)
+        yield from self._decode_in_threads(groups, threads, transform)
 
-    def _decode_side_by_side(
-        self, groups: list[tuple[int, list[int]]], threads: int, shrink: Shrink
+    def _decode_in_threads(
+        self, groups: list[tuple[int, list[int]]], threads: int, transform: FrameTransform
     ) -> Iterator[Decoded]:
-        """Decode the groups in threads, and yield them in order; no thread runs more than two groups ahead."""
+        """Decode the groups in threads, and yield their frames in order, at most two groups a thread ahead."""
         while len(self._cursors) < threads:
             self._tracks.append(self._track())
             self._cursors.append(_Cursor(self._tracks[-1], self._index))
@@ -148,16 +148,16 @@ class VideoReader:
         def decode(key: int, targets: list[int]) -> list[Decoded]:
             cursor = idle.popleft()  # never empty: as many cursors as threads
             try:
-                return [(number, shrink(image)) for number, image in cursor.decode_group(key, targets)]
+                return [(number, transform(image)) for number, image in cursor.decode_group(key, targets)]
             finally:
                 idle.append(cursor)
 
-        waiting = iter(groups)
+        pending = iter(groups)
         running: deque[Future[list[Decoded]]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="longview-video")
         try:
             while True:
-                while len(running) < 2 * threads and (group := next(waiting, None)):
+                while len(running) < 2 * threads and (group := next(pending, None)):
                     running.append(pool.submit(decode, *group))
                 if not running:
                     return
@@ -168,35 +168,35 @@ class VideoReader:
     def _track(self) -> Track:
         return Track(self._source, self.name, self._limits, time.monotonic() + self._limits.decode_seconds)
 
-    def _give_time(self, deadline: float) -> None:
+    def _set_deadline(self, deadline: float) -> None:
         for track in self._tracks:
             track.deadline = deadline
 
 
-def _as_it_is(image: Image.Image) -> Image.Image:
+def _identity(image: Image.Image) -> Image.Image:
     return image
 
 
 @dataclass
 class _Index:
-    """What one pass over the packets tells. Positions count packets in decoding order, indices frames as shown."""
+    """Result of demuxing the file once. Positions count packets in decoding order, indices frames as presented."""
 
     num_packets: int
     num_frames: int
-    exact: bool  # whether each packet says when its frame is shown; if not, only counting decoded frames is right
+    exact: bool  # whether each packet has a presentation time; if not, frames are found by counting decoded ones
     seconds: list[float]
     duration: float
     fps: float
     pts: list[int] = field(default_factory=list)  # by index
     position: list[int] = field(default_factory=list)  # by index
-    landing: dict[int, int] = field(default_factory=dict)  # pts → position, where only one packet has it
+    position_of_pts: dict[int, int] = field(default_factory=dict)  # where only one packet has that pts
     keys: list[int] = field(default_factory=list)  # positions of the key frames
     key_times: list[int] = field(default_factory=list)  # their pts
 
     def key_of(self, index: int) -> int:
         """Return the position of the key frame to decode from.
 
-        A frame shown before a key frame but stored after it (an open group) needs the key frame before that one.
+        A frame presented before a key frame but stored after it (open GOP) needs the key frame before that one.
         """
         return self.keys[max(0, bisect_right(self.key_times, self.pts[index]) - 1)]
 
@@ -249,14 +249,14 @@ def _read_index(track: Track) -> _Index:
         fps=rate if abs(measured - rate) < 0.01 * rate else measured,
         pts=[pts for pts, _ in known],
         position=[position for _, position in known],
-        landing={pts: position for position, pts in enumerate(times) if pts is not None and counts[pts] == 1},
+        position_of_pts={pts: position for position, pts in enumerate(times) if pts is not None and counts[pts] == 1},
         keys=keys,
         key_times=[times[key] or 0 for key in keys],
     )
 
 
 class _Cursor:
-    """A track, and where in it the next packet stands."""
+    """A track, and the position of its next packet."""
 
     def __init__(self, track: Track, index: _Index, at: int = 0) -> None:
         self._track = track
@@ -275,7 +275,7 @@ class _Cursor:
         for packet in self._packets_from(key, last):
             if packet is not None:
                 track.context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in track.feed(packet):
+            for frame in track.decode(packet):
                 if frame.pts in wanted:
                     found[wanted[frame.pts]] = track.upright(frame)
             while due < len(targets) and targets[due] in found:
@@ -286,13 +286,13 @@ class _Cursor:
             raise track.damaged(f"frame {missed:,}, at {index.seconds[missed]:.2f} s, cannot be decoded")
 
     def decode_in_order(self, targets: list[int]) -> Iterator[Decoded]:
-        """Decode from the beginning and count: for files whose packets do not say when their frames are shown."""
+        """Decode from the beginning and count frames: for files whose packets have no presentation times."""
         track = self._track
         self._rewind()
         due = 0
         count = 0
         for packet in chain(self._packets, [None]):
-            for frame in track.feed(packet):
+            for frame in track.decode(packet):
                 if due < len(targets) and count == targets[due]:
                     yield count, track.upright(frame)
                     due += 1
@@ -303,8 +303,8 @@ class _Cursor:
 
     def _packets_from(self, key: int, last: int) -> Iterator[Any]:
         """Yield the packets from position `key` up to `last`, then None, which drains the decoder."""
-        if not 0 <= key - self._at <= NEAR:
-            self._go_to(key)
+        if not 0 <= key - self._at <= SEEK_DISTANCE:
+            self._seek(key)
         self._track.context.flush_buffers()
         for packet in self._packets:
             position = self._at
@@ -315,14 +315,14 @@ class _Cursor:
                 break
         yield None
 
-    def _go_to(self, key: int) -> None:
-        """Stand at or before the key frame at position `key`, and know where.
+    def _seek(self, key: int) -> None:
+        """Move to the key frame at position `key`, or to a packet before it.
 
-        Containers seek by decoding time, by presentation time, or by an index that lies. So the first packet after a
-        seek tells where we landed; too late means trying from further back, at last from the beginning.
+        Containers seek by decoding time, by presentation time, or by a wrong index. So the position after a seek is
+        looked up by the first packet; if it is past the key frame, seek further back, at last to the beginning.
         """
         if not self._seekable and self._at <= key:
-            return  # read on from here
+            return  # demux on from here
         number = bisect_right(self._index.keys, key) - 1
         for steps in (0, 1, 8):
             if not self._seekable or number < steps:
@@ -330,9 +330,9 @@ class _Cursor:
             self._seekable = self._track.seek(self._index.key_times[number - steps])
             packets = self._track.packets()
             first = next(packets, None)
-            landed = None if first is None else self._index.landing.get(first.pts)
-            if landed is not None and landed <= key:
-                self._packets, self._at = chain([first], packets), landed
+            position = None if first is None else self._index.position_of_pts.get(first.pts)
+            if position is not None and position <= key:
+                self._packets, self._at = chain([first], packets), position
                 return
         else:
             self._seekable = False

@@ -1,11 +1,11 @@
-"""http(s) downloads behind the guards. The only place that opens a socket for media.
+"""http(s) downloads, guarded against SSRF and endless bodies. The only place that opens a socket for media.
 
     parse once → resolve → check every address → connect to a checked address → read under cap and deadline
     a redirect starts again from the first step
 
-The name is resolved once and the socket goes to the address that was checked, so a resolver that changes its mind
-between check and use gains nothing. The URL sent is rebuilt from the parts that were checked, so two parsers cannot
-disagree about it. No proxy, no cookie, no credentials, no compression.
+The name is resolved once and the socket connects to the address that was checked, so DNS rebinding gains nothing.
+The URL sent is rebuilt from the parts that were checked, so two parsers cannot disagree about it. No proxy, no cookie,
+no credentials, no compression.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from longview.errors import MediaError
 from longview.media.limits import beyond
-from longview.media.text import shown
+from longview.media.text import printable
 from longview.requests import Limits
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -58,7 +58,7 @@ class Target:
     @property
     def name(self) -> str:
         """The URL without its query, which may hold a secret."""
-        return shown(self.url.partition("?")[0])
+        return printable(self.url.partition("?")[0])
 
 
 def parse(url: str) -> Target:
@@ -76,7 +76,7 @@ def parse(url: str) -> Target:
         raise MediaError("a URL has a malformed host or port; expected https://host/path") from None
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
-        raise MediaError(f"{shown(scheme, 20) or 'an empty scheme'} is not fetched; expected an http or https URL")
+        raise MediaError(f"{printable(scheme, 20) or 'an empty scheme'} is not fetched; expected an http or https URL")
     if "@" in parts.netloc:
         raise MediaError("a URL holds a user name or password before its host; leave it out")
     if not host or "%" in host or port == 0:
@@ -84,7 +84,7 @@ def parse(url: str) -> Target:
     if ":" not in host:
         host = _ascii(host)
         if _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2]):
-            _plain_address(host)
+            _check_plain_address(host)
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
     query = "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?[]") if parts.query else ""
     secure = scheme == "https"
@@ -92,15 +92,15 @@ def parse(url: str) -> Target:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the public internet, also through the IPv6 forms that carry an IPv4 address."""
+    """Whether an IP address is on the public internet, also where an IPv6 address embeds an IPv4 one."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip.ipv4_mapped is not None:
             return is_public(str(ip.ipv4_mapped))
-        carried = [ip.sixtofour, *(ip.teredo or ())]
-        if ip.is_site_local or ip in _LOCAL_NAT64 or any(i is not None and not is_public(str(i)) for i in carried):
+        embedded = [ip.sixtofour, *(ip.teredo or ())]
+        if ip.is_site_local or ip in _LOCAL_NAT64 or any(i is not None and not is_public(str(i)) for i in embedded):
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
@@ -111,7 +111,7 @@ def download(url: str, limits: Limits, max_bytes: str, first: int | None = None)
     `max_bytes` names the field of `limits` that caps the body.
 
     Raises:
-        MediaError: a guard refused it, the server did, or it is over a limit.
+        MediaError: it may not be fetched, the server refuses it, or it is over a limit.
     """
     if not limits.allow_urls:
         raise MediaError("URLs are not fetched here; send the file's bytes or a data URI")
@@ -120,20 +120,20 @@ def download(url: str, limits: Limits, max_bytes: str, first: int | None = None)
     for _ in range(limits.max_redirects + 1):
         _check_host(target, limits)
         try:
-            answer = _request(target, limits, max_bytes, first, deadline)
+            reply = _request(target, limits, max_bytes, first, deadline)
         except TimeoutError:
-            raise beyond(target.name, "is not there in time", limits, _which(deadline)) from None
+            raise beyond(target.name, "is not there in time", limits, _expired(deadline)) from None
         except ssl.SSLCertVerificationError:
             raise MediaError(f"{target.name} has a certificate that cannot be trusted; download it yourself") from None
         except (OSError, http.client.HTTPException, ValueError):
             raise MediaError(f"{target.name} cannot be fetched: the connection failed; check the URL") from None
-        if isinstance(answer, tuple):
-            return answer[0], start.name, answer[1]
-        target = parse(urljoin(target.url, answer))
+        if isinstance(reply, tuple):
+            return reply[0], start.name, reply[1]
+        target = parse(urljoin(target.url, reply))
     raise beyond(start.name, "redirects again and again", limits, "max_redirects")
 
 
-def _which(deadline: float) -> str:
+def _expired(deadline: float) -> str:
     return "fetch_seconds" if time.monotonic() >= deadline else "connect_seconds"
 
 
@@ -146,7 +146,7 @@ def _ascii(host: str) -> str:
         raise MediaError("a URL has a malformed host name; write it in ASCII (xn--…)") from None
 
 
-def _plain_address(host: str) -> None:
+def _check_plain_address(host: str) -> None:
     """Refuse the spellings of an IPv4 address that only some parsers know: octal, hexadecimal, one number."""
     try:
         ipaddress.IPv4Address(host)
@@ -166,7 +166,7 @@ def _request(
     """Send one GET; return (body, media type), or where it redirects to."""
     with _connect(target, limits, deadline) as connected:
         connection = http.client.HTTPConnection(target.host, target.port)
-        connection.sock = _Timed(connected, deadline)
+        connection.sock = _DeadlineSocket(connected, deadline)
         connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", target.authority)
         connection.putheader("User-Agent", "longview")
@@ -215,7 +215,7 @@ def _connect(target: Target, limits: Limits, deadline: float) -> socket.socket:
     failure: OSError = OSError("no address")
     for address in addresses:
         try:
-            connected = _dial(address, target.port, _left(until))
+            connected = _connect_to(address, target.port, _remaining(until))
         except OSError as error:
             failure = error
             continue
@@ -229,33 +229,33 @@ def _connect(target: Target, limits: Limits, deadline: float) -> socket.socket:
     raise failure
 
 
-def _dial(address: str, port: int, timeout: float) -> socket.socket:
+def _connect_to(address: str, port: int, timeout: float) -> socket.socket:
     """Connect to an IP address, with no resolver in between."""
-    dialling = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        dialling.settimeout(timeout)
-        dialling.connect((address, port))
+        connection.settimeout(timeout)
+        connection.connect((address, port))
     except BaseException:
-        dialling.close()
+        connection.close()
         raise
-    return dialling
+    return connection
 
 
 def _resolve(target: Target, until: float) -> list[str]:
-    """Return every address of the host. The system's resolver has no timeout, so it runs beside us."""
-    answers: queue.Queue[list[str] | None] = queue.Queue()
+    """Return every address of the host. The system's resolver has no timeout, so it runs in a thread."""
+    results: queue.Queue[list[str] | None] = queue.Queue()
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
             found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            answers.put(None)
+            results.put(None)
         else:
-            answers.put(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
+            results.put(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
 
-    threading.Thread(target=ask, daemon=True, name="longview-resolve").start()
+    threading.Thread(target=resolve, daemon=True, name="longview-resolve").start()
     try:
-        addresses = answers.get(timeout=_left(until))
+        addresses = results.get(timeout=_remaining(until))
     except queue.Empty:
         raise TimeoutError from None
     if not addresses:
@@ -263,33 +263,33 @@ def _resolve(target: Target, until: float) -> list[str]:
     return addresses
 
 
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
+def _remaining(until: float) -> float:
+    remaining = until - time.monotonic()
+    if remaining <= 0:
         raise TimeoutError
-    return left
+    return remaining
 
 
-class _Timed:
-    """A socket whose every operation ends by a deadline, however slowly the other side drips."""
+class _DeadlineSocket:
+    """A socket whose every operation ends by a deadline, however slowly the server sends."""
 
     def __init__(self, connected: socket.socket, deadline: float) -> None:
         self._socket = connected
         self._deadline = deadline
 
     def sendall(self, data: bytes) -> None:
-        self._socket.settimeout(_left(self._deadline))
+        self._socket.settimeout(_remaining(self._deadline))
         self._socket.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb"
-        return io.BufferedReader(_TimedReader(self._socket, self._deadline), CHUNK)
+        return io.BufferedReader(_DeadlineReader(self._socket, self._deadline), CHUNK)
 
     def close(self) -> None:
         """The caller closes the socket."""
 
 
-class _TimedReader(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     def __init__(self, connected: socket.socket, deadline: float) -> None:
         self._socket = connected
         self._deadline = deadline
@@ -298,5 +298,5 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._socket.settimeout(_left(self._deadline))
+        self._socket.settimeout(_remaining(self._deadline))
         return self._socket.recv_into(buffer)

@@ -1,6 +1,6 @@
 """How near frames are to each other and to a question: SigLIP's two towers, for `longview.media` to choose frames by.
 
-    frames ── shrink ── vision tower ──┐
+    frames ── resize ── vision tower ──┐
                                        ├── unit vectors (n, D), (1, D)
     question ── clean ── text tower ───┘
                         a long one in pieces, whose mean counts
@@ -157,7 +157,7 @@ class Similarity:
         keys = [(candidates.digest, index) for index in candidates.indices]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         missing = [index for digest, index in keys if (digest, index) not in found]
-        decoded = candidates.read(missing, self._shrink) if missing else iter(())
+        decoded = candidates.read(missing, self._resize) if missing else iter(())
         for chunk in chunks(decoded, CHUNK):
             pixels = self._images([frame.image for frame in chunk], do_resize=False, return_tensors="pt")
             vectors = self._unit(self.model.get_image_features(pixels["pixel_values"].to(self._place)), candidates.name)
@@ -176,7 +176,7 @@ class Similarity:
         vectors = self._unit(self.model.get_text_features(rows), "the question")
         return vectors.mean(0, keepdims=True).astype(np.float64)
 
-    def _shrink(self, image: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image) -> Image.Image:
         return image.resize((self._side, self._side), self._images.resample)
 
     @property

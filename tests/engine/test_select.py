@@ -34,10 +34,10 @@ def test_the_frames_are_those_that_mdp3_chooses_by_the_question(engine, near):
         digest, name, indices = "all", "all", list(range(12))
 
         @staticmethod
-        def read(indices, shrink):
+        def read(indices, transform):
             from longview.media import Frame
 
-            return (Frame(shrink(images[index]), index, None) for index in indices)
+            return (Frame(transform(images[index]), index, None) for index in indices)
 
     frames, question = near(All, "Where is it?")
     expected = mdp3(similarity(frames, frames), similarity(frames, question)[:, 0], 3)

@@ -1,4 +1,4 @@
-"""Frames chosen by what they show: candidates, golden selections through the whole door, and what is refused."""
+"""Selection by relevance through `open_medium`: candidates, golden selections, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EMBEDDINGS = load_file(GOLDEN / "mdp3.safetensors")
 
 
 class ScriptedEmbed:
-    """An `Embed` that reads every candidate and knows beforehand what it will say."""
+    """An `Embed` that reads every candidate and returns what it was given."""
 
     def __init__(self, frames=None, question=None):
         self.answers = frames, question
@@ -68,7 +68,7 @@ def long_film(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['features']}-{case['k']}")
-def test_the_frames_of_a_film_are_those_the_authors_choose(case, long_film):
+def test_the_frames_chosen_from_a_video_are_the_authors_selection(case, long_film):
     embed = ScriptedEmbed(EMBEDDINGS[f"frames_{case['features']}"], EMBEDDINGS[f"query_{case['features']}"])
     medium = choose(long_film, embed, frames=case["k"], candidates=case["n"], fps=2)
     assert len(embed.indices) == case["n"]
@@ -78,7 +78,7 @@ def test_the_frames_of_a_film_are_those_the_authors_choose(case, long_film):
     assert embed.sizes == {(32, 8)}
 
 
-def test_candidates_are_one_a_second_and_no_more_than_asked(long_film):
+def test_candidates_are_one_a_second_and_at_most_the_number_given(long_film):
     embed = ScriptedEmbed()
     choose(long_film, embed)
     assert embed.seen == embed.indices == list(range(0, 300, 3))
@@ -102,7 +102,7 @@ def test_the_relevance_of_every_candidate_is_told(long_film):
     assert int(np.argmax(medium.relevance.values)) == 40
 
 
-def test_another_sampler_chooses_as_without_a_question_and_the_curve_is_there_all_the_same(long_film):
+def test_another_sampler_is_unaffected_by_the_question_and_the_relevance_is_there_too(long_film):
     options = MediaOptions(select="uniform", frames=5, start=20, end=40)
     plain = open_medium(Part("video", source=long_film), options)
     looked = open_medium(
@@ -122,7 +122,7 @@ def test_a_list_of_pictures_is_chosen_from_too():
     assert medium.relevance.seconds is None
 
 
-def test_too_few_candidates_are_all_used_and_said_so(videos):
+def test_too_few_candidates_are_all_used_with_a_warning(videos):
     medium = choose(videos["constant.mp4"], ScriptedEmbed(), frames=8)
     assert indices(medium) == [0, 24, 48]
     assert "only 3 candidates for 8 frames" in medium.warnings[0]
@@ -130,13 +130,13 @@ def test_too_few_candidates_are_all_used_and_said_so(videos):
 
 
 def test_progress_is_told_for_the_candidates(long_film):
-    told = []
-    choose(long_film, ScriptedEmbed(), frames=2, progress=lambda *step: told.append(step))
-    assert (100, 100, "looking through film.mp4") in told
-    assert told[-1] == (2, 2, "film.mp4")
+    reported = []
+    choose(long_film, ScriptedEmbed(), frames=2, progress=lambda *step: reported.append(step))
+    assert (100, 100, "looking through film.mp4") in reported
+    assert reported[-1] == (2, 2, "film.mp4")
 
 
-def test_the_time_to_look_at_candidates_is_not_decoding(long_film):
+def test_the_time_to_embed_candidates_does_not_count_as_decoding(long_film):
     class Slow(ScriptedEmbed):
         def __call__(self, candidates, question):
             for _ in candidates.read(candidates.indices, lambda image: image):

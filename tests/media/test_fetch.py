@@ -1,4 +1,4 @@
-"""Bytes from anywhere, behind the guards: not one byte reaches an address that is not public."""
+"""Fetching under limits: not one byte reaches an address that is not public."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(listener, mon
     assert not touched(listener)
 
 
-def test_a_resolver_that_changes_its_mind_gains_nothing(listener, monkeypatch):
+def test_dns_rebinding_gains_nothing(listener, monkeypatch):
     """The name is asked once; the connection goes to the address that was checked."""
     asked = resolving(["8.8.8.8"], ["127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", asked)
@@ -602,7 +602,7 @@ def test_only_one_module_opens_sockets():
     assert [p.name for p in others if "import requests" in p.read_text() or "urllib.request" in p.read_text()] == []
 
 
-def test_the_room_is_light():
+def test_the_package_imports_no_torch_and_no_av():
     code = "import sys, longview.media; print([m for m in ('torch', 'av', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ CASES = json.loads((GOLDEN / "mdp3.json").read_text())
 EMBEDDINGS = load_file(GOLDEN / "mdp3.safetensors")
 
 
-def near(features) -> tuple[np.ndarray, np.ndarray]:
+def kernel(features) -> tuple[np.ndarray, np.ndarray]:
     frames, question = EMBEDDINGS[f"frames_{features}"], EMBEDDINGS[f"query_{features}"]
     return similarity(frames, frames), similarity(frames, question)[:, 0]
 
@@ -31,7 +31,7 @@ def named(case: dict) -> str:
 
 @pytest.mark.parametrize("case", CASES["cases"], ids=named)
 def test_the_frames_are_those_the_authors_choose(case):
-    frames, question = near(case["features"])
+    frames, question = kernel(case["features"])
     segment = None if case["segment_size"] == -1 else case["segment_size"]
     found = mdp3(frames, question, case["k"], segment, case["condition_size"], case["lamda"])
     assert found == case["selected"]
@@ -39,7 +39,7 @@ def test_the_frames_are_those_the_authors_choose(case):
 
 @pytest.mark.parametrize("case", [c for c in CASES["cases"] if "greedy_scores" in c], ids=named)
 def test_frames_are_added_in_the_authors_order_with_their_scores(case):
-    frames, question = near(case["features"])
+    frames, question = kernel(case["features"])
     relevance = 2 / case["lamda"] * np.log(question)
     picks, scores = greedy(frames, relevance, np.arange(case["n"]), [[]], case["k"])
     assert picks[0].tolist() == case["greedy_choice_order"]
@@ -61,14 +61,14 @@ def test_a_video_shown_twice_gives_the_frames_the_authors_choose():
 # ── plain loops, from the definition ─────────────────────────────────────────────────────────────────────────────────
 
 
-def plain_greedy(near, question, candidates, told, steps, weight):
+def plain_greedy(kernel, question, candidates, given_frames, steps, weight):
     """As the authors do it: for each step, for each candidate, a triangular system."""
     items, lower, base = [], np.zeros((0, 0)), 0.0
 
     def grown(item):
-        column = near[items, item]
+        column = kernel[items, item]
         row = np.linalg.solve(lower, column) if items else np.zeros(0)
-        corner = np.sqrt(max(abs(near[item, item] - row @ row), 1e-12))
+        corner = np.sqrt(max(abs(kernel[item, item] - row @ row), 1e-12))
         return row, corner
 
     def add(item, row, corner):
@@ -76,7 +76,7 @@ def plain_greedy(near, question, candidates, told, steps, weight):
         lower = np.block([[lower, np.zeros((len(items), 1))], [row[None], np.array([[corner]])]])
         items.append(item)
 
-    for item in told:
+    for item in given_frames:
         row, corner = grown(item)
         base += 2 / weight * np.log(question[item]) + 2 * np.log(corner)
         add(item, row, corner)
@@ -97,8 +97,8 @@ def plain_greedy(near, question, candidates, told, steps, weight):
     return order, scores
 
 
-def plain(near, question, count, segment=None, condition=1, weight=0.2):
-    n = len(near)
+def plain(kernel, question, count, segment=None, condition=1, weight=0.2):
+    n = len(kernel)
     if n <= count:
         return list(range(n))
     size = segment or n
@@ -108,8 +108,8 @@ def plain(near, question, count, segment=None, condition=1, weight=0.2):
         new_values, new_traces = {0: 0.0}, {0: []}
         for a in sorted(traces):
             steps = min(count - a, len(candidates))
-            told = traces[a][-condition:] if condition else []
-            order, scores = plain_greedy(near, question, candidates, told, steps, weight)
+            given_frames = traces[a][-condition:] if condition else []
+            order, scores = plain_greedy(kernel, question, candidates, given_frames, steps, weight)
             for b in range(steps + 1):
                 value = values[a] + (scores[b - 1] if b else 0.0)
                 if value > new_values.get(a + b, -(2.0**31)):
@@ -119,7 +119,7 @@ def plain(near, question, count, segment=None, condition=1, weight=0.2):
 
 
 def walk(n: int, seed: int, width: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings that change slowly, as a film's do; the question is near one of them."""
+    """Embeddings that change slowly, as a film's do; the question is kernel one of them."""
     random = np.random.default_rng(seed)
     frames = random.normal(size=(n, width)).cumsum(0) + random.normal(size=(n, width))
     frames /= np.linalg.norm(frames, axis=1, keepdims=True)
@@ -182,9 +182,9 @@ def test_a_thousand_candidates_take_well_under_a_second_on_one_core(segment):
     frames, question = walk(1024, seed=0, width=64)
     seconds = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         mdp3(frames, question, 32, segment)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     assert min(seconds) < 0.5
 
 

@@ -1,4 +1,4 @@
-"""The door: parts of messages become media, under one set of options and limits."""
+"""Message parts become media, under one set of options and limits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from longview.errors import LongviewError, MediaError, RequestError
 from longview.media import Medium, RelevanceQuery, open_media, open_medium, sniff
+from longview.media.pictures import framed_digest
 from longview.media.select import SAMPLERS
-from longview.media.stills import framed_digest
 from longview.messages import Part
 from longview.requests import FRAME_SAMPLERS, Limits, MediaOptions
 
@@ -130,7 +130,7 @@ def test_a_clip_past_the_end_is_refused(videos):
     assert "start" in message
 
 
-def test_the_frame_limit_refuses_what_is_asked_for_and_thins_out_what_is_not(videos):
+def test_the_frame_limit_refuses_an_explicit_number_and_thins_out_a_default(videos):
     path = videos["constant.mp4"]
     assert len(video(path, MediaOptions(frames=10), Limits(max_frames=10)).frames) == 10
     message = refusal(path, MediaOptions(frames=11), Limits(max_frames=10))
@@ -174,7 +174,7 @@ def test_a_list_of_pictures_is_a_video_without_times(tmp_path):
     assert (medium.num_frames, medium.fps, medium.duration) == (5, None, None)
 
 
-def test_all_pictures_of_a_list_are_used_unless_told_otherwise():
+def test_all_pictures_of_a_list_are_used_by_default():
     jpegs = pictures(20)
     family = MediaOptions(select="owl3", frames=4)
     assert shown(video(jpegs, default=family)) == list(range(20))
@@ -226,7 +226,7 @@ def test_digests_of_lists_and_images_never_collide():
         assert video(first).digest != video(second).digest
 
 
-def test_no_field_of_a_digest_flows_into_the_next():
+def test_fields_of_a_digest_are_framed():
     fields = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"abc", b""), (b"", b"abc")]
     assert len({framed_digest(*parts) for parts in fields}) == len(fields)
 
@@ -251,20 +251,20 @@ def test_the_first_failure_in_order_is_the_one_reported(tmp_path):
         open_media(parts)
 
 
-def test_progress_is_told_for_every_medium_one_call_at_a_time(videos):
-    told = []
+def test_progress_covers_every_medium_and_is_called_by_one_thread_at_a_time(videos):
+    reported = []
     inside = []
 
     def progress(done: int, total: int, label: str) -> None:
         inside.append(1)
         assert len(inside) == 1
         time.sleep(0.001)
-        told.append((done, total, label))
+        reported.append((done, total, label))
         inside.pop()
 
     parts = [Part("video", source=videos[name]) for name in ("constant.mp4", "group.mkv")]
     open_media([*parts, Part("image", source=gradient())], MediaOptions(frames=8), progress=progress)
-    assert {label: max(d for d, _, name in told if name == label) for _, _, label in told} == {
+    assert {label: max(d for d, _, name in reported if name == label) for _, _, label in reported} == {
         "constant.mp4": 8,
         "group.mkv": 8,
         "picture": 1,
@@ -281,7 +281,7 @@ def test_text_parts_and_odd_sources_are_refused():
 
 
 @pytest.mark.parametrize("name", ["constant.mp4", "film.mov", "group.mkv", "vp9.webm", "mpeg4.avi"])
-def test_a_video_is_told_by_its_content(videos, name, tmp_path):
+def test_a_video_is_recognised_by_its_content(videos, name, tmp_path):
     (tmp_path / "picture.png").write_bytes(videos[name].read_bytes())
     assert sniff(tmp_path / "picture.png") == sniff(str(videos[name])) == sniff(videos[name].read_bytes()) == "video"
     assert len(video(tmp_path / "picture.png", MediaOptions(frames=2)).frames) == 2

@@ -153,7 +153,7 @@ def test_cmyk_jpegs_keep_their_colours():
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_a_picture_that_moves_gives_its_first_frame_with_a_warning(form):
+def test_an_animation_as_a_picture_is_its_first_frame_with_a_warning(form):
     medium = opened(animation(form))
     assert len(medium.frames) == 1
     assert number_of(medium.frames[0].image) == 0
@@ -171,7 +171,7 @@ def test_a_warning_names_its_file_once(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_a_picture_that_moves_is_a_video_when_given_as_one(form):
+def test_an_animation_given_as_a_video_is_one(form):
     data = animation(form)
     assert sniff(data) == "video"
     medium = open_medium(Part("video", source=data), MediaOptions(frames=8))
@@ -277,7 +277,7 @@ def test_the_byte_limit_holds_to_the_byte(tmp_path):
         assert "--max-image-bytes" in refusal(source, Limits(max_image_bytes=len(data) - 1))
 
 
-def test_sizes_are_shown_so_that_they_can_be_told_from_the_limit():
+def test_sizes_in_messages_never_round_to_the_limit():
     data = encoded(gradient())
     message = refusal(data, Limits(max_image_bytes=100))
     assert "the limit is 100 bytes, raise it with --max-image-bytes" in message
@@ -327,7 +327,7 @@ def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_before_pillow_fi
     assert time.monotonic() - started < 1
 
 
-def test_remarks_of_pillow_on_odd_metadata_are_not_printed(tmp_path):
+def test_pillows_warnings_about_metadata_are_not_printed(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x0e\1\2\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0"
     (tmp_path / "a.jpg").write_bytes(encoded(gradient(), "JPEG", exif=exif))
     script = "import sys; from longview.media import open_medium; from longview.messages import Part\n"
@@ -340,12 +340,12 @@ def test_a_header_that_promises_more_rows_than_there_are_does_no_harm():
     assert picture(bomb(64, 64, bytes(3 * (1 + 3 * 64)))).size == (64, 64)
 
 
-MOVING = ["GIF", "WEBP", "PNG"]
+ANIMATED = ["GIF", "WEBP", "PNG"]
 FORMS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_picture_cut_short_is_refused_or_lost_nothing(form):
+def test_a_truncated_picture_is_refused_or_complete(form):
     whole = encoded(gradient(64, 48), form)
     expected = np.asarray(picture(whole))
     refused = 0
@@ -359,15 +359,17 @@ def test_a_picture_cut_short_is_refused_or_lost_nothing(form):
     assert refused >= 56
 
 
-@pytest.mark.parametrize(("form", "moving"), [*((form, False) for form in FORMS), *((form, True) for form in MOVING)])
-def test_flipped_bytes_end_in_a_picture_or_in_one_clear_line(form, moving):
-    whole = animation(form) if moving else encoded(gradient(64, 48), form)
+@pytest.mark.parametrize(
+    ("form", "animated"), [*((form, False) for form in FORMS), *((form, True) for form in ANIMATED)]
+)
+def test_flipped_bytes_end_in_a_picture_or_in_one_clear_line(form, animated):
+    whole = animation(form) if animated else encoded(gradient(64, 48), form)
     dice = random.Random(1)
     for _ in range(60):
         data = bytearray(whole)
         for _ in range(dice.choice([1, 3, 20])):
             data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-        for kind in ("image", "video") if moving else ("image",):
+        for kind in ("image", "video") if animated else ("image",):
             try:
                 medium = open_medium(Part(kind, source=bytes(data)), limits=Limits(decode_seconds=5))
                 assert all(frame.image.mode == "RGB" for frame in medium.frames)
@@ -401,7 +403,7 @@ def test_a_large_animation_is_refused_before_its_frames_are_decoded():
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("form", MOVING)
+@pytest.mark.parametrize("form", ANIMATED)
 def test_only_the_frames_up_to_the_last_one_wanted_are_decoded(form, monkeypatch):
     data = animation(form, 20)
     loaded = []
@@ -412,8 +414,8 @@ def test_only_the_frames_up_to_the_last_one_wanted_are_decoded(form, monkeypatch
     assert loaded == [0, 0, 1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("form", MOVING)
-def test_an_animation_cut_short_is_refused_as_a_video(form):
+@pytest.mark.parametrize("form", ANIMATED)
+def test_a_truncated_animation_is_refused_as_a_video(form):
     data = animation(form, 20)
     assert "damaged" in refusal(data[: len(data) * 3 // 4], kind="video")
 
@@ -425,7 +427,7 @@ def test_the_time_limit_counts_from_the_opening_of_an_animation_to_its_last_fram
         list(reader.read([0, 10]))
 
 
-def test_an_animation_with_a_picture_of_its_own_for_other_viewers_counts_it_first():
+def test_the_default_image_of_an_apng_is_its_first_frame():
     frames = [Image.fromarray(numbered(n)) for n in range(4)]
     data = encoded(frames[0], save_all=True, append_images=frames[1:], duration=[200, 300, 400], default_image=True)
     medium = open_medium(Part("video", source=data))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import re
 import shutil
@@ -74,7 +76,7 @@ def test_a_video_in_memory_reads_like_one_on_disk(videos, name):
 
 @pytest.mark.parametrize("name", ["long-group.mp4", "no-index.mkv", "open-group.mkv", "pairs.mp4", "fragmented.mp4"])
 def test_several_threads_read_the_same_frames(videos, name, monkeypatch):
-    monkeypatch.setattr(video, "MANY", 1)
+    monkeypatch.setattr(video, "PACKETS_PER_THREAD", 1)
     with VideoReader(videos[name], threads=4) as reader:
         for indices in picks(reader.num_frames):
             assert [number_of(frame.image) for frame in reader.read(indices)] == indices
@@ -82,7 +84,7 @@ def test_several_threads_read_the_same_frames(videos, name, monkeypatch):
 
 
 @pytest.mark.parametrize("late", [1, 10**9])
-def test_an_index_that_leads_past_the_key_frame_changes_nothing(videos, late, monkeypatch):
+def test_a_seek_that_lands_past_the_key_frame_changes_nothing(videos, late, monkeypatch):
     """Some containers land too late; then the reader tries from further back, at last from the beginning."""
     seek = track.Track.seek
     monkeypatch.setattr(track.Track, "seek", lambda self, pts: seek(self, pts + late * 30_720 // 2))
@@ -91,7 +93,7 @@ def test_an_index_that_leads_past_the_key_frame_changes_nothing(videos, late, mo
             assert [number_of(frame.image) for frame in reader.read(indices)] == indices
 
 
-def test_a_reader_left_in_the_middle_can_be_asked_again(videos):
+def test_an_abandoned_read_does_not_affect_the_next(videos):
     with VideoReader(videos["constant.mp4"]) as reader:
         for _ in range(3):
             half = reader.read([4, 9, 44])
@@ -134,20 +136,20 @@ def test_a_turned_video_comes_out_upright(videos, name, degrees):
 
 def test_few_frames_of_a_long_video_decode_few_frames(videos, tmp_path, monkeypatch):
     long = write_video(tmp_path / "long.mp4", frames=1500, gop=50, options={"preset": "ultrafast", "bf": "2"})
-    fed = []
-    feed = track.Track.feed
-    monkeypatch.setattr(track.Track, "feed", lambda self, packet: fed.append(packet) or feed(self, packet))
+    decoded = []
+    decode = track.Track.decode
+    monkeypatch.setattr(track.Track, "decode", lambda self, packet: decoded.append(packet) or decode(self, packet))
     with VideoReader(long) as reader:
-        fed.clear()
+        decoded.clear()
         assert [number_of(frame.image) for frame in reader.read([10, 700, 1490])] == [10, 700, 1490]
-    assert len(fed) < 3 * 52
+    assert len(decoded) < 3 * 52
 
 
-def test_progress_is_told_and_ends_at_the_total(videos):
-    told = []
+def test_progress_ends_at_the_total(videos):
+    reported = []
     with VideoReader(videos["constant.mp4"]) as reader:
-        list(reader.read([1, 1, 30, 59], lambda *said: told.append(said)))
-    assert told == [(2, 4, "constant.mp4"), (3, 4, "constant.mp4"), (4, 4, "constant.mp4")]
+        list(reader.read([1, 1, 30, 59], lambda *said: reported.append(said)))
+    assert reported == [(2, 4, "constant.mp4"), (3, 4, "constant.mp4"), (4, 4, "constant.mp4")]
 
 
 def test_frames_outside_the_video_are_refused(videos):
@@ -255,7 +257,7 @@ def test_a_file_name_is_never_read_as_a_protocol(tmp_path, videos, monkeypatch):
             assert reader.num_frames == 60
 
 
-def test_a_cut_that_lost_its_key_frame_counts_only_what_can_be_shown(tmp_path):
+def test_frames_before_the_first_key_frame_are_not_counted(tmp_path):
     import av
 
     source = write_video(tmp_path / "whole.mkv", options={"bf": "0", "x264-params": "scenecut=0"}, gop=20)
@@ -269,8 +271,7 @@ def test_a_cut_that_lost_its_key_frame_counts_only_what_can_be_shown(tmp_path):
 
 
 def test_reading_leaves_no_file_open(videos):
-    import os
-
+    gc.collect()  # what earlier tests left open
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for name in ("constant.mp4", "group.mkv", "h264.avi"):
         with VideoReader(videos[name]) as reader:

@@ -46,10 +46,10 @@ class Film:
     def candidates(self, indices=None) -> Candidates:
         return Candidates("film.mp4", self.digest, list(indices or range(len(self.images))), self.read)
 
-    def read(self, indices, shrink):
+    def read(self, indices, transform):
         for index in indices:
             self.decoded.append(index)
-            yield Frame(shrink(self.images[index]), index, None)
+            yield Frame(transform(self.images[index]), index, None)
 
 
 def test_frames_are_embedded_as_transformers_does(near, towers):

@@ -1,4 +1,4 @@
-"""Single pictures from any source, and lists of them that stand for a video."""
+"""Pictures from any source before decoding, and lists of pictures used as a video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longview.errors import MediaError, RequestError
 from longview.media.decode import check_size, read_picture, to_upright
 from longview.media.fetch import fetch, read_file
 from longview.media.limits import beyond
-from longview.media.medium import Frame, Progress, Shrink
+from longview.media.medium import Frame, FrameTransform, Progress
 from longview.messages import Source
 from longview.requests import Limits
 
@@ -22,14 +22,14 @@ JPEG_LIST = "data:video/jpeg"
 
 
 @dataclass(frozen=True)
-class Still:
-    """A picture not decoded yet: encoded bytes, or the caller's own Pillow image."""
+class PictureSource:
+    """A picture before decoding: encoded bytes, or the caller's own Pillow image."""
 
     source: bytes | Image.Image
     name: str
 
     @classmethod
-    def of(cls, source: Source | None, limits: Limits) -> Still:
+    def of(cls, source: Source | None, limits: Limits) -> PictureSource:
         if isinstance(source, Image.Image):
             return cls(source, "picture")
         if not isinstance(source, (str, Path, bytes)):
@@ -67,7 +67,7 @@ def framed_digest(*fields: bytes) -> str:
 
 
 class PictureList:
-    """A list of pictures, read like a `VideoReader`: frames without times. Each is decoded when it is asked for."""
+    """A list of pictures as a video: a `FrameReader` without times. Each is decoded when it is read."""
 
     seconds: None = None
     duration: None = None
@@ -82,19 +82,19 @@ class PictureList:
             raise RequestError("a video given as a list of pictures needs at least one picture")
         if len(sources) > limits.max_frames:
             raise beyond("a video", f"is given as a list of {len(sources):,} pictures", limits, "max_frames")
-        self._stills: list[Still] = []
+        self._pictures: list[PictureSource] = []
         held = 0
         for source in sources:
-            self._stills.append(Still.of(source, limits))
-            encoded = self._stills[-1].source
+            self._pictures.append(PictureSource.of(source, limits))
+            encoded = self._pictures[-1].source
             held += len(encoded) if isinstance(encoded, bytes) else 0
             if held > limits.max_video_bytes:
                 raise beyond(self.name, f"hold {held:,} bytes or more together", limits, "max_video_bytes")
-        self.width, self.height = self._stills[0].decode(limits)[0].size
+        self.width, self.height = self._pictures[0].decode(limits)[0].size
 
     def digest(self) -> str:
         """SHA-256 in hex over the digests of the pictures, in order."""
-        return framed_digest(b"frames", *(bytes.fromhex(still.digest()) for still in self._stills))
+        return framed_digest(b"frames", *(bytes.fromhex(picture.digest()) for picture in self._pictures))
 
     @classmethod
     def of_data_uri(cls, uri: str, limits: Limits) -> PictureList:
@@ -108,13 +108,13 @@ class PictureList:
         return cls([f"data:image/jpeg;base64,{frame}" for frame in body.split(",")], limits)
 
     def read(
-        self, indices: Sequence[int], progress: Progress | None = None, shrink: Shrink | None = None
+        self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
     ) -> Iterator[Frame]:
         """Yield the pictures asked for; `indices` may repeat."""
         for done, index in enumerate(indices, 1):
-            image, warnings = self._stills[index].decode(self.limits)
+            image, warnings = self._pictures[index].decode(self.limits)
             self.warnings += [warning for warning in warnings if warning not in self.warnings]
-            yield Frame(shrink(image) if shrink else image, index, None)
+            yield Frame(transform(image) if transform else image, index, None)
             if progress:
                 progress(done, len(indices), self.name)
 
