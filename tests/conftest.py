@@ -1,4 +1,4 @@
-"""What all tests share: one thread, a byte tokenizer, and each family's tiny models."""
+"""What all tests share: one thread, no deadlines for hypothesis, a byte tokenizer, and each family's tiny models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -19,6 +20,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from longview.models.families import families
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("longview", deadline=None)  # a busy machine may pause any example
+hypothesis.settings.load_profile("longview")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -131,7 +131,6 @@ problems = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(problems)
 def test_any_number_of_frames_gives_as_many_as_asked_in_order_and_those_of_the_plain_loops(problem):
     n, count, segment, condition, seed = problem
@@ -143,7 +142,6 @@ def test_any_number_of_frames_gives_as_many_as_asked_in_order_and_those_of_the_p
     assert found == plain(frames, question, count, segment, condition)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(1, 6), st.integers(0, 10**6))
 def test_in_one_segment_the_order_of_the_frames_does_not_matter(n, count, seed):
     frames, question = walk(n, seed)
@@ -152,7 +150,6 @@ def test_in_one_segment_the_order_of_the_frames_does_not_matter(n, count, seed):
     assert sorted(order[shuffled].tolist()) == mdp3(frames, question, count)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 20), st.integers(1, 20), st.integers(0, 10**6))
 def test_a_segment_as_long_as_the_video_is_no_segment(n, count, seed):
     frames, question = walk(n, seed)
