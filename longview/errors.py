@@ -5,6 +5,8 @@ Each message names the value, what was expected, and what to do next.
 
 from __future__ import annotations
 
+from longview.versions import missing, requirement
+
 
 class LongviewError(Exception):
     """The base of every error a user can cause and mend. The command line prints it and exits with code 2."""
@@ -27,7 +29,15 @@ class RecipeError(LongviewError):
 
 
 class MissingExtraError(LongviewError):
-    """A feature whose library is not installed; names the extra that brings it."""
+    """A feature whose packages are not installed; names those that are missing, with the versions that were tested.
 
-    def __init__(self, feature: str, library: str, extra: str) -> None:
-        super().__init__(f"{feature} needs {library}, which is not installed: pip install 'longview[{extra}]'")
+    Args:
+        feature: What needs them, as the user asked for it.
+        packages: The names under which pip installs them.
+    """
+
+    def __init__(self, feature: str, *packages: str) -> None:
+        wanted = missing(packages) or packages
+        verb = "is" if len(wanted) == 1 else "are"
+        command = " ".join(map(requirement, wanted))
+        super().__init__(f"{feature} needs {' and '.join(wanted)}, which {verb} not installed: pip install {command}")

@@ -20,7 +20,7 @@ def new_figure(feature: str, width: float, height: float, **settings: Any) -> An
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(feature, "matplotlib", "eval") from error
+        raise MissingExtraError(feature, "matplotlib") from error
     figure = Figure(figsize=(width, height), **settings)
     FigureCanvasAgg(figure)
     return figure

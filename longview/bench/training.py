@@ -43,6 +43,7 @@ from longview.train.data.datasets import Mixture, Quarantine
 from longview.train.objectives.supervised import Sample, Tuning, rows_of
 from longview.train.optimizers import make_optimizers, select_parts
 from longview.train.recipe import DatasetPart, Recipe, Stage, from_tree
+from longview.versions import requirement
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -142,7 +143,9 @@ def train(
     result.x, result.y = "training", ["tokens/s", "peak GiB"]
     result.findings = _findings(rows)
     if lacking:
-        result.findings.append("QLoRA is left out: bitsandbytes is not installed (longview[quant]).")
+        result.findings.append(
+            f"QLoRA is left out: bitsandbytes is not installed: pip install {requirement('bitsandbytes')}."
+        )
     return result
 
 

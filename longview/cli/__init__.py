@@ -11,6 +11,7 @@ Light on purpose: a verb imports torch, transformers and av when it runs, so `lo
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
@@ -29,6 +30,7 @@ from longview.cli.report import report
 from longview.cli.train import train
 from longview.cli.verb import Verb, spread
 from longview.errors import LongviewError
+from longview.versions import UntestedWarning
 
 app = typer.Typer(
     help="Multimodal language models that look at much: hundreds of pictures, hours of video.",
@@ -72,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Any other exception is our bug, and keeps its traceback.
     """
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *place: (
+        f"warning: {message}\n" if issubclass(category, UntestedWarning) else usual(message, category, *place)
+    )
     try:
         sys.exit(app(args=arguments, prog_name="longview", standalone_mode=False))
     except LongviewError as error:
@@ -79,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except typer.TyperException as error:  # an unknown option or a missing argument
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'longview'} --help")
+    finally:
+        warnings.formatwarning = usual
 
 
 def _fail(message: str) -> NoReturn:

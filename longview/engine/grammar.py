@@ -35,7 +35,7 @@ class Grammars:
             from llguidance import LLMatcher
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise MissingExtraError("an answer of a given form", "llguidance", "constrain") from None
+            raise MissingExtraError("an answer of a given form", "llguidance") from None
         with self._lock:
             if self._known is None or self._known[0] is not tokenizer:
                 self._known = tokenizer, from_tokenizer(tokenizer, eos_token=list(end_tokens))

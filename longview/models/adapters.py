@@ -160,5 +160,5 @@ def _library() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise MissingExtraError("adapters", "the peft package", "train") from error
+        raise MissingExtraError("an adapter", "peft") from error
     return peft

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from longview.errors import CheckpointError, MissingExtraError
+from longview.versions import warn_of_untested
 
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
 """Names of the embedded models, and their folders under `longview/demo`."""
@@ -47,6 +48,7 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such model or folder, or it cannot be reached.
     """
+    warn_of_untested()
     if embedded := DEMOS.get(name) or TOWERS.get(name):
         return Path(__file__).parent.parent / "demo" / embedded
     if name.startswith("modelscope:"):
@@ -138,7 +140,7 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
     try:
         from modelscope import snapshot_download
     except ImportError as error:
-        raise MissingExtraError("modelscope: ids", "the modelscope package", "modelscope") from error
+        raise MissingExtraError("modelscope: ids", "modelscope") from error
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except Exception as error:  # the client documents no exception classes

@@ -27,7 +27,7 @@ def apply_liger_kernel(model: Any, rms_norm: bool = True, swiglu: bool = True) -
     try:
         from liger_kernel.transformers.functional import liger_rms_norm, liger_swiglu
     except ImportError as error:
-        raise MissingExtraError("apply_liger_kernel", "liger-kernel", "liger") from error
+        raise MissingExtraError("apply_liger_kernel", "liger-kernel") from error
     fuse(model.language_model, liger_rms_norm if rms_norm else None, liger_swiglu if swiglu else None)
 
 

@@ -80,7 +80,7 @@ def bitsandbytes_config(
             f"{flag} needs bitsandbytes, which does not run on mps; leave it out, or choose --device cpu"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(flag, "bitsandbytes", "quant")
+        raise MissingExtraError(flag, "bitsandbytes")
     kept = unquantised(model_class)
     if load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)

@@ -82,7 +82,7 @@ class Painter:
         try:
             import diffusers
         except ImportError as error:
-            raise MissingExtraError("--gen", "diffusers", "draw") from error
+            raise MissingExtraError("--gen", "diffusers") from error
         import torch
 
         diffusers.utils.logging.set_verbosity_error()

@@ -53,7 +53,7 @@ class Reader:
 
             self._engine = RapidOCR(params={"Global.log_level": "critical"})
         except ImportError as error:  # of itself, or of the runtime that it is told to use
-            raise MissingExtraError("--ocr", "rapidocr with onnxruntime", "ocr") from error
+            raise MissingExtraError("--ocr", "rapidocr", "onnxruntime") from error
         self._known: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {}
 
     def read(self, image: Image.Image) -> list[str]:

@@ -85,5 +85,5 @@ def test_what_cannot_be_painted_or_written_is_one_clear_error(tmp_path, monkeypa
     with pytest.raises(RequestError, match="gen_steps is 0"):
         Painter(steps=0)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(MissingExtraError, match=r"longview\[draw\]"):
+    with pytest.raises(MissingExtraError, match=r"--gen needs diffusers.*pip install '?diffusers"):
         Painter(str(tmp_path)).paint("a cat")

@@ -106,5 +106,5 @@ def test_an_answer_is_based_on_what_was_read_and_its_receipt_says_so(tokenizer, 
 
 def test_without_its_library_reading_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
-    with pytest.raises(MissingExtraError, match=r"--ocr needs rapidocr with onnxruntime.*longview\[ocr\]"):
+    with pytest.raises(MissingExtraError, match=r"--ocr needs rapidocr.*pip install '?rapidocr"):
         ocr.Reader()

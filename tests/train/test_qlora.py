@@ -159,7 +159,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_read(folders, rows, tmp_
         from_tree({"model": {"start": "x", "quantize": "int4"}, "stages": []})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for follow in (lambda: training.train(wanted, tmp_path / "run", progress=False), lambda: list(outlook(wanted))):
-        with pytest.raises(MissingExtraError, match=r"model\.quantize needs bitsandbytes.*longview\[quant\]"):
+        with pytest.raises(MissingExtraError, match=r"model\.quantize needs bitsandbytes.*pip install '?bitsandbytes"):
             follow()
 
 

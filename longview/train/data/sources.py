@@ -347,7 +347,7 @@ def fetch_modelscope(name: str) -> Path:
     try:
         from modelscope import dataset_snapshot_download
     except ImportError as error:
-        raise MissingExtraError("modelscope: names", "the modelscope package", "modelscope") from error
+        raise MissingExtraError("modelscope: names", "modelscope") from error
     try:
         return Path(dataset_snapshot_download(name))
     except Exception as error:  # the client documents no exception classes
@@ -374,7 +374,7 @@ def _tables(name: str) -> Iterator[Any]:
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError("reading tables", "datasets", "train") from error
+        raise MissingExtraError("reading tables", "datasets") from error
     datasets.disable_progress_bars()
     try:
         yield datasets

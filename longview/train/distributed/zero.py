@@ -257,7 +257,7 @@ def check(recipe: Recipe) -> None:
             f"stages.{recipe.stages[0].name}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp"
         )
     if importlib.util.find_spec("deepspeed") is None:
-        raise MissingExtraError(f"parallel {recipe.parallel!r}", "DeepSpeed", "deepspeed")
+        raise MissingExtraError(f"parallel {recipe.parallel!r}", "deepspeed")
     known = library().runtime.zero.config.DeepSpeedZeroConfig
     try:
         known(**config(recipe, recipe.stages[0])["zero_optimization"])

@@ -118,7 +118,7 @@ def check_tensorboard() -> None:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("--tensorboard", "the tensorboard package", "train") from error
+        raise MissingExtraError("--tensorboard", "tensorboard") from error
 
 
 def _writer(folder: Path, purge_step: int) -> Any:

@@ -159,7 +159,7 @@ def test_a_dataset_is_fetched_from_modelscope_by_its_client(tmp_path, monkeypatc
     with pytest.raises(RecipeError, match=r"modelscope has no dataset 'AI/none' to fetch \(404\)"):
         opened("modelscope:AI/none")
     monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(MissingExtraError, match=r"longview\[modelscope\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '?modelscope"):
         opened("modelscope:AI/rows")
 
 
