@@ -30,6 +30,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from longview.errors import CheckpointError
 from longview.media import Candidates
 from longview.models import checkpoint
+from longview.models.tiling import resize
 
 DEFAULT = "google/siglip-so400m-patch14-384"
 """The checkpoint that MDP3's authors use."""
@@ -177,7 +178,7 @@ class Similarity:
         return vectors.mean(0, keepdims=True).astype(np.float64)
 
     def _resize(self, image: Image.Image) -> Image.Image:
-        return image.resize((self._side, self._side), self._images.resample)
+        return resize(image, (self._side, self._side), self._images.resample)
 
     @property
     def _place(self) -> Tensor:

@@ -5,6 +5,18 @@ from __future__ import annotations
 from PIL import Image
 
 
+def resize(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
+    """An RGB picture at another size (width, height), equal under every version of Pillow.
+
+    The two passes of a resize meet in 8 bits, so their order shows. Pillow 13 takes the rows first where more than
+    twice as many rows as columns go (its change 9549), older versions never do; the order is that of Pillow 13, with
+    which the authors' numbers in the tests were made.
+    """
+    rows, columns = image.height - size[1], image.width - size[0]
+    between = (image.width, size[1]) if rows > 0 and rows > 2 * columns else (size[0], image.height)
+    return image.resize(between, resample).resize(size, resample)
+
+
 def cut(image: Image.Image, rows: int, columns: int) -> list[Image.Image]:
     """Cut a picture into rows · columns equal crops, row after row. Its sides must divide evenly."""
     width, height = image.width // columns, image.height // rows

@@ -38,6 +38,7 @@ from longview.models.mgm.labels import labels_of
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
+from longview.models.tiling import resize
 from longview.requests import MediaOptions
 
 PLACEHOLDER = -200
@@ -252,7 +253,7 @@ class MGMProcessor:
             image = square
         shorter = min(image.size)
         size = (int(side * image.width / shorter), int(side * image.height / shorter))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = resize(image, size, Image.Resampling.BICUBIC)
         left, upper = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, upper, left + side, upper + side))
         pixels: Any = (np.asarray(image) * (1 / 255)).astype(np.float32)

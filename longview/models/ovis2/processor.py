@@ -37,6 +37,7 @@ from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import IGNORED, places
+from longview.models.tiling import resize
 from longview.requests import MediaOptions
 
 SYSTEM_PROMPT = "You are a helpful assistant."
@@ -199,7 +200,7 @@ class Pixels(NamedTuple):
                 f"{self.side} × {self.side}; cut the picture into parts that are less narrow"
             )
         size = (self.side, other) if image.width == longer else (other, self.side)
-        resized = image.resize(size, Image.Resampling(self.resample))
+        resized = resize(image, size, self.resample)
         pixels: Any = (np.asarray(resized) * self.rescale_factor).astype(np.float32)  # scaled in fp64, as numpy 2 does
         pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         canvas = np.zeros((3, self.side, self.side), np.float32)

@@ -33,7 +33,7 @@ from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.owl3.config import Owl3Config
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
-from longview.models.tiling import cut
+from longview.models.tiling import cut, resize
 from longview.requests import MediaOptions
 
 PLACEHOLDER = "<|image|>"
@@ -363,8 +363,8 @@ class Owl3Processor:
         crops = []
         if grid is not None:
             rows, columns = grid
-            crops = cut(image.resize((columns * side, rows * side), Image.Resampling.BICUBIC), rows, columns)
-        crops.append(image.resize((side, side), Image.Resampling.BICUBIC))
+            crops = cut(resize(image, (columns * side, rows * side), Image.Resampling.BICUBIC), rows, columns)
+        crops.append(resize(image, (side, side), Image.Resampling.BICUBIC))
         return [_normalised(crop) for crop in crops]
 
 
