@@ -385,3 +385,12 @@ def count_parameters(model_class: Any, config: Any) -> int:
     """Parameters of a model, from its config alone; nothing is allocated."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in model_class(config).parameters())
+
+
+def checkpoint_activations(model: Any, on: bool) -> None:
+    """Whether the backward pass computes activations again instead of keeping them; off by default.
+
+    transformers 5.23 renamed its methods for it, and warns of the older names.
+    """
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_{'enable' if on else 'disable'}")()

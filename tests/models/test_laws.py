@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image, video
+from longview.models.base import checkpoint_activations
 
 
 def photo(seed: int) -> Medium:
@@ -199,12 +200,11 @@ def test_gradient_checkpointing_changes_no_gradient(tiny):
     found = []
     for checkpointed in (False, True):
         model.train()
-        if checkpointed:
-            model.activation_checkpointing_enable()
+        checkpoint_activations(model, checkpointed)
         model.zero_grad()
         model(**model.embed_pictures(tensors), use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    model.activation_checkpointing_disable()
+    checkpoint_activations(model, False)
     model.eval().zero_grad()
     assert found[0].keys() == found[1].keys()
     for name in found[0]:

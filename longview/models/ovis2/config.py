@@ -17,6 +17,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
+from transformers.configuration_utils import SubConfigSpec
 
 from longview.errors import CheckpointError
 
@@ -120,8 +121,8 @@ class OvisConfig(PreTrainedConfig):
     model_type = "ovis"
     variants = ("softmax", "st_argmax", "siglip", "clip")
     sub_configs_defaults = {  # noqa: RUF012 (transformers reads it as a plain dict)
-        "llm_config": Qwen2Config,
-        "visual_tokenizer_config": VisualTokenizerConfig,
+        "llm_config": SubConfigSpec(Qwen2Config),
+        "visual_tokenizer_config": SubConfigSpec(VisualTokenizerConfig),
     }
 
     llm_config: Any = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config, SiglipVisionConfig
+from transformers.configuration_utils import SubConfigSpec
 
 GATES = {"240728": "token", "241014": "vector", "241101": "none"}
 """How each release fuses words and pictures."""
@@ -30,7 +31,7 @@ class Owl3Config(Qwen2Config):
 
     model_type = "mplugowl3"
     variants = tuple(GATES)
-    sub_configs_defaults = {"vision_config": SiglipVisionConfig}  # noqa: RUF012 (transformers reads it as a plain dict)
+    sub_configs_defaults = {"vision_config": SubConfigSpec(SiglipVisionConfig)}  # noqa: RUF012 (a plain dict upstream)
 
     vision_config: Any = None
     """The tower: a `SiglipVisionConfig`, or its fields."""

@@ -28,7 +28,7 @@ from longview.errors import MediaError, RequestError
 from longview.media import open_media
 from longview.messages import Message, Part, ask
 from longview.models import adapters
-from longview.models.base import ModelInputs
+from longview.models.base import ModelInputs, checkpoint_activations
 from longview.models.liger import apply_liger_kernel
 from longview.models.sequence import IGNORED
 from longview.train.data.datasets import Mixture, Quarantine
@@ -159,10 +159,7 @@ class Tuning:
         for each in (model, reference):  # after the copy was made, which would go on with the kernels of its original
             if recipe.model.liger and each is not None:
                 apply_liger_kernel(each)
-        if self.stage.gradient_checkpointing:
-            model.activation_checkpointing_enable()
-        else:
-            model.activation_checkpointing_disable()
+        checkpoint_activations(model, self.stage.gradient_checkpointing)
 
     def learn(self, step: int) -> tuple[float, Notes]:
         """This process's share of the gradients of one step; returns the loss of the whole step, and what to note.
