@@ -22,6 +22,7 @@ _LAZY = {
     "load": "longview.engine",
     "Engine": "longview.engine",
     "Budget": "longview.engine",
+    "Hook": "longview.engine",
     "apply_liger_kernel": "longview.models.liger",
     "AutoConfig": "longview.models.auto",
     "AutoModel": "longview.models.auto",
@@ -32,7 +33,7 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from longview.engine import Budget, Engine, load
+    from longview.engine import Budget, Engine, Hook, load
     from longview.models.auto import (
         AutoConfig,
         AutoModel,
@@ -53,6 +54,7 @@ __all__ = [
     "AutoTokenizer",
     "Budget",
     "Engine",
+    "Hook",
     "Limits",
     "LongviewError",
     "MediaOptions",

@@ -222,11 +222,18 @@ class Receipt:
     timings: Timings
     settings: Mapping[str, Any]  # the sampling parameters and media options in effect
     warnings: tuple[str, ...] = ()
-    read: tuple[TextRead, ...] | None = None  # where reading was asked for
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what hooks have noted, by name
+
+    @property
+    def read(self) -> tuple[TextRead, ...] | None:
+        """The text in each medium, where it was read into the question."""
+        return self.notes.get("read")
 
     def as_dict(self) -> dict[str, Any]:
-        """The receipt as plain data; without `read` where nothing was to be read."""
-        return {key: value for key, value in asdict(self).items() if key != "read" or value is not None}
+        """The receipt as plain data, the notes among its own fields."""
+        plain = asdict(self)
+        notes = plain.pop("notes")
+        return {**plain, **notes}
 
 
 FinishReason = Literal["stop", "length"]
@@ -251,6 +258,7 @@ class Piece:
     receipt: Receipt | None = None
     choice: int = 0  # which answer it belongs to, where several were asked for
     logprobs: tuple[TokenLogprob, ...] | None = None  # one a token, where asked for
+    made: Mapping[str, Any] | None = None  # by hooks of the whole answer, by name; in a piece behind the last
 
 
 @dataclass(frozen=True)
@@ -262,6 +270,7 @@ class Answer:
     receipt: Receipt
     tokens: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
+    made: Mapping[str, Any] = field(default_factory=dict)  # by hooks, by name
 
     def __str__(self) -> str:
         return self.text
@@ -270,4 +279,4 @@ class Answer:
         found = {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
         if self.logprobs is not None:
             found["logprobs"] = [asdict(logprob) for logprob in self.logprobs]
-        return found
+        return {**found, **self.made}

@@ -107,9 +107,13 @@ def setting(default: Any, help: str, **declared: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": Setting(help, **declared)})
 
 
-@functools.cache
 def settings_of(owner: Any) -> Mapping[str, Setting]:
     """The settings that a class declares, by name, in order; fields without a declaration are left out."""
+    return _settings_of(owner)
+
+
+@functools.cache
+def _settings_of(owner: Any) -> Mapping[str, Setting]:
     hints = get_type_hints(owner)
     found = {}
     for field in fields(owner):
@@ -130,8 +134,7 @@ def validate(instance: Any) -> None:
     Raises:
         RequestError: names the first value that is wrong, and what is expected.
     """
-    owner: Any = type(instance)
-    for name, declared in settings_of(owner).items():
+    for name, declared in settings_of(type(instance)).items():
         value = getattr(instance, name)
         if value is None and declared.optional:
             continue

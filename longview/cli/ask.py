@@ -20,7 +20,7 @@ from longview.cli.options import (
     opening,
     piped,
 )
-from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
+from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
 from longview.errors import RequestError
 from longview.requests import Limits, MediaOptions, SamplingParams
 
@@ -72,21 +72,16 @@ def ask(
         raise RequestError("--ocr reads the text in pictures, and none is given")
     text = checked(piped() if question == "-" else question)
     messages = [*opening(system), longview.ask(text, *parts)]
-    settings = {"params": params, "media": media, "limits": limits, **plugins.settings()}
     engine = model.load(show, similarity=similarity)
-    painter = plugins.painter(engine, params.seed)
+    hooks = plugins.hooks(engine, params.seed)
+    settings = {"params": params, "media": media, "limits": limits, "hooks": hooks}
     if json:
         answer = engine.answer(messages, **settings)
-        drawing = {"drawing": paint(painter, answer.text, plugins.output_file, show)} if painter else {}
-        typer.echo(jsonlib.dumps({**answer.as_dict(), **drawing}, ensure_ascii=False))
+        typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
         return
-    written: list[str] = []
     for piece in stream(engine, messages, show, settings):
-        written.append(piece.text)
-        typer.echo(piece.text, nl=False)
-    typer.echo()
-    assert piece.receipt is not None
-    if not quiet:
-        typer.echo("\n".join(receipt_lines(piece.receipt)), err=True)
-    if painter:
-        typer.echo(painted_line(paint(painter, "".join(written), plugins.output_file, show)), err=True)
+        typer.echo(piece.text, nl=piece.receipt is not None)
+        if piece.receipt is not None and not quiet:
+            typer.echo("\n".join(receipt_lines(piece.receipt)), err=True)
+        if piece.made is not None:
+            typer.echo("\n".join(made_lines(piece.made)), err=True)

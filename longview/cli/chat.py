@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,13 +24,10 @@ from longview.cli.options import (
     opening,
     piped_lines,
 )
-from longview.cli.terminal import is_terminal, paint, painted_line, receipt_lines, stream
+from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
 from longview.errors import LongviewError, RequestError
 from longview.messages import Message, Part, Receipt
 from longview.requests import Limits, MediaOptions, SamplingParams
-
-if TYPE_CHECKING:
-    from longview.plugins.draw import Painter
 
 HELP = """\
 /add FILE...   show pictures or videos with the next question
@@ -72,9 +69,9 @@ def chat(
     check_similarity(similarity, media)
     talk.add(_photos(image_file), photos=True)
     talk.add(files or [])  # before torch is imported, so that a mistake is told at once
-    talk.settings = {"params": params, "media": media, "limits": limits, **plugins.settings()}
+    talk.settings = {"params": params, "media": media, "limits": limits}
     talk.engine = model.load(is_terminal() and not json, similarity=similarity)
-    talk.painter, talk.output_file = plugins.painter(talk.engine, params.seed), plugins.output_file
+    talk.settings["hooks"] = plugins.hooks(talk.engine, params.seed)
     if talk.interactive:
         typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
     for line in _lines(talk.interactive):
@@ -117,8 +114,6 @@ class Talk:
     messages: list[Message] = field(default_factory=list)
     pending: list[Part] = field(default_factory=list)  # media for the next question
     receipt: Receipt | None = None
-    painter: Painter | None = None
-    output_file: str = ""
 
     def __post_init__(self) -> None:
         self.messages = opening(self.system)
@@ -168,16 +163,14 @@ class Talk:
             if self.json:
                 answer = self.engine.answer(messages, **self.settings)
                 words, self.receipt = [answer.text], answer.receipt
-                drawing = {"drawing": self._paint(answer.text)} if self.painter else {}
-                typer.echo(jsonlib.dumps({**answer.as_dict(), **drawing}, ensure_ascii=False))
+                typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
             else:
                 for piece in stream(self.engine, messages, is_terminal(), self.settings):
                     words.append(piece.text)
-                    typer.echo(piece.text, nl=False)
-                self.receipt = piece.receipt
-                typer.echo()
-                if self.painter:
-                    typer.echo(painted_line(self._paint("".join(words))), err=True)
+                    self.receipt = piece.receipt or self.receipt
+                    typer.echo(piece.text, nl=piece.receipt is not None)
+                    if piece.made is not None:
+                        typer.echo("\n".join(made_lines(piece.made)), err=True)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
@@ -186,10 +179,6 @@ class Talk:
                 self.pending = waiting
                 return
         self.messages = [*messages, Message.of("assistant", "".join(words))]
-
-    def _paint(self, answer: str) -> dict[str, str] | None:
-        assert self.painter is not None
-        return paint(self.painter, answer, self.output_file, is_terminal() and not self.json)
 
     def save(self, path: Path) -> None:
         """Write the conversation as the list of messages that `Engine.answer` takes. An existing file is kept."""

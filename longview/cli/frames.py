@@ -103,7 +103,7 @@ def open_relevance_query(
     A sampler that needs no question gets a curve where a checkpoint is at hand: named, or embedded. None is fetched for
     a curve alone.
     """
-    from longview.engine.engine import best_device, check_device
+    from longview.engine.devices import best_device, check_device
     from longview.media import RelevanceQuery
     from longview.models.similarity import DEMO, Similarity, default_for
 

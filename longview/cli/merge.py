@@ -33,7 +33,7 @@ def merge(
     hub.check()
     quieten(show=False)
     from longview.engine import load
-    from longview.engine.engine import dtype_of
+    from longview.engine.devices import dtype_of
     from longview.models import checkpoint
     from longview.models.adapters import base_of
     from longview.models.official import make_official

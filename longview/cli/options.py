@@ -14,7 +14,8 @@ from longview.cli.terminal import spinner
 from longview.cli.verb import heading
 from longview.errors import RequestError
 from longview.messages import Message, Part
-from longview.plugins.draw import SDXL, Painter
+from longview.plugins import hooks_of
+from longview.plugins.draw import SDXL, DrawHook, Painter
 from longview.requests import Limits, MediaOptions, Plugins
 from longview.settings import setting
 
@@ -135,13 +136,13 @@ class PluginOptions(Plugins):
         if idle and not self.gen:
             raise RequestError(f"--{idle[0].replace('_', '-')} is for painting; add --gen, or leave it out")
 
-    def settings(self) -> dict[str, bool]:
-        """The arguments of `Engine.stream`."""
-        return {"ocr": self.ocr, "gen": self.gen}
-
-    def painter(self, engine: Engine, seed: int | None) -> Painter | None:
-        """What paints, on the model's device; None where nothing is to be painted."""
-        return Painter(self.gen_model, str(engine.device), self.gen_steps, seed) if self.gen else None
+    def hooks(self, engine: Engine, seed: int | None) -> list[Any]:
+        """The hooks of a request; what paints is on the model's device."""
+        hooks: list[Any] = hooks_of(Plugins(ocr=self.ocr))
+        if self.gen:
+            painter = Painter(self.gen_model, str(engine.device), self.gen_steps, seed)
+            hooks.append(DrawHook(painter, Path(self.output_file).expanduser()))
+        return hooks
 
 
 def open_parts(sources: Sequence[str], limits: Limits) -> list[Part]:

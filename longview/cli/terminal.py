@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longview.messages import FrameUsed, Message, Piece, Receipt
 
 if TYPE_CHECKING:
     from longview.engine import Engine
-    from longview.plugins.draw import Painter
 
-Progress = Callable[[int, int, str], None]
 FEW = 8
 """Frames of one video that are listed one by one."""
 
@@ -36,58 +34,74 @@ def spinner(label: str, show: bool) -> Iterator[None]:
         yield
 
 
+class Bars:
+    """Progress bars: one for each label under way, drawn from the first step until `clear`. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._drawn: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        with self._lock:
+            if label not in self._tasks and done < total:
+                self._drawn = self._drawn or _started()
+                self._tasks[label] = self._drawn.add_task(label, total=total)
+            if label in self._tasks:
+                self._drawn.update(self._tasks[label], completed=done, total=total, visible=done < total)
+
+    def clear(self) -> None:
+        with self._lock:
+            if self._drawn is not None:
+                self._drawn.stop()
+            self._drawn, self._tasks = None, {}
+
+
+def _started() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    drawn = Progress(*columns, console=Console(stderr=True), transient=True)
+    drawn.start()
+    return drawn
+
+
 @contextlib.contextmanager
-def bars(show: bool) -> Iterator[Progress | None]:
-    """A function that draws progress: one bar for each label under way. None where nothing is to be drawn."""
+def bars(show: bool) -> Iterator[Bars | None]:
+    """A function that draws progress, and clears it at the end. None where nothing is to be drawn."""
     if not show:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as drawn:
-        tasks = {}
-
-        def draw(done: int, total: int, label: str) -> None:
-            if label not in tasks and done < total:
-                tasks[label] = drawn.add_task(label, total=total)
-            if label in tasks:
-                drawn.update(tasks[label], completed=done, total=total, visible=done < total)
-
-        yield draw
+    drawn = Bars()
+    try:
+        yield drawn
+    finally:
+        drawn.clear()
 
 
 def stream(engine: Engine, messages: list[Message], show: bool, settings: Mapping[str, Any]) -> Iterator[Piece]:
-    """`Engine.stream` with progress bars that are gone before the first word."""
+    """`Engine.stream` with progress bars that are gone before text is printed."""
     with bars(show) as progress:
-        pieces = engine.stream(messages, progress=progress, **settings)
-        first = next(pieces)
-    yield first
-    yield from pieces
+        for piece in engine.stream(messages, progress=progress, **settings):
+            if progress is not None:
+                progress.clear()
+            yield piece
 
 
-def paint(painter: Painter, answer: str, path: str, show: bool) -> dict[str, str] | None:
-    """Paint what an answer describes: the description, and the file it went to. None where it describes nothing."""
-    from longview.plugins.draw import description, save
-
-    text = description(answer)
-    if text is None:
-        return None
-    with spinner("painting", show):
-        picture = painter.paint(text)
-    return {"description": text, "file": str(save(picture, Path(path).expanduser()))}
-
-
-def painted_line(drawing: Mapping[str, str] | None) -> str:
-    """What was painted, for people."""
+def made_lines(made: Mapping[str, Any]) -> list[str]:
+    """What hooks made of an answer, for people."""
+    lines = [f"{name:<10}{value}" for name, value in made.items() if name != "drawing"]
+    if "drawing" not in made:
+        return lines
+    drawing = made["drawing"]
     if drawing is None:
-        return (
+        return [
+            *lines,
             "warning: the answer describes no picture (no <h>…</h>), so none is painted; ask for one in words, or use "
-            "a larger release (MGM-13B, MGM-34B), which describes more often"
-        )
-    return f"{'painted':<10}{drawing['file']}: {drawing['description']}"
+            "a larger release (MGM-13B, MGM-34B), which describes more often",
+        ]
+    return [*lines, f"{'painted':<10}{drawing['file']}: {drawing['description']}"]
 
 
 def receipt_lines(receipt: Receipt) -> list[str]:

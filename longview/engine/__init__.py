@@ -1,5 +1,7 @@
-"""ModelInputs in, tokens out."""
+"""Model inputs in, tokens out: `load` opens a model, `Engine` answers."""
 
-from longview.engine.engine import Budget, Engine, load
+from longview.engine.engine import Budget, Engine
+from longview.engine.hooks import Hook
+from longview.engine.loading import load
 
-__all__ = ["Budget", "Engine", "load"]
+__all__ = ["Budget", "Engine", "Hook", "load"]

@@ -17,7 +17,7 @@ from longview.engine.prefix_cache import PrefixKey
 from longview.engine.sampling import Sampler
 from longview.engine.text import TextStream
 from longview.media import Progress
-from longview.messages import FinishReason, Piece, Receipt, TextRead, Timings, TokenLogprob, Usage
+from longview.messages import FinishReason, Piece, Receipt, Timings, TokenLogprob, Usage
 from longview.models.base import ModelInputs
 from longview.requests import SamplingParams
 
@@ -55,8 +55,8 @@ class Settings:
     end_tokens: list[int]
     context_length: int
     progress: Progress | None = None
-    read: tuple[TextRead, ...] | None = None
-    """Text that was found in the pictures, for the receipt."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What hooks have noted, for the receipt."""
 
 
 class Request:
@@ -180,7 +180,7 @@ class Request:
         timings = Timings(**laps, first_token=sum(laps[step] for step in before))
         settings = self.settings
         receipt = Receipt(
-            settings.model, inputs.frames, usage, timings, settings.shown, inputs.warnings, read=settings.read
+            settings.model, inputs.frames, usage, timings, settings.shown, inputs.warnings, settings.notes
         )
         self._say(text + self.text.finish(), reason, receipt)
         self.ended = True  # last, because another thread may be waiting for it

@@ -1,12 +1,13 @@
-"""Pictures that a model asks for, painted by diffusers' SDXL: `--gen`.
+"""Pictures of what an answer describes, painted by diffusers' SDXL: `--gen`.
 
-MGM does not paint. It was taught to answer a question that ends in ` <GEN>` with a description between `<h>` and
-`</h>`, written for SDXL (the Mini-Gemini paper, arXiv 2403.18814, section 3.3). Its smallest releases often write none.
+MGM itself generates text only. It was trained to answer a question that ends in ` <GEN>` with a description between
+`<h>` and `</h>`, written for SDXL (the Mini-Gemini paper, arXiv 2403.18814, section 3.3). Its smallest releases often
+write none. `Engine.stream(gen=True)` asks for the description alone; to have it painted, give `DrawHook(Painter(…))`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import CheckpointError, MissingExtraError, RequestError
-from longview.messages import Message, Part
+from longview.messages import Answer, Message, Part
+
+Progress = Callable[[int, int, str], None]
 
 TRIGGER = " <GEN>"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-UNWANTED = ", ".join(
+NEGATIVE_PROMPT = ", ".join(
     (
         "out of frame, lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, ugly, duplicate",
         "morbid, mutilated, out of frame, extra fingers, mutated hands, poorly drawn hands, poorly drawn face",
@@ -27,13 +30,7 @@ UNWANTED = ", ".join(
         "too many fingers, long neck, username, watermark, signature",
     )
 )
-"""What the published program tells SDXL to avoid."""
-
-
-def with_trigger(messages: Sequence[Message]) -> list[Message]:
-    """The messages, each of the user's asking for a description of a picture."""
-    trigger = Part("text", text=TRIGGER)
-    return [replace(m, parts=(*m.parts, trigger)) if m.role == "user" else m for m in messages]
+"""The negative prompt of MGM's published program."""
 
 
 def description(answer: str) -> str | None:
@@ -61,8 +58,8 @@ class Painter:
         self.model, self.device, self.steps, self.seed = model, device, steps, seed
         self._pipeline: Any = None
 
-    def paint(self, text: str) -> Image.Image:
-        """The picture of a description.
+    def paint(self, text: str, progress: Progress | None = None) -> Image.Image:
+        """The picture of a description; `progress` is told of the steps of denoising.
 
         Raises:
             MissingExtraError: diffusers is not installed.
@@ -70,11 +67,19 @@ class Painter:
         """
         import torch
 
+        report = progress or (lambda done, total, label: None)
+        report(0, 1, "opening SDXL")
         pipeline = self._loaded()
+        report(1, 1, "opening SDXL")
+
+        def denoised(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            report(step + 1, pipeline.num_timesteps, "painting")
+            return tensors
+
         given: dict[str, Any] = {} if self.steps is None else {"num_inference_steps": self.steps}
         if self.seed is not None:
             given["generator"] = torch.Generator("cpu").manual_seed(self.seed)
-        return pipeline(prompt=text, negative_prompt=UNWANTED, **given).images[0]
+        return pipeline(prompt=text, negative_prompt=NEGATIVE_PROMPT, callback_on_step_end=denoised, **given).images[0]
 
     def _loaded(self) -> Any:
         if self._pipeline is not None:
@@ -118,3 +123,52 @@ def save(picture: Image.Image, path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise RequestError(f"{place} cannot be written ({error}); choose another --output-file") from None
     return place
+
+
+class DrawHook:
+    """Asks for a description of a picture, and has it painted where there is a painter.
+
+    Args:
+        painter: What paints; None: the description stays in the answer.
+        output_file: Where the picture goes; an existing file is kept.
+    """
+
+    reads_frames = False
+
+    def __init__(self, painter: Painter | None = None, output_file: Path = Path("generate.png")) -> None:
+        self.painter, self.output_file = painter, output_file
+
+    def check(self, engine: Any) -> None:
+        """
+        Raises:
+            RequestError: the model was not trained to describe pictures.
+        """
+        if not engine.processor.draws:
+            raise RequestError(
+                f"{engine.name} was not taught to describe pictures to be painted; gen is for MGM models"
+            )
+
+    def before_model(
+        self, messages: Sequence[Message], media: Any, progress: Progress | None
+    ) -> tuple[list[Message], dict[str, Any]]:
+        """The messages, each of the user's with the trigger at its end."""
+        trigger = Part("text", text=TRIGGER)
+        return [replace(m, parts=(*m.parts, trigger)) if m.role == "user" else m for m in messages], {}
+
+    def after_answer(self, answer: Answer, progress: Progress | None) -> dict[str, Any]:
+        """`drawing`: the description and the file that was painted of it, or None where the answer describes nothing.
+
+        Raises:
+            MissingExtraError, CheckpointError: the pipeline cannot be opened.
+            RequestError: the file cannot be written.
+        """
+        if self.painter is None:
+            return {}
+        text = description(answer.text)
+        if text is None:
+            return {"drawing": None}
+        picture = self.painter.paint(text, progress)
+        return {"drawing": {"description": text, "file": str(save(picture, self.output_file))}}
+
+
+hook = DrawHook

@@ -1,7 +1,7 @@
-"""Text in pictures, read by RapidOCR and written into the question: `--ocr`.
+"""Text in pictures, read by RapidOCR and written into the question: `--ocr`, `Engine.stream(ocr=True)`.
 
-PaddleOCR's models on ONNX lie in RapidOCR's wheel, so this works offline. The words stand after the question in the
-form that MGM was published with; other models have not been taught it, and read it as any text:
+PaddleOCR's models on ONNX lie in RapidOCR's wheel, so this works offline. The text stands after the question in the
+form that MGM was trained with; other models were not, and take it as any text:
 
     <image>
     What does the sign say?
@@ -21,14 +21,14 @@ from PIL import Image
 from longview.errors import MissingExtraError
 from longview.messages import Message, Part, TextRead
 
-SURE = 0.1
-"""Texts that the reader is less sure of than this are left out, as the authors do."""
+MIN_SCORE = 0.1
+"""Texts with a lower score are left out, as MGM's authors do."""
 
 Progress = Callable[[int, int, str], None]
 
 
-class Shown(Protocol):
-    """What is asked of an opened picture or video."""
+class OpenedMedium(Protocol):
+    """What is used of a `longview.media.Medium`."""
 
     @property
     def name(self) -> str: ...
@@ -40,8 +40,8 @@ class Shown(Protocol):
     def frames(self) -> Sequence[Any]: ...
 
 
-class Reader:
-    """Reads pictures, each once: what was read is kept by content.
+class Recognizer:
+    """RapidOCR. What it has found in a medium is kept, by content.
 
     Raises:
         MissingExtraError: RapidOCR is not installed.
@@ -51,24 +51,24 @@ class Reader:
         try:
             from rapidocr import RapidOCR
 
-            self._engine = RapidOCR(params={"Global.log_level": "critical"})
+            self._rapidocr = RapidOCR(params={"Global.log_level": "critical"})
         except ImportError as error:  # of itself, or of the runtime that it is told to use
             raise MissingExtraError("--ocr", "rapidocr", "onnxruntime") from error
         self._known: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {}
 
-    def read(self, image: Image.Image) -> list[str]:
+    def recognize(self, image: Image.Image) -> list[str]:
         """The texts in one picture, from its top to its bottom."""
-        found: Any = self._engine(np.asarray(image.convert("RGB"))[:, :, ::-1])  # it thinks in BGR
+        found: Any = self._rapidocr(np.asarray(image.convert("RGB"))[:, :, ::-1])  # RapidOCR expects BGR
         texts, scores = found.txts or (), found.scores or ()
-        return [text for text, score in zip(texts, scores, strict=True) if score > SURE]
+        return [text for text, score in zip(texts, scores, strict=True) if score > MIN_SCORE]
 
-    def read_medium(self, medium: Shown, progress: Progress | None = None) -> tuple[str, ...]:
-        """The texts in all frames that are shown of a medium, each text once."""
+    def recognize_medium(self, medium: OpenedMedium, progress: Progress | None = None) -> tuple[str, ...]:
+        """The texts in all chosen frames of a medium, each text once."""
         key = (medium.digest, tuple(frame.index for frame in medium.frames))
         if key not in self._known:
             texts: list[str] = []
             for number, frame in enumerate(medium.frames, 1):
-                texts += self.read(frame.image)
+                texts += self.recognize(frame.image)
                 if progress is not None:
                     progress(number, len(medium.frames), "reading text")
             self._known[key] = tuple(dict.fromkeys(texts))
@@ -76,38 +76,50 @@ class Reader:
 
 
 @functools.cache
-def reader() -> Reader:
-    """The one reader of this process, loaded when it is first needed."""
-    return Reader()
+def recognizer() -> Recognizer:
+    """The one recognizer of this process, loaded when it is first needed."""
+    return Recognizer()
 
 
 def reference(texts: Sequence[str]) -> str:
-    """Texts in the published form; nothing for none."""
+    """Texts as MGM was trained to see them; nothing for none."""
     return f"\nReference OCR Token: {', '.join(texts)}\n" if texts else ""
 
 
-def read_into(
-    messages: Sequence[Message], media: Sequence[Shown], progress: Progress | None = None
-) -> tuple[list[Message], tuple[TextRead, ...]]:
-    """The messages with the text of their pictures behind their words, and what was read for the receipt.
+class OcrHook:
+    """Appends the text of its pictures to each message."""
 
-    Args:
-        media: What the messages show, opened, in order.
+    reads_frames = True
 
-    Raises:
-        MissingExtraError: RapidOCR is not installed.
-    """
-    read: list[TextRead] = []
-    written: list[Message] = []
-    queue = iter(enumerate(media))
-    for message in messages:
-        texts: list[str] = []
-        for _ in message.media:
-            number, medium = next(queue)
-            found = reader().read_medium(medium, progress)
-            read.append(TextRead(number, medium.name, found))
-            texts += found
-        extra = reference(texts)
-        parts = (*message.parts, Part("text", text=extra)) if extra else message.parts
-        written.append(replace(message, parts=parts))
-    return written, tuple(read)
+    def check(self, engine: Any) -> None:
+        """Any model reads text."""
+
+    def before_model(
+        self, messages: Sequence[Message], media: Sequence[OpenedMedium], progress: Progress | None
+    ) -> tuple[list[Message], dict[str, Any]]:
+        """The messages with the text of their pictures behind their own, and what was read, as the note `read`.
+
+        Raises:
+            MissingExtraError: RapidOCR is not installed.
+        """
+        read: list[TextRead] = []
+        written: list[Message] = []
+        opened = iter(enumerate(media))
+        for message in messages:
+            texts: list[str] = []
+            for _ in message.media:
+                number, medium = next(opened)
+                found = recognizer().recognize_medium(medium, progress)
+                read.append(TextRead(number, medium.name, found))
+                texts += found
+            extra = reference(texts)
+            parts = (*message.parts, Part("text", text=extra)) if extra else message.parts
+            written.append(replace(message, parts=parts))
+        return written, {"read": tuple(read)}
+
+    def after_answer(self, answer: Any, progress: Progress | None) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+hook = OcrHook

@@ -10,6 +10,7 @@ from PIL import Image
 from samples import sign, tiny_model, tiny_painter
 
 import longview as library
+from longview.engine.text import TextStream
 from longview.models import mgm
 
 
@@ -42,14 +43,8 @@ def describes(monkeypatch):
     """What the model is to answer: a tiny random one writes nonsense."""
 
     def set_answer(text: str) -> None:
-        original = library.Engine.stream
-
-        def stream(self, conversation, **settings):
-            pieces = list(original(self, conversation, **settings))
-            yield library.Piece(text)
-            yield library.Piece("", (), "stop", pieces[-1].receipt)
-
-        monkeypatch.setattr(library.Engine, "stream", stream)
+        monkeypatch.setattr(TextStream, "push", lambda self, token: "")
+        monkeypatch.setattr(TextStream, "finish", lambda self: text)
 
     return set_answer
 

@@ -7,7 +7,7 @@ from samples import noise
 
 import longview
 from longview.engine import Engine
-from longview.engine.engine import asked
+from longview.engine.prepare import relevance_question
 from longview.errors import CheckpointError, RequestError
 from longview.media.mdp3 import mdp3, similarity
 from longview.models.similarity import Similarity
@@ -82,7 +82,7 @@ def test_everything_the_user_asked_counts_and_nothing_else():
         longview.Message.of("assistant", "On the mat."),
         longview.Message.of("user", "And then?"),
     ]
-    assert asked(talk) == "Where is the cat?\nAnd then?"
+    assert relevance_question(talk) == "Where is the cat?\nAnd then?"
 
 
 def test_the_default_goes_with_the_model():

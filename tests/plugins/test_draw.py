@@ -11,7 +11,7 @@ from PIL import Image
 
 from longview.errors import CheckpointError, MissingExtraError, RequestError
 from longview.messages import Message, ask, image
-from longview.plugins.draw import TRIGGER, UNWANTED, Painter, description, save, with_trigger
+from longview.plugins.draw import NEGATIVE_PROMPT, TRIGGER, DrawHook, Painter, description, save
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_last_description_of_an_answer_is_painted(answer, found):
 def test_each_question_of_the_user_ends_in_the_trigger():
     messages = [Message.of("system", "Be kind."), Message.of("user", "A cat?"), Message.of("assistant", "Yes.")]
     messages.append(ask("Draw it", image("cat.jpg")))
-    found = with_trigger(messages)
+    found, _ = DrawHook().before_model(messages, [], None)
     assert [message.text.endswith(TRIGGER) for message in found] == [False, True, False, True]
     assert found[3].media == messages[3].media
     assert messages[1].text == "A cat?", "the caller's messages are left alone"
@@ -50,6 +50,12 @@ def test_a_picture_is_painted_and_the_seed_fixes_it(pipeline):
     assert not np.array_equal(painted(seed=2), first)
 
 
+def test_progress_is_told_of_each_step_of_denoising(pipeline):
+    told = []
+    Painter(str(pipeline), steps=3).paint("a red cat", lambda *step: told.append(step))
+    assert told[1:] == [(1, 1, "opening SDXL"), *((n, 3, "painting") for n in (1, 2, 3))]
+
+
 def test_the_description_and_what_is_unwanted_reach_the_pipeline(pipeline):
     painter = Painter(str(pipeline), steps=1, seed=3)
     cat = np.asarray(painter.paint("a red cat"))
@@ -60,7 +66,7 @@ def test_the_description_and_what_is_unwanted_reach_the_pipeline(pipeline):
     original = loaded.encode_prompt
     loaded.encode_prompt = lambda **arguments: given.update(arguments) or original(**arguments)
     painter.paint("a red cat")
-    assert (given["prompt"], given["negative_prompt"]) == ("a red cat", UNWANTED)
+    assert (given["prompt"], given["negative_prompt"]) == ("a red cat", NEGATIVE_PROMPT)
 
 
 def test_nothing_is_loaded_before_something_is_painted(tmp_path):

@@ -26,25 +26,25 @@ def opened(photo):
 
 def test_text_in_a_jpeg_is_read(photo, opened):
     (medium,) = opened(image(photo))
-    assert ocr.reader().read_medium(medium) == ("STOP 42", "Platform 9, Track B")
+    assert ocr.recognizer().recognize_medium(medium) == ("STOP 42", "Platform 9, Track B")
 
 
 def test_colours_are_not_swapped_on_the_way(opened):
     """Yellow on white is what blue on white is in the other order: nearly invisible."""
     seen = []
-    reader = ocr.Reader()
-    reader._engine = lambda pixels: seen.append(pixels) or type("Found", (), {"txts": None, "scores": None})
+    recognizer = ocr.Recognizer()
+    recognizer._rapidocr = lambda pixels: seen.append(pixels) or type("Found", (), {"txts": None, "scores": None})
     red = sign("x")
     red.paste((255, 0, 0), (0, 0, *red.size))
-    assert reader.read(red) == []
+    assert recognizer.recognize(red) == []
     assert seen[0][0, 0].tolist() == [0, 0, 255]
 
 
 def test_texts_that_are_hardly_sure_are_left_out():
-    reader = ocr.Reader()
+    recognizer = ocr.Recognizer()
     found = type("Found", (), {"txts": ("sure", "hardly", "not"), "scores": (0.9, 0.11, 0.1)})
-    reader._engine = lambda pixels: found
-    assert reader.read(noise(1)) == ["sure", "hardly"]
+    recognizer._rapidocr = lambda pixels: found
+    assert recognizer.recognize(noise(1)) == ["sure", "hardly"]
 
 
 def test_each_message_gets_the_text_of_its_own_pictures(photo, opened, tmp_path):
@@ -53,12 +53,12 @@ def test_each_message_gets_the_text_of_its_own_pictures(photo, opened, tmp_path)
     messages = [ask("What?", image(photo)), Message.of("assistant", "A sign.")]
     messages += [ask("And these?", image(tmp_path / "exit.jpg"), image(tmp_path / "noise.png"))]
     media = opened(*(part for message in messages for part in message.media))
-    written, read = ocr.read_into(messages, media)
+    written, notes = ocr.OcrHook().before_model(messages, media, None)
     assert written[0].text == "\nWhat?\nReference OCR Token: STOP 42, Platform 9, Track B\n"
     assert written[1] == messages[1]
     assert written[2].text.endswith("And these?\nReference OCR Token: EXIT\n")
     assert [len(message.media) for message in written] == [1, 0, 2]
-    assert read == (
+    assert notes["read"] == (
         TextRead(0, "sign.jpg", ("STOP 42", "Platform 9, Track B")),
         TextRead(1, "exit.jpg", ("EXIT",)),
         TextRead(2, "noise.png", ()),
@@ -69,10 +69,10 @@ def test_each_message_gets_the_text_of_its_own_pictures(photo, opened, tmp_path)
 def test_a_medium_is_read_once_and_a_text_in_several_frames_is_written_once():
     frames = [sign("EXIT"), sign("EXIT", "42")]
     (medium,) = open_media([video(frames)])
-    reader, looked = ocr.Reader(), []
-    reader.read = lambda frame: looked.append(frame) or (["EXIT"] if len(looked) == 1 else ["EXIT", "42"])
-    assert reader.read_medium(medium) == reader.read_medium(medium) == ("EXIT", "42")
-    assert len(looked) == 2
+    recognizer, seen = ocr.Recognizer(), []
+    recognizer.recognize = lambda frame: seen.append(frame) or (["EXIT"] if len(seen) == 1 else ["EXIT", "42"])
+    assert recognizer.recognize_medium(medium) == recognizer.recognize_medium(medium) == ("EXIT", "42")
+    assert len(seen) == 2
 
 
 def test_the_prompt_is_the_one_that_mgm_was_published_with(tokenizer):
@@ -107,4 +107,4 @@ def test_an_answer_is_based_on_what_was_read_and_its_receipt_says_so(tokenizer, 
 def test_without_its_library_reading_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(MissingExtraError, match=r"--ocr needs rapidocr.*pip install '?rapidocr"):
-        ocr.Reader()
+        ocr.Recognizer()

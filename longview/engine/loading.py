@@ -1,0 +1,100 @@
+"""Open a model, in the precision and on the device that are asked for, behind an engine."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+
+from longview.engine.devices import FP32_ON_CPU_BYTES, best_device, check_attention, check_device, dtype_of
+from longview.engine.engine import Budget, Engine
+from longview.engine.hooks import Hook
+from longview.errors import RequestError
+from longview.models import adapters, checkpoint, quantization
+from longview.models.families import family_of
+from longview.models.similarity import default_for
+
+
+def load(
+    name: str | PathLike | None = None,
+    *,
+    adapter: str | PathLike | None = None,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    similarity: str | PathLike | None = None,
+    quantize: str | None = None,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    compile: bool = False,
+    budget: Budget | None = None,
+    hooks: Sequence[Hook] = (),
+    **options: Any,
+) -> Engine:
+    """Open a model and make it answer.
+
+    Args:
+        name: "demo" (embedded, works offline), a folder, a Hugging Face id, or `modelscope:` and an id there; default:
+            the model that the adapter was trained on, or "demo".
+        adapter: Folder of a LoRA adapter. It is merged into the weights, unless these are quantised.
+        device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
+        dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
+        attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
+        similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
+            opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
+        quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantization`.
+        load_8bit, load_4bit: Quantise the language model with bitsandbytes.
+        compile: Compile what makes tokens, which takes up to half a minute; see `longview.engine.compiled`.
+        budget: What the engine may hold; see `Budget`.
+        hooks: What writes into the messages of every request, or makes something of its answer; see
+            `longview.engine.hooks`.
+        options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
+            `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
+
+    Raises:
+        CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
+        RequestError: no such device, dtype, attention or number of bits here.
+    """
+    device = device or best_device()
+    check_device(device)
+    if dtype is not None:
+        dtype = dtype_of(dtype)
+    if attn_implementation is not None:
+        check_attention(attn_implementation)
+    if quantize is not None:
+        if load_8bit or load_4bit:
+            raise RequestError("quantize and load_8bit or load_4bit are two ways to the same; choose one")
+        quantization.check(quantize, device, dtype)
+        dtype = torch.bfloat16
+        if device != "cpu":
+            load_8bit, load_4bit = quantize == "int8", quantize == "int4"
+    if name is None:
+        name = "demo" if adapter is None else adapters.base_of(str(adapter))
+    folder = checkpoint.resolve(str(name), revision=revision)
+    family = family_of(folder)
+    if dtype is None:
+        small = 0 < checkpoint.size_on_disk(folder) < FP32_ON_CPU_BYTES
+        dtype = "float32" if device == "cpu" and small else "auto"
+    if "device_map" not in options:
+        options["device_map"] = device
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    known = inspect.signature(family.Model.from_pretrained).parameters
+    strange = [option for option in ("vision_tower", "vision_tower_aux", "model_base") if option in options]
+    if any(option not in known for option in strange):
+        raise RequestError(f"{name} holds all of its parts, so {strange[0]} has no meaning for it; leave it out")
+    if load_8bit or load_4bit:
+        exact = None if dtype == "auto" else dtype_of(dtype)
+        wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, exact)
+        options["quantization_config"] = wanted
+    model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
+    if adapter is not None:
+        adapters.open_into(model, str(adapter), merge=not (load_8bit or load_4bit))
+    if quantize is not None and device == "cpu":
+        quantization.quantize(model, quantize)
+    processor = family.Processor.from_pretrained(folder, config=model.config)
+    return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)

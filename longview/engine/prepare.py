@@ -1,0 +1,102 @@
+"""A conversation and its settings → requests for the scheduler: check, open media, run hooks, make the model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from longview.engine.hooks import Hook, parse_hooks, run_before_model
+from longview.engine.request import Clock, Request, Settings
+from longview.engine.sampling import Sampler
+from longview.errors import RequestError
+from longview.media import Progress, RelevanceQuery
+from longview.messages import Conversation, Message, parse_messages
+from longview.plugins import hooks_of
+from longview.requests import RequestSettings
+
+if TYPE_CHECKING:
+    from longview.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request whose messages and settings are well formed. Nothing has been opened for it."""
+
+    messages: list[Message]
+    settings: RequestSettings
+    hooks: Sequence[Hook] = ()
+    progress: Progress | None = None
+
+
+def parse_request(
+    engine: Engine,
+    conversation: Conversation,
+    settings: dict[str, Any],
+    hooks: Sequence[Hook],
+    progress: Progress | None,
+) -> ParsedRequest:
+    """Check a request. Hooks run in this order: the engine's, the request's, those that its settings name.
+
+    Raises:
+        RequestError: malformed messages, an unknown setting, one out of range, or a hook that the model cannot serve.
+    """
+    parsed = RequestSettings.of(**settings)
+    every = [*engine.hooks, *parse_hooks(hooks), *hooks_of(parsed)]
+    messages = parse_messages(conversation)
+    for hook in every:
+        hook.check(engine)
+    return ParsedRequest(messages, parsed, every, progress)
+
+
+def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
+    """Open the media, run the hooks and make the model inputs, in the caller's thread; one request for each answer.
+
+    Raises:
+        MediaError: a medium cannot be opened.
+        RequestError: the prompt is longer than the context, or a grammar is malformed.
+    """
+    clock, asked = Clock(), parsed.settings
+    parts = [part for message in parsed.messages for part in message.media]
+    by_content = asked.media.by_content and any(part.type == "video" for part in parts)
+    media = engine.videos.open_media(
+        parts,
+        asked.media,
+        asked.limits,
+        parsed.progress,
+        engine.processor.default_media,
+        RelevanceQuery(relevance_question(parsed.messages), engine.similarity) if by_content else None,
+        any(hook.reads_frames for hook in parsed.hooks),
+    )
+    messages, notes = run_before_model(parsed.hooks, parsed.messages, media, parsed.progress)
+    clock.lap("media")
+    inputs = engine.processor.prepare(messages, media)
+    if inputs.length >= engine.context_length:
+        raise RequestError(
+            f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
+            "shorten it, or look at fewer frames (--frames)"
+        )
+    chosen = {name: value for name, value in asdict(asked.media).items() if value is not None}
+    settings = Settings(
+        model=engine.name,
+        params=asked.params,
+        shown={**asdict(asked.params), "media": chosen},
+        decode=lambda ids: engine.processor.tokenizer.decode(ids, skip_special_tokens=True),
+        end_tokens=engine.processor.end_tokens,
+        context_length=engine.context_length,
+        progress=parsed.progress,
+        notes=notes,
+    )
+    clock.lap("preprocess")
+    requests: list[Request] = []
+    for choice in range(asked.n):
+        matcher = engine.grammars.matcher(asked.params, engine.processor.tokenizer, settings.end_tokens)
+        sampler = Sampler(asked.params, matcher, settings.end_tokens, choice)
+        first = requests[0] if requests else None
+        requests.append(Request(inputs, settings, clock.again(), sampler, choice, after=first))
+    return requests
+
+
+def relevance_question(messages: Sequence[Message]) -> str:
+    """All that the user has said so far: the question of the relevance query."""
+    return "\n".join(message.text.strip() for message in messages if message.role == "user").strip()
