@@ -184,11 +184,13 @@ class Limits:
     max_pixels: int = _limit(50_000_000, "Pixels of one picture or frame.")
     min_side: int = _limit(2, "Pixels of a picture's shorter side, at least.")  # thinner ones break patch grids
     max_aspect: float = _limit(200.0, "Longer side of a picture over its shorter side.", 0.001)
+    max_pictures: int = _limit(512, "Pictures of one request.")
     max_frames: int = _limit(512, "Frames kept of one video.")
     max_image_bytes: int = _limit(64 * MiB, "Encoded bytes of one picture.")
     # a video file on this machine is read in place, and may be larger
     max_video_bytes: int = _limit(512 * MiB, "Encoded bytes of a video that is fetched into memory.")
-    max_decoded_bytes: int = _limit(4096 * MiB, "Bytes of all frames together, decoded.")
+    # pictures, and frames of videos that are decoded at once; frames that are decoded as they are used are not held
+    max_decoded_bytes: int = _limit(1024 * MiB, "Bytes of all pictures together, decoded.")
     connect_seconds: float = _limit(5.0, "Seconds to reach a server.", 0.001)
     # from the first name lookup to the last byte, redirects included
     fetch_seconds: float = _limit(30.0, "Seconds to fetch a URL.", 0.001)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from longview.errors import MediaError
-from longview.media.limits import beyond
+from longview.media.errors import over_limit
 from longview.media.text import printable
 from longview.media.web import download
 from longview.requests import Limits
@@ -127,4 +127,4 @@ def _decode_base64(text: str, name: str, limits: Limits, max_bytes: str) -> byte
 
 def _check_bytes(count: int, name: str, limits: Limits, max_bytes: str) -> None:
     if count > getattr(limits, max_bytes):
-        raise beyond(name, f"has {count:,} bytes", limits, max_bytes)
+        raise over_limit(name, f"has {count:,} bytes", limits, max_bytes)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from struct import unpack, unpack_from
 from typing import BinaryIO, Literal
 
 from longview.errors import MediaError
@@ -118,107 +114,6 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
     header = file.read(8)
     length = int.from_bytes(header[4:8], "little")
     return 8 + length if 0 < length < 0xFFFFFFFF else size
-
-
-@dataclass
-class Blocks:
-    """What the blocks of a picture that may move say about its frames."""
-
-    seconds: list[float] = field(default_factory=list)  # how long each frame is shown, as stored
-    width: int = 0  # of the largest canvas that a frame asks for; 0: unknown
-    height: int = 0
-    complete: bool = True  # whether no block is cut short
-
-
-def blocks_of(data: bytes, form: ImageFormat | None) -> Blocks:
-    """Walk the blocks of a GIF, WebP or PNG and decode nothing. Other formats tell nothing."""
-    blocks = Blocks()
-    try:
-        if form == "GIF":
-            _walk_gif(data, blocks)
-        elif form in ("WEBP", "PNG"):
-            _walk_chunks(data, form, blocks.seconds)
-    except EOFError:
-        blocks.complete = False
-    return blocks
-
-
-def _walk_gif(data: bytes, blocks: Blocks) -> None:
-    """Follow Pillow's reader step by step, its oddities included, so that no frame is seen by it alone."""
-    file = io.BytesIO(data)
-
-    def take(length: int) -> bytes:
-        taken = file.read(length)
-        if len(taken) < length:
-            raise EOFError
-        return taken
-
-    def block() -> bytes:
-        return take(take(1)[0])
-
-    def skip_colours(flags: int) -> None:
-        if flags & 128:
-            take(3 << (flags & 7) + 1)
-
-    screen = take(13)
-    blocks.width, blocks.height = unpack_from("<HH", screen, 6)
-    skip_colours(screen[10])
-    delay = 0
-    while (kind := file.read(1)) and kind != b";":
-        if kind == b"!":
-            label = take(1)
-            first = block()
-            if label == b"\xf9" and len(first) >= 3:
-                delay = unpack_from("<H", first, 1)[0]
-            elif label == b"\xff" and not blocks.seconds and first.startswith(b"NETSCAPE2.0"):
-                block()
-            if first or label != b"\xfe":
-                while block():
-                    pass
-        elif kind == b",":
-            x, y, width, height, flags = unpack("<HHHHB", take(9))
-            blocks.width, blocks.height = max(blocks.width, x + width), max(blocks.height, y + height)
-            skip_colours(flags)
-            take(1)
-            blocks.seconds.append(delay / 100)
-            delay = 0
-            while block():
-                pass
-
-
-def _walk_chunks(data: bytes, form: ImageFormat, seconds: list[float]) -> None:
-    for kind, at, length in _riff_chunks(data) if form == "WEBP" else _png_chunks(data):
-        if kind == b"ANMF" and length >= 16:
-            seconds.append(int.from_bytes(data[at + 12 : at + 15], "little") / 1000)
-        elif kind == b"fcTL" and length >= 26:
-            ticks, rate = unpack_from(">HH", data, at + 20)
-            seconds.append(ticks / (rate or 100))
-        elif kind == b"IDAT" and not seconds:
-            seconds.append(0.0)  # for viewers that show no others; Pillow counts it as a frame
-
-
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    at = 12
-    while at + 8 <= len(data):
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        if at + 8 + length > len(data):
-            raise EOFError
-        yield data[at : at + 4], at + 8, length
-        at += 8 + length + length % 2
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    at = 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if at + 12 + length > len(data):
-            raise EOFError
-        yield kind, at + 8, length
-        if kind == b"IEND":
-            return
-        at += 12 + length
-    raise EOFError
 
 
 def read_head(path: Path, name: str) -> bytes:

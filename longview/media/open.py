@@ -14,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
+from longview.media.animation import AnimationReader
 from longview.media.candidates import Candidates, RelevanceQuery, score_candidates, select_by_relevance
-from longview.media.decode import AnimationReader
+from longview.media.errors import format_bytes, over_limit
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.limits import beyond, size
 from longview.media.medium import (
     UNDECODED,
     Frame,
@@ -106,7 +106,7 @@ def select_frames(
     if timeline.seconds is None and by_time:
         raise RequestError(f"{by_time} needs a video with times, and {name} is a list; leave it out")
     if options.frames is not None and options.frames > limits.max_frames:
-        raise beyond(name, f"would be shown in {options.frames:,} frames", limits, "max_frames")
+        raise over_limit(name, f"would be shown in {options.frames:,} frames", limits, "max_frames")
     clip = range(timeline.num_frames)
     if options.start is not None or options.end is not None:
         assert timeline.seconds is not None
@@ -153,7 +153,10 @@ class _Opener:
         self._lock = threading.Lock()
 
     def check(self, parts: Sequence[Part]) -> None:
-        """Refuse selection by content without a video or without a question."""
+        """Refuse too many pictures, and selection by content without a video or without a question."""
+        pictures = sum(part.type == "image" for part in parts)
+        if pictures > self._limits.max_pictures:
+            raise over_limit("the request", f"holds {pictures:,} pictures", self._limits, "max_pictures")
         if not (self._options.by_content and parts):
             return
         select = self._options.select
@@ -190,8 +193,8 @@ class _Opener:
             decoder = None
             try:
                 indices, warnings, relevance = self._choose(reader, digest)
-                self._charge(reader.width * reader.height * len(set(indices)), reader.name)
                 if self._decode or not isinstance(reader, VideoReader):
+                    self._charge(reader.width * reader.height * len(set(indices)), reader.name)
                     frames = self._read(reader, indices)
                 else:
                     frames = [Frame(UNDECODED, index, reader.seconds[index]) for index in indices]
@@ -284,8 +287,8 @@ class _Opener:
             self._decoded += 3 * pixels
             decoded = self._decoded
         if decoded > self._limits.max_decoded_bytes:
-            found = f"brings the frames of this request to {size(decoded)}"
-            raise beyond(name, found, self._limits, "max_decoded_bytes")
+            found = f"brings the frames of this request to {format_bytes(decoded)}"
+            raise over_limit(name, found, self._limits, "max_decoded_bytes")
 
     def _report(self, done: int, total: int, label: str) -> None:
         if self._progress:

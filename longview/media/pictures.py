@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,19 @@ from pathlib import Path
 from PIL import Image
 
 from longview.errors import MediaError, RequestError
-from longview.media.decode import check_size, read_picture, to_upright
+from longview.media.decode import check_size, orientation_of, read_picture, to_rgb, to_upright
+from longview.media.errors import decoder_errors, over_limit
 from longview.media.fetch import fetch, read_file
-from longview.media.limits import beyond
 from longview.media.medium import Frame, FrameTransform, Progress
 from longview.messages import Source
 from longview.requests import Limits
 
 JPEG_LIST = "data:video/jpeg"
 """How a data URI begins that holds a video as JPEG frames, separated by commas."""
+
+CLOSED = "cannot be decoded: it is closed, truncated or damaged; open it again"
+_LOAD_LOCK = threading.Lock()
+"""Pillow decodes an image when it is first used; several threads may be given the same one."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class PictureSource:
     @classmethod
     def of(cls, source: Source | None, limits: Limits) -> PictureSource:
         if isinstance(source, Image.Image):
+            with decoder_errors("the picture", CLOSED), _LOAD_LOCK:
+                check_size(*source.size, "the picture", limits)
+                source.load()
             return cls(source, "picture")
         if not isinstance(source, (str, Path, bytes)):
             kind = type(source).__name__
@@ -40,20 +48,20 @@ class PictureSource:
         return cls(data, fetched.name)
 
     def digest(self) -> str:
-        """SHA-256 in hex: of the encoded bytes; of mode, size, orientation, palette and pixels of a Pillow image."""
+        """SHA-256 in hex: of the encoded bytes; of mode, size, orientation and RGB pixels of a Pillow image."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
         image = self.source
-        orientation = image.getexif().get(0x0112, 1)
-        palette = image.palette.tobytes() if image.palette is not None else b""
-        shape = f"{image.mode} {image.width} {image.height} {orientation}"
-        return framed_digest(b"pillow", shape.encode(), palette, image.tobytes())
+        shape = f"{image.mode} {image.width} {image.height} {orientation_of(image)}"
+        # What is decoded, not what it is decoded from: a palette has a mode of its own, and more may come.
+        pixels = to_rgb(image, self.name)
+        with decoder_errors(self.name):
+            return framed_digest(b"pillow", shape.encode(), pixels.tobytes())
 
     def decode(self, limits: Limits) -> tuple[Image.Image, list[str]]:
         """Return the upright RGB picture and the warnings to show."""
         if isinstance(self.source, bytes):
             return read_picture(self.source, self.name, limits)
-        check_size(*self.source.size, self.name, limits)
         return to_upright(self.source, self.name), []
 
 
@@ -81,7 +89,7 @@ class PictureList:
         if not sources:
             raise RequestError("a video given as a list of pictures needs at least one picture")
         if len(sources) > limits.max_frames:
-            raise beyond("a video", f"is given as a list of {len(sources):,} pictures", limits, "max_frames")
+            raise over_limit("a video", f"is given as a list of {len(sources):,} pictures", limits, "max_frames")
         self._pictures: list[PictureSource] = []
         held = 0
         for source in sources:
@@ -89,7 +97,7 @@ class PictureList:
             encoded = self._pictures[-1].source
             held += len(encoded) if isinstance(encoded, bytes) else 0
             if held > limits.max_video_bytes:
-                raise beyond(self.name, f"hold {held:,} bytes or more together", limits, "max_video_bytes")
+                raise over_limit(self.name, f"hold {held:,} bytes or more together", limits, "max_video_bytes")
         self.width, self.height = self._pictures[0].decode(limits)[0].size
 
     def digest(self) -> str:
@@ -104,7 +112,7 @@ class PictureList:
             raise MediaError("a video/jpeg data URI must be base64: data:video/jpeg;base64,<frame>,<frame>,…")
         count = body.count(",") + 1
         if count > limits.max_frames:
-            raise beyond("the video/jpeg data URI", f"holds {count:,} frames", limits, "max_frames")
+            raise over_limit("the video/jpeg data URI", f"holds {count:,} frames", limits, "max_frames")
         return cls([f"data:image/jpeg;base64,{frame}" for frame in body.split(",")], limits)
 
     def read(

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from longview.errors import MediaError
-from longview.media.decode import is_animated
+from longview.media.animation import is_animated
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
 from longview.requests import Limits
 
 
 def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["image", "video"]:
-    """Tell a picture from a video by content. A GIF, WebP or PNG that moves is a video.
+    """Tell a picture from a video by content. An animated GIF, WebP or PNG is a video.
 
     A file is read from its start, a URL only as far as needed.
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media.decode import check_size
+from longview.media.errors import over_limit
 from longview.media.formats import container_of, missing_bytes
-from longview.media.limits import beyond
 from longview.requests import Limits
 
 CODECS = frozenset(
@@ -132,7 +132,7 @@ class Track:
 
     def check_deadline(self) -> None:
         if time.monotonic() > self.deadline:
-            raise beyond(self.name, "takes too long to decode", self.limits, "decode_seconds")
+            raise over_limit(self.name, "takes too long to decode", self.limits, "decode_seconds")
 
     def damaged(self, what: str) -> MediaError:
         return MediaError(f"{self.name} is damaged: {what}; save or download it again, or re-encode it")

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from longview.errors import MediaError
-from longview.media.limits import beyond
+from longview.media.errors import over_limit
 from longview.media.text import printable
 from longview.requests import Limits
 
@@ -122,7 +122,7 @@ def download(url: str, limits: Limits, max_bytes: str, first: int | None = None)
         try:
             reply = _request(target, limits, max_bytes, first, deadline)
         except TimeoutError:
-            raise beyond(target.name, "is not there in time", limits, _expired(deadline)) from None
+            raise over_limit(target.name, "is not there in time", limits, _expired(deadline)) from None
         except ssl.SSLCertVerificationError:
             raise MediaError(f"{target.name} has a certificate that cannot be trusted; download it yourself") from None
         except (OSError, http.client.HTTPException, ValueError):
@@ -130,7 +130,7 @@ def download(url: str, limits: Limits, max_bytes: str, first: int | None = None)
         if isinstance(reply, tuple):
             return reply[0], start.name, reply[1]
         target = parse(urljoin(target.url, reply))
-    raise beyond(start.name, "redirects again and again", limits, "max_redirects")
+    raise over_limit(start.name, "redirects again and again", limits, "max_redirects")
 
 
 def _expired(deadline: float) -> str:
@@ -189,7 +189,7 @@ def _request(
 def _body(response: http.client.HTTPResponse, name: str, limits: Limits, max_bytes: str, first: int | None) -> bytes:
     cap = int(getattr(limits, max_bytes))
     if first is None and (response.length or 0) > cap:
-        raise beyond(name, f"has {response.length:,} bytes", limits, max_bytes)
+        raise over_limit(name, f"has {response.length:,} bytes", limits, max_bytes)
     body = bytearray()
     while first is None or len(body) < first:
         chunk = response.read1(CHUNK)
@@ -197,7 +197,7 @@ def _body(response: http.client.HTTPResponse, name: str, limits: Limits, max_byt
             break
         body += chunk
         if len(body) > cap:
-            raise beyond(name, "goes on", limits, max_bytes)
+            raise over_limit(name, "goes on", limits, max_bytes)
     if first is None and response.length:
         raise MediaError(f"{name} broke off with {response.length:,} bytes missing; try again")
     return bytes(body if first is None else body[:first])

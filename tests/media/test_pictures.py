@@ -18,7 +18,8 @@ from PIL import Image, ImageSequence
 
 from longview.errors import LongviewError, MediaError
 from longview.media import Medium, decode, open_medium, sniff
-from longview.media.limits import size
+from longview.media import animation as animations
+from longview.media.errors import format_bytes
 from longview.messages import Part
 from longview.requests import Limits, MediaOptions
 
@@ -283,7 +284,7 @@ def test_sizes_in_messages_never_round_to_the_limit():
     assert "the limit is 100 bytes, raise it with --max-image-bytes" in message
     assert "MiB" not in message
     shown = {1: "1 byte", 100: "100 bytes", 1 << 20: "1 MiB", (1 << 20) + 1: "1,048,577 bytes", 3 << 19: "1.5 MiB"}
-    assert {count: size(count) for count in shown} == shown
+    assert {count: format_bytes(count) for count in shown} == shown
     assert "the limit is 2 MiB" in refusal(bytes(3 << 20), Limits(max_image_bytes=2 << 20))
     assert "4,608 bytes; the limit is 1,000 bytes" in refusal(gradient(), Limits(max_decoded_bytes=1000))
 
@@ -311,7 +312,7 @@ def test_bombs_are_refused_before_they_are_decoded(width, height):
 def test_pillows_own_cap_does_not_come_before_the_limit():
     data = bomb(20_000, 10_000)
     assert "the limit is 50,000,000" in refusal(data)
-    assert decode._open(data, "a.png", Limits(max_pixels=400_000_000)).size == (20_000, 10_000)
+    assert decode.open_image(data, "a.png", Limits(max_pixels=400_000_000))[0].size == (20_000, 10_000)
 
 
 @pytest.mark.parametrize("oddity", [b"", b"!\xff\0\x03,ab\0", b"!\xff\x0bNETSCAPE2.0\0\x01,\0"])
@@ -407,8 +408,8 @@ def test_a_large_animation_is_refused_before_its_frames_are_decoded():
 def test_only_the_frames_up_to_the_last_one_wanted_are_decoded(form, monkeypatch):
     data = animation(form, 20)
     loaded = []
-    load = decode._load
-    monkeypatch.setattr(decode, "_load", lambda image, name: loaded.append(image.tell()) or load(image, name))
+    load = animations.load_image
+    monkeypatch.setattr(animations, "load_image", lambda image, name: loaded.append(image.tell()) or load(image, name))
     medium = open_medium(Part("video", source=data), MediaOptions(frames=2, end=1.9))
     assert [frame.index for frame in medium.frames] == [2, 6]
     assert loaded == [0, 0, 1, 2, 3, 4, 5, 6]
@@ -421,7 +422,7 @@ def test_a_truncated_animation_is_refused_as_a_video(form):
 
 
 def test_the_time_limit_counts_from_the_opening_of_an_animation_to_its_last_frame():
-    reader = decode.AnimationReader(animation("GIF", 20), "a.gif", Limits(decode_seconds=0.2))
+    reader = animations.AnimationReader(animation("GIF", 20), "a.gif", Limits(decode_seconds=0.2))
     time.sleep(0.3)
     with pytest.raises(MediaError, match="--decode-seconds"):
         list(reader.read([0, 10]))
