@@ -16,7 +16,7 @@ import torch
 from longview.eval.world import Case, Score, Shown, ask_case
 from longview.media import open_media
 from longview.messages import Message, ask
-from longview.models.sequence import IGNORED
+from longview.models.base import IGNORED
 from longview.world.retelling import retell
 
 ROWS = 16

@@ -21,15 +21,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from longview.errors import RequestError
 from longview.media import Medium, Progress
 from longview.messages import FrameUsed, Message
-from longview.models.sequence import positions_of
-from longview.models.transformers_seams import CACHE_NAME
 from longview.requests import MediaOptions
+
+IGNORED = -100
+"""A label that is not learned."""
 
 
 @dataclass(frozen=True)
@@ -336,49 +335,6 @@ class SideCache(Protocol):
 
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-
-
-class PicturesInSequence:
-    """Mixin for models whose pictures stand in the language sequence: their chunks are slices of it."""
-
-    language_model: Any
-
-    def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
-        """None: pictures are part of the sequence."""
-        return []
-
-    def prefill_chunk(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
-        """See `Model.prefill_chunk`."""
-        return {name: arguments[name][:, begin:end] for name in ("input_ids", "inputs_embeds") if name in arguments}
-
-    def collate_chunks(self, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """See `Model.collate_chunks`."""
-        name = next(name for name in ("input_ids", "inputs_embeds") if name in chunks[0])
-        return {name: pad_sequence([chunk[name][0] for chunk in chunks], batch_first=True)}
-
-    def forward_language_model(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """The language model's pass over tokens (B, T), or over tokens and pictures in one sequence (B, T, D)."""
-        sequence = input_ids if input_ids is not None else inputs_embeds
-        if sequence is None:
-            raise RequestError("forward needs input_ids or inputs_embeds")
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            position_ids = positions_of(attention_mask)[:, -sequence.shape[1] :]
-        return self.language_model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **{CACHE_NAME: past_key_values},
-            **kwargs,
-        )
 
 
 def count_parameters(model_class: Any, config: Any) -> int:

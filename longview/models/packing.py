@@ -1,10 +1,10 @@
-"""Several samples as one row without padding: none of them knows of the others.
+"""Several samples as one row without padding, in which none attends to another.
 
-    rows      w w v v w ·      positions  0 1 2 3 4     →    w w v v w a b b c
+    rows      t t p p t ·      positions  0 1 2 3 4     →    t t p p t a b b c
               a b b c · ·                 0 1 2 3            0 1 2 3 4 0 1 2 3
 
 Positions that begin again at 0 are how transformers' models tell samples apart, in every implementation of attention:
-a word attends to the words before it back to the last 0. mPLUG-Owl3 keeps pictures apart by them too.
+a token attends to those before it back to the last 0. mPLUG-Owl3 keeps pictures apart by them, too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longview.models.sequence import IGNORED
+from longview.models.base import IGNORED
 
 
 def pack(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `forward` for B rows padded on the right → the same samples as one row, and their `position_ids`.
 
-    Whatever is (B, T, …) becomes (1, sum of lengths, …). The first label of a sample is not learned, as the word before
-    it is another sample's.
+    Whatever is (B, T, …) becomes (1, sum of lengths, …). The first label of a sample is not learned, because the token
+    before it is another sample's.
     """
     packed = dict(arguments)
     mask = packed.pop("attention_mask").bool()
@@ -38,5 +38,5 @@ def pack(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def borders(position_ids: Tensor) -> list[int]:
-    """Where the samples of one packed row (T,) begin, but for the first."""
+    """First positions of the samples of one packed row (T,), but for the first sample's."""
     return [at for at in (position_ids == 0).nonzero().flatten().tolist() if at]

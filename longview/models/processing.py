@@ -12,8 +12,7 @@ from torch.nn.functional import pad
 from longview.errors import RequestError
 from longview.media import Medium
 from longview.messages import FrameUsed, Message
-from longview.models.base import ModelInputs
-from longview.models.sequence import IGNORED
+from longview.models.base import IGNORED, ModelInputs
 
 Segment = str | None
 """A text, or None where a picture stands."""
@@ -34,17 +33,19 @@ def join_texts(segments: Iterable[Text | None]) -> Iterator[list[Text] | None]:
 
 
 def check_media(messages: Sequence[Message], media: Sequence[Medium], family: str) -> None:
-    """As many media as media parts, or an error with both numbers; and all of them in the user's messages.
+    """As many media as media parts, each with a frame, and all of them in the user's messages.
 
     Args:
         family: The model's name, for the error.
 
     Raises:
-        RequestError: the numbers differ, or another message than the user's holds media.
+        RequestError: the numbers differ, a video has no frames, or another message than the user's holds media.
     """
     parts = sum(len(message.media) for message in messages)
     if parts != len(media):
         raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
+    if not all(medium.frames for medium in media):
+        raise RequestError("a video without frames cannot be given to the model; choose at least one frame")
     stray = next((message.role for message in messages if message.media and message.role != "user"), None)
     if stray:
         raise RequestError(f"{family} takes pictures in the user's messages only, not in the {stray}'s")

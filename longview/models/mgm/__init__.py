@@ -1,12 +1,12 @@
-"""MGM (Mini-Gemini): a tower that sees the whole asks a tower that sees details; the words get the answers.
+"""MGM (Mini-Gemini): a low-resolution tower gives queries, a high-resolution tower the keys and values.
 
-CLIP looks at a small copy of the picture and gives a few hundred tokens; ConvNeXt looks at a large one. *Patch info
-mining* lets each token gather, by attention, what the high-resolution features hold at its own place (`fusion.py`). So
-small print is read at the price of a small picture. The tokens then take their place in the language sequence.
+CLIP encodes a small copy of the picture as a few hundred tokens; ConvNeXt encodes a large one. *Patch info mining* lets
+each token gather, by attention, what the high-resolution features hold at its own place (`fusion.py`), so that small
+print is legible at the price of a small picture. The tokens then take their place in the language sequence.
 
-    pixels (large) ─┬─ made small ── CLIP ── queries ──┬── mined + queries ── projector ─┐ (one picture: T embeddings)
+    pixels (large) ─┬─ made small ── CLIP ── queries ──┬── mined + queries ── projector ─┐ (one picture: P embeddings)
                     └─ ConvNeXt, four stages ── F ─────┘                                 │
-    ids ── embeddings ─────────────────────────────────────────────────── put together ──┴── language model ── logits
+    ids ── embeddings ──────────────────────────────────────────────────────── merged ───┴── language model ── logits
 
 Paper: arXiv 2403.18814. Releases: 2B (Gemma), 7B and 13B (Vicuna), 8B (Llama 3), 8x7B (Mixtral), 34B (Yi); HD of all
 but the smallest. It can also write prompts for a picture to be drawn: see `longview.plugins.draw`.

@@ -62,7 +62,7 @@ def language_of(model_type: str | None, architectures: Sequence[str] | None) -> 
 
 @strict
 class MGMConfig(PreTrainedConfig):
-    """A language model, a low-resolution tower that asks, and a high-resolution tower that it asks about details."""
+    """A language model, a low-resolution tower for queries, and a high-resolution one for keys and values."""
 
     model_type = "mgm"
     variants = ("plain", "hd", "gemma", "mixtral")
@@ -74,11 +74,11 @@ class MGMConfig(PreTrainedConfig):
     vision_aux_config: Any = None
     """The high-resolution tower: a `ConvNextConfig`, or its fields."""
     image_size_aux: int = 768
-    """Side in pixels of what the high-resolution tower sees; 1536 in HD."""
+    """Side in pixels of what the high-resolution tower encodes; 1536 in HD."""
     image_grid: int = 1
-    """Crops along a side of what the low-resolution tower sees; 2 in HD, which shows it the whole picture as well."""
+    """Crops along a side of what the low-resolution tower encodes; 2 in HD, which adds the whole picture."""
     image_global: bool = False
-    """The whole picture is shown beside the crops. Goes with `image_grid` above 1."""
+    """The whole picture is encoded beside the crops. Goes with `image_grid` above 1."""
     image_aspect_ratio: str | None = None
     """"pad" makes pictures square by a border, as the instructed models want it; else their middle is cut out."""
     mm_vision_tower: str | None = None
@@ -88,23 +88,23 @@ class MGMConfig(PreTrainedConfig):
     """Which of the low-resolution tower's hidden states is taken."""
     mm_vision_select_feature: str = "patch"
     mm_projector_type: str = "linear"
-    """What leads to the language model: "linear", or "mlpNx_gelu": N layers, exact GELUs between, 2 in the releases."""
+    """Layers to the language model: "linear", or "mlpNx_gelu": N of them, exact GELUs between, 2 in the releases."""
     mm_use_im_start_end: bool = False
     optimize_vision_tower: bool = False
     optimize_vision_tower_aux: bool = False
     """The high-resolution tower was trained, too: its weights are the checkpoint's and not the published tower's."""
     tokenizer_model_max_length: int | None = None
-    """Positions kept of words and pictures together in the authors' calls; in ours, the language model's own limit
+    """Positions kept of text and pictures together in the authors' calls; in ours, the language model's own limit
     holds."""
     tokenizer_padding_side: str = "right"
     vision_batch_size: int = 4
-    """Crops that the towers read at a time; bounds memory, does not change results."""
+    """Crops that the towers encode at a time; bounds memory, does not change results."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.described = {tower for tower, own in TOWERS.items() if getattr(self, own) is not None}
         """The towers (keys of `TOWERS`) that the checkpoint itself describes and therefore holds, as ours do."""
         self.given: dict[str, str] = {}
-        """Where somebody says that towers are, whatever the config says."""
+        """Folders of towers given as arguments, in place of those that config.json names."""
         self.tokenizer_folder: str | None = None
         """Where the tokenizer is, if not beside this config."""
         language = language_of(kwargs.pop("model_type", None), self.architectures)
@@ -128,15 +128,15 @@ class MGMConfig(PreTrainedConfig):
         self.hidden_size = self.text_config.hidden_size
         if self.mm_vision_select_feature != "patch" or self.mm_use_im_start_end:
             raise CheckpointError(
-                "this MGM takes the class token in, or sets pictures between start and end tokens, which no release "
-                "does; longview reads those with mm_vision_select_feature 'patch' and mm_use_im_start_end false"
+                "this MGM keeps the class token, or sets pictures between start and end tokens, which no release "
+                "does; longview opens those with mm_vision_select_feature 'patch' and mm_use_im_start_end false"
             )
         if not isinstance(self.image_grid, int) or not 1 <= self.image_grid <= 8:
             raise CheckpointError(f"image_grid is {self.image_grid!r} in config.json; expected 1, or 2 for HD")
         if self.image_global != (self.image_grid > 1):
             raise CheckpointError(
                 f"image_grid is {self.image_grid} and image_global {str(self.image_global).lower()} in config.json; a "
-                "model looks at whole pictures (1, false), or at crops and the whole (2, true), as the HD releases do"
+                "model encodes whole pictures (1, false), or crops and the whole (2, true), as the HD releases do"
             )
         if self.projector_layers is None:
             raise CheckpointError(
@@ -152,7 +152,7 @@ class MGMConfig(PreTrainedConfig):
 
     @property
     def release(self) -> str:
-        """What tells one MGM from another beside its sizes."""
+        """What distinguishes one MGM from another beside its sizes."""
         return f"{self.language}{', HD' if self.image_grid > 1 else ''}"
 
     @property
@@ -162,18 +162,23 @@ class MGMConfig(PreTrainedConfig):
         return 1 if self.mm_projector_type == "linear" else int(found[1]) if found else None
 
     @property
+    def pictures_at_a_time(self) -> int:
+        """How many pictures the towers encode at a time: crops, `vision_batch_size` of them."""
+        return max(1, self.vision_batch_size // self.image_grid**2)
+
+    @property
     def views(self) -> int:
-        """How often the low-resolution tower looks at a picture: once, or at the whole and at each crop."""
+        """How many pictures the low-resolution tower makes of one: itself, or each crop and the whole."""
         return 1 if self.image_grid == 1 else self.image_grid**2 + 1
 
     @property
     def patches_per_view(self) -> int:
-        """P: patches of one view, of which each becomes a position of the language sequence."""
+        """p: patches of one view, of which each becomes a position of the language sequence."""
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     @property
     def patches_per_picture(self) -> int:
-        """T: positions of the language sequence that one picture takes; 576, and 2880 in HD."""
+        """P: positions of the language sequence that one picture takes; 576, and 2880 in HD."""
         return self.views * self.patches_per_view
 
     @property
@@ -183,7 +188,7 @@ class MGMConfig(PreTrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Positions of the language sequence, words and pictures together."""
+        """Positions of the language sequence, text and pictures together."""
         return self.text_config.max_position_embeddings
 
     @property
@@ -209,8 +214,8 @@ class MGMConfig(PreTrainedConfig):
         rope = flat.get("rope_parameters") or {}
         if rope.get("rope_type", "default") == "default" and "rope_theta" in rope:
             flat["rope_theta"] = flat.pop("rope_parameters")["rope_theta"]
-        for passing in ("described", "given", "tokenizer_folder"):
-            del own[passing]
+        for transient in ("described", "given", "tokenizer_folder"):
+            del own[transient]
         written = {**flat, **own, "architectures": [f"MGM{self.language.capitalize()}ForCausalLM"]}
         return {**written, "model_type": self.model_type}
 
@@ -267,9 +272,11 @@ class MGMConfig(PreTrainedConfig):
 
 def _language(kind: str, fields: dict[str, Any]) -> PreTrainedConfig:
     if kind not in LANGUAGES:
-        raise CheckpointError(f"this MGM speaks through a {kind!r}; longview runs those with a {', '.join(LANGUAGES)}")
+        raise CheckpointError(
+            f"this MGM has a {kind!r} language model; longview runs those with {', '.join(LANGUAGES)}"
+        )
     language = LANGUAGES[kind](**{key: value for key, value in fields.items() if key != "hidden_act"})
-    if fields.get("hidden_act") is not None:  # set behind its back: transformers reads Gemma's "gelu" as another one
+    if fields.get("hidden_act") is not None:  # after construction: transformers takes Gemma's "gelu" for another one
         language.hidden_act = fields["hidden_act"]
     return language
 

@@ -1,4 +1,4 @@
-"""How a conversation is written down: the templates that MGM's language models were instructed with, to the letter.
+"""Chat templates: those that MGM's language models were instructed with, to the letter.
 
     [system] [user … ] [header gap answer end] [between user … ] [header        and the model goes on
 
@@ -21,18 +21,18 @@ class Piece:
     """A stretch of text."""
 
     text: str
-    ours: bool = True
-    """It is the template's, so special tokens in it are meant."""
+    of_template: bool = True
+    """Not a message's, so special tokens in it are special tokens."""
     learned: bool = False
 
 
 Turn = tuple[str, Sequence[Segment] | None]
-"""A role and what is said; None for an answer that is to follow."""
+"""A role and its message; None for an answer that is to follow."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """Texts around what is said. Those before and after are pairs."""
+    """Texts around messages. Those before and after are pairs."""
 
     user: tuple[str, str]
     header: str
@@ -42,20 +42,20 @@ class Template:
     gap: str = ""
     """Between header and answer. Not in the prompt, so the model has to write it, and learns it."""
     between: str = ""
-    """After an answer, when the user goes on."""
+    """After an answer, before the user's next message."""
     opened: str | None = None
     """In place of the header where an answer is to follow, if it differs."""
-    words: str = ""
-    """What the system says, unless the conversation says something else."""
+    system_prompt: str = ""
+    """The system's message where the conversation has none."""
     system: tuple[str, str] = ("", "")
     inside: bool = False
-    """The system's words stand inside the user's first turn; without any, nothing does."""
+    """The system's message stands inside the user's first turn; without one, nothing does."""
     masking: Literal["two", "inst", "llama_3", "gemma", "mpt", "plain"] | None = None
-    """How the authors' trainer finds what is learned; see `labels`."""
+    """How the authors' trainer finds what is learned; see `labels.py`."""
 
     @property
     def text(self) -> str:
-        """All that is written around what is said."""
+        """All that the template writes around messages."""
         return "".join((*self.system, *self.user, self.header, self.end, self.between))
 
 
@@ -69,7 +69,7 @@ _VICUNA = Template(
     "ASSISTANT:",
     "</s>",
     gap=" ",
-    words=_CURIOUS.format(who="user")
+    system_prompt=_CURIOUS.format(who="user")
     + "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     system=("", " "),
     masking="two",
@@ -91,7 +91,7 @@ _CHATML = Template(
     ("<|im_start|>user\n", "<|im_end|>"),
     "<|im_start|>assistant\n",
     "<|im_end|>",
-    words="Answer the questions.",
+    system_prompt="Answer the questions.",
     system=("<|im_start|>system\n", "<|im_end|>"),
     masking="mpt",
 )
@@ -101,10 +101,10 @@ TEMPLATES: dict[str, Template] = {
     "v1": _VICUNA,
     "imgsp_v1": _VICUNA,
     "phi_2": replace(_VICUNA, end="<|endoftext|>"),
-    "llava_v1": replace(_VICUNA, words=_HUMAN),
+    "llava_v1": replace(_VICUNA, system_prompt=_HUMAN),
     "v1_mmtag": replace(
         _VICUNA,
-        words=_CURIOUS.format(who="user")
+        system_prompt=_CURIOUS.format(who="user")
         + _ABLE.replace("You are", "The assistant is")
         + "The visual content will be provided with the following format: <Image>visual content</Image>.",
     ),
@@ -120,34 +120,34 @@ TEMPLATES: dict[str, Template] = {
         ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
         "<|start_header_id|>system<|end_header_id|>\n\n",
         "<|eot_id|>",
-        words="You are a helpful language and vision assistant. " + _ABLE,
+        system_prompt="You are a helpful language and vision assistant. " + _ABLE,
         system=("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
         masking="llama_3",
     ),
     "mistral_instruct": _INST,
     "llama_2": replace(
         _INST,
-        words="You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being "
-        "safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal "
-        "content. Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question "
-        "does not make any sense, or is not factually coherent, explain why instead of answering something not "
-        "correct. If you don't know the answer to a question, please don't share false information.",
+        system_prompt="You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, "
+        "while being safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, "
+        "or illegal content. Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a "
+        "question does not make any sense, or is not factually coherent, explain why instead of answering something "
+        "not correct. If you don't know the answer to a question, please don't share false information.",
     ),
-    "llava_llama_2": replace(_INST, words="You are a helpful language and vision assistant. " + _ABLE),
+    "llava_llama_2": replace(_INST, system_prompt="You are a helpful language and vision assistant. " + _ABLE),
     "chatml_direct": _CHATML,
     "mistral_direct": _CHATML,
     "mpt": replace(
         _CHATML,
-        words="A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest "
-        "answers.",
+        system_prompt="A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and "
+        "honest answers.",
     ),
-    "llava_v0": Template(("Human: ", "###"), "Assistant:", "###", gap=" ", words=_HUMAN, system=("", "###")),
+    "llava_v0": Template(("Human: ", "###"), "Assistant:", "###", gap=" ", system_prompt=_HUMAN, system=("", "###")),
     "plain": Template(("", ""), "", "\n", opened="\n", masking="plain"),
 }
 
 
 def template_of(specials: Sequence[str], language: str) -> str:
-    """The template that a model was instructed with, by its tokenizer's special tokens and its kind of language."""
+    """The template that a model was instructed with, by its tokenizer's special tokens and kind of language model."""
     for token, name in (
         ("<start_of_turn>", "gemma"),
         ("<|start_header_id|>", "llama_3"),
@@ -163,38 +163,38 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
 
     Args:
         turns: The system's, if any, comes first.
-        learn: The assistant's words are to be learned.
+        learn: The assistant's messages are to be learned.
 
     Raises:
-        RequestError: the system speaks later than first.
+        RequestError: a system message that is not the first.
     """
-    words: Sequence[Segment] = [template.words]
+    system: Sequence[Segment] = [template.system_prompt]
     if turns and turns[0][0] == "system":
-        words, turns = turns[0][1] or [], turns[1:]
+        system, turns = turns[0][1] or [], turns[1:]
     before, after = template.system
-    opening = [Piece(before), *_said(words), Piece(after)]
-    if template.inside and not any(words):
+    opening = [Piece(before), *_message(system), Piece(after)]
+    if template.inside and not any(system):
         opening = []
     pieces: list[Piece | None] = [] if template.inside else [*opening]
     answered = False
-    for number, (role, said) in enumerate(turns):
+    for number, (role, message) in enumerate(turns):
         if role == "system":
             raise RequestError("the system speaks first or not at all; move its message to the front")
         if role == "user":
             first = template.inside and not number
             pieces += [Piece((template.between if answered else "") + template.user[0]), *(opening if first else [])]
-            pieces += [*_said(said or []), Piece(template.user[1])]
-        elif said is None:
+            pieces += [*_message(message or []), Piece(template.user[1])]
+        elif message is None:
             pieces.append(Piece(template.header if template.opened is None else template.opened))
         else:
-            pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_said(said, learn)]
+            pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_message(message, learn)]
             pieces.append(Piece(template.end, learned=learn))
             answered = True
     return [piece for piece in pieces if piece is None or piece.text]
 
 
-def _said(segments: Sequence[Segment], learned: bool = False) -> list[Piece | None]:
-    return [None if segment is None else Piece(segment, ours=False, learned=learned) for segment in segments]
+def _message(segments: Sequence[Segment], learned: bool = False) -> list[Piece | None]:
+    return [None if segment is None else Piece(segment, of_template=False, learned=learned) for segment in segments]
 
 
 def text_of(pieces: Sequence[Piece | None], picture: str = "<image>") -> str:

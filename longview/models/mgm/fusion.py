@@ -1,17 +1,17 @@
-"""The idea of MGM: patch info mining. Each coarse patch asks the fine features of its own place what it cannot see.
+"""The idea of MGM: patch info mining. Each coarse patch attends to the fine features of its own place.
 
-    low-resolution features   Q (n, P, C)       P = N × N patches, one query each
+    low-resolution features   Q (n, p, C)       p = N × N patches, one query each
     high-resolution features  F (n, Ca, M, M)   M = m · N, so that m × m of them lie under each patch
 
-        q = Linear(LN(Q))        query 1 ── softmax over its window ── + ── Q'     ┌───┬───┐ query 1 sees the window
-        k = Linear(LN(W))        q₁·k / √C              · v            Q           │ 1 │ 2 │ at its own place and
-        v = Linear(LN(W))                                                          ├───┼───┤ nothing else: there is
-                                                                                   │ 3 │ 4 │ no mask, W is cut so
+        q = Linear(LN(Q))        query 1 ── softmax over its window ── + ── Q'     ┌───┬───┐ query 1 attends to the
+        k = Linear(LN(W))        q₁·k / √C              · v            Q           │ 1 │ 2 │ window at its own place
+        v = Linear(LN(W))                                                          ├───┼───┤ and to nothing else: no
+                                                                                   │ 3 │ 4 │ mask, W is cut that way
                                                                                    └───┴───┘
 
 One head, no output projection; what is mined is added to the query's own feature. So a picture gives as many tokens as
-its coarse patches, whatever the high resolution. In HD the coarse tower looks at the whole picture and at its four
-quarters, and each of them mines its own part of one map of fine features:
+its coarse patches, whatever the high resolution. In HD the coarse tower encodes the whole picture and its four
+quarters, and each of them mines its own quadrant of one map of fine features:
 
     the whole ── F shrunk to a half        quarter (r, c) ── quadrant (r, c) of F
     tokens: [whole | quarter (0,0) | (0,1) | (1,0) | (1,1)], each row after row
@@ -46,7 +46,7 @@ def quarters(images: Tensor, grid: int) -> Tensor:
 
 
 def small_views(large: Tensor, side: int, grid: int) -> Tensor:
-    """Large pictures (n, 3, S, S) → what the coarse tower sees of them, in the form of the authors' `images`.
+    """Large pictures (n, 3, S, S) → what the coarse tower encodes of them, in the form of the authors' `images`.
 
     That is (n, 3, side, side); or, of a grid of crops, (n, grid² + 1, 3, side, side), the whole picture last.
     """
@@ -66,46 +66,46 @@ def windows(features: Tensor, side: int) -> Tensor:
     return quarters(features, side).flatten(3).transpose(2, 3)
 
 
-def _asks(width: int, into: int) -> nn.Sequential:
+def _projection(width: int, into: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, into))
 
 
 class PatchInfoMining(nn.Module):
-    """Coarse features ask fine ones. Args are the widths of both: C and Ca."""
+    """Coarse features attend to fine ones. Arguments are the widths of both: C and Ca."""
 
     def __init__(self, width: int, fine_width: int) -> None:
         super().__init__()
-        self.query = _asks(width, width)
-        self.key = _asks(fine_width, width)
-        self.value = _asks(fine_width, width)
+        self.query = _projection(width, width)
+        self.key = _projection(fine_width, width)
+        self.value = _projection(fine_width, width)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Coarse features (n, P, C) and fine ones (n, Ca, M, M) → what was mined, (n, P, C), to be added to the former.
+        """Coarse features (n, p, C) and fine ones (n, Ca, M, M) → what was mined, (n, p, C), to be added to the former.
 
         Raises:
             CheckpointError: the fine features do not divide among the patches.
         """
-        seen = windows(fine, math.isqrt(coarse.shape[1]))  # (n, P, m², Ca)
-        query, key, value = self.query(coarse), self.key(seen), self.value(seen)
-        # keys shrink before the product, which fp16 could not hold otherwise; what overflows all the same is clipped
+        window = windows(fine, math.isqrt(coarse.shape[1]))  # (n, p, m², Ca)
+        query, key, value = self.query(coarse), self.key(window), self.value(window)
+        # keys are scaled before the product, which fp16 could not hold otherwise; what still overflows is clipped
         key = key / math.sqrt(query.shape[-1])
-        scores = (query[:, :, None] @ key.transpose(-1, -2)).nan_to_num()  # (n, P, 1, m²)
+        scores = (query[:, :, None] @ key.transpose(-1, -2)).nan_to_num()  # (n, p, 1, m²)
         return (scores.softmax(-1) @ value)[:, :, 0]
 
 
 def views(coarse: Tensor, fine: Tensor, grid: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each view's coarse features with the part of the fine ones that lies under it, in the order of the tokens.
+    """Each view's coarse features with the fine ones that lie under it, in the order of the language sequence.
 
     Args:
-        coarse: (n, views, P, C), the crops row after row and the whole picture last.
+        coarse: (n, views, p, C), the crops row after row and the whole picture last.
         fine: (n, Ca, M, M).
     """
     if grid > 1:
         yield coarse[:, -1], resized(fine, fine.shape[-1] // grid)
-    for number, part in enumerate(quarters(fine, grid).unbind(1)):
-        yield coarse[:, number], part
+    for number, quadrant in enumerate(quarters(fine, grid).unbind(1)):
+        yield coarse[:, number], quadrant
 
 
-def look_closely(mining: PatchInfoMining, coarse: Tensor, fine: Tensor, grid: int) -> Tensor:
-    """(n, views, P, C) and (n, Ca, M, M) → (n, views · P, C): every patch with what it mined, in token order."""
-    return torch.cat([asks + mining(asks, seen) for asks, seen in views(coarse, fine, grid)], dim=1)
+def mine_views(mining: PatchInfoMining, coarse: Tensor, fine: Tensor, grid: int) -> Tensor:
+    """(n, views, p, C) and (n, Ca, M, M) → (n, P, C), P = views · p: every patch with what it mined."""
+    return torch.cat([view + mining(view, under) for view, under in views(coarse, fine, grid)], dim=1)

@@ -1,8 +1,8 @@
-"""What the authors' trainer learns of a conversation, found as it finds it: by lengths of tokenised parts.
+"""Labels as the authors' trainer makes them, for `compat.py`: by lengths of pieces that are tokenised alone.
 
-It splits the rendered text where answers end, tokenises what stands before each answer alone, and takes corrections
-of a token or two for granted that fit the tokenizers it was written for. Where the lengths do not add up, nothing is
-learned of the whole conversation, as there. `MGMProcessor.prepare` needs no such guesses: it knows where answers stand.
+Their trainer splits the rendered text where answers end, tokenises what stands before each answer alone, and corrects
+by a token or two, as fits the tokenizers it was written for. Where the lengths do not add up, nothing is learned of the
+whole conversation, as there. `MGMProcessor.prepare` needs no such guesses: it has the positions of answers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 
+from longview.models.base import IGNORED
 from longview.models.mgm.conversation import Template
-from longview.models.sequence import IGNORED
 
 Rounds = Iterable[tuple[int, int]]
 """Of each question and answer: how many tokens long both are, and how many of them are not learned."""
@@ -24,8 +24,8 @@ def labels_of(
 
     Args:
         ids: The conversation, tokenised, a picture as one id.
-        count: How many tokens a part of it has when tokenised alone.
-        legacy: The tokenizer has sentencepiece's older way with spaces after special tokens.
+        count: How many tokens a piece of it has when tokenised alone.
+        legacy: The tokenizer has sentencepiece's older treatment of spaces after special tokens.
     """
     if template.masking == "plain":
         start = count("<image>")
@@ -52,11 +52,11 @@ def _rounds(text: str, template: Template, count: Callable[[str], int], legacy: 
         marker, end, guess = template.end + template.header, template.end, 1
         turns = text.split(end)
         rounds = [end.join(turns[:3]), *(end.join(turns[n : n + 2]) for n in range(3, len(turns), 2))]
-    for number, part in enumerate(rounds):
-        halves = part.split(marker)
-        if not part or len(halves) != 2:
+    for number, piece in enumerate(rounds):
+        halves = piece.split(marker)
+        if not piece or len(halves) != 2:
             return
-        length, unlearned = count(part), count(halves[0] + marker) - guess
+        length, unlearned = count(piece), count(halves[0] + marker) - guess
         shift = -1 if template.masking == "two" and number and not legacy else 0
         shift += template.masking == "mpt" and legacy
         yield length + shift, unlearned + shift

@@ -1,13 +1,9 @@
-"""Messages and frames → what `MGMModel.forward` takes; and the authors' own calling convention beside it.
+"""Messages and frames → what `MGMModel` takes: the template of its language model, and pixels in one size.
 
-A picture is one placeholder among the ids, a frame of a video, too; what it grows to, the model says. Pixels are given
-once, in the size of the high-resolution tower: the model makes the small views of them.
-
-Two ways in:
-
-    prepare(messages, media)          structure decides: only a media part becomes a picture, only the template makes
-                                      special tokens, whatever a user's text contains
-    processor(prompt, images)         the authors' strings: `<image>` in a rendered prompt is the next picture
+A picture is one placeholder among the ids, as is a frame of a video; the model expands it. Pixels are in the size of
+the high-resolution tower: the model makes the small views of them. Structure decides: only a media part becomes a
+picture, and only the template makes special tokens, whatever a user's text contains. The authors' strings, in which
+`<image>` is a picture, are in `compat.py`; both get their ids here.
 """
 
 from __future__ import annotations
@@ -29,29 +25,24 @@ from longview.errors import RequestError
 from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
-from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
+from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
 from longview.models.mgm import convert
+from longview.models.mgm.compat import OfficialProcessorCalls
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of, text_of
-from longview.models.mgm.fusion import small_views
-from longview.models.mgm.labels import labels_of
+from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
-from longview.models.sequence import IGNORED, places
+from longview.models.sequence import expanded_positions
 from longview.models.tiling import resize
 from longview.requests import MediaOptions
 
 PLACEHOLDER = -200
 """Stands in `input_ids` for one picture."""
-IMAGE = "<image>"
-"""Stands for one picture in the authors' strings."""
-ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-"""The official names of who speaks, and ours."""
 _NUMBERED = re.compile(r"((?:Image|Video) \d+:) $")
 _BORDER = tuple(int(255 * mean) for mean in MEAN)
 
 
-class MGMProcessor:
+class MGMProcessor(OfficialProcessorCalls):
     """Tokenizer, chat format and picture processing of MGM.
 
     Args:
@@ -64,20 +55,20 @@ class MGMProcessor:
     def __init__(self, tokenizer: Any, config: MGMConfig, template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self.default_media = _sampling(config)
+        self.default_media = _default_media(config)
         added = tokenizer.added_tokens_decoder
         name = template or template_of([token.content for token in added.values()], config.language)
         if name not in TEMPLATES:
             raise RequestError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
         self.template: Template = TEMPLATES[name]
-        marks = re.findall(r"</?s>|<eos>|<\|?\w+\|?>", self.template.end)
-        missing = [token for token in marks if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)]
+        ends = re.findall(r"</?s>|<eos>|<\|?\w+\|?>", self.template.end)
+        missing = [token for token in ends if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)]
         if missing:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
-        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in marks]
-        meant = [token for token in added.values() if token.special or token.content in self.template.text]
-        self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in meant}
-        self._loose = {token.content for token in meant if not token.special}  # would be read from any text
+        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ends]
+        control = [token for token in added.values() if token.special or token.content in self.template.text]
+        self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in control}
+        self._loose = {token.content for token in control if not token.special}  # the tokenizer finds them in any text
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         begin = list(tokenizer("").input_ids)
@@ -85,8 +76,8 @@ class MGMProcessor:
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:
-        """See `longview.models.base.Processor.sampling`."""
-        return _sampling(checkpoint.open_config(MGMConfig, folder))
+        """See `base.Processor.media_defaults`."""
+        return _default_media(checkpoint.open_config(MGMConfig, folder))
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> MGMProcessor:
@@ -100,7 +91,7 @@ class MGMProcessor:
         return cls(tokenizer, config, kwargs.get("template"))
 
     def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
-        """Write the tokenizer beside the weights; how pixels are made, config.json says."""
+        """Write the tokenizer beside the weights; how pixels are made is in config.json."""
         self.tokenizer.save_pretrained(folder)
         settings = {"processor_class": "MGMProcessor"}
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -109,7 +100,7 @@ class MGMProcessor:
     def end_tokens(self) -> list[int]:
         return [token for token in dict.fromkeys([*self._ends, self.tokenizer.eos_token_id]) if token is not None]
 
-    # ── our way in ──
+    # ── messages → ModelInputs ──
 
     def prepare(
         self,
@@ -118,7 +109,7 @@ class MGMProcessor:
         train: bool = False,
         sample_format: SampleFormat = DEFAULT_FORMAT,
     ) -> ModelInputs:
-        """One conversation → ModelInputs. See `longview.models.base.Processor.prepare`."""
+        """One conversation → ModelInputs. See `base.Processor.prepare`."""
         check_media(messages, media, "MGM")
         encoder_inputs: list[EncoderInput] = []
         turns: list[Turn] = []
@@ -131,8 +122,6 @@ class MGMProcessor:
                     segments.append(part.text)
                     continue
                 which, medium = next(queue)
-                if not medium.frames:
-                    raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
                 if segments and segments[-1]:  # "Image 2:<image>", as the authors number them
                     segments[-1] = _NUMBERED.sub(r"\1", segments[-1])
                 for number in range(len(medium.frames)):
@@ -145,14 +134,14 @@ class MGMProcessor:
             turns.append(("assistant", None))
         template = TEMPLATES["plain"] if sample_format.plain else self.template
         ids, labels = self._tokens(render(template, turns, learn=train))
-        words: dict[str, Any] = {
+        text_inputs: dict[str, Any] = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
         }
         if train:
-            words["labels"] = torch.tensor([labels], dtype=torch.long)
+            text_inputs["labels"] = torch.tensor([labels], dtype=torch.long)
         return ModelInputs(
-            BatchFeature(words),
+            BatchFeature(text_inputs),
             length=len(ids) + len(encoder_inputs) * (self.config.patches_per_picture - 1),
             frames=frames_used(media, [1] * len(media)),
             num_pictures=len(encoder_inputs),
@@ -170,78 +159,15 @@ class MGMProcessor:
             batch["left_padding"] = True
         return BatchFeature(batch)
 
-    # ── the authors' way in ──
-
-    def __call__(self, prompt: str, images: Sequence[Image.Image] | None = None) -> BatchFeature:
-        """A rendered prompt and its pictures → `input_ids`, `attention_mask`, `images`, `images_aux` of `forward`.
-
-        Raises:
-            RequestError: as many pictures as do not match the `<image>` of the prompt.
-        """
-        if images is not None and not isinstance(images, (list, tuple)):
-            raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
-        shown = list(images or ())
-        if prompt.count(IMAGE) != len(shown):
-            raise RequestError(f"the prompt holds {prompt.count(IMAGE)} <image>, but {len(shown)} pictures were given")
-        ids = torch.tensor([self.tokenize(prompt)], dtype=torch.long)
-        tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if shown:
-            tensors["images"], tensors["images_aux"] = self.process_images(shown)
-        return BatchFeature(tensors)
-
-    def tokenize(self, prompt: str) -> list[int]:
-        """A prompt string → ids, −200 for each `<image>`. Special tokens in it are what they look like."""
-        pieces: list[Piece | None] = []
-        for number, text in enumerate(prompt.split(IMAGE)):
-            pieces += [None] * (number > 0) + [Piece(text)]
-        return self._tokens(pieces)[0]
-
-    def render(self, conversation: Sequence[Mapping[str, str | None]]) -> str:
-        """Turns {"from": "human" | "gpt", "value": text or None} as the prompt string. None: an answer is to follow.
-
-        Raises:
-            RequestError: a turn by somebody else.
-        """
-        turns: list[Turn] = []
-        for turn in conversation:
-            if turn.get("from") not in ROLES:
-                raise RequestError(f'a turn is {{"from": who, "value": text}}, by human or gpt; found {turn!r:.80}')
-            said = turn.get("value")
-            turns.append((ROLES[str(turn["from"])], None if said is None else [said]))
-        return text_of(render(self.template, turns))
-
-    def preprocess(self, sources: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
-        """A conversation of the authors' training data → ids and labels, as their trainer makes them.
-
-        In each turn `<image>` moves to the front; several in one become one, as there.
-        """
-        turns = []
-        for source in sources:
-            text = source["value"]
-            if IMAGE in text:
-                text = f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
-            turns.append({"from": source["from"], "value": text})
-        if self.template.masking == "plain":
-            turns[0]["value"] = IMAGE
-        text = self.render(turns)
-        ids = self.tokenize(text)
-        legacy = bool(getattr(self.tokenizer, "legacy", False))
-        return ids, labels_of(text, ids, self.template, lambda part: len(self.tokenize(part)), legacy)
-
-    def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""
-        large = self.pixel_inputs(images)["pixel_values"]
-        return small_views(large, self.config.vision_config.image_size, self.config.image_grid), large
-
     # ── pictures ──
 
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """See `longview.models.base.Processor.pictures`."""
+        """See `base.Processor.pixel_inputs`."""
         return {"pixel_values": torch.stack([self.pixels(image) for image in images])}
 
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
-        """The visual tokens. See `longview.models.base.Processor.places`."""
-        return places(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
+        """The visual tokens. See `base.Processor.placeholder_positions`."""
+        return expanded_positions(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture → (3, S, S): made square by a border or by cutting its middle out, resized and normalised."""
@@ -263,7 +189,7 @@ class MGMProcessor:
     # ── text ──
 
     def _tokens(self, pieces: Sequence[Piece | None]) -> tuple[list[int], list[int]]:
-        """Pieces → ids and labels. The texts between two pictures are tokenised together, as the authors do."""
+        """Pieces → ids and labels."""
         ids, labels = [*self._begin], [IGNORED] * len(self._begin)
         for texts in join_texts(pieces):
             if texts is None:
@@ -275,17 +201,17 @@ class MGMProcessor:
                 labels.append(token if learned else IGNORED)
         return ids, labels
 
-    def _encode(self, chunk: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
-        """Texts side by side → each token, and whether it is learned: whether any letter of it is.
+    def _encode(self, texts: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
+        """Texts side by side → each token, and whether it is learned: whether any character of it is.
 
-        Where somebody's words look like a special token, only those of the template are.
+        Where a message's text looks like a special token, only the template's are.
         """
-        text = "".join(piece.text for piece in chunk)
+        text = "".join(piece.text for piece in texts)
         learned: list[bool] = []
         trusted: list[bool] = []
-        for piece in chunk:
+        for piece in texts:
             learned += [piece.learned] * len(piece.text)
-            trusted += [piece.ours] * len(piece.text)
+            trusted += [piece.of_template] * len(piece.text)
         specials = [match for match in self._special.finditer(text) if match[0]]
         real = [match for match in specials if all(trusted[match.start() : match.end()])]
         if len(real) == len(specials):
@@ -297,13 +223,13 @@ class MGMProcessor:
                 yield from self._run(text[begin : match.start()], learned, begin, parse=False)
                 yield self._specials[match[0]], learned[match.start()]
                 begin = match.end()
-            elif match[0] in self._loose:  # in two pieces, it is no token
+            elif match[0] in self._loose:  # split in two, it is no token
                 yield from self._run(text[begin : match.start() + 1], learned, begin, parse=False)
                 begin = match.start() + 1
         yield from self._run(text[begin:], learned, begin, parse=False)
 
     def _run(self, text: str, learned: Sequence[bool], begin: int, parse: bool) -> Iterator[tuple[int, bool]]:
-        """A text that stands at `begin` → its tokens, without the one that begins a sequence."""
+        """A text that begins at character `begin` → its tokens, without the one that begins a sequence."""
         if not text:
             return
         encoded = self.tokenizer(
@@ -315,7 +241,7 @@ class MGMProcessor:
             yield token, any(learned[begin + start : begin + end])
 
 
-def _sampling(config: MGMConfig) -> MediaOptions:
-    """Each frame takes the room of a picture; a quarter of the sequence is left to words."""
+def _default_media(config: MGMConfig) -> MediaOptions:
+    """As many frames, up to 8, as leave a quarter of the language sequence to text."""
     room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
     return MediaOptions(select="uniform", frames=max(1, min(8, room)))

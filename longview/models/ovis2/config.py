@@ -7,7 +7,7 @@
 
 The official config.json opens as it is and is written back in the same form. transformers has an `Ovis2Config` and an
 "aimv2" of its own, with other fields: ours have other names, or are found by their place in the tree and never
-registered, so they do not meet.
+registered, so they do not collide.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class VisualTokenizerConfig(PreTrainedConfig):
     model_type = "aimv2_visual_tokenizer"
 
     backbone_config: Any = None
-    """The tower, or its fields; which one, `kind` says."""
+    """The tower, or its fields; `kind` names which."""
     vocab_size: int = 16384
     """Visual words, of which the last five are indicators; 65536 in the releases."""
     tokenize_function: str = "softmax"
@@ -103,7 +103,7 @@ class VisualTokenizerConfig(PreTrainedConfig):
 
     @property
     def tokens_per_crop(self) -> int:
-        """T: patches of a crop after merging; 256 in the releases."""
+        """P: visual tokens of a crop; 256 in the releases."""
         backbone = self.backbone_config
         side = backbone.image_size // backbone.patch_size
         if self.kind == "clip" and not self.drop_cls_token:
@@ -116,7 +116,7 @@ class VisualTokenizerConfig(PreTrainedConfig):
 
 @strict
 class OvisConfig(PreTrainedConfig):
-    """A Qwen2 language model, a visual tokenizer, and the table that embeds what the tokenizer says."""
+    """A Qwen2 language model, a visual tokenizer, and the table that embeds the visual tokens."""
 
     model_type = "ovis"
     variants = ("softmax", "st_argmax", "siglip", "clip")
@@ -130,12 +130,12 @@ class OvisConfig(PreTrainedConfig):
     visual_tokenizer_config: Any = None
     """The visual tokenizer: a `VisualTokenizerConfig`, or its fields."""
     multimodal_max_length: int = 32768
-    """Positions kept of words and pictures together: the first in training, the last in generation."""
+    """Positions kept of text and pictures together: the first in training, the last in generation."""
     disable_tie_weight: bool = False
-    """The head is a matrix of its own, whatever `llm_config.tie_word_embeddings` says."""
+    """The head is a matrix of its own, whatever `llm_config.tie_word_embeddings` is."""
     conversation_formatter_class: str = "QwenConversationFormatter"
     vision_batch_size: int = 8
-    """Crops the visual tokenizer reads at a time; bounds memory, does not change results."""
+    """Crops that the visual tokenizer encodes at a time; bounds memory, does not change results."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         kind = "qwen2"
@@ -148,7 +148,8 @@ class OvisConfig(PreTrainedConfig):
             }
         if kind != "qwen2":
             raise CheckpointError(
-                f"this Ovis speaks through a {kind!r}; longview runs those with a qwen2: Ovis2-1B, 2B, 4B, 8B, 16B, 34B"
+                f"this Ovis has a {kind!r} language model; longview runs those with qwen2: Ovis2-1B, 2B, 4B, 8B, 16B, "
+                "34B"
             )
         super().__post_init__(**kwargs)
         if self.disable_tie_weight:
@@ -171,7 +172,7 @@ class OvisConfig(PreTrainedConfig):
 
     @property
     def patches_per_picture(self) -> int:
-        """T: positions of the language sequence that one crop takes."""
+        """P: positions of the language sequence that one crop takes."""
         return self.visual_tokenizer_config.tokens_per_crop
 
     @property
@@ -181,7 +182,7 @@ class OvisConfig(PreTrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Positions of the language sequence, words and pictures together."""
+        """Positions of the language sequence, text and pictures together."""
         return min(self.llm_config.max_position_embeddings, self.multimodal_max_length)
 
     @classmethod

@@ -1,13 +1,13 @@
-"""Whose checkpoint is this, do its parts fit, and what the official trainer calls them.
+"""Whether a checkpoint is an Ovis2, whether its tensors fit its config, and the official trainer's names of components.
 
 Official names ↔ ours: they are the same, so no weight is ever renamed and a saved folder is an official one.
 
-| part                                | tensors                                                        |
+| component                           | tensors                                                        |
 |-------------------------------------|----------------------------------------------------------------|
 | patches                             | `visual_tokenizer.backbone.preprocessor.patchifier.*`          |
 | positions of patches                | `visual_tokenizer.backbone.preprocessor.pos_embed`             |
 | block N of the tower                | `visual_tokenizer.backbone.trunk.blocks.N.*`                   |
-| read by nothing (see `model.py`)    | `visual_tokenizer.backbone.trunk.post_trunk_norm.weight`       |
+| used by nothing (see `towers.py`)   | `visual_tokenizer.backbone.trunk.post_trunk_norm.weight`       |
 | head                                | `visual_tokenizer.head.{0,1}.*`                                |
 | visual embedding table              | `vte.weight`                                                   |
 | language model                      | `llm.model.*`, as Qwen2's own                                  |
@@ -38,7 +38,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Set the fields of `config` that only the tensors know: both vocabularies.
+    """Set the fields of `config` that only the tensors tell: the sizes of both vocabularies.
 
     Raises:
         CheckpointError: head and table disagree, or these are not the tensors of an Ovis.
@@ -48,11 +48,11 @@ def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pa
             f"{folder} holds no visual tokenizer and table (no tensors {_HEAD} and {_TABLE}), so it is not an Ovis2 "
             "checkpoint; name a folder with the official weights"
         )
-    words, rows = shapes[_HEAD][0], shapes[_TABLE][0]
-    if words + NUM_INDICATORS != rows:
+    outputs, rows = shapes[_HEAD][0], shapes[_TABLE][0]
+    if outputs + NUM_INDICATORS != rows:
         raise CheckpointError(
-            f"{folder}: the head tells {words} visual words apart, so the table needs {words} + {NUM_INDICATORS} "
-            f"indicators = {words + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
+            f"{folder}: the head has {outputs} outputs, so the table needs {outputs} + {NUM_INDICATORS} indicators = "
+            f"{outputs + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
         )
     visual = config.visual_tokenizer_config
     checkpoint.check_blocks(shapes, "llm.model.layers.", config.llm_config.num_hidden_layers, folder)
@@ -91,14 +91,14 @@ def expected_shapes(
 
 
 def optional(config: OvisConfig) -> tuple[str, ...]:
-    """Prefixes of tensors that a checkpoint may lack: the tower's unread end, and a head tied to the embeddings."""
+    """Prefixes of tensors that a checkpoint may lack: the tower's unused end, and a head tied to the embeddings."""
     backbone = "visual_tokenizer.backbone"
-    unread = (
+    unused = (
         f"{backbone}.trunk.post_trunk_norm.",
         f"{backbone}.vision_model.post_layernorm.",
         f"{backbone}.vision_model.head.",
     )
-    return (*unread, "llm.lm_head.") if config.tied else unread
+    return (*unused, "llm.lm_head.") if config.tied else unused
 
 
 def _blocks(names: Iterable[str]) -> str:
@@ -113,34 +113,34 @@ def _count(prefix: str, names: Iterable[str]) -> int:
 
 
 def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
-    """The parameters that the official trainer's `--train_modules` opens; every other one is frozen.
+    """The parameters that the official trainer's `--train_modules` trains; every other one is frozen.
 
     Args:
         train_modules: Joined by "|": all, llm, visual_tokenizer, visual_tokenizer.backbone, visual_tokenizer.head,
             vte, and visual_tokenizer.backbone.layer.N for a block (−1 is the last).
 
     Raises:
-        RequestError: one of them names no part or no block.
+        RequestError: one of them names no component or no block.
     """
     names = list(names)
     blocks = _blocks(names)
     num_blocks = _count(blocks, names)
-    opened: list[str] = []
+    trained: list[str] = []
     for module in train_modules.split("|"):
         if module == "all":
             return names
         layer = module.removeprefix("visual_tokenizer.backbone.layer.")
         if layer != module and layer.lstrip("-").isdigit() and -num_blocks <= int(layer) < num_blocks:
-            opened.append(f"{blocks}{int(layer) % num_blocks}.")
+            trained.append(f"{blocks}{int(layer) % num_blocks}.")
         elif module in ("llm", "visual_tokenizer", "visual_tokenizer.backbone", "visual_tokenizer.head", "vte"):
-            opened.append(f"{module}.")
+            trained.append(f"{module}.")
         else:
             raise RequestError(
                 f"train_modules names {module!r}; there are all, llm, visual_tokenizer, visual_tokenizer.backbone, "
                 f"visual_tokenizer.head, vte and visual_tokenizer.backbone.layer.N, N from {-num_blocks} to "
                 f"{num_blocks - 1}"
             )
-    return [name for name in names if name.startswith(tuple(opened))]
+    return [name for name in names if name.startswith(tuple(trained))]
 
 
 def official_config(config: OvisConfig, folder: Path) -> dict[str, Any]:

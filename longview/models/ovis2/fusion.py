@@ -1,19 +1,20 @@
-"""The idea of Ovis2: structural embedding alignment. Pictures are embedded as words are: by rows of a table.
+"""The idea of Ovis2: structural embedding alignment. Pictures are embedded as text is: by rows of a table.
 
-    features (n, P, d) ── s · s neighbours side by side ── (n, T, s²d) ── head: Linear, LayerNorm ── logits (n, T, V−5)
+    features (n, p, d) ── s · s neighbours side by side ── (n, P, s²d) ── head: Linear, LayerNorm ── logits (n, P, V−5)
                                                                                                         │ tokenize
-    embeddings (n, T, D) ── mean of the table's rows, weighted ── visual tokens (n, T, V), each adds up to 1 ┘
+    embeddings (n, P, D) ── mean of the table's rows, weighted ── visual tokens (n, P, V), each adds up to 1 ┘
 
     visual words     0 … V−6             V−5       V−4        V−3        V−2     V−1
-    in input_ids     ▣ −300, T of them   −301      −302       −303       −304    −305
+    in input_ids     ▣ −300, P of them   −301      −302       −303       −304    −305
                      mixed               [ begins  thumbnail  │ column   ─ row   ] ends
 
-The last five rows are indicators. The head cannot speak them (visual tokens end in five zeros), so they are only ever
-looked up. A picture of 1 × 2 crops reads `[ ▣ thumbnail ▣ │ ▣ ]`: one placeholder a crop, which grows to T positions
-when the modalities are put together:
+Letters: p patches of the tower, P = p / s² visual tokens of a crop, V visual words, as the paper calls the entries of
+the visual vocabulary. The last five rows are indicators. The head has no outputs for them (visual tokens end in five
+zeros), so they are only ever looked up. A picture of 1 × 2 crops is `[ ▣ thumbnail ▣ │ ▣ ]`: one placeholder a crop,
+which grows to P positions when the modalities are merged:
 
     ids         <|im_start|> user \\n  [  ▣  thumbnail  ▣  │  ▣  ]  What  is  this
-    embeddings        w        w   w  i  vvvv    i    vvvv i vvvv i   w    w    w
+    embeddings        t        t   t  i  pppp    i    pppp i pppp i   t    t    t
 
 Source: the Ovis paper (arXiv 2405.20797), section 3, and the released weights.
 """
@@ -42,7 +43,7 @@ BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 
 
 def merge_patches(features: Tensor, stride: int) -> Tensor:
-    """(n, P, d) → (n, T, stride² · d): each square of patches becomes one, its rows and columns laid side by side.
+    """(n, p, d) → (n, P, stride² · d): each square of patches becomes one, its rows and columns laid side by side.
 
     A grid that does not divide evenly is padded with zeros at its bottom and right.
     """
@@ -59,11 +60,11 @@ def merge_patches(features: Tensor, stride: int) -> Tensor:
 
 
 def tokenize(logits: Tensor, function: str, tau: float = 1.0, noise: Tensor | None = None) -> Tensor:
-    """Head logits (n, T, V−5) → visual tokens (n, T, V−5): a distribution over visual words, or one of them.
+    """Head logits (n, P, V−5) → visual tokens (n, P, V−5): a distribution over visual words, or one of them.
 
     Args:
         function: "softmax"; "st_argmax", the best word with the gradient of the logits; "gumbel_argmax", a word drawn
-            from softmax(logits), with the gradient of softmax((logits + noise) / tau). The last draws in evaluation
+            from softmax(logits), with the gradient of softmax((logits + noise) / tau). The last draws in evaluation,
             too, as the original does.
         noise: Drawn from the standard Gumbel distribution; default: now.
     """
@@ -83,15 +84,15 @@ def best_word(scores: Tensor) -> Tensor:
 
 
 class VisualTokenizer(nn.Module):
-    """Pixels (n, 3, R, R) → visual tokens (n, T, V)."""
+    """Pixels (n, 3, R, R) → visual tokens (n, P, V)."""
 
     def __init__(self, config: VisualTokenizerConfig, backbone: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        words = config.vocab_size - NUM_INDICATORS
+        vocabulary = config.vocab_size - NUM_INDICATORS
         width = config.backbone_config.hidden_size * config.hidden_stride**2
-        self.head = nn.Sequential(nn.Linear(width, words, bias=False), nn.LayerNorm(words))
+        self.head = nn.Sequential(nn.Linear(width, vocabulary, bias=False), nn.LayerNorm(vocabulary))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,26 +103,26 @@ class VisualTokenizer(nn.Module):
         return next(self.head.parameters()).device
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (n, 3, R, R) → merged features (n, T, s²·d)."""
+        """Pixels (n, 3, R, R) → merged features (n, P, s²·d)."""
         features = self.backbone(pixel_values)
         if self.config.drop_cls_token:
             features = features[:, 1:]
         return merge_patches(features, self.config.hidden_stride)
 
     def tokenize(self, logits: Tensor) -> Tensor:
-        """Head logits → visual words; see the function of the same name."""
+        """Head logits → visual tokens; see the function of the same name."""
         return tokenize(logits, self.config.tokenize_function, self.config.tau)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        words = self.tokenize(self.head(self.encode(pixel_values)))  # (n, T, V−5)
-        return functional.pad(words, (0, NUM_INDICATORS))
+        tokens = self.tokenize(self.head(self.encode(pixel_values)))  # (n, P, V−5)
+        return functional.pad(tokens, (0, NUM_INDICATORS))
 
 
 class VisualEmbeddingTable(nn.Embedding):
     """One row a visual word, as wide as the language model."""
 
     def forward(self, visual_tokens: Tensor) -> Tensor:
-        """Visual tokens (…, V) → means of rows (…, D); or integer words (…) → rows."""
+        """Visual tokens (…, V) → means of rows (…, D); or numbers of visual words (…) → rows."""
         if visual_tokens.is_floating_point():
             return visual_tokens @ self.weight
         return super().forward(visual_tokens)
@@ -135,7 +136,7 @@ class VisualEmbeddingTable(nn.Embedding):
 
 
 def merge(
-    words: Tensor,
+    tokens: Tensor,
     input_ids: Tensor,
     mask: Tensor,
     labels: Tensor | None,
@@ -144,13 +145,14 @@ def merge(
     limit: int,
     left_padding: bool = False,
 ) -> Merged:
-    """Put indicators and crops where `input_ids` (B, T) says; see `longview.models.sequence.merge`.
+    """Put indicators and crops where `input_ids` (B, T) has their ids; see `longview.models.sequence.merge`.
 
     Args:
+        tokens: (B, T, D) embeddings; those of crops and indicators are replaced.
         indicators: (5, D).
         limit: Positions kept: the last ones with left padding, else the first ones.
     """
-    cut = slice(-limit, None) if left_padding else slice(limit)
+    kept = slice(-limit, None) if left_padding else slice(limit)
     is_indicator = (input_ids <= BEGIN) & (input_ids >= END)
-    words = words.masked_scatter(is_indicator[..., None], indicators[BEGIN - input_ids[is_indicator]])
-    return sequence.merge(words, input_ids == ATOM, mask, labels, pictures, cut, left_padding)
+    tokens = tokens.masked_scatter(is_indicator[..., None], indicators[BEGIN - input_ids[is_indicator]])
+    return sequence.merge(tokens, input_ids == ATOM, mask, labels, pictures, kept, left_padding)

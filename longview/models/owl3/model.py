@@ -31,20 +31,20 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
-from longview.models.base import Footprint, PicturesInSequence, count_parameters
+from longview.models.base import Footprint, count_parameters
 from longview.models.owl3 import convert
 from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, HyperAttention, HyperDecoderLayer, VisualKVCache
 from longview.models.owl3.processor import Owl3Processor, placeholder_starts
 from longview.models.packing import borders, pack
-from longview.models.sequence import positions_of
+from longview.models.sequence import check_counts, pad_chunks, positions_of, slice_positions
 from longview.models.transformers_seams import CACHE_NAME, CACHE_NAMES, takes_cache_by_either_name
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
 
 
-class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
+class Owl3Model(PreTrainedModel, GenerationMixin):
     """A language model that looks at pictures inside a few of its blocks.
 
     Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
@@ -256,7 +256,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         if image_embeds is None and pixel_values is not None:
             image_embeds = self.encode(pixel_values)
         starts = placeholder_starts(media_offset, batch)
-        check_counts(0 if image_embeds is None else len(image_embeds), starts)
+        check_counts(0 if image_embeds is None else len(image_embeds), sum(map(len, starts)))
         if image_embeds is not None and len(image_embeds):
             if side_cache is None:
                 side_cache = VisualKVCache(batch, self.config.patches_per_picture)
@@ -292,7 +292,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
 
         Pictures hang with the words they stand before, so that looking at many is cut into pieces, too.
         """
-        words = super().prefill_chunk(arguments, begin, end)
+        words = slice_positions(arguments, begin, end)
         starts = self.picture_starts(arguments)
         here = [number for number, start in enumerate(starts) if begin <= start < end]
         if not here:
@@ -304,9 +304,9 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         """Several rows' chunks from position 0 as one batch, padded on the right."""
         embeds = [chunk["image_embeds"] for chunk in chunks if "image_embeds" in chunk]
         if not embeds:
-            return super().collate_chunks(chunks)
+            return pad_chunks(chunks)
         starts = [start for chunk in chunks for start in chunk.get("media_offset", [[]])]
-        return {**super().collate_chunks(chunks), "image_embeds": torch.cat(embeds), "media_offset": starts}
+        return {**pad_chunks(chunks), "image_embeds": torch.cat(embeds), "media_offset": starts}
 
     def picture_positions(
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int
@@ -358,7 +358,7 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(self.device)
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         starts = placeholder_starts(media_offset, batch)
-        check_counts(0 if pixel_values is None else len(pixel_values), starts)
+        check_counts(0 if pixel_values is None else len(pixel_values), sum(map(len, starts)))
         side_cache = getattr(past_key_values, "side_cache", None)
         fresh = [[start >= past for start in row] for row in starts]
         if any(map(any, fresh)):
@@ -396,16 +396,6 @@ class Owl3Model(PicturesInSequence, PreTrainedModel, GenerationMixin):
             raise RequestError("decode_text=True needs tokenizer=…")
         stops = set(end_tokens(tokenizer, self.config))
         return [tokenizer.decode(_until(row.tolist(), stops), skip_special_tokens=True).strip() for row in output]
-
-
-def check_counts(num_pictures: int, starts: list[list[int]]) -> None:
-    """The seam of the modalities: as many pictures as placeholders, or an error with both numbers."""
-    num_placeholders = sum(map(len, starts))
-    if num_pictures != num_placeholders:
-        raise RequestError(
-            f"{num_pictures} pictures for {num_placeholders} placeholders; "
-            "pixel_values and media_offset must come from the same processor call"
-        )
 
 
 def end_tokens(tokenizer: Any, config: Owl3Config) -> list[int]:

@@ -28,9 +28,8 @@ from longview.errors import MediaError, RequestError
 from longview.media import open_media
 from longview.messages import Message, Part, ask
 from longview.models import adapters
-from longview.models.base import ModelInputs, checkpoint_activations
+from longview.models.base import IGNORED, ModelInputs, checkpoint_activations
 from longview.models.liger import apply_liger_kernel
-from longview.models.sequence import IGNORED
 from longview.train.data.datasets import Mixture, Quarantine
 from longview.train.data.rows import Example
 from longview.train.data.sample_format import open_shown, sample_format_of

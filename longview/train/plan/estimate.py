@@ -23,9 +23,8 @@ from longview.curriculum.pool import draw_kind, draw_sample, paint_pool
 from longview.engine.devices import matrix_rate, memory_of
 from longview.errors import MediaError, RecipeError, RequestError
 from longview.models import adapters, checkpoint, quantization
-from longview.models.base import PROGRAM_BYTES
+from longview.models.base import IGNORED, PROGRAM_BYTES
 from longview.models.families import family_of
-from longview.models.sequence import IGNORED
 from longview.train.build import add_adapter, open_model, quantized
 from longview.train.data.datasets import Mixture
 from longview.train.distributed import processes, zero

@@ -15,7 +15,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import Frame, Medium
 from longview.messages import ask, image
 from longview.models import mgm
-from longview.models.mgm.fusion import PatchInfoMining, look_closely, quarters, small_views, windows
+from longview.models.mgm.fusion import PatchInfoMining, mine_views, quarters, small_views, windows
 
 
 @given(side=st.integers(1, 5), step=st.integers(1, 4), width=st.integers(1, 3))
@@ -46,7 +46,7 @@ def mined(grid: int):
     mining = PatchInfoMining(6, 5)
     coarse = torch.randn(1, grid**2 + (grid > 1), 9, 6)
     fine = torch.randn(1, 5, 12 * grid, 12 * grid, requires_grad=True)
-    return look_closely(mining, coarse, fine, grid)[0], fine
+    return mine_views(mining, coarse, fine, grid)[0], fine
 
 
 @pytest.mark.parametrize("grid", [1, 2])

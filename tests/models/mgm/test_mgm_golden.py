@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tolerances import GOLDEN_EMBEDS, GOLDEN_MGM_LOGITS
 
 from longview.models.mgm import Model
+from longview.models.mgm.compat import TwoSizes
 from longview.models.mgm.fusion import views
 from longview.models.mgm.towers import coarse_features
 
@@ -94,9 +95,8 @@ def test_gemma_with_the_other_gelu_has_the_other_answers(tmp_path, case):
 def test_a_training_batch_has_the_authors_labels_and_loss(opened, variant):
     model, golden = opened(variant), load_file(GOLDEN / variant / "golden.safetensors")
     batch = {name: golden[f"train.{name}"] for name in ("input_ids", "attention_mask", "labels")}
-    arguments = (batch["input_ids"], batch["attention_mask"], batch["labels"], None)
     shown = pictures(golden, 2)  # the second row has no placeholder, and holds a picture all the same
-    merged = model._merged(*arguments, **shown, left_padding=False)
+    merged = model.merge_pictures(**batch, pixel_values=TwoSizes(**shown))
     assert merged.labels.tolist() == golden["train.merged_labels"].tolist()
     assert merged.mask.tolist() == golden["train.merged_attention_mask"].bool().tolist()
     if "train.merged_embeds" in golden:
@@ -119,7 +119,7 @@ def test_what_is_too_long_is_cut_as_the_authors_cut_it_and_padding_may_stand_on_
     ):
         change(folder, **changes)
         model = Model.from_pretrained(folder).eval()
-        merged = model._merged(*batch, None, **pictures(golden, 2), left_padding=left)
+        merged = model.merge_pictures(*batch, TwoSizes(**pictures(golden, 2)), left)
         assert merged.labels.tolist() == golden[f"{name}.merged_labels"].tolist()
         assert merged.mask.tolist() == golden[f"{name}.merged_attention_mask"].bool().tolist()
         output = model(input_ids=batch[0], attention_mask=batch[1], labels=batch[2], **pictures(golden, 2))

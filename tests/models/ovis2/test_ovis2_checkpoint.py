@@ -147,7 +147,7 @@ def test_the_norm_that_nobody_reads_may_be_missing_and_changes_nothing(tmp_path)
 
 def test_a_head_and_a_table_that_disagree_are_named_with_both_numbers(tmp_path):
     folder = folder_of("text_only", tmp_path, lambda w: w.update({"vte.weight": w["vte.weight"][:-1].clone()}))
-    assert "tells 123 visual words apart, so the table needs 123 + 5 indicators = 128 rows, but vte.weight has 127" in (
+    assert "head has 123 outputs, so the table needs 123 + 5 indicators = 128 rows, but vte.weight has 127" in (
         complaint(folder)
     )
 
@@ -158,7 +158,7 @@ def test_weights_that_are_no_ovis_and_parts_we_do_not_know_are_named(tmp_path):
     )
     folder = folder_of("text_only", tmp_path / "b")
     change(folder, llm_model_type="gemma2")
-    assert "speaks through a 'gemma2'" in complaint(folder)
+    assert "has a 'gemma2' language model" in complaint(folder)
     folder = folder_of("text_only", tmp_path / "c")
     visual = json.loads((folder / "config.json").read_text())["visual_tokenizer_config"]
     for key, value in (("model_type", "vit_visual_tokenizer"), ("tokenize_function", "argmax")):

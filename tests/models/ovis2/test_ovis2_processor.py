@@ -18,7 +18,8 @@ from longview.media import Frame, Medium, select
 from longview.messages import Message, ask, image, video
 from longview.models.base import SampleFormat
 from longview.models.ovis2 import Config, Processor
-from longview.models.ovis2.processor import Pixels, boxes, choose_grid, covered, keep_pictures, placeholders
+from longview.models.ovis2.compat import keep_pictures
+from longview.models.ovis2.crops import Pixels, boxes, choose_grid, covered, placeholders
 from longview.requests import MediaOptions
 
 PARTITION = json.loads((GOLDEN / "partition.json").read_text())
@@ -54,7 +55,7 @@ def test_a_picture_is_cut_as_the_authors_cut_it(case):
 def test_crops_have_the_authors_pixels(case):
     processor = Processor.__new__(Processor)
     processor.pixels = Pixels(SIDE)
-    crops, ids = processor.picture(synthetic(case["w"], case["h"], 0), case["max_partition"])
+    crops, ids = processor.preprocess_image(synthetic(case["w"], case["h"], 0), case["max_partition"])
     assert len(crops) == case["n_tiles"]
     assert ids == case["placeholder_ids"]
     for crop, mean, std in zip(crops, case["tile_channel_mean"], case["tile_channel_std_pop"], strict=True):
@@ -70,7 +71,7 @@ def test_a_picture_with_no_width_left_is_refused_in_one_line(case):
     processor = Processor.__new__(Processor)
     processor.pixels = Pixels(SIDE)
     with pytest.raises(RequestError, match=r"^a crop of \d+ × \d+ pixels has no width left .*448 × 448.*$"):
-        processor.picture(Image.new("RGB", (case["w"], case["h"])), case["max_partition"])
+        processor.preprocess_image(Image.new("RGB", (case["w"], case["h"])), case["max_partition"])
 
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if "input_ids_list" in case])
@@ -265,7 +266,7 @@ def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
     folder = folder_of("text_only", tmp_path)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "crop_size": {"height": 70, "width": 70}}))
-    with pytest.raises(CheckpointError, match=r"crops of 70 pixels, but config\.json's model looks at 56"):
+    with pytest.raises(CheckpointError, match=r"crops of 70 pixels, but config\.json's model takes 56"):
         longview.load(folder)
     (folder / "preprocessor_config.json").write_text("{}")
     with pytest.raises(LongviewError, match="does not say how crops are made"):
@@ -305,7 +306,7 @@ def test_a_bare_caption_is_head_picture_tail_and_caption(official):
     inputs = official.prepare(
         messages, [medium(picture)], train=True, sample_format=SampleFormat(plain=True, max_partition=4)
     )
-    _, shown = official.picture(picture, 4)
+    _, shown = official.preprocess_image(picture, 4)
     expected = [*tokens("See "), *shown, *tokens("\n"), *tokens("A cat.")]
     labels = [-100] * (len(expected) - len(tokens("A cat."))) + tokens("A cat.")
     assert inputs.text_inputs["input_ids"][0].tolist() == expected
