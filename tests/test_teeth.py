@@ -149,12 +149,12 @@ VANDALISMS = {
     "four bits are asked of weights that learn": ("train/recipe.py", "elif recipe.model.quantize is not None:", "elif False:", "train/test_qlora.py"),
     "the connector is quantised": ("models/quantization.py", 'if part != "language"', 'if part == "vision"', "models/test_quantization.py"),
     "pictures take no room in the sequence": ("engine/prepare.py", "if inputs.length >= engine.context_length", 'if inputs.text_inputs["input_ids"].shape[1] >= engine.context_length', "engine/test_engine.py"),
-    "the sampler counts pictures as words": ("engine/request.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
+    "the sampler counts pictures as tokens": ("engine/request.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
     "a row reads what stands behind its end": ("engine/kv_cache.py", "device=device) <= ends[:, None]", "device=device) <= ends.max()", BATCHES),
-    "rows of different lengths stand at the same position": ("engine/scheduler.py", "torch.tensor(decode_batch.lengths + idle, device=device)[:, None]", "torch.full((len(requests), 1), decode_batch.longest)", BATCHES),
-    "a row that takes another's place leaves its pictures behind": ("engine/kv_cache.py", "self.rows[row], self._side_caches[row] = self.rows[last], self._side_caches[last]", "self.rows[row] = self.rows[last]", BATCHES),
+    "rows of different lengths are at the same position": ("engine/model_runner.py", "torch.tensor(decode_batch.lengths + idle, device=device)[:, None]", "torch.full((len(tokens), 1), decode_batch.longest)", BATCHES),
+    "a row that takes another's place leaves its pictures behind": ("engine/decode_batch.py", "side_caches[row] = side_caches[last]", "pass", BATCHES),
     "another picture has the same keys and values": ("engine/prefix_cache.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),
-    "scores that are no numbers spoil the table": ("engine/scheduler.py", "wipe=error is not None", "wipe=False", BATCHES),
+    "NaN stays in a row that another request gets": ("engine/scheduler.py", "zero=request.error is not None", "zero=False", BATCHES),
     "processes keep their gradients to themselves": ("train/distributed/sharding.py", "        dist.all_reduce(summed)\n", "", PROCESSES),
     "each process learns from every sample": ("train/objectives/supervised.py", "rows[processes.rank() :: processes.count()]", "rows", PROCESSES),
     "a process divides by its own words": ("train/objectives/supervised.py", "sum(share[name] for share, _ in shares)", "mine[name]", PROCESSES),
@@ -162,7 +162,7 @@ VANDALISMS = {
     "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
     "a checkpoint grows in its place": ("train/loop.py", 'self.output / ".unfinished"\n', 'self.output / f"checkpoint-{done:07d}"\n', KILLED),
     "dropout draws on where it left off": ("train/objectives/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
-    "a cancelled request is answered to its end": ("engine/scheduler.py", "            if request.cancelled:", "            if False:", BATCHES),
+    "a cancelled request is decoded to its end": ("engine/scheduler.py", "            if request.cancelled or request.finished:", "            if False:", BATCHES),
 }  # fmt: skip
 
 

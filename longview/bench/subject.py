@@ -19,7 +19,7 @@ from transformers.initialization import no_init_weights
 
 from longview.engine import Budget, Engine, load
 from longview.engine.devices import best_device
-from longview.engine.features import key_of
+from longview.engine.features import feature_key
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.messages import Message, ask, video
@@ -151,14 +151,14 @@ class Subject:
         )
         for encoder_input in encoder_inputs:
             features = torch.empty(shape, dtype=model.dtype, device=model.device)
-            key = key_of(scheduler.model_id, media[encoder_input.medium], encoder_input)
-            self.engine.features.put(key, features.normal_(std=0.5))
+            key = feature_key(scheduler.model_id, media[encoder_input.medium], encoder_input)
+            self.engine.feature_cache.put(key, features.normal_(std=0.5))
 
     def forget(self, features: bool = False) -> None:
         """Let the engine forget conversations, and what it has seen if asked to."""
-        self.engine.prefixes.clear()
+        self.engine.prefix_cache.clear()
         if features:
-            self.engine.features.clear()
+            self.engine.feature_cache.clear()
 
 
 def subject_of(

@@ -1,11 +1,11 @@
-"""Decoding in compiled functions of fixed shapes: `load(…, compile=True)`.
+"""Compiled decoding with static shapes: `load(…, compile=True)`.
 
-Neighbouring blocks of the language model become one compiled function: all of them, or, where a row has pictures that
-stand outside its sequence, those between the blocks that look at pictures. Shapes are those of a decode batch's whole
-table, which grows by doubling, so few are ever met; rows that nobody stands in are computed along and not looked at. Reading
-prompts and looking at pictures stay as they are: their shapes change each time, and their matrices are large.
+A run of consecutive decoder layers becomes one compiled function: all layers, or, where a row has a side cache, the
+layers between those that attend to it themselves. A pass goes over all rows and positions that are allocated, which
+grow by doubling, so that few shapes occur; rows without a request are computed along and ignored. Prefilling and
+encoding are not compiled: their shapes differ each time, and large matrix products take most of their time.
 
-On CUDA each such function is a CUDA graph; on a CPU the gain is fused loops and less time in Python.
+On CUDA each function is a CUDA graph; on a CPU the gain is fused loops and less time in Python.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longview.engine.kv_cache import SHORT, DecodeBatch
+from longview.engine.decode_batch import SMALLEST_BUCKET, DecodeBatch
 from longview.errors import RequestError
+from longview.models.base import Model, SideCache
 from longview.models.transformers_seams import CACHE_NAME, cache_argument
 
 
 class StaticLayer:
-    """Keys and values (S, Hkv, C, D) of a decode batch in one block, in place of transformers' cache."""
+    """Keys and values (rows, Hkv, positions, D) of a decode batch in one layer, in place of transformers' cache."""
 
     rows: Tensor
     ends: Tensor
-    """Where each of the rows ends now; set before each pass."""
+    """The position at which each row is continued; set before each pass."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -36,57 +37,55 @@ class StaticLayer:
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Where the next position counts from: behind everything, as all that a row holds stands before it."""
+        """Positions that are allocated: as the present one of a layer with a side cache, it sees all pictures."""
         return self.keys.shape[2]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write (S, Hkv, 1, D) at each row's end; returns the whole table."""
+        """Append (rows, Hkv, 1, D); returns everything that is allocated."""
         self.keys[self.rows, :, self.ends] = key_states[:, :, 0]
         self.values[self.rows, :, self.ends] = value_states[:, :, 0]
         return self.keys, self.values
 
 
 class StaticDecodeBatch(DecodeBatch):
-    """A decode batch whose passes go over all of its slots and positions, taken or not."""
+    """A decode batch whose passes go over all rows and positions that are allocated."""
 
-    def __init__(self, num_layers: int, kind: int = SHORT) -> None:
-        super().__init__(num_layers, kind)
+    def __init__(self, num_layers: int, bucket: int = SMALLEST_BUCKET) -> None:
+        super().__init__(num_layers, bucket)
         self._static: list[StaticLayer] = []
 
     @property
-    def width(self) -> int:
-        return self.slots
+    def rows_per_pass(self) -> int:
+        return self.row_capacity
 
     def mask(self, device: torch.device) -> Tensor:
-        """Who sees what when each row adds one position: bool (S, 1, 1, C)."""
+        """What each row attends to in a pass of one token a row: bool (rows, 1, 1, positions)."""
         _, ends = self.ends_on(device)
-        return (torch.arange(self.capacity, device=device) <= ends[:, None])[:, None, None]
+        return (torch.arange(self.position_capacity, device=device) <= ends[:, None])[:, None, None]
 
     def layer(self, number: int) -> StaticLayer:
-        """The table in one block, and where its rows end now."""
-        layer = self.layers[number]
-        rows, ends = self.ends_on(layer.keys.device)
-        if len(self._static) != len(self.layers) or self._static[number].keys is not layer.keys:
-            self._static = [StaticLayer(one.keys, one.values) for one in self.layers]
-        self._static[number].rows, self._static[number].ends = rows, ends
-        return self._static[number]
+        """One layer, with the present ends of its rows."""
+        keys, _ = self.layers[number].tensors()
+        if len(self._static) != len(self.layers) or self._static[number].keys is not keys:
+            self._static = [StaticLayer(*layer.tensors()) for layer in self.layers]
+        layer = self._static[number]
+        layer.rows, layer.ends = self.ends_on(keys.device)
+        return layer
 
-    def _resize(self, slots: int, capacity: int) -> None:
-        super()._resize(slots, capacity)
-        self._measure()
-        self._join()
+    def _resize(self, rows: int, positions: int) -> None:
+        super()._resize(rows, positions)
+        self._lengths_changed()
+        self.side_cache = self._joined(self._side_caches)
 
-    def _measure(self) -> None:
-        super()._measure()
-        self.ends = [*self.lengths, *[0] * (self.slots - len(self.lengths))]
+    def _lengths_changed(self) -> None:
+        super()._lengths_changed()
+        self.ends = [*self.lengths, *[0] * (self.row_capacity - len(self.lengths))]
 
-    def _join(self) -> None:
-        present = [side_cache for side_cache in self._side_caches if side_cache is not None]
-        empty = [None] * (self.slots - len(self._side_caches))
-        self.side_cache = type(present[0]).joined([*self._side_caches, *empty]) if present else None
+    def _joined(self, side_caches: Sequence[SideCache | None]) -> SideCache | None:
+        return super()._joined([*side_caches, *[None] * (self.row_capacity - len(side_caches))])
 
 
-def check_compile(model: Any) -> None:
+def check_compile(model: Model) -> None:
     """
     Raises:
         RequestError: nothing can be compiled for this model here.
@@ -116,8 +115,8 @@ def check_compile(model: Any) -> None:
             ) from None
 
 
-def compile_blocks(model: Any, backend: str = "inductor") -> None:
-    """Make the blocks of a model's language model run compiled where they are given a `StaticDecodeBatch`, in place.
+def compile_layers(model: Model, backend: str = "inductor") -> None:
+    """Make the decoder layers of a model run compiled where their cache is a `StaticDecodeBatch`, in place.
 
     Args:
         backend: Of `torch.compile`.
@@ -128,29 +127,30 @@ def compile_blocks(model: Any, backend: str = "inductor") -> None:
         settings["mode"] = "reduce-overhead"
     elif backend == "inductor":
         settings["options"] = {"cpp_wrapper": True}
-    blocks = list(model.language_model.model.layers)
-    kinds = getattr(model.language_model.config, "layer_types", None) or [None] * len(blocks)
-    together = CompiledBlocks(blocks, kinds, settings)
-    for number, block in enumerate(blocks):
-        block.forward = functools.partial(together.forward, number, block.forward)
+    layers = list(model.language_model.model.layers)
+    layer_types = getattr(model.language_model.config, "layer_types", None) or [None] * len(layers)
+    compiled = CompiledLayers(layers, layer_types, settings)
+    for number, layer in enumerate(layers):
+        layer.forward = functools.partial(compiled.forward, number, layer.forward)
 
 
-class CompiledBlocks:
-    """The blocks of a language model in runs, each of which becomes one function for each shape that it meets.
+class CompiledLayers:
+    """The decoder layers of a language model in runs; a run becomes one compiled function for each shape that occurs.
 
     Args:
-        kinds: Of attention, a block each; a run is of one kind.
+        layer_types: The type of attention of each layer (transformers' `layer_types`); a run is of one type.
         settings: Of `torch.compile`.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], kinds: Sequence[Any], settings: Mapping[str, Any]) -> None:
-        self.blocks, self.settings = blocks, settings
-        self.looks = [getattr(block, "looks", False) for block in blocks]
+    def __init__(self, layers: Sequence[nn.Module], layer_types: Sequence[Any], settings: Mapping[str, Any]) -> None:
+        self.layers, self.settings = layers, settings
+        self.attends = [getattr(layer, "looks", False) for layer in layers]
+        """Which layers attend to the side cache."""
         self.runs = {
-            False: runs_of(kinds, [False] * len(blocks)),
-            True: runs_of(kinds, self.looks),
+            False: runs_of(layer_types, [False] * len(layers)),
+            True: runs_of(layer_types, self.attends),
         }
-        """By whether there are pictures that blocks look at themselves."""
+        """By whether there is a side cache."""
         self._compiled: dict[tuple[range, torch.Size], Callable[..., Tensor]] = {}
 
     def forward(
@@ -162,45 +162,45 @@ class CompiledBlocks:
         side_cache: Any = None,
         **options: Any,
     ) -> Tensor:
-        """One block, in place of its own `forward`. The first block of a run answers for all of it."""
+        """One layer, in place of its own `forward`. The first layer of a run computes all of the run."""
         given = {} if side_cache is None else {"side_cache": side_cache}
         batch = cache_argument(options)
         if not isinstance(batch, StaticDecodeBatch):
             return plain(hidden, **given, **options)
-        if side_cache is not None and self.looks[number]:  # pictures are ragged: hardly a shape of theirs comes twice
+        if side_cache is not None and self.attends[number]:  # side caches are ragged: their shapes hardly ever recur
             return plain(hidden, **given, **options | {CACHE_NAME: batch.layer(number)})
         run = self.runs[side_cache is not None].get(number)
         if run is None:
             return hidden
-        tables = [batch.layer(each) for each in run]
+        caches = [batch.layer(each) for each in run]
         options = {name: option for name, option in options.items() if name != CACHE_NAME}
-        return self._function(run, tables[0].keys.shape)([self.blocks[each] for each in run], tables, hidden, **options)
+        return self._function(run, caches[0].keys.shape)([self.layers[each] for each in run], caches, hidden, **options)
 
     def _function(self, run: range, shape: torch.Size) -> Callable[..., Tensor]:
-        """What is compiled for a run and the shape (S, Hkv, C, D) of its tables.
+        """The compiled function of a run, for keys of the shape (rows, Hkv, positions, D).
 
-        Each is made from a code object of its own: PyTorch keeps but a few variants of one, and then gives up.
+        Each has a code object of its own: PyTorch compiles a few variants of one code object, and then gives up.
         """
         if (run, shape) not in self._compiled:
-            own = types.FunctionType(_follow.__code__.replace(), globals(), _follow.__name__)
+            own = types.FunctionType(_run_layers.__code__.replace(), globals(), _run_layers.__name__)
             self._compiled[run, shape] = torch.compile(own, **self.settings)
         return self._compiled[run, shape]
 
 
-def _follow(blocks: Sequence[nn.Module], tables: Sequence[StaticLayer], hidden: Tensor, **options: Any) -> Tensor:
-    """Neighbouring blocks one after another: hidden states (S, 1, D) → (S, 1, D)."""
-    for number, block in enumerate(blocks):
-        hidden = type(block).forward(block, hidden, **{CACHE_NAME: tables[number]}, **options)
+def _run_layers(layers: Sequence[nn.Module], caches: Sequence[StaticLayer], hidden: Tensor, **options: Any) -> Tensor:
+    """Consecutive layers: hidden states (rows, 1, D) → (rows, 1, D)."""
+    for number, layer in enumerate(layers):
+        hidden = type(layer).forward(layer, hidden, **{CACHE_NAME: caches[number]}, **options)
     return hidden
 
 
-def runs_of(kinds: Sequence[Any], alone: Sequence[bool]) -> dict[int, range]:
-    """Neighbouring blocks of one kind of attention, by the number of the first; some stand alone and are left out."""
+def runs_of(layer_types: Sequence[Any], left_out: Sequence[bool]) -> dict[int, range]:
+    """Runs of consecutive layers of one type, by the number of their first layer; some layers belong to none."""
     runs: dict[int, range] = {}
     begin = 0
-    for number in range(len(kinds)):
-        if number and (kinds[number] != kinds[number - 1] or alone[number] or alone[number - 1]):
+    for number in range(len(layer_types)):
+        if number and (layer_types[number] != layer_types[number - 1] or left_out[number] or left_out[number - 1]):
             begin = number
-        if not alone[number]:
+        if not left_out[number]:
             runs[begin] = range(begin, number + 1)
     return runs

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from longview.engine.compiled import StaticDecodeBatch, compile_blocks
+from longview.engine.compiled import StaticDecodeBatch, compile_layers
+from longview.engine.decode_batch import DecodeBatch
 from longview.engine.devices import memory_of
-from longview.engine.features import FeatureCache, VideoCache, identity
+from longview.engine.features import FeatureCache, VideoCache, model_digest
 from longview.engine.grammar import Grammars
 from longview.engine.hooks import Hook, parse_hooks, run_after_answer
-from longview.engine.kv_cache import DecodeBatch
 from longview.engine.prefix_cache import PrefixCache
 from longview.engine.prepare import ParsedRequest, parse_request, prepare
 from longview.engine.request import Request
@@ -85,7 +85,7 @@ class Engine:
         hooks: Sequence[Hook] = (),
     ) -> None:
         if compile:
-            compile_blocks(model)
+            compile_layers(model)
         self.model = model
         self.processor = processor
         self.name = name
@@ -94,20 +94,20 @@ class Engine:
         budget = budget or Budget()
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         left = max(0, int(0.9 * memory_of(str(model.device))) - weights)
-        self.videos = VideoCache()
+        self.video_cache = VideoCache()
         folder = budget.feature_folder
-        self.features = FeatureCache(_or(budget.features, left // 8), folder)
-        self.prefixes = PrefixCache(_or(budget.prefixes, left // 8))
+        self.feature_cache = FeatureCache(_or(budget.features, left // 8), folder)
+        self.prefix_cache = PrefixCache(_or(budget.prefixes, left // 8))
         self.grammars = Grammars()
         self.scheduler = Scheduler(
             model,
-            self.features,
-            self.prefixes,
-            model_id=identity(model) if folder is not None else "",
-            most=budget.requests,
-            memory=_or(budget.states, left // 2),
+            self.feature_cache,
+            self.prefix_cache,
+            model_id=model_digest(model) if folder is not None else "",
+            max_requests=budget.requests,
+            max_bytes=_or(budget.states, left // 2),
             wake=self._wake,
-            decode_batch=StaticDecodeBatch if compile else DecodeBatch,
+            batch_class=StaticDecodeBatch if compile else DecodeBatch,
         )
         self._condition = threading.Condition()
         self._stepping = False  # some thread steps the scheduler
@@ -212,9 +212,9 @@ class Engine:
         pieces: dict[int, list[Piece]] = {request.choice: [] for request in requests}
         try:
             while running:
-                self._wait_until(lambda: any(request.pieces or request.ended for request in running))
+                self._wait_until(lambda: any(request.pieces or request.finished for request in running))
                 for request in list(running):
-                    ended = request.ended  # before its last piece is taken
+                    ended = request.finished  # before its last piece is taken
                     while request.pieces:
                         pieces[request.choice].append(request.pieces.popleft())
                         yield pieces[request.choice][-1]
@@ -241,13 +241,13 @@ class Engine:
         pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="longview-batch")
         try:
             while True:
-                while len(pending) < 2 * self.scheduler.most and (given := next(conversations, pool)) is not pool:
+                while len(pending) < 2 * self.scheduler.max_requests and (given := next(conversations, pool)) is not pool:
                     pending.append(pool.submit(start, given))
                     pending[-1].add_done_callback(lambda _: self._wake())
                 if not pending:
                     return
                 head = pending[0]
-                self._wait_until(lambda: head.done() and (head.exception() is not None or head.result()[1].ended))  # noqa: B023
+                self._wait_until(lambda: head.done() and (head.exception() is not None or head.result()[1].finished))  # noqa: B023
                 pending.popleft()
                 yield self._outcome(head)
         finally:
@@ -295,7 +295,7 @@ class Engine:
                         self._condition.notify_all()
         except BaseException as error:
             broken = error if isinstance(error, Exception) else RequestError("the engine was interrupted; ask again")
-            self.scheduler.abandon(broken)
+            self.scheduler.abort(broken)
             raise
         finally:
             with self._condition:
@@ -310,7 +310,7 @@ class Engine:
 
     def _cancel(self, requests: Sequence[Request]) -> None:
         """End requests that have not ended: now, or, while another thread steps the scheduler, by the next step."""
-        left = [request for request in requests if not request.ended]
+        left = [request for request in requests if not request.finished]
         for request in left:
             request.cancelled = True
         if not left:

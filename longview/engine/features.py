@@ -1,10 +1,10 @@
-"""Pictures are encoded once: features by content, bounded in bytes, in memory and on disk if asked to.
+"""From frames to features: the prefetcher of their pixels, and the caches of features and of opened videos.
 
-    frames ── decode ── crops, pixels ── a short queue ── encode, a few pictures at a time ── FeatureCache
-    └────────── a thread of its own (Prefetcher) ──────────┘  └───────── the scheduler ────────┘
+    frames ── decode ── crops, pixels ── a short queue ── encode, a chunk of pictures at a time ── FeatureCache
+    └───────── a thread per request (Prefetcher) ────────┘  └─────────── the scheduler ───────────┘
 
-The key of a frame's features is a digest over the raw bytes of its medium, which frame it is, everything that decides
-its pixels, and the model. Each field is framed by its length, so no two different requests share a key.
+Features are found by content. Their key is a digest over the raw bytes of the medium, which frame it is, everything
+that decides its pixels, and the model. Each field is framed by its length, so no two different frames share a key.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from longview.messages import Part
 from longview.models.base import EncoderInput, ModelInputs
 from longview.requests import Limits, MediaOptions
 
-AHEAD = 32
-"""Frames whose pixels wait to be encoded, at most: what a film costs in memory, however long it is."""
+MAX_PREFETCHED = 32
+"""Frames of a request whose pixels wait to be encoded, at most; it bounds the memory that a video takes."""
 
 
-def framed(*fields: object) -> str:
-    """SHA-256 in hex over fields of which none can flow into the next: type, length, value."""
+def digest_of(*fields: object) -> str:
+    """SHA-256 in hex over fields, each with its type and length, so that different fields never make the same bytes."""
     digest = hashlib.sha256()
     for field in fields:
         value = field if isinstance(field, bytes) else repr(field).encode()
@@ -43,42 +43,42 @@ def framed(*fields: object) -> str:
     return digest.hexdigest()
 
 
-def key_of(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
-    """What a frame's features are kept under."""
-    return framed(
+def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
+    """The key of a frame's features in a `FeatureCache`."""
+    return digest_of(
         "picture features", model_id, medium.digest, medium.frames[encoder_input.frame].index, encoder_input.settings
     )
 
 
-def identity(model: nn.Module) -> str:
-    """A digest of everything that makes features of pixels: the config and the weights outside the language model."""
-    digest = hashlib.sha256(framed(type(model).__name__, model.config.to_json_string(use_diff=False)).encode())  # type: ignore[union-attr, operator]
+def model_digest(model: nn.Module) -> str:
+    """A digest of what decides the features of given pixels: the config, and the weights outside the language model."""
+    digest = hashlib.sha256(digest_of(type(model).__name__, model.config.to_json_string(use_diff=False)).encode())  # type: ignore[union-attr, operator]
     own = {id(parameter) for parameter in model.language_model.parameters()}  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         if id(parameter) in own:
             continue
         value = parameter.detach().cpu().contiguous()
-        digest.update(framed(name, str(value.dtype), tuple(value.shape)).encode())
+        digest.update(digest_of(name, str(value.dtype), tuple(value.shape)).encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 class FeatureCache:
-    """Features by key: those used last stay, up to a number of bytes.
+    """Features by key. The least recently used are dropped when they exceed a number of bytes.
 
     Args:
-        limit: Bytes in memory.
-        folder: Keep them in files as well, which outlive the program. It may be shared by several programs.
-        disk_limit: Bytes in files; the oldest go first.
+        max_bytes: Bytes in memory.
+        folder: Keep them in files as well, which outlive the program. Several programs may share it.
+        max_disk_bytes: Bytes in files; the least recently used are deleted.
     """
 
-    def __init__(self, limit: int, folder: Path | None = None, disk_limit: int = 16 << 30) -> None:
-        self.limit = limit
+    def __init__(self, max_bytes: int, folder: Path | None = None, max_disk_bytes: int = 16 << 30) -> None:
+        self.max_bytes = max_bytes
         self.nbytes = 0
         self.hits = self.misses = 0
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
-        self._disk = None if folder is None else DiskStore(folder, disk_limit)
+        self._disk = None if folder is None else DiskStore(folder, max_disk_bytes)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -92,7 +92,7 @@ class FeatureCache:
                 self.hits += 1
                 return found
         if self._disk is not None and (found := self._disk.get(key)) is not None:
-            self._keep(key, found)
+            self._remember(key, found)
             self.hits += 1
             return found
         self.misses += 1
@@ -100,7 +100,7 @@ class FeatureCache:
 
     def put(self, key: str, features: Tensor) -> None:
         """Keep features; they are never changed afterwards."""
-        self._keep(key, features)
+        self._remember(key, features)
         if self._disk is not None:
             self._disk.put(key, features)
 
@@ -110,33 +110,33 @@ class FeatureCache:
             self._kept.clear()
             self.nbytes = 0
 
-    def _keep(self, key: str, features: Tensor) -> None:
+    def _remember(self, key: str, features: Tensor) -> None:
         size = features.numel() * features.element_size()
         with self._lock:
             old = self._kept.pop(key, None)
             if old is not None:
                 self.nbytes -= old.numel() * old.element_size()
-            if size > self.limit:
+            if size > self.max_bytes:
                 return
             self._kept[key] = features
             self.nbytes += size
-            while self.nbytes > self.limit:
+            while self.nbytes > self.max_bytes:
                 _, oldest = self._kept.popitem(last=False)
                 self.nbytes -= oldest.numel() * oldest.element_size()
 
 
 class DiskStore:
-    """One safetensors file a key, written beside its place and renamed, so that a reader never sees half of one.
+    """One safetensors file per key, written under another name and renamed, so that a reader never sees half of one.
 
     Raises:
         RequestError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = Path(folder), limit
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._held = sum(size for _, size, _ in self._files())
+            self._nbytes = sum(size for _, size, _ in self._files())
         except OSError as error:
             raise RequestError(
                 f"features cannot be kept in {folder} ({error.strerror}); give a folder that can be written"
@@ -156,7 +156,7 @@ class DiskStore:
         return found
 
     def put(self, key: str, features: Tensor) -> None:
-        """Write features; a full disk means that they are not kept, nothing worse."""
+        """Write features; where the disk is full, they are not kept."""
         from safetensors.torch import save
 
         path = self.folder / f"{key}.safetensors"
@@ -175,19 +175,19 @@ class DiskStore:
                     raise
         except OSError:
             return
-        self._held += len(data)
-        if self._held > self.limit:
-            self._forget()
+        self._nbytes += len(data)
+        if self._nbytes > self.max_bytes:
+            self._delete_oldest()
 
-    def _forget(self) -> None:
-        """Delete the files used longest ago, until a tenth of the limit is free."""
+    def _delete_oldest(self) -> None:
+        """Delete the least recently used files, until a tenth of the limit is free."""
         files = sorted(self._files())
-        self._held = sum(size for _, size, _ in files)
+        self._nbytes = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if self._held <= 0.9 * self.limit:
+            if self._nbytes <= 0.9 * self.max_bytes:
                 break
             path.unlink(missing_ok=True)
-            self._held -= size
+            self._nbytes -= size
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         for path in self.folder.glob("*.safetensors"):
@@ -199,13 +199,13 @@ class DiskStore:
 
 
 class VideoCache:
-    """Video files that have been opened: which of their frames are looked at is not found out twice.
+    """Opened video files, with the frames that were selected; the least recently used are dropped.
 
-    A file is known by its place, size and time of change. Its frames stay undecoded until they are read.
+    A file is found by its path, size and time of change, and by the options. Its frames are decoded when they are read.
     """
 
-    def __init__(self, most: int = 256) -> None:
-        self.most = most
+    def __init__(self, max_videos: int = 256) -> None:
+        self.max_videos = max_videos
         self._kept: OrderedDict[object, Medium] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -233,13 +233,13 @@ class VideoCache:
                 if key is not None:
                     self._kept[key] = medium
                     self._kept.move_to_end(key)
-            while len(self._kept) > self.most:
+            while len(self._kept) > self.max_videos:
                 self._kept.popitem(last=False)
         return media
 
     @staticmethod
     def _key(part: Part, options: MediaOptions, limits: Limits, default: MediaOptions) -> object:
-        """What an opened video is known by; None where it is no file on this machine."""
+        """What an opened video is found by; None where it is no file on this machine."""
         if part.type != "video" or not isinstance(part.source, (str, Path)):
             return None
         try:
@@ -251,25 +251,25 @@ class VideoCache:
 
 
 class Prefetcher:
-    """Decodes and prepares the frames of one request in a thread, at most `AHEAD` before they are encoded.
+    """A thread that makes the pixels of a request's frames, at most `MAX_PREFETCHED` ahead of the encoder.
 
     Args:
-        encoder_inputs: Those of `inputs.encoder_inputs` to prepare.
-        ready: Called whenever something has become ready, or has failed.
+        encoder_inputs: Those of `inputs.encoder_inputs` whose pixels are needed.
+        ready: Called when pixels are ready, or could not be made.
     """
 
     def __init__(self, inputs: ModelInputs, encoder_inputs: Sequence[EncoderInput], ready: Callable[[], None]) -> None:
         self._inputs, self._encoder_inputs, self._ready = inputs, encoder_inputs, ready
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[Any] = queue.Queue(MAX_PREFETCHED)
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="longview-prefetcher", daemon=True)
         self._thread.start()
 
     def take(self) -> tuple[EncoderInput, Mapping[str, Tensor]] | None:
-        """The next frame's pixels, or None if none is ready.
+        """The next frame and its pixels, or None if none is ready.
 
         Raises:
-            MediaError, RequestError: it could not be made.
+            MediaError, RequestError: it could not be decoded.
         """
         try:
             found = self._queue.get_nowait()
@@ -280,11 +280,11 @@ class Prefetcher:
         return found
 
     def stop(self) -> None:
-        """Let go of the files, as soon as the frame in hand is done."""
+        """Close the media, once the frame that is being decoded is done."""
         self._stopped = True
 
     def _put(self, found: Any) -> bool:
-        """Put something down when there is room; False when nobody wants it any more."""
+        """Queue pixels or an error when there is room; False once `stop` has been called."""
         while not self._stopped:
             with contextlib.suppress(queue.Full):
                 self._queue.put(found, timeout=0.1)
@@ -294,10 +294,10 @@ class Prefetcher:
 
     def _run(self) -> None:
         try:
-            for shown in self._inputs.iterate_pixels(self._encoder_inputs):
-                if not self._put(shown):
+            for frame in self._inputs.iterate_pixels(self._encoder_inputs):
+                if not self._put(frame):
                     break
-        except Exception as error:  # whatever it is, it is this request's, and not this thread's
+        except Exception as error:  # noqa: BLE001 - `take` raises it in the scheduler, where it ends this request
             self._put(error)
         finally:
             for medium in self._inputs.media:

@@ -1,5 +1,7 @@
-"""Answers that keep a form: a regular expression, or JSON that fits a schema. By llguidance, which compiles the form to
-an automaton over bytes and says before each token which ones may follow."""
+"""Constrained decoding: answers that match a regular expression, or are JSON of a schema.
+
+By llguidance, which compiles the grammar to an automaton over bytes and masks the tokens that may come next.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,21 @@ from longview.requests import SamplingParams
 
 
 class Grammars:
-    """Makes constraints for one tokenizer. What has to be worked out about the tokenizer is worked out once."""
+    """Makes matchers for one tokenizer, whose vocabulary is analysed once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: tuple[Any, Any] | None = None
+        self._tokenizer: tuple[Any, Any] | None = None  # ours, llguidance's
 
     def matcher(self, params: SamplingParams, tokenizer: Any, end_tokens: Sequence[int]) -> Matcher | None:
-        """What a request asks for, or None where it asks for no form.
+        """The matcher of a request, or None where its answer is not constrained.
 
         Raises:
-            RequestError: the form is malformed.
+            RequestError: the regular expression or the schema is malformed.
             MissingExtraError: llguidance is not installed.
         """
-        if params.regex is None and params.json_schema is None:
+        name, given = ("json_schema", params.json_schema) if params.regex is None else ("regex", params.regex)
+        if given is None:
             return None
         try:
             from llguidance import LLMatcher
@@ -37,45 +40,43 @@ class Grammars:
         except ImportError:
             raise MissingExtraError("an answer of a given form", "llguidance") from None
         with self._lock:
-            if self._known is None or self._known[0] is not tokenizer:
-                self._known = tokenizer, from_tokenizer(tokenizer, eos_token=list(end_tokens))
-            letters = self._known[1]
-        name, form = ("regex", params.regex) if params.regex is not None else ("json_schema", params.json_schema)
-        assert form is not None
+            if self._tokenizer is None or self._tokenizer[0] is not tokenizer:
+                self._tokenizer = tokenizer, from_tokenizer(tokenizer, eos_token=list(end_tokens))
+            vocabulary = self._tokenizer[1]
         try:
             if name == "regex":
-                grammar = LLMatcher.grammar_from_regex(form)
-            else:  # without white space at will, of which a confused model writes no end
-                grammar = LLMatcher.grammar_from_json_schema(form, {"whitespace_flexible": False})
-            matcher = LLMatcher(letters, grammar)
+                grammar = LLMatcher.grammar_from_regex(given)
+            else:  # with flexible white space a small model may write nothing else, without end
+                grammar = LLMatcher.grammar_from_json_schema(given, {"whitespace_flexible": False})
+            matcher = LLMatcher(vocabulary, grammar)
             error = matcher.get_error()
         except ValueError as failed:
             error = str(failed)
         if error:
             reason = " ".join(error.split())
-            raise RequestError(f"{name} {form!r:.60} cannot be followed: {reason:.200}")
+            raise RequestError(f"{name} {given!r:.60} cannot be followed: {reason:.200}")
         return Matcher(matcher)
 
 
 class Matcher:
-    """Which tokens may follow in one answer."""
+    """Which tokens may come next in one answer; see `longview.engine.sampling.Matcher`."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
     @property
     def complete(self) -> bool:
-        """The answer has the form, and nothing may follow."""
+        """The answer is complete, and no token may come next."""
         return self._matcher.is_stopped()
 
-    def allowed(self, logits: Tensor) -> Tensor:
-        """Logits (V,) with −∞ where a token may not follow."""
+    def mask_logits(self, logits: Tensor) -> Tensor:
+        """Logits (V,) with −∞ for each token that may not come next."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        may = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: len(logits)].astype(bool))
-        # a model may have more rows in its head than its tokenizer has tokens
-        may = torch.nn.functional.pad(may, (0, len(logits) - len(may)))
-        return logits.masked_fill(~may.to(logits.device), -torch.inf)
+        allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: len(logits)].astype(bool))
+        # the output layer may be larger than the vocabulary
+        allowed = torch.nn.functional.pad(allowed, (0, len(logits) - len(allowed)))
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
-    def took(self, token: int) -> None:
-        """This token follows."""
+    def accept(self, token: int) -> None:
+        """Append a token to the answer."""
         self._matcher.consume_token(token)

@@ -1,15 +1,14 @@
-"""Keys and values of the conversations under way: a table whose rows are conversations, for transformers' models.
+"""The KV cache of running requests: rows of keys and values, as a `Cache` of transformers.
 
-    KVCache         rows × capacity positions, each row written from the left:     ▓▓▓▓▓▓▓▓▓▓░░░░░░
-    DecodeBatch         those that answer now, side by side; a model reads it as      ▓▓▓▓░░░░░░░░░░░░
-                  one batch, [:rows, :, :longest], with a mask where rows       ▓▓▓▓▓▓▓░░░░░░░░░
-                  differ. Whoever leaves is replaced by the last row.            (free slot)
+    rows × positions, allocated in advance; each row is filled from the left:    ▓▓▓▓▓▓▓▓▓▓░░░░░░
+    a model sees them as one batch, [:rows, :, :longest], with a mask            ▓▓▓▓░░░░░░░░░░░░
+    where their lengths differ                                                   ▓▓▓▓▓▓▓░░░░░░░░░
+                                                                                 (free row)
 
-Both grow by doubling, so a token costs a write of one position and never a copy of what was there. A conversation is
-prefilled in a `KVCache` of its own with one row, and then copied to a decode batch. Rows of very different lengths are
-in different decode batches, or the longest would make all of them wide.
+Both capacities grow by doubling, so a new token writes one position and copies nothing. A prompt is prefilled in a
+`KVCache` of its own with one row, which is then copied into a `DecodeBatch`.
 
-What a family keeps beside the words (`side_cache`: owl3's pictures) belongs to the row and is never padded here.
+What a family keeps beside the KV cache (`side_cache`: owl3's keys and values of pictures) belongs to the same rows.
 """
 
 from __future__ import annotations
@@ -21,225 +20,188 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-SMALLEST = 256
-"""Positions of the smallest table."""
-SHORT = 4096
-"""Rows of up to so many positions share a decode batch; longer ones stand with those of the same power of four."""
+from longview.models.base import SideCache
+
+MIN_POSITIONS = 256
+"""Positions of a row that are allocated at first."""
 
 
 class KVCacheLayer(CacheLayerMixin):
-    """Keys and values (S, Hkv, C, D) of one layer, of S slots with C positions each."""
+    """Keys and values (rows, Hkv, positions, D) of one layer; shapes are the capacities of the cache it belongs to."""
 
     is_sliding = False
 
-    def __init__(self, table: KVCache) -> None:
+    def __init__(self, cache: KVCache) -> None:
         super().__init__()
-        self.table = table
+        self.cache = cache
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        slots, positions = self.table.slots, self.table.capacity
+        """Allocate, with the heads, width, dtype and device of (B, Hkv, T, D)."""
         self.keys, self.values = (
-            states.new_zeros(slots, states.shape[1], positions, states.shape[-1])
+            states.new_zeros(self.cache.row_capacity, states.shape[1], self.cache.position_capacity, states.shape[-1])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
 
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, of a layer that has been written to."""
+        if self.keys is None or self.values is None:
+            raise RuntimeError("this layer of the KV cache has not been written to")
+        return self.keys, self.values
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write (B, Hkv, T, D) behind what each of the first B rows holds; returns (B, Hkv, longest + T, D)."""
+        """Append (B, Hkv, T, D) to the first B rows; returns their keys and values, (B, Hkv, longest + T, D).
+
+        T is 1 where the rows' lengths differ.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
+        keys, values = self.tensors()
         rows, length = key_states.shape[0], key_states.shape[2]
-        end = self.table.longest + length
-        if self.table.ends is None:
-            self.keys[:rows, :, end - length : end] = key_states
-            self.values[:rows, :, end - length : end] = value_states
+        end = self.cache.longest + length
+        if self.cache.ends is None:
+            keys[:rows, :, end - length : end] = key_states
+            values[:rows, :, end - length : end] = value_states
         else:
-            numbers, ends = self.table.ends_on(key_states.device)
-            self.keys[numbers, :, ends] = key_states[:, :, 0]
-            self.values[numbers, :, ends] = value_states[:, :, 0]
-        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
+            numbers, ends = self.cache.ends_on(key_states.device)
+            keys[numbers, :, ends] = key_states[:, :, 0]
+            values[numbers, :, ends] = value_states[:, :, 0]
+        return keys[:rows, :, :end], values[:rows, :, :end]
 
-    def resize(self, slots: int, positions: int) -> None:
-        """Move to a table of another size."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            if old is None:
-                continue
-            new = old.new_zeros(slots, old.shape[1], positions, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old[:slots, :, :positions]
-            setattr(self, name, new)
+    def resize(self, rows: int, positions: int) -> None:
+        """Copy what fits into newly allocated tensors of another size."""
+        if not self.is_initialized:
+            return
+        self.keys, self.values = (_resized(tensor, rows, positions) for tensor in self.tensors())
+
+    def narrow(self, rows: int, positions: int) -> None:
+        """Give up capacity without allocating anything, and without freeing anything."""
+        if self.is_initialized:
+            self.keys, self.values = (tensor[:rows, :, :positions] for tensor in self.tensors())
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.table.longest + query_length, 0
+        return self.cache.longest + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.table.longest
+        return self.cache.longest
 
     def get_max_length(self) -> int:
         return -1
 
 
-class KVCache(Cache):
-    """A table of rows, as transformers' models write and read it.
+def _resized(old: Tensor, rows: int, positions: int) -> Tensor:
+    new = old.new_zeros(rows, old.shape[1], positions, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old[:rows, :, :positions]
+    return new
 
-    The rows' lengths change in `advance`, after a pass has succeeded: a pass that fails half-way leaves nothing behind.
+
+class KVCache(Cache):
+    """Rows of keys and values, which transformers' models read and append to.
+
+    The rows' lengths change in `advance`, after a pass has succeeded: what a failed pass has written does not count.
 
     Args:
-        capacity: Positions of a row at first.
+        positions: Positions of a row that are allocated at first.
     """
 
-    def __init__(self, num_layers: int, capacity: int = SMALLEST) -> None:
-        self.slots, self.capacity = 1, capacity
+    layers: list[KVCacheLayer]
+
+    def __init__(self, num_layers: int, positions: int = MIN_POSITIONS) -> None:
+        self.row_capacity, self.position_capacity = 1, positions
         self.lengths: list[int] = []
         super().__init__(layers=[KVCacheLayer(self) for _ in range(num_layers)])
-        self.side_cache: Any = None
-        self._ends: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._measure()
+        self.side_cache: SideCache | None = None
+        """What the family keeps of the same rows beside the KV cache."""
+        self._ends_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._lengths_changed()
 
-    def _measure(self) -> None:
+    @classmethod
+    def empty(cls, num_layers: int, positions: int, rows: int = 1) -> KVCache:
+        """Rows of length 0, with room for so many positions."""
+        cache = cls(num_layers)
+        cache.reserve(positions, rows)
+        cache.lengths = [0] * rows
+        return cache
+
+    def _lengths_changed(self) -> None:
         self.longest = max(self.lengths, default=0)
-        # equal lengths are written as one slice; None says so
+        # rows of equal lengths are written as one slice; None says so
         self.ends: list[int] | None = self.lengths if len(set(self.lengths)) > 1 else None
-        self._ends = {}
+        self._ends_on = {}
 
     def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The numbers of the rows, and their lengths: two tensors (B,)."""
-        if device not in self._ends:
+        """The numbers of the rows, and the position at which each is continued: two tensors (B,)."""
+        if device not in self._ends_on:
             ends = self.lengths if self.ends is None else self.ends
-            self._ends[device] = torch.arange(len(ends), device=device), torch.tensor(ends, device=device)
-        return self._ends[device]
+            self._ends_on[device] = torch.arange(len(ends), device=device), torch.tensor(ends, device=device)
+        return self._ends_on[device]
 
-    def make_room(self, positions: int, slots: int = 1) -> None:
-        """Grow so that rows hold so many positions, and there are so many rows."""
-        capacity, count = self.capacity, self.slots
-        while capacity < positions:
-            capacity *= 2
-        while count < slots:
-            count *= 2
-        self._resize(count, capacity)
+    def reserve(self, positions: int, rows: int = 1) -> None:
+        """Grow the capacities, by doubling, to at least so many positions and rows."""
+        position_capacity, row_capacity = self.position_capacity, self.row_capacity
+        while position_capacity < positions:
+            position_capacity *= 2
+        while row_capacity < rows:
+            row_capacity *= 2
+        self._resize(row_capacity, position_capacity)
 
-    def _resize(self, slots: int, capacity: int) -> None:
-        if (slots, capacity) != (self.slots, self.capacity):
+    def _resize(self, rows: int, positions: int) -> None:
+        """Change the capacities. Where there is no memory to grow, all is as it was; shrinking never fails."""
+        if (rows, positions) == (self.row_capacity, self.position_capacity):
+            return
+        grows = rows > self.row_capacity or positions > self.position_capacity
+        try:
             for layer in self.layers:
-                layer.resize(slots, capacity)
-            self.slots, self.capacity = slots, capacity
+                layer.resize(rows, positions)
+        except BaseException:
+            # some layers have been resized and some have not: all of them take the smaller of the two sizes
+            rows, positions = min(rows, self.row_capacity), min(positions, self.position_capacity)
+            for layer in self.layers:
+                layer.narrow(rows, positions)
+            if grows:
+                raise
+        self.row_capacity, self.position_capacity = rows, positions
 
     def advance(self, *positions: int) -> None:
-        """A pass has written so many positions: to each row, or to all of them the same number."""
+        """A pass has written so many positions: of each row, or one number for all of them."""
         each = positions if len(positions) == len(self.lengths) else positions * len(self.lengths)
         self.lengths = [length + new for length, new in zip(self.lengths, each, strict=True)]
-        self._measure()
+        self._lengths_changed()
 
     def mask(self, device: torch.device) -> Tensor | None:
-        """Who sees what when each row adds one position: bool (B, 1, 1, longest + 1); None where all see everything."""
+        """What each row attends to in a pass of one token a row: bool (B, 1, 1, longest + 1); None if everything."""
         if self.ends is None:
             return None
         _, ends = self.ends_on(device)
         return (torch.arange(self.longest + 1, device=device) <= ends[:, None])[:, None, None]
 
-    def pairs(self, row: int, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer of a row's first positions, (Hkv, length, D): views."""
+    def key_values(self, row: int, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of the keys and values of each layer, (Hkv, length, D), of a row's first positions."""
         for layer in self.layers:
-            assert layer.keys is not None
-            assert layer.values is not None
-            yield layer.keys[row, :, :length], layer.values[row, :, :length]
+            keys, values = layer.tensors()
+            yield keys[row, :, :length], values[row, :, :length]
 
-    def put(self, row: int, pairs: Iterator[tuple[Tensor, Tensor]], length: int) -> None:
-        """Write a row's first positions in all layers, and set its length; the row is there, or the next one."""
-        if row == len(self.lengths):
-            self.lengths.append(length)
-        self.lengths[row] = length
-        self.make_room(length + 1, row + 1)
-        for layer, (keys, values) in zip(self.layers, pairs, strict=True):
+    def write_row(self, row: int, key_values: Iterator[tuple[Tensor, Tensor]], length: int) -> None:
+        """Write a row's first positions in all layers, and set its length. It is one of the rows, or the next one."""
+        self.reserve(length + 1, row + 1)
+        for layer, (new_keys, new_values) in zip(self.layers, key_values, strict=True):
             if not layer.is_initialized:
-                layer.lazy_initialization(keys[None], values[None])
-            layer.keys[row, :, :length] = keys
-            layer.values[row, :, :length] = values
-        self._measure()
+                layer.lazy_initialization(new_keys[None], new_values[None])
+            keys, values = layer.tensors()
+            keys[row, :, :length] = new_keys
+            values[row, :, :length] = new_values
+        self.lengths[row : row + 1] = [length]
+        self._lengths_changed()
 
-    def side_cache_of(self, row: int) -> Any:
-        """What a family keeps beside the words of one row, or None."""
+    def side_cache_of(self, row: int) -> SideCache | None:
+        """The side cache of one row, or None."""
         if self.side_cache is None or len(self.lengths) == 1:
             return self.side_cache
         return self.side_cache.row(row)
 
     def nbytes(self) -> int:
-        """Bytes of the whole table."""
-        tensors = [tensor for layer in self.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        """Bytes that are allocated."""
+        tensors = [tensor for layer in self.layers if layer.is_initialized for tensor in layer.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def empty_rows(num_layers: int, positions: int, rows: int = 1) -> KVCache:
-    """A table for conversations that are about to be read."""
-    table = KVCache(num_layers)
-    table.lengths = [0] * rows
-    table.make_room(positions, rows)
-    return table
-
-
-class DecodeBatch(KVCache):
-    """Conversations that answer side by side. `rows` are their owners, whoever they are, in the order of the rows.
-
-    Args:
-        kind: What sort of rows stand here; see `length_bucket`.
-    """
-
-    def __init__(self, num_layers: int, kind: int = SHORT) -> None:
-        super().__init__(num_layers)
-        self.kind = kind
-        self.rows: list[Any] = []
-        self._side_caches: list[Any] = []
-
-    @property
-    def width(self) -> int:
-        """Rows of a pass."""
-        return len(self.rows)
-
-    def add(self, owner: Any, row: KVCache, number: int = 0) -> None:
-        """Copy a row of another table."""
-        length = row.lengths[number]
-        self.put(len(self.rows), row.pairs(number, length), length)
-        self.rows.append(owner)
-        self._side_caches.append(row.side_cache_of(number))
-        self._join()
-
-    def remove(self, owner: Any, wipe: bool = False) -> None:
-        """Forget a row; the last one takes its place.
-
-        Args:
-            wipe: It may hold what is no number, which would spoil whoever comes after, even behind a mask.
-        """
-        row, last = self.rows.index(owner), len(self.rows) - 1
-        if wipe:
-            for layer in self.layers:
-                layer.keys[row].zero_()
-                layer.values[row].zero_()
-        if row != last:
-            self.put(row, self.pairs(last, self.lengths[last]), self.lengths[last])
-            self.rows[row], self._side_caches[row] = self.rows[last], self._side_caches[last]
-        self.rows.pop()
-        self._side_caches.pop()
-        self.lengths.pop()
-        self._measure()
-        self._join()
-        if 0 < len(self.rows) <= self.slots // 4:  # give memory back, but not at each coming and going
-            self._resize(self.slots // 2, self.capacity)
-
-    def side_cache_of(self, row: int) -> Any:
-        return self._side_caches[row]
-
-    def _join(self) -> None:
-        present = [side_cache for side_cache in self._side_caches if side_cache is not None]
-        self.side_cache = type(present[0]).joined(self._side_caches) if present else None
-
-
-def length_bucket(positions: int) -> int:
-    """The kind of decode batch for a row of so many positions: the most that rows on it hold."""
-    most = SHORT
-    while most < positions:
-        most *= 4
-    return most

@@ -59,7 +59,7 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
     clock, asked = Clock(), parsed.settings
     parts = [part for message in parsed.messages for part in message.media]
     by_content = asked.media.by_content and any(part.type == "video" for part in parts)
-    media = engine.videos.open_media(
+    media = engine.video_cache.open_media(
         parts,
         asked.media,
         asked.limits,
@@ -93,7 +93,7 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         matcher = engine.grammars.matcher(asked.params, engine.processor.tokenizer, settings.end_tokens)
         sampler = Sampler(asked.params, matcher, settings.end_tokens, choice)
         first = requests[0] if requests else None
-        requests.append(Request(inputs, settings, clock.again(), sampler, choice, after=first))
+        requests.append(Request(inputs, settings, clock.copy(), sampler, choice, after=first))
     return requests
 
 

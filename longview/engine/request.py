@@ -1,4 +1,4 @@
-"""One question on its way through the engine: what it needs, how far it has come, and what came of it so far."""
+"""A request: its inputs, its state in the scheduler, and the pieces of its answer so far."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longview.engine.decode_batch import DecodeBatch
 from longview.engine.features import Prefetcher
-from longview.engine.kv_cache import DecodeBatch, KVCache
+from longview.engine.kv_cache import KVCache
 from longview.engine.prefix_cache import PrefixKey
 from longview.engine.sampling import Sampler
 from longview.engine.text import TextStream
+from longview.errors import RequestError
 from longview.media import Progress
 from longview.messages import FinishReason, Piece, Receipt, Timings, TokenLogprob, Usage
-from longview.models.base import ModelInputs
+from longview.models.base import ModelInputs, SideCache
 from longview.requests import SamplingParams
 
 
 @dataclass
 class Clock:
-    """Seconds between marks."""
+    """Seconds that each phase of a request took."""
 
     began: float = field(default_factory=time.perf_counter)
     laps: dict[str, float] = field(default_factory=dict)
@@ -33,25 +35,26 @@ class Clock:
     def __post_init__(self) -> None:
         self.last = self.last or self.began
 
-    def lap(self, name: str) -> None:
-        """What happened since the last mark was this."""
+    def lap(self, phase: str) -> None:
+        """A phase has ended that began when the last one ended."""
         before, self.last = self.last, time.perf_counter()
-        self.laps[name] = self.last - before
+        self.laps[phase] = self.last - before
 
-    def again(self) -> Clock:
-        """A clock of its own that has run as long."""
+    def copy(self) -> Clock:
+        """The same times so far, for another request."""
         return replace(self, laps=dict(self.laps))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a request was asked with, and what reads its answer."""
+    """The parameters of a request, and what its answer is decoded with."""
 
     model: str
     params: SamplingParams
     shown: Mapping[str, Any]
-    """For the receipt."""
+    """The settings that the receipt lists."""
     decode: Callable[[list[int]], str]
+    """Token ids → text."""
     end_tokens: list[int]
     context_length: int
     progress: Progress | None = None
@@ -60,13 +63,13 @@ class Settings:
 
 
 class Request:
-    """A question, from its inputs to its pieces.
+    """A request, from its inputs to the pieces of its answer.
 
-    waiting ── admitted ── looking (pictures → features) ── reading (prefill) ── answering, a token a step ── ended
+        waiting ── encoding ── prefilling ── decoding, one token a step ── finished
 
     Args:
-        choice: Which of several answers to the same question it is.
-        after: The request to be read first, because this one begins alike.
+        choice: Which of several answers to the same question this is.
+        after: A request with the same prompt that must be prefilled first, so that its keys and values can be copied.
     """
 
     def __init__(
@@ -80,107 +83,147 @@ class Request:
     ) -> None:
         self.inputs, self.settings, self.clock, self.choice, self.after = inputs, settings, clock, choice, after
         self.sampler = sampler
-        self.text = TextStream(settings.decode, settings.params.stop)
+        self.text_stream = TextStream(settings.decode, settings.params.stop)
         self.pieces: deque[Piece] = deque()
         self.error: Exception | None = None
         self.cancelled = False
-        self.ended = False
-        # looking
-        self.keys: list[str] = []  # of the features of each encoder_input
+        self.finished = False
+        # encoding
+        self.feature_keys: list[str] = []  # one for each of `inputs.encoder_inputs`
         self.features: dict[str, Tensor] = {}  # by those keys: (crops, P, D)
         self.prefetcher: Prefetcher | None = None
-        self.due: deque[str] = deque()  # keys of what the prefetcher is to give, in order
-        # reading
-        self.arguments: dict[str, Any] = {}
-        self.prompt = PrefixKey(torch.zeros(1, 0, dtype=torch.long))
+        self.pending_keys: deque[str] = deque()  # those that the prefetcher has yet to give pixels for, in its order
+        # prefilling
+        self.forward_arguments: dict[str, Any] = {}  # of the whole prompt, by `Model.embed_pictures`
+        self.prefix_key = PrefixKey(torch.zeros(1, 0, dtype=torch.long))
+        """What its row of the KV cache is computed from: the prompt; in the end with the answer."""
         self.row: KVCache | None = None
         self.cached_tokens = 0
-        # answering
+        # decoding
         self.decode_batch: DecodeBatch | None = None
-        # a family may write pictures into the ids, as negative numbers; the sampler counts words
-        self.history = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
-        self.prompt_words = len(self.history)
-        self.pending: list[int] = []
-        self.logprobs: list[TokenLogprob] = []
+        # text tokens only: a family may write pictures into the ids as negative numbers, which no sampler knows
+        self.token_ids = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
+        self.num_prompt_ids = len(self.token_ids)
+        self._piece_ids: list[int] = []  # of the piece that is not yet complete
+        self._piece_logprobs: list[TokenLogprob] = []
 
-    # ── how far it has come ──
+    # ── progress and bounds ──
+
+    def take_frame(self) -> tuple[str, Mapping[str, Tensor]] | None:
+        """Feature key and pixels of the next frame to encode; None if none is ready.
+
+        Raises:
+            MediaError, RequestError: it cannot be decoded.
+        """
+        taken = self.prefetcher.take() if self.prefetcher is not None else None
+        return None if taken is None else (self.pending_keys.popleft(), taken[1])
+
+    def report_progress(self) -> None:
+        """Tell the caller how many of the pictures have features."""
+        progress, inputs = self.settings.progress, self.inputs
+        if progress is not None:
+            frames = zip(self.feature_keys, inputs.encoder_inputs, strict=True)
+            done = sum(encoder_input.num_pictures for key, encoder_input in frames if key in self.features)
+            progress(done, inputs.num_pictures, "looking at pictures")
+
+    def release(self) -> None:
+        """Let go of what is needed only until the prompt is prefilled."""
+        if self.prefetcher is not None:
+            self.prefetcher.stop()
+        self.prefetcher = self.row = None
+        self.features, self.forward_arguments, self.pending_keys = {}, {}, deque()
 
     @property
-    def read(self) -> bool:
-        """Its prompt has been read, or never will be."""
-        return self.ended or self.decode_batch is not None
+    def prefilled(self) -> bool:
+        """The whole prompt is in the KV cache; or the request has finished, and it never will be."""
+        return self.finished or self.decode_batch is not None
 
     @property
-    def answered(self) -> int:
+    def num_generated(self) -> int:
         """Tokens of the answer so far."""
-        return len(self.history) - self.prompt_words
+        return len(self.token_ids) - self.num_prompt_ids
 
     @property
-    def budget(self) -> int:
-        """Tokens of the answer, at most."""
+    def max_generated(self) -> int:
+        """Tokens of the answer at most."""
         return min(self.settings.params.max_tokens, self.settings.context_length - self.inputs.length)
 
     @property
-    def positions(self) -> int:
-        """Positions of the language sequence that it may come to hold."""
-        return self.inputs.length + self.budget
+    def max_positions(self) -> int:
+        """Positions of the language sequence at most, prompt and answer."""
+        return self.inputs.length + self.max_generated
 
-    # ── as a source of keys and values for others; see `prefixes.Source` ──
-
-    @property
-    def prefix_key(self) -> PrefixKey:
-        return self.prompt
+    # ── as a `PrefixSource` ──
 
     @property
-    def side_cache(self) -> Any:
-        assert self.decode_batch is not None
-        return self.decode_batch.side_cache_of(self.decode_batch.rows.index(self))
+    def side_cache(self) -> SideCache | None:
+        batch, row = self._decoding_row()
+        return batch.side_cache_of(row)
 
-    def pairs(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.decode_batch is not None
-        return self.decode_batch.pairs(self.decode_batch.rows.index(self), length)
+    def key_values(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batch, row = self._decoding_row()
+        return batch.key_values(row, length)
 
-    # ── its answer ──
+    def _decoding_row(self) -> tuple[DecodeBatch, int]:
+        if self.decode_batch is None:
+            raise RuntimeError("only a request that is decoding has a row to copy")
+        return self.decode_batch, self.decode_batch.requests.index(self)
+
+    # ── the answer ──
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
-        """Take the next token of the answer; the piece that it completes, if any, joins `pieces`."""
-        if not self.answered:
+        """Append the next token of the answer; if it completes a piece of text, that is appended to `pieces`."""
+        if not self.num_generated:
             self.clock.lap("prefill")
-        ended = token in self.settings.end_tokens
-        self.history.append(token)
-        self.pending.append(token)
+        is_end = token in self.settings.end_tokens
+        self.token_ids.append(token)
+        self._piece_ids.append(token)
         if logprob is not None:
-            self.logprobs.append(logprob)
-        new = "" if ended else self.text.push(token)
+            self._piece_logprobs.append(logprob)
+        text = "" if is_end else self.text_stream.push(token)
         matcher = self.sampler.matcher
-        if ended or self.text.stopped or (matcher is not None and matcher.complete):
-            self._end("stop", new)
-        elif self.answered >= self.budget:
-            self._end("length", new)
-        elif new:
-            self._say(new)
+        if is_end or self.text_stream.stopped or (matcher is not None and matcher.complete):
+            self._finish("stop", text)
+        elif self.num_generated >= self.max_generated:
+            self._finish("length", text)
+        elif text:
+            self._emit(text)
 
     def fail(self, error: Exception) -> None:
-        """It ends with an error, which whoever asked will see."""
+        """Finish with an error, which is raised to the caller; one of memory in terms of the request."""
         self.error = error
-        self.ended = True
+        if is_out_of_memory(error):
+            self.error = RequestError(
+                f"there is not enough memory for {self.inputs.num_pictures} pictures and {self.inputs.length} tokens; "
+                "show fewer frames (--frames), shorten the conversation, or choose a smaller --dtype"
+            )
+        self.finished = True
 
-    def _say(self, text: str, reason: FinishReason | None = None, receipt: Receipt | None = None) -> None:
-        logprobs = None if self.settings.params.logprobs is None else tuple(self.logprobs)
-        self.pieces.append(Piece(text, tuple(self.pending), reason, receipt, self.choice, logprobs))
-        self.pending, self.logprobs = [], []
+    def _emit(self, text: str, reason: FinishReason | None = None, receipt: Receipt | None = None) -> None:
+        logprobs = None if self.settings.params.logprobs is None else tuple(self._piece_logprobs)
+        self.pieces.append(Piece(text, tuple(self._piece_ids), reason, receipt, self.choice, logprobs))
+        self._piece_ids, self._piece_logprobs = [], []
 
-    def _end(self, reason: FinishReason, text: str) -> None:
+    def _finish(self, reason: FinishReason, text: str) -> None:
         self.clock.lap("decode")
         laps, inputs = self.clock.laps, self.inputs
-        before = ("media", "preprocess", "encode", "prefill")
+        phases = ("media", "preprocess", "encode", "prefill")
         usage = Usage(
-            inputs.length, self.answered, inputs.num_pictures, inputs.visual_tokens, cached_tokens=self.cached_tokens
+            inputs.length,
+            self.num_generated,
+            inputs.num_pictures,
+            inputs.visual_tokens,
+            cached_tokens=self.cached_tokens,
         )
-        timings = Timings(**laps, first_token=sum(laps[step] for step in before))
+        timings = Timings(**laps, first_token=sum(laps[phase] for phase in phases))
         settings = self.settings
         receipt = Receipt(
             settings.model, inputs.frames, usage, timings, settings.shown, inputs.warnings, settings.notes
         )
-        self._say(text + self.text.finish(), reason, receipt)
-        self.ended = True  # last, because another thread may be waiting for it
+        self._emit(text + self.text_stream.finish(), reason, receipt)
+        self.finished = True  # last, because another thread may be waiting for it
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: Python's, PyTorch's on an accelerator, or PyTorch's on a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,515 +1,451 @@
-"""Who runs in this step. One `step` is a turn of the wheel, and everybody gets something out of each:
+"""Continuous batching: which requests take part in which forward pass. One `step`:
 
-    drop        whoever has been cancelled leaves, with all that it held
-    admit       whoever waits enters, while there is memory
-    look        a few pictures are encoded, those of all who wait for some in turn
-    read        a few words are read (prefilled): a long prompt is cut, so that nobody waits behind a film
-    answer      everybody who has been read gets a token, in one pass a decode batch
+    drop        take cancelled requests out, and free what they hold
+    admit       take waiting requests in, first come, first served, while the memory for keys and values allows
+    encode      one pass of the vision encoder over a chunk of pictures, a frame of each encoding request in turn
+    prefill     one pass of the language model over a chunk of prompt tokens; a long prompt takes several steps
+    decode      one pass per length bucket appends a token to every request whose prompt is prefilled
+      sample    … which is chosen from the logits of the request's row
 
-A request that fails fails alone: a picture that cannot be decoded, a prefill for which memory is short, scores that are
-no numbers. Of a pass over several rows that fails, each row is tried alone.
+Chunks are small while other requests wait, so that these get their next token soon.
+
+Whatever goes wrong for one request (a picture that cannot be decoded, too little memory, logits that are NaN, a
+progress callback that raises) ends this request only. A pass over several requests that fails is repeated for each of
+them alone.
 """
 
 from __future__ import annotations
 
-import math
-import time
+import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from longview.engine.features import FeatureCache, Prefetcher, key_of
-from longview.engine.kv_cache import SMALLEST, DecodeBatch, KVCache, empty_rows, length_bucket
-from longview.engine.prefix_cache import PrefixCache, PrefixKey
-from longview.engine.request import Request
-from longview.engine.sampling import not_numbers
-from longview.errors import RequestError
-from longview.models.base import EncoderInput
+from longview.engine.decode_batch import DecodeBatch, DecodeBatches, allocated_positions
+from longview.engine.features import FeatureCache, Prefetcher, feature_key
+from longview.engine.kv_cache import KVCache
+from longview.engine.model_runner import ModelRunner, num_crops
+from longview.engine.prefix_cache import PrefixCache, PrefixKey, PrefixSource
+from longview.engine.request import Request, is_out_of_memory
+from longview.engine.sampling import non_finite_logits
+from longview.models.base import EncoderInput, Footprint, Model
 
-PATIENCE = 0.25
-"""Seconds that a piece of looking or reading may take while others are being answered."""
-MOST_WORDS = 2048
-"""Words read at a time, at most."""
-TOGETHER = 2048
-"""Words of several short prompts read side by side, at most, padding included."""
+MAX_PADDED_TOKENS = 2048
+"""Tokens of several short prompts in one pass at most, padding included."""
 
-
-@dataclass
-class ChunkSize:
-    """How much of something can be done in a given time, by what was measured last."""
-
-    most: int
-    seconds_each: float = 0.0
-
-    def amount(self, hurry: bool) -> int:
-        """How much to do now; in a hurry, what takes about `PATIENCE`."""
-        if not hurry or not self.seconds_each:
-            return self.most
-        return max(1, min(self.most, int(PATIENCE / self.seconds_each)))
-
-    def took(self, seconds: float, amount: int) -> None:
-        """So much was done in so long; recent measurements count more."""
-        self.seconds_each += (seconds / amount - self.seconds_each) * (0.3 if self.seconds_each else 1.0)
+logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """The requests under way, and the state they share. Not to be stepped by two threads at once.
+    """The queues of requests, and the caches that they share. Only `add` may be called while another thread steps.
 
     Args:
-        most: Requests under way at a time.
-        memory: Bytes of keys and values of all requests together.
-        decode_batch: What those who answer stand on.
-        wake: Called, from any thread, when there may be something to do again.
+        model_id: Part of the keys of `feature_cache`; see `features.model_digest`.
+        max_requests: Requests that run at a time.
+        max_bytes: Keys and values of all running requests.
+        wake: Called, from any thread, when a step may find something to do again.
+        batch_class: `StaticDecodeBatch` where decoding is compiled.
     """
 
     def __init__(
         self,
-        model: Any,
-        features: FeatureCache,
-        prefixes: PrefixCache,
+        model: Model,
+        feature_cache: FeatureCache,
+        prefix_cache: PrefixCache,
         model_id: str,
-        most: int,
-        memory: int,
+        max_requests: int,
+        max_bytes: int,
         wake: Callable[[], None],
-        decode_batch: type[DecodeBatch] = DecodeBatch,
+        batch_class: type[DecodeBatch] = DecodeBatch,
     ) -> None:
-        self._batch_class = decode_batch
-        self.model, self.features, self.prefixes, self.model_id = model, features, prefixes, model_id
-        self.most, self.memory, self.wake = most, memory, wake
-        self._entrance: deque[Request] = deque()  # the one thing that other threads may touch
+        self.model, self.runner = model, ModelRunner(model)
+        self.feature_cache, self.prefix_cache, self.model_id = feature_cache, prefix_cache, model_id
+        self.max_requests, self.max_bytes, self.wake = max_requests, max_bytes, wake
+        self._added: deque[Request] = deque()  # all that other threads touch
         self.waiting: deque[Request] = deque()
-        self.looking: deque[Request] = deque()
-        self.reading: deque[Request] = deque()
-        self.decode_batches: list[DecodeBatch] = []
-        self.num_layers = model.language_model.config.num_hidden_layers
-        self._pictures = ChunkSize(model.config.vision_batch_size)
-        self._words = ChunkSize(MOST_WORDS)
-        self._footprint: Any = None
+        self.encoding: deque[Request] = deque()
+        self.prefilling: deque[Request] = deque()
+        self.decode_batches = DecodeBatches(self.runner.num_layers, batch_class)
+        self._footprint: Footprint | None = None
+        self._progressed = False  # something has changed in this step
 
     def add(self, request: Request) -> None:
-        """Let a request in, as soon as there is room. From any thread."""
-        self._entrance.append(request)
+        """Queue a request. From any thread."""
+        self._added.append(request)
 
     @property
-    def answering(self) -> list[Request]:
-        return [request for decode_batch in self.decode_batches for request in decode_batch.rows]
+    def decoding(self) -> list[Request]:
+        return [request for batch in self.decode_batches for request in batch.requests]
 
     @property
-    def under_way(self) -> list[Request]:
-        return [*self.looking, *self.reading, *self.answering]
+    def running(self) -> list[Request]:
+        """Requests that have been admitted."""
+        return [*self.encoding, *self.prefilling, *self.decoding]
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """One turn of the wheel. False: nothing could be done until somebody calls `wake`."""
+        """Run one step. False: there is nothing to do until `wake` is called."""
+        self._progressed = False
         self.drop()
-        moved = self._admit()
-        moved |= self._look()
-        moved |= self._read()
-        moved |= self._answer()
-        return moved
+        self._admit()
+        self._encode()
+        self._prefill()
+        self._decode()
+        return self._progressed
 
-    # ── coming and going ──
-
-    def abandon(self, error: Exception) -> None:
-        """The wheel has broken in the middle of a turn: everybody ends with this error, and it starts anew."""
-        for request in (*self._entrance, *self.waiting, *self.under_way):
-            request.fail(error)
-            if request.prefetcher is not None:
-                request.prefetcher.stop()
-        for queue in (self._entrance, self.waiting, self.looking, self.reading):
-            queue.clear()
-        self.decode_batches = []
+    # ── drop and admit ──
 
     @torch.inference_mode()
     def drop(self) -> None:
-        """Whoever has been cancelled leaves."""
-        while self._entrance:
-            self.waiting.append(self._entrance.popleft())
-        for request in (*self.waiting, *self.under_way):
-            if request.cancelled:
-                self._leave(request)
+        """Take cancelled requests out, and finished ones that could not be removed before."""
+        while self._added:
+            self.waiting.append(self._added.popleft())
+        for request in (*self.waiting, *self.running):
+            if request.cancelled or request.finished:
+                self._end(request)
 
-    def _leave(self, request: Request, error: Exception | None = None) -> None:
-        """A request ends, and holds nothing any more; what it has read may serve others."""
-        if error is not None:
-            request.fail(explained(error, request))
-        request.ended = True
+    def abort(self, error: Exception) -> None:
+        """End all requests with an error, after a step that was interrupted in the middle."""
+        for request in (*self._added, *self.waiting, *self.running):
+            if not request.finished:
+                request.fail(error)
+            if request.prefetcher is not None:
+                request.prefetcher.stop()
+        for queue in (self._added, self.waiting, self.encoding, self.prefilling):
+            queue.clear()
+        self.decode_batches.clear()
+
+    @contextmanager
+    def _error_ends(self, request: Request) -> Iterator[None]:
+        """Whatever is raised inside ends this request only."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the caller of this request gets it, the other requests go on
+            self._end(request, error)
+
+    def _end(self, request: Request, error: Exception | None = None) -> None:
+        """Take a request out of all queues, and free what it holds. Raises nothing."""
+        self._progressed = True
+        if error is not None and not request.finished:
+            request.fail(error)
+        request.finished = True
         if request.prefetcher is not None:
             request.prefetcher.stop()
-        if request.decode_batch is not None:
-            decode_batch = request.decode_batch
-            if error is None:
-                length = decode_batch.lengths[decode_batch.rows.index(request)]
-                self._extend_prefix_key(request, length)
-                self.prefixes.put(request, length)
-            decode_batch.remove(request, wipe=error is not None)
-            self.decode_batches = [decode_batch for decode_batch in self.decode_batches if decode_batch.rows]
-        for queue in (self.waiting, self.looking, self.reading):
+        for queue in (self.waiting, self.encoding, self.prefilling):
             if request in queue:
                 queue.remove(request)
-        request.prefetcher = request.row = request.decode_batch = None
-        request.features, request.arguments, request.due = {}, {}, deque()
+        request.release()
+        if request.error is None:
+            with best_effort("keeping a prefix"):
+                self._keep_prefix(request)
+        with best_effort("removing a row"):  # where it fails, the row is computed along until the next `drop`
+            self.decode_batches.remove(request, zero=request.error is not None)
+
+    def _keep_prefix(self, request: Request) -> None:
+        """Put a finished request into the prefix cache, with the part of its answer that is in the KV cache."""
+        batch = request.decode_batch
+        if batch is not None:
+            length = batch.lengths[batch.requests.index(request)]
+            self._extend_prefix_key(request, length)
+            self.prefix_cache.put(request, length)
 
     def _extend_prefix_key(self, request: Request, length: int) -> None:
-        """Add what was answered, as far as it has been read again, to what the row was computed from."""
-        prompt = request.prompt
-        tokens = request.history[request.prompt_words :][: length - prompt.length]
-        words = torch.tensor([tokens], dtype=torch.long, device=prompt.words.device)
-        if prompt.words.dim() == 3:
-            words = self.model.get_input_embeddings()(words).to(prompt.words)
-        request.prompt = PrefixKey(torch.cat([prompt.words, words], dim=1), prompt.starts, prompt.pictures)
+        """Add tokens of the answer to the prefix key, up to a length in positions."""
+        key = request.prefix_key
+        tokens = request.token_ids[request.num_prompt_ids :][: length - key.length]
+        answer = torch.tensor([tokens], dtype=torch.long, device=key.tokens_or_embeds.device)
+        if key.tokens_or_embeds.dim() == 3:
+            answer = self.model.get_input_embeddings()(answer).to(key.tokens_or_embeds)
+        extended = torch.cat([key.tokens_or_embeds, answer], dim=1)
+        request.prefix_key = PrefixKey(extended, key.picture_starts, key.picture_keys)
 
-    def _admit(self) -> bool:
-        moved = False
+    def _admit(self) -> None:
         for request in list(self.waiting):
-            if len(self.under_way) >= self.most or not self._fits(request):
-                break  # first come, first served
-            if request.after is not None and not request.after.read:
-                continue
-            self.waiting.remove(request)
-            self.looking.append(request)
-            moved = True
-            try:
-                self._begin_to_look(request)
-            except Exception as error:  # fails alone
-                self._leave(request, error)
-        return moved
+            with self._error_ends(request):
+                if len(self.running) >= self.max_requests or not self._fits(request):
+                    break  # first come, first served: a smaller one does not overtake
+                if request.after is not None and not request.after.prefilled:
+                    continue
+                self._progressed = True
+                self.waiting.remove(request)
+                self.encoding.append(request)
+                self._start_encoding(request)
 
     def _fits(self, request: Request) -> bool:
-        """Whether there is memory for one more. Nobody is turned away for ever: alone, everybody fits."""
-        others = self.under_way
-        if not others:
+        """Whether there is memory for one request more. A request alone always fits, or it would wait for ever."""
+        running = self.running
+        if not running:
             return True
         if self._footprint is None:
-            self._footprint = type(self.model).footprint(self.model.config, self.model.dtype)
-        kinds: dict[int, list[int]] = {}
-        pictures = 0
-        for each in (*others, request):
-            kinds.setdefault(length_bucket(each.positions), []).append(each.positions)
-            # where pictures stand in the sequence, they are among its positions
-            outside = not self._footprint.picture_positions
-            pictures += each.inputs.num_pictures * (self._footprint.picture_bytes if outside else 0)
-        slots = sum(_doubled(len(rows), 1) * _doubled(max(rows), SMALLEST) for rows in kinds.values())
-        return slots * self._footprint.token_bytes + pictures <= self.memory
+            self._footprint = self.model.footprint(self.model.config, self.model.dtype)
+        footprint, requests = self._footprint, [*running, request]
+        positions = allocated_positions([each.max_positions for each in requests])
+        # pictures that stand in the sequence are among its positions
+        outside = 0 if footprint.picture_positions else sum(each.inputs.num_pictures for each in requests)
+        return positions * footprint.token_bytes + outside * footprint.picture_bytes <= self.max_bytes
 
-    # ── pictures ──
+    # ── encode ──
 
-    def _begin_to_look(self, request: Request) -> None:
+    def _start_encoding(self, request: Request) -> None:
+        """Look features up in the feature cache, and have the pixels of the other frames prefetched."""
         inputs = request.inputs
-        request.keys = [
-            key_of(self.model_id, inputs.media[encoder_input.medium], encoder_input)
+        request.feature_keys = [
+            feature_key(self.model_id, inputs.media[encoder_input.medium], encoder_input)
             for encoder_input in inputs.encoder_inputs
         ]
         missing: dict[str, EncoderInput] = {}
-        for key, encoder_input in zip(request.keys, inputs.encoder_inputs, strict=True):
-            if key in request.features or key in missing:
-                continue
-            found = self.features.get(key)
-            if found is None:
-                missing[key] = encoder_input
-            else:
-                request.features[key] = found
+        for key, encoder_input in zip(request.feature_keys, inputs.encoder_inputs, strict=True):
+            if key not in request.features and key not in missing:
+                found = self._cached_features(key)
+                if found is None:
+                    missing[key] = encoder_input
+                else:
+                    request.features[key] = found
         if missing:
-            request.due = deque(missing)
+            request.pending_keys = deque(missing)
             request.prefetcher = Prefetcher(inputs, list(missing.values()), self.wake)
         else:
             for medium in inputs.media:
                 medium.close()
-            self._seen(request)
+            self._start_prefill(request)
 
-    def _look(self) -> bool:
-        """Encode a few pictures: one frame of each request in turn, until there are enough."""
-        limit = self._pictures.amount(hurry=bool(self.decode_batches or self.reading))
-        chunk: dict[str, Mapping[str, Tensor]] = {}
-        owners: list[tuple[Request, str]] = []
-        count, moved, taken = 0, False, True
-        while taken and count < limit:
-            taken = False
-            for request in list(self.looking):
-                try:
-                    shown = request.prefetcher.take() if request.prefetcher is not None else None
-                except Exception as error:  # a medium that cannot be decoded, or a picture that cannot be shown
-                    self._leave(request, error)
-                    shown, moved = None, True
-                if shown is not None:
-                    key = request.due.popleft()
-                    owners.append((request, key))
-                    if key not in chunk:  # two requests may have the same picture
-                        chunk[key] = shown[1]
-                        count += shown[0].num_pictures
-                    taken = moved = True
-                if count >= limit:
+    def _cached_features(self, key: str) -> Tensor | None:
+        with best_effort("reading the feature cache"):
+            return self.feature_cache.get(key)
+        return None
+
+    def _encode(self) -> None:
+        """Collect a chunk of pictures, a frame of each encoding request in turn, and run the vision encoder on it."""
+        limit = self.runner.encode_size.now(others_wait=bool(self.decode_batches or self.prefilling))
+        pixels: dict[str, Mapping[str, Tensor]] = {}  # by feature key: two requests may need the same picture
+        frames: list[tuple[Request, str]] = []
+        num_pictures, before = 0, -1
+        while len(frames) > before and num_pictures < limit:
+            before = len(frames)
+            for request in list(self.encoding):
+                with self._error_ends(request):  # a medium that cannot be decoded
+                    frame = request.take_frame()
+                    if frame is not None:
+                        key, frame_pixels = frame
+                        frames.append((request, key))
+                        if key not in pixels:
+                            pixels[key] = frame_pixels
+                            num_pictures += num_crops(frame_pixels)
+                if num_pictures >= limit:
                     break
-        if owners:
-            self.looking.rotate(-1)
-            self._encode(chunk, [(request, key) for request, key in owners if not request.ended])
-        return moved
+        if frames:
+            self._progressed = True
+            self.encoding.rotate(-1)
+            self._encode_frames(pixels, [(request, key) for request, key in frames if not request.finished])
 
-    def _encode(self, chunk: Mapping[str, Mapping[str, Tensor]], owners: Sequence[tuple[Request, str]]) -> None:
-        """Encode frames of several requests together; where that fails, those of each request alone."""
-        encoded = {key: found for key in chunk if (found := self.features.get(key)) is not None}
-        left = [key for key in chunk if key not in encoded]
-        requests = list(dict.fromkeys(request for request, _ in owners))
-        if left and requests:
-            names, began = chunk[left[0]], time.perf_counter()
+    def _encode_frames(self, pixels: Mapping[str, Mapping[str, Tensor]], frames: Sequence[tuple[Request, str]]) -> None:
+        """Encode frames of several requests in one pass; where it fails, those of each request alone.
+
+        Args:
+            pixels: By feature key.
+            frames: Which request needs which of them.
+        """
+        requests = list(dict.fromkeys(request for request, _ in frames))
+        features = {key: found for key in pixels if (found := self._cached_features(key)) is not None}
+        missing = [key for key in pixels if key not in features]
+        if missing and requests:
             try:
-                features = self.model.encode(**{name: torch.cat([chunk[key][name] for key in left]) for name in names})
-            except Exception as error:
+                encoded = self.runner.encode([pixels[key] for key in missing])
+            except Exception as error:  # noqa: BLE001 - it ends only the request whose own frames raise it
                 if len(requests) == 1:
-                    self._leave(requests[0], error)
+                    self._end(requests[0], error)
                     return
-                for alone in requests:
-                    mine = [key for request, key in owners if request is alone]
-                    self._encode({key: chunk[key] for key in mine}, [(alone, key) for key in mine])
+                for request in requests:
+                    keys = [key for owner, key in frames if owner is request]
+                    self._encode_frames({key: pixels[key] for key in keys}, [(request, key) for key in keys])
                 return
-            self._pictures.took(time.perf_counter() - began, len(features))
-            parts = features.split([len(next(iter(chunk[key].values()))) for key in left])
-            for key, part in zip(left, parts, strict=True):
-                encoded[key] = part.clone() if len(left) > 1 else part  # or one would keep the memory of all
-                self.features.put(key, encoded[key])
-        for request, key in owners:
-            request.features[key] = encoded[key]
+            for key, found in zip(missing, encoded, strict=True):
+                features[key] = found
+                with best_effort("keeping features"):
+                    self.feature_cache.put(key, found)
+        for request, key in frames:
+            request.features[key] = features[key]
         for request in requests:
-            inputs, progress = request.inputs, request.settings.progress
-            if progress is not None:
-                there = zip(request.keys, inputs.encoder_inputs, strict=True)
-                done = sum(encoder_input.num_pictures for key, encoder_input in there if key in request.features)
-                progress(done, inputs.num_pictures, "looking at pictures")
-            if not request.due:
-                self._seen(request)
+            with self._error_ends(request):
+                request.report_progress()
+                if not request.pending_keys:
+                    self._start_prefill(request)
 
-    def _seen(self, request: Request) -> None:
-        """All features are there: the prompt can be read, from where another conversation has been read already."""
-        try:
-            inputs = request.inputs
-            if inputs.num_pictures and not inputs.encoder_inputs:  # a family that shows its pictures all at once
-                request.arguments = self.model.embed_pictures(inputs.load_pixels(), request.settings.progress)
-            else:
-                features = [request.features[key] for key in request.keys]
-                together = torch.cat(features) if features else None
-                request.arguments = self.model.embed_pictures(inputs.text_inputs, features=together)
-            arguments = request.arguments
-            words = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
-            starts = self.model.picture_starts(arguments)
-            names = [
-                f"{key}/{crop}"
-                for key, encoder_input in zip(request.keys, inputs.encoder_inputs, strict=True)
-                for crop in range(encoder_input.num_pictures)
-            ]
-            request.prompt = PrefixKey(words, starts, names if starts else [])
-            request.row = empty_rows(self.num_layers, request.prompt.length + 1)
-            source, shared = self.prefixes.find(request.prompt, self.answering)
-            if source is not None:
-                request.row.put(0, source.pairs(shared), shared)
-                request.row.side_cache = None if source.side_cache is None else source.side_cache.until(shared)
-                request.cached_tokens = shared
-        except Exception as error:  # fails alone
-            self._leave(request, error)
-            return
-        request.features = {}
+    # ── prefill ──
+
+    def _start_prefill(self, request: Request) -> None:
+        """All features are there: embed the prompt, and copy the longest prefix that is already in a KV cache."""
+        inputs = request.inputs
+        if inputs.num_pictures and not inputs.encoder_inputs:  # a family that encodes all pictures at once
+            arguments = self.model.embed_pictures(inputs.load_pixels(), request.settings.progress)
+        else:
+            features = [request.features[key] for key in request.feature_keys]
+            arguments = self.model.embed_pictures(
+                inputs.text_inputs, features=torch.cat(features) if features else None
+            )
+        starts = self.model.picture_starts(arguments)
+        picture_keys = [
+            f"{key}/{crop}"
+            for key, encoder_input in zip(request.feature_keys, inputs.encoder_inputs, strict=True)
+            for crop in range(encoder_input.num_pictures)
+        ]
+        sequence = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
+        request.prefix_key = PrefixKey(sequence, starts, picture_keys if starts else [])
+        request.row = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1)
+        source, shared = self._longest_prefix(request.prefix_key)
+        if source is not None:
+            request.row.write_row(0, source.key_values(shared), shared)
+            request.row.side_cache = None if source.side_cache is None else source.side_cache.until(shared)
+            request.cached_tokens = shared
+        request.forward_arguments, request.features = arguments, {}
         request.clock.lap("encode")
-        self.looking.remove(request)
-        self.reading.append(request)
+        self.encoding.remove(request)
+        self.prefilling.append(request)
 
-    # ── words ──
+    def _longest_prefix(self, prefix_key: PrefixKey) -> tuple[PrefixSource | None, int]:
+        running = [request for request in self.decoding if not request.finished]
+        with best_effort("searching the prefix cache"):
+            return self.prefix_cache.find(prefix_key, running)
+        return None, 0
 
-    def _read(self) -> bool:
-        """Read a few words: of several short prompts, or a part of a long one, which then goes to the end."""
-        left = self._words.amount(hurry=bool(self.decode_batches or self.looking or len(self.reading) > 1))
-        if not self.reading:
-            return False
-        group = self._beginners(left)
-        if len(group) > 1 and self._read_together(group):
-            return True
-        while self.reading and left > 0:
-            request = self.reading.popleft()
-            row, length = request.row, request.prompt.length
-            assert row is not None
-            begin = row.lengths[0]
-            end = min(length, begin + left)
-            left -= end - begin
-            try:
-                logits = self._pass(row, self.model.prefill_chunk(request.arguments, begin, end), end - begin)
-                if end < length:
-                    self.reading.append(request)
-                    continue
-                self._join_decode_batch(request, row)
-                self._choose([request], logits)
-            except Exception as error:  # fails alone
-                self._leave(request, error)
-        return True
+    def _prefill(self) -> None:
+        """Prefill several short prompts in one pass, or the next chunk of a long one, which then queues again."""
+        if not self.prefilling:
+            return
+        self._progressed = True
+        others_wait = bool(self.decode_batches or self.encoding or len(self.prefilling) > 1)
+        left = self.runner.prefill_size.now(others_wait)
+        group = self._short_prompts(left)
+        if len(group) > 1 and self._prefill_together(group):
+            return
+        while self.prefilling and left > 0:
+            request = self.prefilling.popleft()
+            with self._error_ends(request):
+                left -= self._prefill_one(request, left)
 
-    def _pass(self, rows: KVCache, words: Mapping[str, Any], *counts: int) -> Tensor:
-        """Read the next words of rows, so many of each; logits (B, V) after the last of them."""
-        began, device = time.perf_counter(), self.model.device
-        begin, last = rows.lengths[0], torch.tensor([count - 1 for count in counts], device=device)
-        places, which = last.unique(return_inverse=True)
-        output = self.model(
-            **words,
-            position_ids=torch.arange(begin, begin + max(counts), device=device).expand(len(counts), -1),
-            past_key_values=rows,
-            use_cache=True,
-            logits_to_keep=places,
-        )
-        rows.advance(*counts)
-        self._words.took(time.perf_counter() - began, len(counts) * max(counts))
-        return output.logits[torch.arange(len(counts), device=device), which]
+    def _prefill_one(self, request: Request, limit: int) -> int:
+        """Prefill at most so many further positions of a prompt; returns how many."""
+        row, length = request.row, request.prefix_key.length
+        if row is None:
+            raise RuntimeError("a request that prefills has a row of the KV cache")
+        begin, end = row.lengths[0], min(length, row.lengths[0] + limit)
+        chunk = self.model.prefill_chunk(request.forward_arguments, begin, end)
+        logits = self.runner.prefill(row, chunk, end - begin)
+        if end < length:
+            self.prefilling.append(request)
+        else:
+            self._start_decoding(request, row)
+            self._sample([request], logits)
+        return end - begin
 
-    def _beginners(self, most: int) -> list[Request]:
-        """Requests whose whole prompts can be read in one pass, side by side: short ones of which nothing is known."""
+    def _short_prompts(self, limit: int) -> list[Request]:
+        """The first requests whose whole prompts fit into one pass, if none has a cached prefix; in their order."""
         group: list[Request] = []
-        longest = words = 0
-        for request in self.reading:
-            longest, words = max(longest, request.prompt.length), words + request.prompt.length
+        longest = total = 0
+        for request in self.prefilling:
+            longest, total = max(longest, request.prefix_key.length), total + request.prefix_key.length
             padded = (len(group) + 1) * longest
             begun = request.row is None or request.row.lengths != [0]
-            if begun or padded > min(most, TOGETHER, 2 * words):
+            if begun or padded > min(limit, MAX_PADDED_TOKENS, 2 * total):
                 break
             group.append(request)
         return group
 
-    def _read_together(self, group: Sequence[Request]) -> bool:
-        """Read whole prompts in one pass. False: it failed, and each is to be tried alone."""
-        counts = [request.prompt.length for request in group]
+    def _prefill_together(self, group: Sequence[Request]) -> bool:
+        """Prefill whole prompts in one pass. False: it failed, and nothing has changed."""
+        counts = [request.prefix_key.length for request in group]
         try:
-            rows = empty_rows(self.num_layers, max(counts) + 1, len(group))
-            portions = [self.model.prefill_chunk(request.arguments, 0, request.prompt.length) for request in group]
-            logits = self._pass(rows, self.model.collate_chunks(portions), *counts)
-        except Exception:  # whose fault it is, reading each alone will tell
+            rows = KVCache.empty(self.runner.num_layers, max(counts) + 1, len(group))
+            chunks = [
+                self.model.prefill_chunk(request.forward_arguments, 0, request.prefix_key.length) for request in group
+            ]
+            logits = self.runner.prefill(rows, self.model.collate_chunks(chunks), *counts)
+        except Exception:  # noqa: BLE001 - whose error it is shows when each is prefilled alone
             return False
-        fine: list[int] = []
-        for number, request in enumerate(group):
-            self.reading.remove(request)
-            try:
-                self._join_decode_batch(request, rows, number)
-                fine.append(number)
-            except Exception as error:  # fails alone
-                self._leave(request, error)
-        self._choose([group[number] for number in fine], logits[fine])
+        for row, request in enumerate(group):
+            self.prefilling.remove(request)
+            with self._error_ends(request):
+                self._start_decoding(request, rows, row)
+        self._sample(group, logits)
         return True
 
-    def _join_decode_batch(self, request: Request, rows: KVCache, number: int = 0) -> None:
-        """Place a row that has been read beside those that answer."""
-        kind = length_bucket(request.positions)
-        decode_batch = next((decode_batch for decode_batch in self.decode_batches if decode_batch.kind == kind), None)
-        if decode_batch is None:
-            decode_batch = self._batch_class(self.num_layers, kind)
-            self.decode_batches.append(decode_batch)
-        decode_batch.add(request, rows, number)
-        request.decode_batch, request.row, request.arguments = decode_batch, None, {}
+    def _start_decoding(self, request: Request, rows: KVCache, row: int = 0) -> None:
+        """Copy a prefilled row into a decode batch."""
+        self.decode_batches.add(request, rows, row)
+        request.release()
 
-    def _answer(self) -> bool:
-        """A token for everybody."""
-        kinds = {decode_batch.kind for decode_batch in self.decode_batches}
-        if len(kinds) < len(self.decode_batches):
-            self._gather()
-        decode_batches = list(self.decode_batches)
-        for decode_batch in decode_batches:
-            self._decode(decode_batch)
-        return bool(decode_batches)
+    # ── decode ──
 
-    def _decode(self, decode_batch: DecodeBatch) -> None:
-        requests = list(decode_batch.rows)
-        device = self.model.device
+    def _decode(self) -> None:
+        with best_effort("merging decode batches"):  # apart they cost a pass each
+            self.decode_batches.merge()
+        for batch in self.decode_batches:
+            self._progressed = True
+            self._decode_batch(batch)
+
+    def _decode_batch(self, batch: DecodeBatch) -> None:
+        """One pass over a decode batch; where it fails, one over each of its rows alone."""
+        requests = list(batch.requests)
         try:
-            decode_batch.make_room(decode_batch.longest + 1, len(requests))
-            idle = [0] * (decode_batch.width - len(requests))
-            words = [request.history[-1] for request in requests] + idle
-            output = self.model(
-                input_ids=torch.tensor(words, device=device)[:, None],
-                attention_mask=self._mask(decode_batch, device),
-                position_ids=torch.tensor(decode_batch.lengths + idle, device=device)[:, None],
-                past_key_values=decode_batch,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        except Exception as error:
+            logits = self.runner.decode(batch, [request.token_ids[-1] for request in requests])
+        except Exception as error:  # noqa: BLE001 - it ends only the request whose own row raises it
             if len(requests) == 1:
-                self._leave(requests[0], error)
+                self._end(requests[0], error)
             else:
-                self._part(decode_batch)
+                self._decode_apart(requests)
             return
-        decode_batch.advance(1)
-        self._choose(requests, output.logits[:, -1])
+        self._sample(requests, logits)
 
-    def _part(self, decode_batch: DecodeBatch) -> None:
-        """A pass over several rows has failed: try each alone, so that only those who fail alone fail."""
-        for number, request in enumerate(list(decode_batch.rows)):
-            alone = self._batch_class(self.num_layers, decode_batch.kind)
+    def _decode_apart(self, requests: Sequence[Request]) -> None:
+        """One pass for each of several rows of a batch. They are merged again in the next step."""
+        for request in reversed(requests[1:]):
             try:
-                alone.add(request, decode_batch, number)
-            except Exception as error:  # not even memory to move: whoever comes first makes room for the rest
-                self._leave(request, error)
+                self.decode_batches.split_off(request)
+            except Exception as error:  # noqa: BLE001 - it ends this request, which makes room for the others
+                self._end(request, error)
                 return
-            request.decode_batch = alone
-            self.decode_batches.append(alone)
-        self.decode_batches.remove(decode_batch)
-        for request in list(decode_batch.rows):
-            assert request.decode_batch is not None
-            self._decode(request.decode_batch)
+        for request in requests:
+            if request.decode_batch is not None:
+                self._decode_batch(request.decode_batch)
 
-    def _gather(self) -> None:
-        """Those who were tried alone, and did not fail, stand together again."""
-        first: dict[int, DecodeBatch] = {}
-        for decode_batch in self.decode_batches:
-            home = first.setdefault(decode_batch.kind, decode_batch)
-            for number, request in enumerate(decode_batch.rows if decode_batch is not home else ()):
-                home.add(request, decode_batch, number)
-                request.decode_batch = home
-        self.decode_batches = list(first.values())
+    # ── sample ──
 
-    def _mask(self, decode_batch: DecodeBatch, device: torch.device) -> Tensor | None:
-        """The mask of a decoding pass, as the model's attention wants it."""
-        seen = decode_batch.mask(device)
-        if seen is None:
-            return None
-        attention = self.model.config._attn_implementation
-        if attention.startswith("flash"):
-            return seen[:, 0, 0].long()
-        if attention == "eager":
-            floor = torch.finfo(self.model.dtype).min
-            return torch.zeros(seen.shape, dtype=self.model.dtype, device=device).masked_fill_(~seen, floor)
-        return seen
-
-    def _choose(self, requests: Sequence[Request], logits: Tensor) -> None:
-        """The next token of each request, from its row of logits (B, V)."""
-        best, tokens = logits.max(-1)
-        fine, likeliest = torch.isfinite(best).tolist(), tokens.tolist()
-        for number, request in enumerate(requests):
-            sampler = request.sampler
-            try:
-                if not fine[number]:
-                    raise not_numbers()
-                if sampler.plain:
-                    request.accept(likeliest[number])
-                else:
-                    row = logits[number]
-                    token = sampler(row, request.history, request.answered)
-                    tells = sampler.params.logprobs is not None
-                    request.accept(token, sampler.logprob(row, token) if tells else None)
-            except Exception as error:  # fails alone
-                self._leave(request, error)
+    def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
+        """Append a token to each request that has not finished, from its row of logits (B, V)."""
+        try:
+            best, likeliest = logits.max(-1)
+            finite, argmax = torch.isfinite(best).tolist(), likeliest.tolist()
+        except Exception as error:  # noqa: BLE001 - it ends only the request whose own row raises it
+            if len(requests) == 1:
+                self._end(requests[0], error)
+            else:
+                for row, request in enumerate(requests):
+                    self._sample([request], logits[row : row + 1])
+            return
+        for row, request in enumerate(requests):
+            if request.finished:
                 continue
-            if request.ended:
-                self._leave(request)
+            with self._error_ends(request):
+                if not finite[row]:
+                    raise non_finite_logits()
+                sampler = request.sampler
+                if sampler.only_argmax:
+                    request.accept(argmax[row])
+                else:
+                    token = sampler(logits[row], request.token_ids, request.num_generated)
+                    request.accept(token, sampler.logprob(logits[row], token))
+                if request.finished:
+                    self._end(request)
 
 
-def _doubled(count: int, smallest: int) -> int:
-    """The least size a table that grows by doubling has for so many."""
-    return max(smallest, 1 << math.ceil(math.log2(max(1, count))))
-
-
-def explained(error: Exception, request: Request) -> Exception:
-    """What a user can do about an error, where it is one of memory."""
-    text = str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        inputs = request.inputs
-        return RequestError(
-            f"there is not enough memory for {inputs.num_pictures} pictures and {inputs.length} tokens; look at fewer "
-            "frames (--frames), shorten the conversation, or choose a smaller --dtype"
-        )
-    return error
+@contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """Do what no request depends on; where it fails, as it may for lack of memory, the engine goes on without."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - at worst something is computed again
+        if not is_out_of_memory(error):
+            logger.warning("%s failed", what, exc_info=True)

@@ -1,4 +1,4 @@
-"""Tokens → text as it grows: never half a character, never past a stop string."""
+"""Incremental detokenisation: tokens → text, piece by piece; no half characters, nothing from a stop string on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 
 class TextStream:
-    """Turns ids into text that is safe to show. What `push` and `finish` return adds up to the whole answer.
+    """Decodes tokens one at a time. The concatenation of what `push` and `finish` return is the whole answer.
 
-    A byte-level tokenizer may split a character over several tokens, and a stop string may be split too: such text is
-    held back until it is complete or cannot be one.
+    A byte-level tokenizer may split a character over several tokens, and a stop string may be split too: text that may
+    be a part of either is held back until that is known.
 
     Args:
-        decode: Ids → text.
+        decode: Token ids → text.
         stop: Strings before which the text ends.
     """
 
@@ -22,23 +22,23 @@ class TextStream:
         self.stopped = False
         self._ids: list[int] = []
         self._begin = 0  # decoding starts here: a few tokens before the new ones, for tokenizers that need a neighbour
-        self._read = 0  # tokens whose text is in `_held` or was returned
+        self._decoded = 0  # tokens whose text is in `_held` or was returned
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Add a token; returns the text that is safe now, often that token's, sometimes none."""
+        """Append a token; returns the text that can be shown now, which may be none."""
         assert not self.stopped, "the text has ended"
         self._ids.append(token)
-        known, text = self.decode(self._ids[self._begin : self._read]), self.decode(self._ids[self._begin :])
+        known, text = self.decode(self._ids[self._begin : self._decoded]), self.decode(self._ids[self._begin :])
         if len(text) <= len(known) or text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
-        self._begin, self._read = self._read, len(self._ids)
+        self._begin, self._decoded = self._decoded, len(self._ids)
         return self._release(text[len(known) :])
 
     def finish(self) -> str:
-        """The rest, when no token follows; a character cut in half shows as a replacement character."""
-        known, text = self.decode(self._ids[self._begin : self._read]), self.decode(self._ids[self._begin :])
-        self._begin = self._read = len(self._ids)
+        """The rest, when no token follows; half a character becomes a replacement character."""
+        known, text = self.decode(self._ids[self._begin : self._decoded]), self.decode(self._ids[self._begin :])
+        self._begin = self._decoded = len(self._ids)
         safe = "" if self.stopped else self._release(text[len(known) :])
         if self.stopped:
             return safe

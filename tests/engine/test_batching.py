@@ -12,7 +12,7 @@ from tolerances import SAME_MATHS
 
 import longview
 from longview.engine import Budget, Engine
-from longview.engine import scheduler as scheduling
+from longview.engine.model_runner import ChunkSize
 from longview.errors import CheckpointError, MediaError, RequestError
 from longview.messages import Message
 
@@ -117,7 +117,7 @@ def test_requests_enter_and_leave_at_every_step(engine, alone):
         count = min(12, 3 + number)
         assert tokens[:count] == list(alone[name].tokens[:count]), name
         assert logprobs[:count] == pytest.approx([e.logprob for e in alone[name].logprobs[:count]], abs=SAME_MATHS)
-    assert not engine.scheduler.under_way
+    assert not engine.scheduler.running
 
 
 def test_threads_that_ask_at_once_get_their_own_answers(engine, alone):
@@ -135,7 +135,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(engine, alone):
 
 
 def test_a_long_prompt_is_read_in_pieces_and_others_are_answered_meanwhile(engine, alone, monkeypatch):
-    monkeypatch.setattr(engine.scheduler, "_words", scheduling.ChunkSize(most=5))
+    monkeypatch.setattr(engine.scheduler.runner, "prefill_size", ChunkSize(limit=5))
     long, short = engine.stream(QUESTIONS["two pictures and a clip"], **SETTINGS), engine.stream("Hi", max_tokens=8)
     first = next(short)
     waiting = threading.Thread(target=lambda: pieces.extend(long))
@@ -205,7 +205,7 @@ def test_what_is_under_way_serves_who_begins_alike(engine):
     next(first)
     second = engine.answer(QUESTIONS["one picture"], max_tokens=4)
     assert second.receipt.usage.cached_tokens == second.receipt.usage.prompt_tokens - 1
-    assert not len(engine.prefixes) or engine.prefixes.hits
+    assert not len(engine.prefix_cache) or engine.prefix_cache.hits
     list(first)
 
 
@@ -231,10 +231,10 @@ def test_a_cancelled_request_stops_computing_and_holds_nothing(engine, monkeypat
     monkeypatch.setattr(engine.model, "forward", lambda *a, **k: (steps.append(1), forward(*a, **k))[1])
     stream = engine.stream(QUESTIONS["two pictures and a clip"], max_tokens=200)
     next(stream)
-    assert engine.scheduler.under_way
+    assert engine.scheduler.running
     done = len(steps)
     stream.close()
-    assert not engine.scheduler.under_way
+    assert not engine.scheduler.running
     assert not engine.scheduler.decode_batches
     assert len(steps) == done
     engine.answer("Hi", max_tokens=2)
@@ -244,7 +244,7 @@ def test_a_cancelled_request_stops_computing_and_holds_nothing(engine, monkeypat
 def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, monkeypatch):
     quitter, other = (engine.stream(q, max_tokens=150) for q in (QUESTIONS["one picture"], "Hello"))
     next(quitter), next(other)
-    assert len(engine.scheduler.answering) == 2
+    assert len(engine.scheduler.decoding) == 2
     seen = []
     step = engine.scheduler.step
 
@@ -254,7 +254,7 @@ def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, 
             closing.start()
             closing.join(10)
         moved = step()
-        seen.append(len(engine.scheduler.answering))
+        seen.append(len(engine.scheduler.decoding))
         return moved
 
     monkeypatch.setattr(engine.scheduler, "step", stepped)
@@ -283,7 +283,7 @@ def others_are_fine(engine, alone, bad, match: str, kind=RequestError) -> None:
     assert isinstance(found[1], kind)
     assert match in str(found[1])
     assert all_same([found[0], *found[2:]], [alone[name] for name in names])
-    assert not engine.scheduler.under_way
+    assert not engine.scheduler.running
 
 
 def test_a_failing_encode_fails_alone(engine, alone, monkeypatch):
@@ -327,7 +327,7 @@ def test_scores_that_are_no_numbers_end_one_request_and_spoil_no_other(engine, a
         return output
 
     monkeypatch.setattr(engine.model, "forward", spoilt)
-    others_are_fine(engine, alone, LONG, "the model's scores are no numbers", CheckpointError)
+    others_are_fine(engine, alone, LONG, "the model's logits are NaN or infinite", CheckpointError)
 
 
 def test_a_medium_that_cannot_be_opened_fails_alone(engine, alone):
@@ -339,7 +339,7 @@ def test_a_bug_ends_everybody_with_it_and_the_engine_goes_on(engine, alone, monk
     stream = engine.stream("Hello", max_tokens=50)
     next(stream)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.scheduler, "_answer", lambda: 1 / 0)
+        patch.setattr(engine.scheduler, "_decode", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine.answer("Hi", max_tokens=3)
         with pytest.raises(ZeroDivisionError):
@@ -355,7 +355,7 @@ def test_who_does_not_fit_waits_and_is_answered(tiny, alone):
     engine = new_engine(tiny, budget=Budget(states=512 * word, requests=8))
     most = []
     step = engine.scheduler.step
-    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.under_way)))[0]
+    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.running)))[0]
     assert all_same(engine.batch(QUESTIONS.values(), **SETTINGS), alone.values())
     assert 1 <= max(most) <= 2
 
@@ -364,7 +364,7 @@ def test_no_more_requests_run_than_the_budget_says(tiny):
     engine = new_engine(tiny, budget=Budget(requests=2))
     most = []
     step = engine.scheduler.step
-    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.under_way)))[0]
+    engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.running)))[0]
     assert len(list(engine.batch(["Hello"] * 5, max_tokens=6))) == 5
     assert max(most) == 2
     with pytest.raises(RequestError, match="requests is 0; give a whole number from 1 up"):
@@ -375,9 +375,9 @@ def test_what_is_kept_stays_within_its_bytes(tiny):
     engine = new_engine(tiny, budget=Budget(features=30_000, prefixes=200_000))
     for seed in range(12):
         engine.answer([longview.ask("What?", longview.image(noise(seed)))], max_tokens=2)
-        assert engine.features.nbytes <= 30_000
-        assert engine.prefixes.nbytes <= 200_000
-    assert len(engine.prefixes) < 12
+        assert engine.feature_cache.nbytes <= 30_000
+        assert engine.prefix_cache.nbytes <= 200_000
+    assert len(engine.prefix_cache) < 12
 
 
 # ── batches ──
@@ -401,7 +401,7 @@ def test_a_batch_that_is_left_cancels_what_is_under_way(engine):
     answers = engine.batch((f"Question {number}" for number in range(6)), max_tokens=100)
     next(answers)
     answers.close()
-    assert not engine.scheduler.under_way
+    assert not engine.scheduler.running
     assert not engine.scheduler.waiting
 
 

@@ -13,8 +13,8 @@ from tolerances import SAME_MATHS
 import longview
 from longview.engine import Engine
 from longview.engine import engine as engines
-from longview.engine.compiled import StaticDecodeBatch, compile_blocks, runs_of
-from longview.engine.kv_cache import SMALLEST
+from longview.engine.compiled import StaticDecodeBatch, compile_layers, runs_of
+from longview.engine.kv_cache import MIN_POSITIONS
 from longview.errors import RequestError
 from longview.models.families import families
 
@@ -41,7 +41,7 @@ def tiny(request, tokenizer):
 @pytest.fixture
 def traced(monkeypatch):
     """Functions are traced and not translated: all that can go wrong but the compiler's part, in seconds."""
-    monkeypatch.setattr(engines, "compile_blocks", functools.partial(compile_blocks, backend="eager"))
+    monkeypatch.setattr(engines, "compile_layers", functools.partial(compile_layers, backend="eager"))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_function_is_made_for_a_shape_and_serves_every_length_of_it(tiny, trac
     assert len(made) == 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
-    fast.answer([longview.ask("word " * (SMALLEST // 4))], max_tokens=3, min_tokens=3)
+    fast.answer([longview.ask("word " * (MIN_POSITIONS // 4))], max_tokens=3, min_tokens=3)
     assert len(made) == 2, "a longer table is another shape"
 
 
@@ -106,9 +106,9 @@ def test_blocks_that_look_stand_between_runs():
 
 def test_free_slots_are_computed_along_and_harm_nobody():
     decode_batch = StaticDecodeBatch(1)
-    decode_batch.make_room(SMALLEST, 4)
-    assert decode_batch.width == 4
-    assert decode_batch.mask(torch.device("cpu")).shape == (4, 1, 1, SMALLEST)
+    decode_batch.reserve(MIN_POSITIONS, 4)
+    assert decode_batch.rows_per_pass == 4
+    assert decode_batch.mask(torch.device("cpu")).shape == (4, 1, 1, MIN_POSITIONS)
     assert decode_batch.mask(torch.device("cpu"))[:, 0, 0].sum(-1).tolist() == [1, 1, 1, 1], (
         "softmax over nothing is no number"
     )
@@ -118,11 +118,11 @@ def test_what_cannot_be_compiled_is_told(tokenizer, monkeypatch):
     model, _ = tiny_model(families()["owl3"], "241101", tokenizer)
     model.hf_device_map = {"a": 0, "b": "cpu"}
     with pytest.raises(RequestError, match=r"one device, and this one lies on 0, cpu; name one device"):
-        compile_blocks(model)
+        compile_layers(model)
     del model.hf_device_map
     model.quantization_method = "bitsandbytes"
     with pytest.raises(RequestError, match="bitsandbytes; use quantize"):
-        compile_blocks(model)
+        compile_layers(model)
     del model.quantization_method
     from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
@@ -132,7 +132,7 @@ def test_what_cannot_be_compiled_is_told(tokenizer, monkeypatch):
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     with pytest.raises(RequestError, match=r"C\+\+ compiler on a CPU; install g\+\+ or clang"):
-        compile_blocks(model)
+        compile_layers(model)
     assert not any(isinstance(block.forward, functools.partial) for block in model.language_model.model.layers)
 
 

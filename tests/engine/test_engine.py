@@ -130,13 +130,13 @@ def test_the_sampler_is_told_the_words_and_nothing_else(engine, monkeypatch):
     told = []
     choose = longview.engine.sampling.Sampler.__call__
 
-    def listen(sampler, logits, history, answered):
-        told.append(list(history))
-        return choose(sampler, logits, history, answered)
+    def listen(sampler, logits, token_ids, num_generated):
+        told.append(list(token_ids))
+        return choose(sampler, logits, token_ids, num_generated)
 
     monkeypatch.setattr(longview.engine.sampling.Sampler, "__call__", listen)
     answer = engine.answer([longview.ask("What is it?", PICTURE)], max_tokens=3, repetition_penalty=1.2)
-    assert all(0 <= token < len(engine.processor.tokenizer) + 100 for history in told for token in history)
+    assert all(0 <= token < len(engine.processor.tokenizer) + 100 for token_ids in told for token in token_ids)
     assert told[-1][len(told[0]) :] == list(answer.tokens)[:-1]
 
 

@@ -17,7 +17,7 @@ from tolerances import SAME_MATHS
 
 import longview
 from longview.engine import Budget, Engine, features
-from longview.engine.features import FeatureCache, VideoCache, framed, identity, key_of
+from longview.engine.features import FeatureCache, VideoCache, digest_of, feature_key, model_digest
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.media.medium import UNDECODED
@@ -32,7 +32,7 @@ fields = st.lists(st.one_of(st.binary(max_size=4), st.integers(0, 9), st.text("a
 @given(fields, fields)
 def test_unlike_fields_have_unlike_digests(one, other):
     alike = [*map(type, one), *one] == [*map(type, other), *other]
-    assert (framed(*one) == framed(*other)) == alike
+    assert (digest_of(*one) == digest_of(*other)) == alike
 
 
 def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
@@ -44,15 +44,15 @@ def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
     media = open_media(sources)
     inputs = processor.prepare([longview.ask("?", *sources)], media)
     alone = processor.prepare([longview.ask("?", sources[0])], media[:1])
-    keys = [key_of("a", media[encoder_input.medium], encoder_input) for encoder_input in inputs.encoder_inputs]
+    keys = [feature_key("a", media[encoder_input.medium], encoder_input) for encoder_input in inputs.encoder_inputs]
     assert len(set(keys)) == len(inputs.encoder_inputs)
     same = alone.encoder_inputs[0].settings == inputs.encoder_inputs[0].settings
-    assert (key_of("a", media[0], alone.encoder_inputs[0]) == keys[0]) == same
-    assert key_of("b", media[0], inputs.encoder_inputs[0]) != keys[0]
+    assert (feature_key("a", media[0], alone.encoder_inputs[0]) == keys[0]) == same
+    assert feature_key("b", media[0], inputs.encoder_inputs[0]) != keys[0]
 
 
 def test_those_used_last_stay_within_the_bytes():
-    cache = FeatureCache(limit=4 * 40)
+    cache = FeatureCache(max_bytes=4 * 40)
     for number in range(6):
         cache.put(str(number), torch.full((10,), float(number)))
         cache.get("0")
@@ -76,11 +76,11 @@ def test_features_outlive_the_program_on_disk(tiny, tmp_path, monkeypatch):
 
 def test_other_weights_share_no_features_on_disk(tiny):
     model, _ = tiny
-    before = identity(model)
+    before = model_digest(model)
     parameter = next(p for name, p in model.named_parameters() if "vision" in name or "visual" in name)
     with torch.no_grad():
         parameter.view(-1)[0] += 1
-        assert identity(model) != before
+        assert model_digest(model) != before
         parameter.view(-1)[0] -= 1
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path):
 
 
 def test_files_stay_within_their_bytes_and_the_oldest_go(tmp_path):
-    cache = FeatureCache(0, tmp_path, disk_limit=6000)
+    cache = FeatureCache(0, tmp_path, max_disk_bytes=6000)
     for number in range(8):
         cache.put(f"{number}", torch.zeros(250))
         path = tmp_path / f"{number}.safetensors"
@@ -162,7 +162,7 @@ def test_other_frames_of_a_film_are_other_pictures(tiny, film):
 
 
 def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
-    monkeypatch.setattr(features, "AHEAD", 3)
+    monkeypatch.setattr(features, "MAX_PREFETCHED", 3)
     read = []
     frames = [noise(seed) for seed in range(12)]
     medium = open_media([longview.video(frames)])[0]
@@ -184,7 +184,7 @@ def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
 
 
 def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
-    monkeypatch.setattr(features, "AHEAD", 1)
+    monkeypatch.setattr(features, "MAX_PREFETCHED", 1)
     medium = open_media([longview.video(film)], decode=False)[0]
     closed = threading.Event()
     monkeypatch.setattr(VideoReader, "close", lambda reader, close=VideoReader.close: (close(reader), closed.set()))
@@ -195,7 +195,7 @@ def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
 
 
 def test_what_is_known_of_a_film_depends_on_how_it_is_looked_at(film):
-    films = VideoCache(most=2)
+    films = VideoCache(max_videos=2)
     part, limits = longview.video(film), Limits()
 
     def look(**options):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from longview.engine.kv_cache import SMALLEST, DecodeBatch, empty_rows, length_bucket
+from longview.engine.decode_batch import DecodeBatch, length_bucket
+from longview.engine.kv_cache import MIN_POSITIONS, KVCache
 
 
 def states(seed: int, length: int, rows: int = 1) -> torch.Tensor:
@@ -13,7 +14,7 @@ def states(seed: int, length: int, rows: int = 1) -> torch.Tensor:
 
 def written(seed: int, length: int):
     """A row of two layers, written in two passes."""
-    row = empty_rows(2, length)
+    row = KVCache.empty(2, length)
     keys = states(seed, length)
     for part in keys.split([length - 3, 3], dim=2):
         for layer in range(2):
@@ -23,7 +24,7 @@ def written(seed: int, length: int):
 
 
 def holds(table, number: int, keys: torch.Tensor) -> bool:
-    pairs = list(table.pairs(number, keys.shape[2]))
+    pairs = list(table.key_values(number, keys.shape[2]))
     return all(
         torch.equal(k, keys[0] + layer) and torch.equal(v, keys[0] - layer) for layer, (k, v) in enumerate(pairs)
     )
@@ -60,23 +61,23 @@ def test_the_last_row_takes_the_place_of_one_that_goes():
     for name, (row, _) in rows.items():
         decode_batch.add(name, row)
     decode_batch.remove("a")
-    assert (decode_batch.rows, decode_batch.lengths) == (["c", "b"], [7, 9])
+    assert (decode_batch.requests, decode_batch.lengths) == (["c", "b"], [7, 9])
     assert holds(decode_batch, 0, rows["c"][1])
     assert holds(decode_batch, 1, rows["b"][1])
 
 
 def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
     row, keys = written(3, 20)
-    row.make_room(SMALLEST + 1)
-    assert row.capacity == 2 * SMALLEST
+    row.reserve(MIN_POSITIONS + 1)
+    assert row.position_capacity == 2 * MIN_POSITIONS
     assert holds(row, 0, keys)
     decode_batch = DecodeBatch(2)
     for number in range(5):
         decode_batch.add(number, row)
-    assert decode_batch.slots == 8
+    assert decode_batch.row_capacity == 8
     for number in range(4):
         decode_batch.remove(number)
-    assert decode_batch.slots <= 4
+    assert decode_batch.row_capacity <= 4
     assert holds(decode_batch, 0, keys)
 
 
@@ -87,7 +88,7 @@ def test_a_row_that_is_wiped_leaves_zeros():
         layer.values[:, :, 10:] = torch.nan
     decode_batch.add("bad", bad)
     decode_batch.add("good", good[0])
-    decode_batch.remove("bad", wipe=True)
+    decode_batch.remove("bad", zero=True)
     assert holds(decode_batch, 0, good[1])
     assert all(torch.isfinite(layer.values).all() for layer in decode_batch.layers)
 

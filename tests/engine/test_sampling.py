@@ -15,9 +15,9 @@ from longview.settings import parse
 LOGITS = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0, 0.0])
 
 
-def draws(count: int = 2000, history: tuple[int, ...] = (), **settings) -> torch.Tensor:
+def draws(count: int = 2000, token_ids: tuple[int, ...] = (), **settings) -> torch.Tensor:
     sampler = Sampler(SamplingParams(**{"seed": 1, **settings}))
-    return torch.bincount(torch.tensor([sampler(LOGITS, history) for _ in range(count)]), minlength=6) / count
+    return torch.bincount(torch.tensor([sampler(LOGITS, token_ids) for _ in range(count)]), minlength=6) / count
 
 
 def test_greedy_takes_the_likeliest():
@@ -73,13 +73,13 @@ def test_presence_counts_once_and_frequency_each_time_and_the_prompt_not_at_all(
         ({"frequency_penalty": 0.4}, 2),  # 3.0 − 3 · 0.4
     ):
         sampler = Sampler(SamplingParams(**settings))
-        assert sampler(LOGITS, [2, 2, 1, 1, 1], answered=3) == chosen
-        assert sampler(LOGITS, [1, 1, 1], answered=0) == 1
+        assert sampler(LOGITS, [2, 2, 1, 1, 1], num_generated=3) == chosen
+        assert sampler(LOGITS, [1, 1, 1], num_generated=0) == 1
 
 
 def test_an_answer_does_not_end_before_its_least_number_of_tokens():
-    sampler = Sampler(SamplingParams(min_tokens=2), ends=[1])
-    assert [sampler(LOGITS, [0] * n, answered=n) for n in range(4)] == [2, 2, 1, 1]
+    sampler = Sampler(SamplingParams(min_tokens=2), end_tokens=[1])
+    assert [sampler(LOGITS, [0] * n, num_generated=n) for n in range(4)] == [2, 2, 1, 1]
 
 
 def test_log_probabilities_are_the_models_own_whatever_the_settings():
@@ -92,8 +92,8 @@ def test_log_probabilities_are_the_models_own_whatever_the_settings():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_scores_that_are_no_numbers_are_not_sampled_from(broken):
-    with pytest.raises(CheckpointError, match="no numbers"):
+def test_logits_that_are_not_finite_are_not_sampled_from(broken):
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
         Sampler(SamplingParams())(torch.tensor([0.0, broken]), [])
 
 

@@ -1,0 +1,133 @@
+"""The forward passes of a step: pixels → features, tokens → logits; and how large they may be, by the time they take.
+
+Which requests take part, `scheduler.py` decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longview.engine.decode_batch import DecodeBatch
+from longview.engine.kv_cache import KVCache
+from longview.models.base import Model
+
+MAX_CHUNK_SECONDS = 0.25
+"""What encoding, and what prefilling may take of a step while other requests wait."""
+MAX_CHUNK_TOKENS = 2048
+"""Prompt tokens of a step at most."""
+
+
+@dataclass
+class ChunkSize:
+    """How many pictures or tokens to process in one step, by the time that they took in the last ones."""
+
+    limit: int
+    seconds_each: float = 0.0
+
+    def now(self, others_wait: bool) -> int:
+        """At most `limit`; while others wait, what takes about `MAX_CHUNK_SECONDS`."""
+        if not others_wait or not self.seconds_each:
+            return self.limit
+        return max(1, min(self.limit, int(MAX_CHUNK_SECONDS / self.seconds_each)))
+
+    def record(self, seconds: float, amount: int) -> None:
+        """A chunk of this size took so long; recent measurements weigh more."""
+        self.seconds_each += (seconds / amount - self.seconds_each) * (0.3 if self.seconds_each else 1.0)
+
+
+class ModelRunner:
+    """Calls a family's model with rows of the KV cache. A pass that raises leaves the rows' lengths as they were."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.num_layers: int = model.language_model.config.num_hidden_layers
+        self.encode_size = ChunkSize(model.config.vision_batch_size)
+        """Pictures of a step."""
+        self.prefill_size = ChunkSize(MAX_CHUNK_TOKENS)
+        """Prompt tokens of a step, with padding."""
+
+    def encode(self, frames: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+        """The pixels of several frames, each with a row a crop → the features (crops, P, D) of each, in one pass."""
+        began = time.perf_counter()
+        pixels: dict[str, Any] = {name: torch.cat([frame[name] for frame in frames]) for name in frames[0]}
+        features = self.model.encode(**pixels)
+        self.encode_size.record(time.perf_counter() - began, len(features))
+        parts = features.split([num_crops(frame) for frame in frames])
+        # as a view, one frame's features would keep the memory of all
+        return [part.clone() if len(parts) > 1 else part for part in parts]
+
+    def prefill(self, rows: KVCache, chunk: Mapping[str, Any], *counts: int) -> Tensor:
+        """Append a chunk of the prompts to rows of one length.
+
+        Args:
+            chunk: Of `Model.prefill_chunk` or `Model.collate_chunks`, (B, T).
+            counts: Positions of each row in the chunk; the rest is padding on the right.
+
+        Returns:
+            Logits (B, V) after the last of them.
+        """
+        began, device, begin = time.perf_counter(), self.model.device, rows.longest
+        last = torch.tensor([count - 1 for count in counts], device=device)
+        kept, place = last.unique(return_inverse=True)
+        output = self.model(
+            **chunk,
+            **_side_cache(rows),
+            position_ids=torch.arange(begin, begin + max(counts), device=device).expand(len(counts), -1),
+            past_key_values=rows,
+            use_cache=True,
+            logits_to_keep=kept,
+        )
+        logits = output.logits[torch.arange(len(counts), device=device), place]
+        rows.side_cache = getattr(output, "side_cache", rows.side_cache)
+        rows.advance(*counts)
+        self.prefill_size.record(time.perf_counter() - began, len(counts) * max(counts))
+        return logits
+
+    def decode(self, decode_batch: DecodeBatch, tokens: Sequence[int]) -> Tensor:
+        """Append one token to each row of a decode batch → logits (B, V)."""
+        device = self.model.device
+        decode_batch.reserve(decode_batch.longest + 1, len(tokens))
+        idle = [0] * (decode_batch.rows_per_pass - len(tokens))
+        output = self.model(
+            input_ids=torch.tensor([*tokens, *idle], device=device)[:, None],
+            attention_mask=self._mask(decode_batch),
+            position_ids=torch.tensor(decode_batch.lengths + idle, device=device)[:, None],
+            past_key_values=decode_batch,
+            use_cache=True,
+            logits_to_keep=1,
+            **_side_cache(decode_batch),
+        )
+        logits = output.logits[: len(tokens), -1]
+        decode_batch.advance(1)
+        return logits
+
+    def _mask(self, decode_batch: DecodeBatch) -> Tensor | None:
+        """The attention mask of a decode pass, in the form that the model's attention implementation takes."""
+        visible = decode_batch.mask(self.model.device)
+        if visible is None:
+            return None
+        attention = self.model.config._attn_implementation
+        if attention.startswith("flash"):
+            return visible[:, 0, 0].long()
+        if attention == "eager":
+            floor = torch.finfo(self.model.dtype).min
+            return torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device).masked_fill_(
+                ~visible, floor
+            )
+        return visible
+
+
+def num_crops(frame: Mapping[str, Tensor]) -> int:
+    """Rows of a frame's pixels."""
+    return len(next(iter(frame.values())))
+
+
+def _side_cache(rows: KVCache) -> dict[str, Any]:
+    """The argument of `forward` for what the family keeps beside the KV cache; none where it keeps nothing."""
+    return {} if rows.side_cache is None else {"side_cache": rows.side_cache}
