@@ -241,7 +241,9 @@ class Engine:
         pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="longview-batch")
         try:
             while True:
-                while len(pending) < 2 * self.scheduler.max_requests and (given := next(conversations, pool)) is not pool:
+                while (
+                    len(pending) < 2 * self.scheduler.max_requests and (given := next(conversations, pool)) is not pool
+                ):
                     pending.append(pool.submit(start, given))
                     pending[-1].add_done_callback(lambda _: self._wake())
                 if not pending:

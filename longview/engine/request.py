@@ -225,5 +225,9 @@ class Request:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: Python's, PyTorch's on an accelerator, or PyTorch's on a CPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out: Python's, or PyTorch's on a CPU, CUDA or MPS."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )

@@ -7,72 +7,15 @@ import threading
 
 import pytest
 import torch
+from questions import OTHER, PICTURE, QUESTIONS, SETTINGS, all_same, new_engine, same
 from samples import noise
 from tolerances import SAME_MATHS
 
 import longview
-from longview.engine import Budget, Engine
+from longview.engine import Budget
 from longview.engine.model_runner import ChunkSize
-from longview.errors import CheckpointError, MediaError, RequestError
+from longview.errors import RequestError
 from longview.messages import Message
-
-PICTURE, OTHER = longview.image(noise(1)), longview.image(noise(7, 30, 60))
-CLIP = longview.video([noise(2), noise(3), noise(4)])
-QUESTIONS = {
-    "no picture": [longview.ask("Hello there, who are you?")],
-    "one picture": [longview.ask("What?", PICTURE)],
-    "a picture that is cut in another way": [longview.ask("Which one?", OTHER)],
-    "two pictures and a clip": [longview.ask("Which one is brighter, and what happens?", PICTURE, OTHER, CLIP)],
-    "a conversation": [
-        longview.ask("What is it?", PICTURE),
-        Message.of("assistant", "A blue one."),
-        Message.of("user", "And what is this: ", OTHER, "?"),
-    ],
-}
-SETTINGS = {"max_tokens": 12, "temperature": 0.5, "seed": 5, "logprobs": 0}
-"""Random weights repeat themselves when greedy. The probabilities of the tokens tell questions apart."""
-
-
-class Spelt:
-    """A processor whose every token is a letter of the answer, and none of which ends it."""
-
-    end_tokens = ()
-
-    def __init__(self, inner) -> None:
-        self._inner = inner
-        self.tokenizer = self
-
-    def __getattr__(self, name: str):
-        return getattr(self._inner, name)
-
-    def decode(self, ids, **_) -> str:
-        return "".join(chr(0x4E00 + token) for token in ids)
-
-
-def new_engine(tiny, **settings) -> Engine:
-    model, processor = tiny
-    return Engine(model, Spelt(processor), name="tiny", **settings)
-
-
-@pytest.fixture
-def engine(tiny):
-    return new_engine(tiny)
-
-
-@pytest.fixture(scope="session")
-def alone(tiny):
-    """Each question's answer from an engine that has never seen another."""
-    return {name: new_engine(tiny).answer(question, **SETTINGS) for name, question in QUESTIONS.items()}
-
-
-def same(found, expected) -> bool:
-    """Whether two answers have the same tokens with the same probabilities, as far as fp32 goes."""
-    probabilities = pytest.approx([each.logprob for each in expected.logprobs], abs=SAME_MATHS)
-    return found.tokens == expected.tokens and [each.logprob for each in found.logprobs] == probabilities
-
-
-def all_same(found, expected) -> bool:
-    return all(same(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_an_answer_alone_equals_the_answer_in_a_batch(engine, alone):
@@ -262,89 +205,6 @@ def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, 
         next(other)
     assert seen[0] == 1
     other.close()
-
-
-def failing(engine, monkeypatch, name: str, when) -> None:
-    """Let a method of the model raise as a memory that has run out does, whenever `when` says so."""
-    inner = getattr(engine.model, name)
-
-    def failed(*args, **kwargs):
-        if when(*args, **kwargs):
-            raise MemoryError("no room")
-        return inner(*args, **kwargs)
-
-    monkeypatch.setattr(engine.model, name, failed)
-
-
-def others_are_fine(engine, alone, bad, match: str, kind=RequestError) -> None:
-    names = ["no picture", "one picture", "a conversation"]
-    asked = [QUESTIONS[names[0]], bad, QUESTIONS[names[1]], QUESTIONS[names[2]]]
-    found = list(engine.batch(asked, **SETTINGS))
-    assert isinstance(found[1], kind)
-    assert match in str(found[1])
-    assert all_same([found[0], *found[2:]], [alone[name] for name in names])
-    assert not engine.scheduler.running
-
-
-def test_a_failing_encode_fails_alone(engine, alone, monkeypatch):
-    from longview.media import open_media
-
-    bad = [longview.ask("What?", longview.image(noise(9, 50, 50)))]
-    medium = open_media(bad[0].media)
-    poison = engine.processor.prepare(bad, medium).load_pixels()["pixel_values"][0]
-    failing(engine, monkeypatch, "encode", lambda pixel_values: any(torch.equal(each, poison) for each in pixel_values))
-    others_are_fine(engine, alone, bad, "there is not enough memory for")
-
-
-LONG = [Message.of("user", "And " * 80)]
-"""Longer than the others, so that its positions tell it from them."""
-
-
-def only_long(*_, position_ids=None, **__) -> bool:
-    return int(position_ids.max()) >= 300
-
-
-def test_a_failing_prefill_fails_alone(engine, alone, monkeypatch):
-    failing(engine, monkeypatch, "forward", lambda **given: only_long(**given) and given["position_ids"].shape[1] > 1)
-    others_are_fine(engine, alone, LONG, "there is not enough memory for 0 pictures")
-
-
-def test_a_pass_over_several_rows_that_fails_is_tried_row_by_row(engine, alone, monkeypatch):
-    failing(engine, monkeypatch, "forward", lambda **given: only_long(**given) and given["position_ids"].shape[1] == 1)
-    others_are_fine(engine, alone, LONG, "there is not enough memory for 0 pictures")
-
-
-def test_scores_that_are_no_numbers_end_one_request_and_spoil_no_other(engine, alone, monkeypatch):
-    forward = engine.model.forward
-
-    def spoilt(*args, **given):
-        output = forward(*args, **given)
-        if only_long(**given) and given["position_ids"].shape[1] == 1:
-            row = int(given["position_ids"].amax(-1).argmax())
-            output.logits[row] = torch.nan
-            for layer in given["past_key_values"].layers:
-                layer.values[row] = torch.nan
-        return output
-
-    monkeypatch.setattr(engine.model, "forward", spoilt)
-    others_are_fine(engine, alone, LONG, "the model's logits are NaN or infinite", CheckpointError)
-
-
-def test_a_medium_that_cannot_be_opened_fails_alone(engine, alone):
-    bad = [longview.ask("What?", longview.image(b"no picture at all"))]
-    others_are_fine(engine, alone, bad, "given as a picture", MediaError)
-
-
-def test_a_bug_ends_everybody_with_it_and_the_engine_goes_on(engine, alone, monkeypatch):
-    stream = engine.stream("Hello", max_tokens=50)
-    next(stream)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.scheduler, "_decode", lambda: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            engine.answer("Hi", max_tokens=3)
-        with pytest.raises(ZeroDivisionError):
-            list(stream)
-    assert same(engine.answer(QUESTIONS["no picture"], **SETTINGS), alone["no picture"])
 
 
 # ── memory ──
