@@ -14,6 +14,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from longview.errors import RequestError
+from longview.models import checkpoint
 
 FP32_ON_CPU_BYTES = 1 << 30
 """Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""
@@ -58,8 +59,7 @@ def check_attention(name: str) -> None:
     Raises:
         RequestError: there is no such implementation of attention, or its library is missing.
     """
-    if name not in ("sdpa", "eager", "flash_attention_2"):
-        raise RequestError(f"unknown attention {name!r}; expected sdpa, eager or flash_attention_2")
+    checkpoint.check_attention(name)
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise RequestError("flash_attention_2 needs the flash-attn package and a GPU it supports; use sdpa here")
 

@@ -21,9 +21,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
-from longview.errors import CheckpointError, MissingExtraError
+from longview.errors import CheckpointError, MissingExtraError, RequestError
 from longview.versions import warn_of_untested
 
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
@@ -33,6 +33,8 @@ TOWERS = {"demo-siglip": "siglip"}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+"""Implementations of attention that are ever passed on to transformers."""
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 
 
@@ -185,9 +187,35 @@ def open_config(config_class: Any, folder: Path, **options: Any) -> Any:
     """
     read_config(folder)
     try:
-        return config_class.from_pretrained(folder, **options)
+        config = config_class.from_pretrained(folder, **options)
+        if "attn_implementation" not in options:
+            _clear_attention(config, keep=())
+        return config
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
+
+
+def _clear_attention(config: Any, keep: Iterable[str] = ATTENTION) -> None:
+    """Take out of a config, nested ones included, how attention is computed, but for names to `keep`.
+
+    A folder does not decide that: for a name with a slash in it transformers fetches native code from the hub.
+    """
+    if config._attn_implementation not in keep:
+        config._attn_implementation = None
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            _clear_attention(value, keep)
+
+
+def check_attention(name: Any) -> None:
+    """
+    Raises:
+        RequestError: there is no such implementation of attention; transformers would look for it on the hub.
+    """
+    names = name.values() if isinstance(name, Mapping) else [name]
+    unknown = next((each for each in names if each not in ATTENTION), None)
+    if unknown is not None:
+        raise RequestError(f"unknown attention {unknown!r:.80}; expected one of {', '.join(ATTENTION)}")
 
 
 def as_transformers_4(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,6 +323,7 @@ def shapes_of(model_class: Any, config: Any, folder: Path) -> dict[str, tuple[in
     Raises:
         CheckpointError: no model can be built from the config.
     """
+    _clear_attention(config)
     try:
         with torch.device("meta"):
             return {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
@@ -369,6 +398,8 @@ def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     safe = {key: value for key, value in arguments.items() if key not in ("trust_remote_code", "code_revision")}
     if arguments.get("trust_remote_code"):
         warnings.warn("trust_remote_code is ignored: longview never runs code from a checkpoint", stacklevel=3)
+    if safe.get("attn_implementation") is not None:
+        check_attention(safe["attn_implementation"])
     if "torch_dtype" in safe:
         safe.setdefault("dtype", safe.pop("torch_dtype"))
     return {**safe, "use_safetensors": True, "trust_remote_code": False}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from samples import tiny_model
 
 import longview
-from longview.errors import CheckpointError
+from longview.errors import CheckpointError, RequestError
 from longview.models import checkpoint
 from longview.models.families import families, family_of
 
@@ -211,6 +211,37 @@ def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust, monkeypatch
         longview.load(folder)
     transformers.AutoModel.from_pretrained(folder)
     assert not canary.exists()
+
+
+def _name_kernels(fields: dict) -> None:
+    for key in ("attn_implementation", "_attn_implementation"):
+        fields[key] = "someone/kernels"
+    for value in fields.values():
+        if isinstance(value, dict) and "hidden_size" in value:
+            _name_kernels(value)
+
+
+@pytest.mark.parametrize("family", ["owl3", "ovis2", "mgm"])
+def test_a_config_cannot_have_native_code_fetched_from_a_hub(family, tmp_path, tokenizer, monkeypatch, capsys):
+    from longview.cli import main
+
+    model, processor = tiny_model(families()[family], families()[family].Config.variants[0], tokenizer)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    _name_kernels(fields)
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    fetched = []
+    monkeypatch.setattr("transformers.integrations.hub_kernels.is_kernel", lambda name: fetched.append(name) and False)
+    for auto in (longview.AutoModel, transformers.AutoModel):
+        opened = auto.from_pretrained(tmp_path)
+        assert {opened.config._attn_implementation, opened.language_model.config._attn_implementation} == {"sdpa"}
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(tmp_path), "--json"])
+    assert not ended.value.code
+    assert "someone/kernels" not in fetched
+    with pytest.raises(RequestError, match="unknown attention 'someone/kernels'"):
+        longview.AutoModel.from_pretrained(tmp_path, attn_implementation="someone/kernels")
 
 
 @pytest.mark.parametrize(

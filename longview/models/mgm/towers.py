@@ -130,7 +130,8 @@ def clip_shape(config: MGMConfig, folder: Path) -> dict[str, Any]:
     place = find(path, folder)
     if place is not None:
         found = checkpoint.read_config(place)
-        return found.get("vision_config", found)
+        fields = found.get("vision_config", found)
+        return {key: value for key, value in fields.items() if not key.endswith("attn_implementation")}
     if published(path) == CLIP_HUB:
         return dict(CLIP_L_336)
     raise CheckpointError(_missing("low", path, folder, CLIP_HUB, "its config.json"))
