@@ -20,8 +20,8 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "command-line.md"
 BENCHMARKS = DOCS / "benchmarks.md"
 TRAINING = DOCS / "training.md"
-TAUGHT = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
-"""What was taught, in the order of the page: a file in training/, and its title."""
+CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
+"""The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
 # The command line
 
@@ -33,11 +33,11 @@ told in one line that begins with `longview: `; 130 after Ctrl-C. Anything else 
 
 
 def command_line() -> str:
-    """The page."""
+    """The page about the command line."""
     from longview.cli import VERBS
 
     sections = [("longview", ["--help"]), *((f"longview {verb}", [verb, "--help"]) for verb in VERBS)]
-    return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{_help(words)}```\n" for title, words in sections)
+    return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{_help(arguments)}```\n" for title, arguments in sections)
 
 
 def benchmarks() -> str:
@@ -48,8 +48,8 @@ def benchmarks() -> str:
 
 
 def measured() -> dict[str, Any]:
-    """What was measured of each curriculum."""
-    files = {name: DOCS / "training" / f"{name}.json" for name in TAUGHT}
+    """The measurements of each curriculum, by its name."""
+    files = {name: DOCS / "training" / f"{name}.json" for name in CURRICULA}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
 
 
@@ -57,12 +57,14 @@ def training() -> str:
     """The page about what each stage of training moves."""
     from longview.eval.curriculum import page
 
-    told = {name: (DOCS / "training" / f"{name}.md").read_text(encoding="utf-8") for name in ["preface", *measured()]}
-    sections = [page(numbers, TAUGHT[name], f"training/{name}.png", told[name]) for name, numbers in measured().items()]
-    return "\n".join([told["preface"], *sections])
+    texts = {name: (DOCS / "training" / f"{name}.md").read_text(encoding="utf-8") for name in ["preface", *measured()]}
+    sections = [
+        page(numbers, CURRICULA[name], f"training/{name}.png", texts[name]) for name, numbers in measured().items()
+    ]
+    return "\n".join([texts["preface"], *sections])
 
 
-def _help(words: list[str]) -> str:
+def _help(arguments: list[str]) -> str:
     from longview.cli import main
 
     columns = os.environ.get("COLUMNS")
@@ -70,7 +72,7 @@ def _help(words: list[str]) -> str:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main(words)
+            main(arguments)
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
@@ -85,4 +87,4 @@ if __name__ == "__main__":
     from longview.eval.curriculum import draw
 
     for name, numbers in measured().items():
-        draw(numbers, TAUGHT[name], DOCS / "training" / f"{name}.png")
+        draw(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")

@@ -4,7 +4,7 @@
     engine = longview.load("demo")              # or a checkpoint folder, or a hub id
     print(engine.answer([longview.ask("What is on the left?", longview.image("photo.jpg"))]))
 
-The door is light: torch is imported when a model is, so that `longview --help` answers at once.
+Importing it is cheap: torch is imported when a model is opened, so that `longview --help` answers at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The nouns everyone shares: what is asked (Message, Part) and what comes back (Piece, Answer, Receipt).
+"""The data types that all rooms share: Message and Part go in; Piece, Answer and Receipt come out.
 
-No torch here. Structure decides, never text: a picture is a `Part`, and nothing that a user writes inside a text part
-can turn into one.
+Structure decides, never text: a picture is a `Part`, and nothing that a user writes inside a text part can turn into
+one. No torch here.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def parse_messages(conversation: Conversation) -> list[Message]:
     """Normalise a question or a list of messages; the last one must be the user's.
 
     Raises:
-        RequestError: the list is empty, a message is malformed, or the user does not have the last word.
+        RequestError: the list is empty, a message is malformed, or the last one is not the user's.
     """
     if isinstance(conversation, str):
         return [Message.of("user", conversation)]
@@ -158,13 +158,13 @@ def parse_messages(conversation: Conversation) -> list[Message]:
     if not messages:
         raise RequestError("the conversation is empty; ask something")
     if messages[-1].role != "user":
-        raise RequestError(f"the last message is the {messages[-1].role}'s; the user must have the last word")
+        raise RequestError(f"the last message is the {messages[-1].role}'s; the user's must be the last")
     return messages
 
 
 @dataclass(frozen=True)
 class FrameUsed:
-    """One picture the model looked at."""
+    """One frame that was given to the model."""
 
     medium: int  # which picture or video of the conversation, from 0
     name: str  # where it came from, fit to be shown
@@ -178,7 +178,7 @@ class FrameUsed:
 
 @dataclass(frozen=True)
 class TextRead:
-    """The text that was found in one picture or video, and written into the question."""
+    """The text that OCR found in one picture or video, and that was written into the question."""
 
     medium: int  # which picture or video of the conversation, from 0
     name: str  # where it came from, fit to be shown
@@ -203,7 +203,7 @@ class Timings:
     media: float  # fetch, decode, select
     preprocess: float  # resize, tile, tokenise
     encode: float  # pixels → features
-    prefill: float  # features meet words, up to the first token
+    prefill: float  # the prompt through the language model, up to the first token
     decode: float  # every token after the first
     first_token: float  # from the request to the first token
 
@@ -263,7 +263,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer: the fold over its pieces."""
+    """A whole answer: its pieces joined."""
 
     text: str
     finish_reason: FinishReason

@@ -1,9 +1,9 @@
-"""The command line: one verb a file, each of which parses, calls and prints; nothing is decided here.
+"""The command line: one verb a file, each of which parses, calls and prints.
 
-Light on purpose: a verb imports torch, transformers and av when it runs, so `longview --help` answers at once.
+A verb imports torch, transformers and av when it runs, so that `longview --help` answers at once.
 
     verb.py       a verb's groups of options become options; how help is laid out
-    options.py    the groups: which model, which frames, how tokens are chosen, what media may cost
+    options.py    the groups that are not in longview/requests.py: the model, the plugins
     terminal.py   progress bars and receipts, on stderr
     ask.py …      the verbs
 """
@@ -28,7 +28,7 @@ from longview.cli.info import info
 from longview.cli.merge import merge
 from longview.cli.report import report
 from longview.cli.train import train
-from longview.cli.verb import Verb, spread
+from longview.cli.verb import Verb, with_options
 from longview.errors import LongviewError
 from longview.versions import UntestedWarning
 
@@ -54,7 +54,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "bench": bench,
 }
 for _name, _verb in VERBS.items():
-    app.command(_name, cls=Verb)(spread(_verb))
+    app.command(_name, cls=Verb)(with_options(_verb))
 
 
 @app.callback(invoke_without_command=True)

@@ -14,11 +14,11 @@ from longview.cli.options import (
     ModelOptions,
     PluginOptions,
     Similarity,
+    check_question,
     check_similarity,
-    checked,
+    initial_messages,
     open_parts,
-    opening,
-    piped,
+    read_stdin,
 )
 from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
 from longview.errors import RequestError
@@ -26,7 +26,7 @@ from longview.requests import Limits, MediaOptions, SamplingParams
 
 
 def ask(
-    words: Annotated[
+    arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="[FILE]... QUESTION",
@@ -54,13 +54,13 @@ def ask(
       longview ask --json page.png "Read the title."
       echo "What is this?" | longview ask photo.jpg -
     """
-    *files, question = words
+    *files, question = arguments
     if os.path.isfile(question) or re.fullmatch(r"https?://\S+", question):
         raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
     if re.fullmatch(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|mov|mkv|webm|avi)", question, re.IGNORECASE):
         raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
     if params.logprobs is not None and not json:
-        raise RequestError("--logprobs is told in JSON; add --json")
+        raise RequestError("--logprobs is printed in JSON; add --json")
     show = is_terminal() and not json and not quiet
     check_similarity(similarity, media)
     parts = open_parts(files, limits)  # before torch is imported, so that a mistake is told at once
@@ -70,8 +70,8 @@ def ask(
         )
     if plugins.ocr and not parts:
         raise RequestError("--ocr reads the text in pictures, and none is given")
-    text = checked(piped() if question == "-" else question)
-    messages = [*opening(system), longview.ask(text, *parts)]
+    text = check_question(read_stdin() if question == "-" else question)
+    messages = [*initial_messages(system), longview.ask(text, *parts)]
     engine = model.load(show, similarity=similarity)
     hooks = plugins.hooks(engine, params.seed)
     settings = {"params": params, "media": media, "limits": limits, "hooks": hooks}

@@ -14,7 +14,7 @@ from longview.errors import RequestError
 
 MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train")
 PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
-"""Numbers of pictures that take about a minute on two cores."""
+"""Numbers of pictures with which a measure takes about a minute on two cores."""
 FEATURES = ("random", "tower")
 
 
@@ -28,13 +28,13 @@ def bench(
         ),
     ] = "demo",
     features: Annotated[
-        str, typer.Option(help="random leaves the vision tower out, which all ways share; tower runs it.")
+        str, typer.Option(help="random leaves the vision tower out, which all alternatives share; tower runs it.")
     ] = "tower",
     pictures: Annotated[
         str | None, typer.Option(help="Numbers of pictures or frames, as 1,10,50; default: what takes about a minute.")
     ] = None,
     interleaved: Annotated[
-        int, typer.Option(metavar="N", help="Run the alternative up to so many pictures; it takes longest.")
+        int, typer.Option(metavar="N", help="Run the interleaved alternative up to so many pictures; it takes longest.")
     ] = 16,
     layers: Annotated[
         int, typer.Option(metavar="N", help="Run so many layers of the alternative, and multiply; 0 runs all.")
@@ -59,12 +59,12 @@ def bench(
         str | None, typer.Option(help="float32 or bfloat16; default: bfloat16 for dimensions, a model's own for it.")
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or int4: the language model's weights.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile what makes tokens.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding step.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure speed: the time to the first word, decoding, batches, second questions, videos, memory, training.
+    """Measure speed: first token, decoding, batches, videos, memory, training.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random
@@ -108,7 +108,7 @@ def bench(
     )
     with spinner(f"measuring {measure}", is_terminal() and not json):
         if measure == "train":
-            chosen = [[name.strip() for name in (words or "").split(",") if name.strip()] for words in (methods, ways)]
+            chosen = [[name.strip() for name in (given or "").split(",") if name.strip()] for given in (methods, ways)]
             result = train(dims, dtype, device, samples if not frames else 1, frames, repeats, *chosen)
         else:
             subject = (

@@ -18,11 +18,11 @@ from longview.cli.options import (
     ModelOptions,
     PluginOptions,
     Similarity,
+    check_question,
     check_similarity,
-    checked,
+    initial_messages,
     open_parts,
-    opening,
-    piped_lines,
+    stdin_lines,
 )
 from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
 from longview.errors import LongviewError, RequestError
@@ -31,8 +31,8 @@ from longview.requests import Limits, MediaOptions, SamplingParams
 
 HELP = """\
 /add FILE...   show pictures or videos with the next question
-/receipt       what the last answer is based on
-/reset         begin a new conversation
+/receipt       the receipt of the last answer
+/reset         start a new conversation
 /save FILE     write the conversation as JSON
 /help          this list
 /quit          end, as Ctrl-D does; Ctrl-C stops an answer"""
@@ -65,21 +65,21 @@ def chat(
       longview chat film.mp4 --fps 1 --model mPLUG/mPLUG-Owl3-7B-241101
       printf 'What is this?\\n/add b.jpg\\nAnd this?\\n' | longview chat a.jpg
     """
-    talk = Talk(limits, system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
+    session = ChatSession(limits, system, json, interactive=sys.stdin is not None and sys.stdin.isatty())
     check_similarity(similarity, media)
-    talk.add(_photos(image_file), photos=True)
-    talk.add(files or [])  # before torch is imported, so that a mistake is told at once
-    talk.settings = {"params": params, "media": media, "limits": limits}
-    talk.engine = model.load(is_terminal() and not json, similarity=similarity)
-    talk.settings["hooks"] = plugins.hooks(talk.engine, params.seed)
-    if talk.interactive:
-        typer.echo(f"{talk.engine.name} listens; /help lists the commands, /quit ends", err=True)
-    for line in _lines(talk.interactive):
+    session.add(_photos(image_file), photos=True)
+    session.add(files or [])  # before torch is imported, so that a mistake is told at once
+    session.settings = {"params": params, "media": media, "limits": limits}
+    session.engine = model.load(is_terminal() and not json, similarity=similarity)
+    session.settings["hooks"] = plugins.hooks(session.engine, params.seed)
+    if session.interactive:
+        typer.echo(f"{session.engine.name} is ready; /help lists the commands, /quit ends", err=True)
+    for line in _lines(session.interactive):
         try:
-            if not talk.obey(line):
+            if not session.handle(line):
                 break
         except LongviewError as error:
-            if not talk.interactive:
+            if not session.interactive:
                 raise
             typer.echo(f"longview: {error}", err=True)
 
@@ -87,7 +87,7 @@ def chat(
 def _lines(interactive: bool) -> Iterator[str]:
     """The user's lines: typed, with editing where the platform has it, or piped."""
     if not interactive:
-        yield from piped_lines()
+        yield from stdin_lines()
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (gives input() history and editing)
@@ -102,8 +102,8 @@ def _lines(interactive: bool) -> Iterator[str]:
 
 
 @dataclass
-class Talk:
-    """A conversation under way."""
+class ChatSession:
+    """A conversation: its messages so far, and how the next is answered."""
 
     limits: Limits
     system: str | None = None
@@ -116,30 +116,30 @@ class Talk:
     receipt: Receipt | None = None
 
     def __post_init__(self) -> None:
-        self.messages = opening(self.system)
+        self.messages = initial_messages(self.system)
 
-    def obey(self, line: str) -> bool:
-        """Follow a command or answer a question; False when the user is done."""
+    def handle(self, line: str) -> bool:
+        """Run a command or answer a question; False when the user ends the conversation."""
         if not line.strip():
             return True
         if not line.startswith("/"):
-            self.answer(checked(line.strip()))
+            self.answer(check_question(line.strip()))
             return True
         command, *rest = line.split(maxsplit=1)
-        words = _split(rest[0]) if rest else []
+        arguments = _split(rest[0]) if rest else []
         if command in ("/quit", "/exit"):
             return False
         elif command == "/help":
             typer.echo(HELP, err=True)
-        elif command == "/add" and words:
-            self.add(words)
+        elif command == "/add" and arguments:
+            self.add(arguments)
         elif command == "/receipt":
             lines = receipt_lines(self.receipt) if self.receipt else ["nothing has been answered yet"]
             typer.echo("\n".join(lines), err=True)
         elif command == "/reset":
-            self.messages, self.pending, self.receipt = opening(self.system), [], None
-        elif command == "/save" and len(words) == 1:
-            self.save(Path(words[0]).expanduser())
+            self.messages, self.pending, self.receipt = initial_messages(self.system), [], None
+        elif command == "/save" and len(arguments) == 1:
+            self.save(Path(arguments[0]).expanduser())
         elif command in ("/add", "/save"):
             raise RequestError(f"{command} needs {'one file name' if command == '/save' else 'files'}; see /help")
         else:
@@ -147,7 +147,7 @@ class Talk:
         return True
 
     def add(self, sources: list[str], photos: bool = False) -> None:
-        """Show these files with the next question; `photos` refuses what moves."""
+        """Show these files with the next question; `photos` refuses videos and animations."""
         parts = open_parts(sources, self.limits)
         moving = next((part.source for part in parts if photos and part.type != "image"), None)
         if moving is not None:
@@ -155,18 +155,18 @@ class Talk:
         self.pending += parts
 
     def answer(self, question: str) -> None:
-        """Ask, with the files that wait, and print the answer. A question that fails is taken back with its files."""
+        """Ask about the pending media, and print the answer. A question that fails is dropped, with its media."""
         messages = [*self.messages, longview.ask(question, *self.pending)]
-        waiting, self.pending = self.pending, []
-        words: list[str] = []
+        media, self.pending = self.pending, []
+        texts: list[str] = []
         try:
             if self.json:
                 answer = self.engine.answer(messages, **self.settings)
-                words, self.receipt = [answer.text], answer.receipt
+                texts, self.receipt = [answer.text], answer.receipt
                 typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
             else:
                 for piece in stream(self.engine, messages, is_terminal(), self.settings):
-                    words.append(piece.text)
+                    texts.append(piece.text)
                     self.receipt = piece.receipt or self.receipt
                     typer.echo(piece.text, nl=piece.receipt is not None)
                     if piece.made is not None:
@@ -175,10 +175,10 @@ class Talk:
             if not self.interactive:
                 raise
             typer.echo("\n(stopped)", err=True)
-            if not words:
-                self.pending = waiting
+            if not texts:
+                self.pending = media
                 return
-        self.messages = [*messages, Message.of("assistant", "".join(words))]
+        self.messages = [*messages, Message.of("assistant", "".join(texts))]
 
     def save(self, path: Path) -> None:
         """Write the conversation as the list of messages that `Engine.answer` takes. An existing file is kept."""
@@ -202,7 +202,7 @@ def _as_dict(part: Part) -> dict[str, Any]:
 
 
 def _split(text: str) -> list[str]:
-    """Words of a command, quoted as in a shell."""
+    """The arguments of a command, quoted as in a shell."""
     try:
         return shlex.split(text)
     except ValueError as error:

@@ -21,17 +21,19 @@ SHOWN = ("shown", "blank", "swapped")
 def evaluate(
     model: ModelOptions,
     task: Annotated[str, typer.Option(help="What is measured: world.")] = "world",
-    shown: Annotated[str, typer.Option(help="What the model sees: shown (the truth), blank or swapped.")] = "shown",
+    shown: Annotated[
+        str, typer.Option(help="Pictures that the model is given: shown (the true ones), blank or swapped.")
+    ] = "shown",
     group: Annotated[
         list[str] | None, typer.Option(help="Only these media: one picture, two pictures, …, clip; may be repeated.")
     ] = None,
     per_kind: Annotated[
         int, typer.Option(metavar="N", help="Questions of each kind; four times as many of each event of clips.")
     ] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the questions.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the questions.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model: its accuracy for each kind of question, beside what guessing would score.
+    """Measure a model's accuracy for each kind of question, beside guessing.
 
     Examples:
       longview eval --task world --model demo
@@ -54,8 +56,8 @@ def evaluate(
     engine = model.load(show)
 
     with bars(show) as progress:
-        told = (lambda done, total: progress(done, total, "asking")) if progress else None
-        scores = evaluate(engine, seed, per_kind, shown, groups, told)  # type: ignore[arg-type]
+        report = (lambda done, total: progress(done, total, "asking")) if progress else None
+        scores = evaluate(engine, seed, per_kind, shown, groups, report)  # type: ignore[arg-type]
     totals = list(summarise(scores).values())
     if json:
         rows = {"kinds": [score.as_dict() for score in scores], "groups": [score.as_dict() for score in totals]}

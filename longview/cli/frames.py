@@ -1,4 +1,4 @@
-"""`longview frames`: which frames of a video would be looked at, and why; as text, JSON, or a contact sheet."""
+"""`longview frames`: which frames of a video would be used, and their relevance; as text, JSON, or a contact sheet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longview.cli.options import Similarity, checked, quieten
+from longview.cli.options import Similarity, check_question, quieten
 from longview.cli.terminal import bars, is_terminal, spinner
 from longview.errors import RequestError
 from longview.messages import Part
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 def show_frames(
     video: Annotated[str, typer.Argument(help="A video file or URL.", show_default=False)],
     question: Annotated[
-        str | None, typer.Argument(help="What frames are held against; --select mdp3 needs it.", show_default=False)
+        str | None, typer.Argument(help="What frames are compared with; --select mdp3 needs it.", show_default=False)
     ] = None,
     *,
     media: MediaOptions,
     limits: Limits,
     similarity: Similarity = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Whose way of choosing frames, where --select is left out.")
+        str, typer.Option("--model", "-m", help="The model whose default sampler is used without --select.")
     ] = "demo",
     device: Annotated[
-        str | None, typer.Option(help="Where the SigLIP checkpoint runs: cpu, cuda, cuda:N or mps.")
+        str | None, typer.Option(help="Device of the SigLIP checkpoint: cpu, cuda, cuda:N or mps.")
     ] = None,
     out: Annotated[
         list[Path] | None,
@@ -40,7 +40,7 @@ def show_frames(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show which frames of a video are chosen, and how near each part of it is to a question.
+    """Show which frames of a video are chosen, and their relevance.
 
     Examples:
       longview frames film.mp4 "When does the red car turn?" --select mdp3 --frames 16 --out sheet.html
@@ -53,17 +53,17 @@ def show_frames(
     for path in out or ():
         check_path(path)
     if question is not None:
-        question = checked(question)
+        question = check_question(question)
     elif media.by_content:
         raise RequestError(f"--select {media.select} chooses the frames that a question is about; add a question")
     elif similarity is not None or device is not None:
-        raise RequestError("--similarity and --device serve to hold frames against a question; add a question")
+        raise RequestError("--similarity and --device are used to compare frames with a question; add a question")
     if sniff(video, limits) == "image":
         raise RequestError(f"{video} is a picture; frames are chosen of a video")
     quieten(show=False)
     show = is_terminal() and not json
     default = family_default(model)
-    with spinner("opening the towers", show):
+    with spinner("opening SigLIP", show):
         relevance_query = open_relevance_query(question, media, similarity, model, device)
     with bars(show) as progress:
         medium = open_medium(
@@ -87,7 +87,7 @@ def show_frames(
 
 
 def family_default(model: str) -> MediaOptions:
-    """How a model samples videos; its weights are not loaded."""
+    """The media options that a model defaults to; its weights are not loaded."""
     from longview.models import checkpoint
     from longview.models.families import family_of
 
@@ -98,10 +98,10 @@ def family_default(model: str) -> MediaOptions:
 def open_relevance_query(
     question: str | None, media: MediaOptions, similarity: str | None, model: str, device: str | None
 ) -> RelevanceQuery | None:
-    """The question and what it is held against frames with.
+    """The relevance query of a question, with the SigLIP checkpoint that measures it.
 
-    A sampler that needs no question gets a curve where a checkpoint is at hand: named, or embedded. None is fetched for
-    a curve alone.
+    A sampler that needs no question gets a curve where a checkpoint is on this machine: named, or embedded. None is
+    fetched for a curve alone.
     """
     from longview.engine.devices import best_device, check_device
     from longview.media import RelevanceQuery
@@ -116,7 +116,7 @@ def open_relevance_query(
 
 
 def as_dict(sheet: Sheet) -> dict[str, Any]:
-    """What a program wants to know of a choice."""
+    """A choice as plain data."""
     medium, relevance = sheet.medium, sheet.medium.relevance
     facts = ("name", "width", "height", "num_frames", "duration", "fps", "digest")
     seconds = relevance.seconds if relevance else None

@@ -45,15 +45,15 @@ class ModelOptions:
     )
     attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
-    quantize: Annotated[str | None, Option(help="int8 or int4: the language model's weights in so many bits.")] = None
+    quantize: Annotated[str | None, Option(help="int8 or int4: bits of the language model's weights.")] = None
     load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
     load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
     compile: Annotated[
-        bool, Option("--compile", help="Compile what makes tokens: up to a minute at first, faster tokens after.")
+        bool, Option("--compile", help="Compile the decoding step: up to a minute at first, faster tokens after.")
     ] = False
     keep_features: Annotated[
         Path | None,
-        Option(metavar="FOLDER", help="Keep what pictures look like to the model here, for other runs to find."),
+        Option(metavar="FOLDER", help="Keep the encoder's features of pictures here, for other runs to use."),
     ] = None
     model_base: Annotated[str | None, Option(help="Language model of an MGM folder of the first stage.")] = None
     vision_tower: Annotated[str | None, Option(help="Folder of MGM's low-resolution tower.")] = None
@@ -67,7 +67,7 @@ class ModelOptions:
             quieten(show)
             from longview.engine import Budget, load
 
-            parts = ("model_base", "vision_tower", "vision_tower_aux")
+            folders = ("model_base", "vision_tower", "vision_tower_aux")
             return load(
                 None if self.adapter is not None and self.model == "demo" else self.model,
                 adapter=self.adapter,
@@ -80,18 +80,18 @@ class ModelOptions:
                 load_4bit=self.load_4bit,
                 compile=self.compile,
                 budget=Budget(feature_folder=self.keep_features),
-                **{name: value for name in parts if (value := getattr(self, name)) is not None},
+                **{name: value for name in folders if (value := getattr(self, name)) is not None},
                 **settings,
             )
 
 
 def _may_download(model: str) -> bool:
-    """Whether the hub's own progress bars may appear, which a spinner would tear."""
+    """Whether the hub's own progress bars may appear, which a spinner would overwrite."""
     return ("/" in model or ":" in model) and not Path(model).expanduser().exists()
 
 
 def quieten(show: bool) -> None:
-    """Keep transformers' own messages and bars off the terminal; ours say what a user needs."""
+    """Turn off the messages and progress bars of transformers and the hub; `show` keeps those of downloads."""
     import huggingface_hub.utils
     import transformers
 
@@ -156,19 +156,19 @@ def open_parts(sources: Sequence[str], limits: Limits) -> list[Part]:
     return [Part(sniff(source, limits), source=source) for source in sources]
 
 
-def piped() -> str:
+def read_stdin() -> str:
     """All of standard input.
 
     Raises:
         RequestError: it is empty, or not text.
     """
-    text = "\n".join(piped_lines()).strip()
+    text = "\n".join(stdin_lines()).strip()
     if not text:
         raise RequestError("standard input is empty; pipe the question into it")
     return text
 
 
-def piped_lines() -> Iterator[str]:
+def stdin_lines() -> Iterator[str]:
     """Standard input line by line.
 
     Raises:
@@ -181,18 +181,19 @@ def piped_lines() -> Iterator[str]:
         raise RequestError("standard input is not UTF-8 text; pipe a question into it") from None
 
 
-def checked(question: str) -> str:
-    """
+def check_question(question: str) -> str:
+    """Return a question that can be asked.
+
     Raises:
         RequestError: the question is empty, or not text.
     """
     if not question.strip():
         raise RequestError("the question is empty; ask something")
-    if any("\ud800" <= letter <= "\udfff" for letter in question):  # how Python holds bytes that are not UTF-8
+    if any("\ud800" <= letter <= "\udfff" for letter in question):  # Python's form of bytes that are not UTF-8
         raise RequestError("the question is not UTF-8 text; check how the terminal or the script encodes it")
     return question
 
 
-def opening(system: str | None) -> list[Message]:
-    """How a conversation begins: with a system message, or with nothing."""
+def initial_messages(system: str | None) -> list[Message]:
+    """The messages before the first question: a system message, or none."""
     return [] if system is None else [Message.of("system", system)]

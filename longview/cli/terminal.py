@@ -1,4 +1,4 @@
-"""What a person at a terminal sees beside the answer, all of it on stderr: a spinner, progress bars, the receipt."""
+"""Printed on stderr, beside the answer on stdout: a spinner, progress bars, the receipt, what hooks made."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from longview.messages import FrameUsed, Message, Piece, Receipt
 if TYPE_CHECKING:
     from longview.engine import Engine
 
-FEW = 8
-"""Frames of one video that are listed one by one."""
+MAX_LISTED = 8
+"""Frames of one video that are listed one by one, at most."""
 
 
 def is_terminal() -> bool:
@@ -105,7 +105,7 @@ def made_lines(made: Mapping[str, Any]) -> list[str]:
 
 
 def receipt_lines(receipt: Receipt) -> list[str]:
-    """A receipt for people: what was looked at, what it came to, how long it took."""
+    """A receipt for people: frames, tokens, seconds."""
     lines = [f"warning: {warning}" for warning in receipt.warnings]
     select = receipt.settings.get("media", {}).get("select")
     chooser = f", chosen by {select}" if select else ""
@@ -115,14 +115,13 @@ def receipt_lines(receipt: Receipt) -> list[str]:
         texts = ", ".join(found.texts) or "no text"
         lines.append(f"{'found':<10}in {found.name}: {texts}")
     usage, timings = receipt.usage, receipt.timings
-    seen = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
-    lines.append(
-        f"{'read':<10}{_count(usage.prompt_tokens, 'token')}{seen}, wrote {_count(usage.completion_tokens, 'token')}"
-    )
-    steps = {"media": timings.media + timings.preprocess, "pictures": timings.encode, "words": timings.prefill}
+    visual = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
+    prompt, completion = _count(usage.prompt_tokens, "token"), _count(usage.completion_tokens, "token")
+    lines.append(f"{'prompt':<10}{prompt}{visual}, answer {completion}")
+    steps = {"media": timings.media + timings.preprocess, "encode": timings.encode, "prefill": timings.prefill}
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
     lines.append(
-        f"{'took':<10}{timings.first_token:.2f} s to the first word ({spent}), {timings.decode:.2f} s after it"
+        f"{'took':<10}{timings.first_token:.2f} s to the first token ({spent}), {timings.decode:.2f} s after it"
     )
     return lines
 
@@ -136,7 +135,7 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
     head = f"{first.name}, {first.width}×{first.height}, {_count(len(frames), 'frame')}"
     if len(seconds) < len(frames):
         return f"{head}{chooser}"
-    if len(frames) <= FEW or chooser:
+    if len(frames) <= MAX_LISTED or chooser:
         return f"{head} at {', '.join(f'{second:.2f}' for second in seconds)} s{chooser}"
     gaps = [after - before for before, after in pairwise(seconds)]
     every = f", one every {gaps[0]:.2f} s" if max(gaps) - min(gaps) < 0.05 else ""

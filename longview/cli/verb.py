@@ -21,7 +21,7 @@ from longview.settings import Setting, settings_of
 METAVARS: dict[type, str] = {int: "N", float: "X"}
 
 
-def spread(verb: Callable[..., None]) -> Callable[..., None]:
+def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """The verb with each group's fields as options of their own, as typer wants them."""
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
@@ -34,14 +34,14 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
     options = {name: [parameter.name for parameter in options_of(group)] for name, group in groups.items()}
 
     @functools.wraps(verb)
-    def gathered(**values: Any) -> None:
+    def wrapped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{option: values.pop(option) for option in options[name]})
         verb(**values)
 
-    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    gathered.__annotations__ = {}
-    return gathered
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {}
+    return wrapped
 
 
 def options_of(group: Any) -> Iterator[inspect.Parameter]:

@@ -22,7 +22,7 @@ def test_stdout_holds_the_answer_alone_and_stderr_the_receipt(ask, media, random
     assert ran.code == 0
     assert ran.out == answer.text + "\n"
     assert ran.err.startswith("looked at red.jpg, 336×336")
-    assert f"wrote {answer.receipt.usage.completion_tokens} tokens" in ran.err
+    assert f"answer {answer.receipt.usage.completion_tokens} tokens" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_stdout_holds_the_answer_alone_and_stderr_the_receipt(ask, media, random
     ],
 )
 def test_what_would_be_ignored_is_refused(ask, media, arguments, complaint):
-    ran = ask(*(media / word if word == "red.jpg" else word for word in arguments))
+    ran = ask(*(media / argument if argument == "red.jpg" else argument for argument in arguments))
     assert ran.code == 2
     assert complaint in ran.err
 
@@ -104,13 +104,13 @@ def test_sampling_is_repeatable_by_its_seed(ask):
 
 def test_each_sampling_option_reaches_the_engine(ask):
     options = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.5, "seed": 3}
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-    settings = ask("Hello", "--json", *words, "--stop", "zzz", "--stop", "qqq").json["settings"]
+    given = [each for name, value in options.items() for each in (f"--{name.replace('_', '-')}", value)]
+    settings = ask("Hello", "--json", *given, "--stop", "zzz", "--stop", "qqq").json["settings"]
     assert {name: settings[name] for name in options} == options
     assert settings["stop"] == ["zzz", "qqq"]
 
 
-def test_a_bad_picture_is_reported_before_any_word_is_printed(refused, random_model, media, tmp_path):
+def test_a_bad_picture_is_reported_before_any_text_is_printed(refused, random_model, media, tmp_path):
     whole = (media / "red.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     message = refused("ask", "--model", random_model, media / "blue.png", tmp_path / "half.jpg", "What?")

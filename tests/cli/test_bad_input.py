@@ -57,7 +57,7 @@ def test_a_bad_medium_is_named(refused, random_model, media, tmp_path, name):
     make(tmp_path, media)
     message = refused("ask", "--model", random_model, tmp_path / name, "What is this?")
     assert name in message
-    assert any(word in message for word in expected.split("|")), message
+    assert any(text in message for text in expected.split("|")), message
 
 
 def lose_a_shard(folder: Path) -> None:

@@ -35,7 +35,7 @@ def test_mdp3_finds_the_moment_that_the_question_is_about(longview, film):
     assert all(frame["relevance"] == near[frame["index"]] for frame in found["frames"])
 
 
-def test_ask_looks_at_the_frames_that_frames_shows(longview, film):
+def test_ask_uses_the_frames_that_frames_shows(longview, film):
     options = ["What colour is the star?", "--select", "mdp3", "--frames", 4, "--candidates", 20]
     shown = longview("frames", film, *options, "--json").json
     answer = longview("ask", film, *options, "--json").json
@@ -80,7 +80,7 @@ def test_left_alone_the_frames_are_those_of_the_models_family(longview, film, ra
 
 
 @pytest.mark.parametrize("model", ["demo-owl3", "demo-ovis2", "demo-mgm"])
-def test_each_embedded_model_looks_at_the_frames_that_are_shown(longview, film, model):
+def test_each_embedded_model_uses_the_frames_that_are_shown(longview, film, model):
     shown = longview("frames", film, "--model", model, "--json").json
     answer = longview("ask", "--model", model, film, "What?", "--max-tokens", 1, "--json").json
     assert [frame["index"] for frame in shown["frames"]] == [frame["index"] for frame in answer["frames"]]
@@ -131,7 +131,7 @@ def test_a_second_question_about_a_film_decodes_and_encodes_no_candidate(film):
 )
 def test_what_cannot_be_shown_is_one_line(refused, film, media, random_model, arguments, complaint):
     names = {"FILM": film, "PICTURE": media / "red.jpg", "RANDOM": random_model}
-    assert complaint in refused("frames", *(names.get(word, word) for word in arguments))
+    assert complaint in refused("frames", *(names.get(argument, argument) for argument in arguments))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,6 @@ def test_what_cannot_be_shown_is_one_line(refused, film, media, random_model, ar
         (["FILM", "What?", "--select", "uniform", "--candidates", "9"], "candidates means nothing"),
     ],
 )
-def test_ask_refuses_what_nothing_would_look_at(refused, film, media, random_model, arguments, complaint):
+def test_ask_refuses_options_that_nothing_would_use(refused, film, media, random_model, arguments, complaint):
     names = {"FILM": film, "PICTURE": media / "red.jpg", "RANDOM": random_model}
-    assert complaint in refused("ask", *(names.get(word, word) for word in arguments))
+    assert complaint in refused("ask", *(names.get(argument, argument) for argument in arguments))

@@ -114,8 +114,8 @@ def test_a_receipt_lists_few_frames_and_sums_up_many():
         "          few.mp4, 640×480, 3 frames at 0.00, 0.25, 0.50 s",
         "          many.mp4, 640×480, 60 frames from 0.00 to 118.00 s, one every 2.00 s",
     ]
-    assert lines[3] == "read      1 token and 64 pictures of 576 tokens, wrote 2 tokens"
-    assert lines[4] == "took      0.46 s to the first word (media 0.12, pictures 0.30, words 0.04), 0.50 s after it"
+    assert lines[3] == "prompt    1 token and 64 pictures of 576 tokens, answer 2 tokens"
+    assert lines[4] == "took      0.46 s to the first token (media 0.12, encode 0.30, prefill 0.04), 0.50 s after it"
 
 
 def test_a_receipt_begins_with_its_warnings():

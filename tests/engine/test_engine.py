@@ -152,7 +152,7 @@ def test_progress_is_told_about_pictures(engine):
     ("conversation", "settings", "complaint"),
     [
         ([], {}, "the conversation is empty"),
-        ([{"role": "assistant", "content": "x"}], {}, "the user must have the last word"),
+        ([{"role": "assistant", "content": "x"}], {}, "the user's must be the last"),
         ([{"role": "tool", "content": "x"}], {}, "unknown role 'tool'"),
         ([{"role": "user", "content": [{"type": "audio"}]}], {}, "unknown part type 'audio'"),
         ([{"role": "user", "content": [{"type": "image"}]}], {}, "needs exactly one of"),
