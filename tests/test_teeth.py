@@ -101,7 +101,7 @@ VANDALISMS = {
     "a head and a table may disagree": ("models/ovis2/convert.py", "if outputs + NUM_INDICATORS != rows:", "if False:", OVIS_FOLDERS),
     "a long question's mean is stretched to length one": (SIMILARITY, "return vectors.mean(0, keepdims=True).astype(np.float64)", "mean = vectors.mean(0, keepdims=True)\n        return (mean / np.linalg.norm(mean)).astype(np.float64)", NEAR),
     "the end of a long question is not read": (SIMILARITY, "return heads + tails[::-1]", "return heads", NEAR),
-    "every question encodes the frames anew": (SIMILARITY, "        self._keep(found)\n", "", NEAR),
+    "every question encodes the frames anew": (SIMILARITY, "        self._store(found)\n", "", NEAR),
     "frames are resized bilinearly for the towers": (SIMILARITY, "self._images.resample)", "2)", NEAR),
     "frames are chosen by their differences alone": ("media/candidates.py", "relevance.values, count)", "[1.0] * len(frames), count)", "engine/test_select.py"),
     "frames are chosen by the first question alone": ("engine/prepare.py", 'if message.role == "user").strip()', 'if message.role == "user").split("\\n")[0]', "engine/test_select.py"),

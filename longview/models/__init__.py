@@ -1,1 +1,1 @@
-"""Families: one folder each, with the same file names inside. See `longview.models.families` for how one is found."""
+"""Families: one folder each, with the same file names inside; `longview.models.families` finds them."""

@@ -21,7 +21,7 @@ from longview.models import checkpoint
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MARK = ".lora_"
-"""Stands in the name of each parameter of an adapter."""
+"""Occurs in the name of each parameter of an adapter."""
 
 
 def part_of(model: Any, name: str) -> str | None:
@@ -85,9 +85,9 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an adapter's tensors."""
     kind = checkpoint.read_json(folder, CONFIG).get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{folder / CONFIG} says peft_type {kind!r:.40}; longview opens LORA")
+        raise CheckpointError(f"{folder / CONFIG} has peft_type {kind!r:.40}; longview opens LORA")
     if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; longview reads adapters in safetensors only")
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; longview opens adapters in safetensors only")
     return {name: tuple(tensor.shape) for name, tensor in checkpoint.read_tensors(folder / WEIGHTS).items()}
 
 
@@ -95,7 +95,7 @@ def base_of(folder: str | Path) -> str:
     """The model that an adapter was trained on, as its folder names it.
 
     Raises:
-        CheckpointError: the folder is no adapter's, or does not say.
+        CheckpointError: the folder is no adapter's, or names no model.
     """
     folder = Path(folder).expanduser()
     name = checkpoint.read_json(folder, CONFIG).get("base_model_name_or_path")
@@ -105,7 +105,7 @@ def base_of(folder: str | Path) -> str:
 
 
 def open_into(model: Any, folder: str | Path, merge: bool = True) -> None:
-    """Give a model what an adapter has learned: added to its weights, with no trace left, or attached to them.
+    """Apply a saved adapter: merged into the weights, with no trace left, or attached to them.
 
     Raises:
         CheckpointError: as `attach`.
@@ -131,11 +131,11 @@ def save(wrapper: Any, folder: Path, base: str) -> None:
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """The model as it is without its adapters, for a while."""
+    """A context in which the model computes without its adapters, and without gradients."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    requires_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -144,13 +144,13 @@ def disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for parameter, learns in learning.items():
-            parameter.requires_grad_(learns)
+        for parameter, learned in requires_grad.items():
+            parameter.requires_grad_(learned)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """PEFT asks for `is_gradient_checkpointing`, which transformers calls by another name by now."""
+    """Without transformers' warning that PEFT reads `is_gradient_checkpointing` by its older name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

@@ -1,7 +1,7 @@
 """The Auto classes the authors' programs import: the same arguments, our families, and no foreign code.
 
 They find a model as `longview.load` does (folder, hub id, `modelscope:` id, "demo") and its family by its config.json.
-What a folder says of code of its own (`auto_map`) is never looked at.
+Code in a folder (`auto_map`) is ignored.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class AutoModel:
 
 
 class AutoModelForCausalLM(AutoModel):
-    """The same models: all of ours write text."""
+    """The same models: all of ours generate text."""
 
 
 class AutoModelForImageTextToText(AutoModel):
-    """The same models: all of ours look at pictures."""
+    """The same models: all of ours take pictures."""

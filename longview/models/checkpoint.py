@@ -1,7 +1,7 @@
-"""The only code that touches weight files: find a checkpoint, look before loading, refuse what is unsafe or incomplete.
+"""The only code that touches weight files: find a checkpoint, inspect it before loading, refuse what is unsafe.
 
 Nothing in a checkpoint folder is ever executed: no `auto_map` code, no pickle. Weights are safetensors; two files that
-a family asks for by name may be PyTorch's, which are read as tensors and nothing else.
+a family requests by name may be PyTorch's, of which nothing but tensors is loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from longview.versions import warn_of_untested
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
 """Names of the embedded models, and their folders under `longview/demo`."""
 TOWERS = {"demo-siglip": "siglip"}
-"""The same for what chooses frames for them."""
+"""The same for the SigLIP that chooses frames for them."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -149,7 +149,7 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
         raise CheckpointError(f"modelscope has no model {name!r} to fetch ({error}); check the name") from error
 
 
-# ── looking before loading ───────────────────────────────────────────────────────────────────────────────────────────
+# ── inspection before loading ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _no_weights(folder: Path) -> str:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         return (
-            f"{folder} holds pickled weights ({_some(pickles)}), which can run code when opened; longview reads "
+            f"{folder} holds pickled weights ({_some(pickles)}), which can run code when opened; longview loads "
             "safetensors only: convert them with the safetensors library on a machine you can spare"
         )
     return f"{folder} holds no model.safetensors and no model.safetensors.index.json; name the folder of a checkpoint"
@@ -334,19 +334,19 @@ def shapes_of(model_class: Any, config: Any, folder: Path) -> dict[str, tuple[in
 
 
 def check_blocks(
-    shapes: Mapping[str, tuple[int, ...]], prefix: str, configured: Any, folder: Path, unread: int = 0
+    shapes: Mapping[str, tuple[int, ...]], prefix: str, configured: Any, folder: Path, unused: int = 0
 ) -> None:
-    """Compare how many blocks a config says there are with those whose tensors are there.
+    """Compare the number of blocks in a config with the blocks whose tensors are there.
 
     Args:
         prefix: What stands before a block's number in a tensor's name.
-        unread: Blocks at the end that nothing reads, and that may be missing.
+        unused: Blocks at the end that nothing uses, and that may be missing.
 
     Raises:
         CheckpointError: the numbers differ.
     """
     found = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
-    if configured not in range(len(found), len(found) + unread + 1):
+    if configured not in range(len(found), len(found) + unused + 1):
         raise CheckpointError(
             f"{folder} has {len(found)} blocks {prefix}N, but its config.json says {configured!r}; they do not belong "
             "together"
@@ -373,7 +373,7 @@ def check_shapes(
     """Compare the tensors a model needs with those a checkpoint has.
 
     Args:
-        optional: Prefixes of tensors that may be missing, because nothing reads them.
+        optional: Prefixes of tensors that may be missing, because nothing uses them.
 
     Raises:
         CheckpointError: tensors are missing or of another shape; names the first few.
@@ -394,7 +394,7 @@ def check_shapes(
 
 
 def safe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `from_pretrained` without those that could run code or read pickles."""
+    """Arguments of `from_pretrained` without those that could run code or load pickles."""
     safe = {key: value for key, value in arguments.items() if key not in ("trust_remote_code", "code_revision")}
     if arguments.get("trust_remote_code"):
         warnings.warn("trust_remote_code is ignored: longview never runs code from a checkpoint", stacklevel=3)
@@ -415,7 +415,7 @@ def check_generation_config(folder: Path) -> None:
 
 
 def with_device_map(model: Any, arguments: Mapping[str, Any]) -> Any:
-    """The model, with the `hf_device_map` that callers of `device_map` look up, also on one device."""
+    """The model, with the `hf_device_map` that callers of `device_map` expect, on one device, too."""
     if "device_map" in arguments and not hasattr(model, "hf_device_map"):
         model.hf_device_map = {"": model.device}
     return model

@@ -1,4 +1,4 @@
-"""Fused Liger kernels for the language model: less memory in training, on a GPU. Optional, and only when asked for."""
+"""Fused Liger kernels for the language model: less memory in training, on a GPU. Optional."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def apply_liger_kernel(model: Any, rms_norm: bool = True, swiglu: bool = True) -
     """Replace the language model's RMSNorm and SwiGLU by Liger's, in place. The weights stay where they are.
 
     Args:
-        model: Any family's model, on a CUDA device.
+        model: A model of any family, on a CUDA device.
 
     Raises:
-        RequestError: the model is not on a CUDA device, where alone the kernels run.
+        RequestError: the model is not on a CUDA device; the kernels run on no other.
         MissingExtraError: liger-kernel is not installed.
     """
     if model.device.type != "cuda":
@@ -50,12 +50,12 @@ def fuse(
         elif gated is not None and _is_gated(module):
             module.forward, fused = _gated(module, gated), fused + 1
     if not fused:
-        raise RequestError(f"no Liger kernel computes what {type(language_model).__name__} does; leave them out")
+        raise RequestError(f"no layer of {type(language_model).__name__} has a Liger kernel; leave them out")
 
 
 def _is_gated(module: nn.Module) -> bool:
-    parts = all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj"))
-    return parts and type(getattr(module, "act_fn", None)).__name__.startswith("SiLU")
+    gated = all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj"))
+    return gated and type(getattr(module, "act_fn", None)).__name__.startswith("SiLU")
 
 
 def _normed(module: Any, norm: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[[Tensor], Tensor]:

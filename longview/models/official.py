@@ -1,6 +1,6 @@
-"""A checkpoint folder in the form of the authors' releases, which the authors' own code reads.
+"""A checkpoint folder in the form of the authors' releases, which the authors' own code opens.
 
-Weights are saved under the official names anyway. What differs is around them: config.json, which that code reads with
+Weights are saved under the official names anyway. What differs is around them: config.json, which that code opens with
 transformers 4, the index of weights, and the files of the folder that a model was trained from.
 """
 
@@ -21,7 +21,7 @@ _OURS = ("config.json", INDEX, "preprocessor_config.json", "evaluation.json", "a
 
 
 def make_official(folder: Path, start: Path | None = None) -> None:
-    """Rewrite what lies around the weights of a folder that was just written; it still opens here as before.
+    """Rewrite the files around the weights of a folder that was just written; it still opens here as before.
 
     Args:
         start: The folder of the model that it was trained from, whose tokenizer and code, if any, go along.
@@ -53,7 +53,7 @@ def make_official(folder: Path, start: Path | None = None) -> None:
 
 
 def _write_index(folder: Path) -> None:
-    """An index of weights in one file, which some of that code looks for."""
+    """An index of weights in one file, which some of the authors' code needs."""
     if (folder / INDEX).exists():
         return
     whole = folder / "model.safetensors"

@@ -1,11 +1,11 @@
-"""Weights of the language model in 8 or 4 bits: less memory, and faster tokens, because a token reads all of them.
+"""Weights of the language model in 8 or 4 bits: less memory, and faster decoding, which reads all of them for a token.
 
 `quantize`: on a CPU, by PyTorch's own weight-only kernels, which torchao calls as well (its own packing of 4 bits does
 not run on CPUs). `bitsandbytes_config`: on CUDA and CPUs, LLM.int8 (arXiv 2208.07339) and NF4 with double quantisation
 (arXiv 2305.14314) while a checkpoint is opened, as the published command lines have it.
 
-Only the linear layers of the language model's blocks become smaller. The vision tower, what joins it to the words
-(`v_kv_proj`, gates, connectors), the embeddings and the head stay as they are: they are small, or they decide most.
+Only the linear layers of the language model's blocks are quantised. The vision tower, the connector (`v_kv_proj` and
+gates), the embeddings and the head stay as they are: they are small, or the answers depend on them most.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from transformers import BitsAndBytesConfig
 
 from longview.errors import MissingExtraError, RequestError
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that it would fetch from a hub
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of a kernel on a hub
 KINDS = ("int8", "int4")
 KEPT = ("v_kv_proj", "self_attn.gate_proj", "router", "block_sparse_moe.gate")
-"""Parts of names, within the language model's blocks, of layers that stay as they are."""
+"""What the names of layers contain, within the language model's blocks, that stay as they are."""
 GROUP = 32
 """Neighbouring weights of a row that share a scale, in 4 bits."""
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in NF4: 64 share a scale of a byte, and 256 scales one of fp32 (arXiv 2305.14314, section 3)."""
 FEW = 16
-"""Rows up to which the 8-bit kernel is faster than making the weights whole again."""
+"""Rows up to which the 8-bit kernel is faster than dequantising the weights."""
 
 
 def check(kind: str, device: str, dtype: torch.dtype | None) -> None:
     """
     Raises:
-        RequestError: there is no such kind, or not here.
+        RequestError: there is no such kind, or not on this device or in this dtype.
     """
     if kind not in KINDS:
         raise RequestError(f"unknown quantize {kind!r:.40}; expected {' or '.join(KINDS)}")
@@ -49,13 +49,13 @@ def check(kind: str, device: str, dtype: torch.dtype | None) -> None:
 
 
 def quantize(model: Any, kind: str) -> Any:
-    """Replace the linear layers of the language model's blocks, in place; each is let go as soon as it is replaced."""
-    small = Int8Linear if kind == "int8" else Int4Linear
+    """Replace the linear layers of the language model's blocks, in place, one by one, so that memory never doubles."""
+    quantized = Int8Linear if kind == "int8" else Int4Linear
     for block in model.language_model.model.layers:
         for name, module in list(block.named_modules()):
             if isinstance(module, nn.Linear) and not any(mark in name for mark in KEPT):
                 parent, _, last = name.rpartition(".")
-                setattr(block.get_submodule(parent), last, small(module))
+                setattr(block.get_submodule(parent), last, quantized(module))
     return model
 
 
@@ -65,10 +65,10 @@ def bitsandbytes_config(
     """How a family's model is to be quantised: an argument of `from_pretrained`.
 
     Args:
-        option: What asked for it, for the errors; default: the flag.
+        option: The option behind it, for the errors; default: the flag.
 
     Raises:
-        RequestError: both are asked for, or the device cannot do it.
+        RequestError: both are given, or the device has no kernels for it.
         MissingExtraError: bitsandbytes is not installed.
     """
     flag = option or ("--load-8bit" if load_8bit else "--load-4bit")
@@ -84,7 +84,7 @@ def bitsandbytes_config(
     kept = unquantised(model_class)
     if load_8bit:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    half = torch.float16 if kind == "cuda" else torch.bfloat16  # half precision crawls on a CPU
+    half = torch.float16 if kind == "cuda" else torch.bfloat16  # fp16 is slow on a CPU
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -95,7 +95,7 @@ def bitsandbytes_config(
 
 
 def unquantised(model_class: Any) -> list[str]:
-    """Patterns of the modules that stay as they are: every part of the model but the language model, and its head."""
+    """Patterns of the modules that stay as they are: every component but the language model, and its head."""
     marks = [mark.strip(".") for part, names in model_class.parts.items() if part != "language" for mark in names]
     return [*(rf"(.*\.)?{mark}" for mark in marks), "lm_head"]
 
@@ -148,7 +148,7 @@ class Int4Linear(nn.Module):
         scale = ((high - low) / 15).clamp(min=1e-12)
         whole = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15).flatten(1).to(torch.int32)
         self.register_buffer("weight", torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1))
-        middles = low + 8 * scale  # the kernel counts from the middle of the sixteen
+        middles = low + 8 * scale  # the kernel's zero is the middle of the sixteen levels
         pairs = torch.stack([scale, middles], dim=-1).transpose(0, 1).contiguous()  # (groups, out, 2)
         self.register_buffer("scales", pairs.to(linear.weight.dtype))
         self.bias = linear.bias

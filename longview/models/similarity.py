@@ -1,11 +1,11 @@
-"""How near frames are to each other and to a question: SigLIP's two towers, for `longview.media` to choose frames by.
+"""Similarity of frames to each other and to a question, by SigLIP's two towers, for `longview.media` to choose frames.
 
-    frames ── resize ── vision tower ──┐
-                                       ├── unit vectors (n, D), (1, D)
-    question ── clean ── text tower ───┘
-                        a long one in pieces, whose mean counts
+    frames ── resized ── vision tower ──┐
+                                        ├── unit vectors (n, D), (1, D)
+    question ── cleaned ── text tower ──┘
+                          a long one in pieces, whose vectors are averaged
 
-Frames' vectors are kept by content (medium, frame), so a second question about the same video encodes only its words.
+Vectors of frames are cached by content (medium, frame), so a second question about a video encodes only its own text.
 
 Source: arXiv 2303.15343 for the towers, arXiv 2501.02885 and its authors' plug-in for Ovis2 for what is done with them.
 """
@@ -35,10 +35,10 @@ from longview.models.tiling import resize
 DEFAULT = "google/siglip-so400m-patch14-384"
 """The checkpoint that MDP3's authors use."""
 DEMO = "demo-siglip"
-"""The embedded one, which knows the demo models' world and nothing else."""
+"""The embedded one, trained on the demo models' world and on nothing else."""
 
 CHUNK = 16  # frames a forward pass of the vision tower
-KEPT_BYTES = 64 << 20  # of frames' vectors: 14,000 frames of the default's
+CACHE_BYTES = 64 << 20  # of frames' vectors: 14,000 frames of the default's
 
 HEADS = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
@@ -59,7 +59,7 @@ TAILS = (
     "Best option: (",
     "Please directly give the best option:",
 )
-"""What benchmarks write around a question, and what no frame shows."""
+"""What benchmarks write around a question, and what has nothing to do with any frame."""
 
 Array = NDArray[np.float64]
 Item = TypeVar("Item")
@@ -107,14 +107,14 @@ class Similarity:
         images: How pictures are resized and normalised.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, images: SiglipImageProcessorPil, kept_bytes: int = KEPT_BYTES):
+    def __init__(self, model: Any, tokenizer: Any, images: SiglipImageProcessorPil, cache_bytes: int = CACHE_BYTES):
         self.model = model
         self._tokenizer = tokenizer
         self._images = images
         self._side = model.config.vision_config.image_size
         self._positions = model.config.text_config.max_position_embeddings
-        self._kept: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
-        self._kept_bytes = kept_bytes
+        self._cache: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
+        self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
 
     @classmethod
@@ -122,7 +122,7 @@ class Similarity:
         """Open a SigLIP folder or hub id; in fp32 on a CPU, else in half precision.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it is none of SigLIP's; names the option that chooses one.
+            CheckpointError: there is no such checkpoint, or it is no SigLIP; names the option that chooses one.
         """
         try:
             folder = checkpoint.resolve(name)
@@ -154,17 +154,19 @@ class Similarity:
 
     @torch.inference_mode()
     def frames(self, candidates: Candidates) -> Array:
-        """Unit vectors of the frames (n, D); those not kept from before are decoded and encoded, chunk by chunk."""
+        """Unit vectors of the frames (n, D); those not cached are decoded and encoded, chunk by chunk."""
         keys = [(candidates.digest, index) for index in candidates.indices]
-        found = {key: self._kept[key] for key in keys if key in self._kept}
+        found = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [index for digest, index in keys if (digest, index) not in found]
         decoded = candidates.read(missing, self._resize) if missing else iter(())
         for chunk in chunks(decoded, CHUNK):
             pixels = self._images([frame.image for frame in chunk], do_resize=False, return_tensors="pt")
-            vectors = self._unit(self.model.get_image_features(pixels["pixel_values"].to(self._place)), candidates.name)
+            vectors = self._unit(
+                self.model.get_image_features(pixels["pixel_values"].to(self._reference)), candidates.name
+            )
             for frame, vector in zip(chunk, vectors, strict=True):
                 found[candidates.digest, frame.index] = vector
-        self._keep(found)
+        self._store(found)
         return np.stack([found[key] for key in keys]).astype(np.float64)
 
     @torch.inference_mode()
@@ -173,7 +175,7 @@ class Similarity:
         ids = self._tokenizer(
             cleaned(question) or question, padding="max_length", max_length=self._positions, truncation=False
         )["input_ids"]
-        rows = torch.tensor(pieces(ids, self._positions), device=self._place.device)
+        rows = torch.tensor(pieces(ids, self._positions), device=self._reference.device)
         vectors = self._unit(self.model.get_text_features(rows), "the question")
         return vectors.mean(0, keepdims=True).astype(np.float64)
 
@@ -181,7 +183,7 @@ class Similarity:
         return resize(image, (self._side, self._side), self._images.resample)
 
     @property
-    def _place(self) -> Tensor:
+    def _reference(self) -> Tensor:
         """A tensor with the device and the dtype of the towers."""
         return self.model.logit_scale
 
@@ -196,18 +198,18 @@ class Similarity:
             raise CheckpointError(f"the SigLIP checkpoint makes no finite numbers of {what}; fetch its weights again")
         return vectors.cpu().numpy()
 
-    def _keep(self, found: dict[tuple[str, int], NDArray[np.float32]]) -> None:
-        """Keep the vectors used last, as many as the bytes allow."""
+    def _store(self, found: dict[tuple[str, int], NDArray[np.float32]]) -> None:
+        """Cache the vectors used last, as many as fit into `cache_bytes`."""
         for key, vector in found.items():
-            self._kept[key] = vector
-            self._kept.move_to_end(key)
-        size = sum(vector.nbytes for vector in self._kept.values())
-        while size > self._kept_bytes:
-            size -= self._kept.popitem(last=False)[1].nbytes
+            self._cache[key] = vector
+            self._cache.move_to_end(key)
+        size = sum(vector.nbytes for vector in self._cache.values())
+        while size > self._cache_bytes:
+            size -= self._cache.popitem(last=False)[1].nbytes
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Consecutive runs of at most `size` items."""
-    waiting = iter(items)
-    while chunk := list(islice(waiting, size)):
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
         yield chunk

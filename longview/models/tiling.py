@@ -1,4 +1,4 @@
-"""Grids: geometry that the families use differently. No tensors; pictures in, pictures out."""
+"""Resizing pictures and cutting them into grids. No tensors; pictures in, pictures out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from PIL import Image
 def resize(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
     """An RGB picture at another size (width, height), equal under every version of Pillow.
 
-    The two passes of a resize meet in 8 bits, so their order shows. Pillow 13 takes the rows first where more than
-    twice as many rows as columns go (its change 9549), older versions never do; the order is that of Pillow 13, with
-    which the authors' numbers in the tests were made.
+    Between its two passes, a resize rounds to 8 bits, so their order matters. Pillow 13 resizes the rows first where it
+    removes more than twice as many rows as columns (its change 9549), older versions never do; the order here is that
+    of Pillow 13, with which the authors' numbers in the tests were made.
     """
     rows, columns = image.height - size[1], image.width - size[0]
     between = (image.width, size[1]) if rows > 0 and rows > 2 * columns else (size[0], image.height)

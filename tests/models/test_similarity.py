@@ -122,7 +122,7 @@ def test_only_frames_that_are_new_are_decoded(near):
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(towers):
     opened = Similarity.open(str(towers))
-    near = Similarity(opened.model, opened._tokenizer, opened._images, kept_bytes=10 * 32 * 4)
+    near = Similarity(opened.model, opened._tokenizer, opened._images, cache_bytes=10 * 32 * 4)
     film = Film(12)
     assert near.frames(film.candidates()).shape == (12, 32)
     near.frames(film.candidates(range(2, 12)))

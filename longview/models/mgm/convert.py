@@ -1,4 +1,4 @@
-"""Whose checkpoint is this, do its parts fit, and what are its tensors called?
+"""Whether a checkpoint is an MGM, whether its tensors fit its config, and their official names.
 
 | official                                            | ours                                   |
 |-----------------------------------------------------|----------------------------------------|
@@ -72,7 +72,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 def renamings() -> list[WeightRenaming]:
-    """The table in the form in which transformers follows it, in loading and, reversed, in saving."""
+    """The table as transformers applies it in loading and, reversed, in saving."""
     whole = [WeightRenaming("^" + re.escape(theirs), "^" + re.escape(ours)) for theirs, ours in _PREFIXES]
     stage, block = r"vision_tower_aux\.stages\.\d+", r"vision_tower_aux\.stages\.\d+\.layers\.\d+"
     return whole + [
@@ -113,19 +113,19 @@ def expected_shapes(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]]) ->
     return {
         name: size
         for own, shape in shapes.items()
-        for name, size in (_apart(official(own), shape) if experts else [(official(own), shape)])
+        for name, size in (_split_experts(official(own), shape) if experts else [(official(own), shape)])
     }
 
 
-def _apart(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The matrices that a stack of experts is made of."""
+def _split_experts(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The matrices that a stack of experts consists of."""
     layer, _, rest = name.partition(".mlp.")
     if rest == "gate.weight":
         yield f"{layer}.block_sparse_moe.gate.weight", shape
     elif rest == "experts.gate_up_proj":
         for expert in range(shape[0]):
-            for part in ("w1", "w3"):
-                yield f"{layer}.block_sparse_moe.experts.{expert}.{part}.weight", (shape[1] // 2, shape[2])
+            for matrix in ("w1", "w3"):
+                yield f"{layer}.block_sparse_moe.experts.{expert}.{matrix}.weight", (shape[1] // 2, shape[2])
     elif rest == "experts.down_proj":
         for expert in range(shape[0]):
             yield f"{layer}.block_sparse_moe.experts.{expert}.w2.weight", shape[1:]
@@ -134,22 +134,22 @@ def _apart(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, 
 
 
 def optional(config: MGMConfig) -> tuple[str, ...]:
-    """Prefixes of official names that a checkpoint may lack: what nothing reads, and what comes from elsewhere."""
+    """Prefixes of official names that a checkpoint may lack: what nothing uses, and what comes from elsewhere."""
     vision = config.vision_config
-    read = towers.hidden_states(vision, config.mm_vision_select_layer)
-    unread = [f"{_CLIP}encoder.layers.{number}." for number in range(read, vision.num_hidden_layers)]
+    used = towers.num_blocks(vision, config.mm_vision_select_layer)
+    unused = [f"{_CLIP}encoder.layers.{number}." for number in range(used, vision.num_hidden_layers)]
     return (
-        *unread,
+        *unused,
         f"{_CLIP}post_layernorm.",
         *(["lm_head."] if config.tied else []),
-        *([_AUX] if wants_file(config) else []),
+        *([_AUX] if uses_tower_file(config) else []),
     )
 
 
 # ── what belongs together ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def wants_file(config: MGMConfig) -> bool:
+def uses_tower_file(config: MGMConfig) -> bool:
     """Whether the high-resolution tower's weights are those of its own file rather than the checkpoint's."""
     given = config.given.get("vision_tower_aux")
     if given is not None:
@@ -158,15 +158,15 @@ def wants_file(config: MGMConfig) -> bool:
 
 
 def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Set the fields of `config` that only the tensors and the towers' folders know: the towers' sizes, the vocabulary.
+    """Set the fields of `config` that only the tensors and the towers' folders tell: towers' sizes, the vocabulary.
 
     Raises:
         CheckpointError: these are not the tensors of an MGM, or contradict the config, or a tower is missing.
     """
-    for part, prefix in (("patch info mining", _MINING), ("projector", _PROJECTOR)):
+    for what, prefix in (("patch info mining", _MINING), ("projector", _PROJECTOR)):
         if not any(name.startswith(prefix) for name in shapes):
             raise CheckpointError(
-                f"{folder} holds no {part} (no tensors {prefix}*), so it is not an MGM checkpoint or not all of one; "
+                f"{folder} holds no {what} (no tensors {prefix}*), so it is not an MGM checkpoint or not all of one; "
                 "name a folder with the official weights"
             )
     _settle_towers(config, shapes, folder)
@@ -176,9 +176,9 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
     checkpoint.check_numbers(vision, ("hidden_size", "num_attention_heads", "image_size", "patch_size"), folder)
     checkpoint.check_numbers(config, ("image_size_aux", "vision_batch_size"), folder)
     checkpoint.check_blocks(shapes, "model.layers.", text.num_hidden_layers, folder)
-    read = towers.hidden_states(vision, config.mm_vision_select_layer)
-    unread = vision.num_hidden_layers - read
-    checkpoint.check_blocks(shapes, f"{_CLIP}encoder.layers.", vision.num_hidden_layers, folder, unread=unread)
+    used = towers.num_blocks(vision, config.mm_vision_select_layer)
+    unused = vision.num_hidden_layers - used
+    checkpoint.check_blocks(shapes, f"{_CLIP}encoder.layers.", vision.num_hidden_layers, folder, unused=unused)
     text.vocab_size = shapes.get("model.embed_tokens.weight", (text.vocab_size,))[0]
     step = 4 * config.image_grid * (vision.image_size // vision.patch_size)
     if config.image_size_aux % step or config.image_size_aux % 2 ** (1 + len(config.vision_aux_config.depths)):
@@ -197,7 +197,7 @@ def _settle_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], fol
     if "vision_tower_aux" in config.described:
         return
     found = towers.convnext_shape(shapes, f"{_AUX}vision_stages.")
-    if found is None and wants_file(config):
+    if found is None and uses_tower_file(config):
         _, tensors = towers.fine_weights(config, folder)
         found = towers.convnext_shape({name: tuple(t.shape) for name, t in tensors.items()}, f"{_TRUNK}stages.")
     if found is None:
@@ -233,7 +233,7 @@ def official_config(config: MGMConfig, folder: Path) -> dict[str, Any]:
     """The config.json of the releases; ours beside it describe the towers, too.
 
     Raises:
-        CheckpointError: it does not say which published towers it has, and the authors' code builds no others.
+        CheckpointError: config.json names no published towers, and the authors' code builds no others.
     """
     for path in ("mm_vision_tower", "mm_vision_tower_aux"):
         if not getattr(config, path):

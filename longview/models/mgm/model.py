@@ -191,7 +191,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         model = super().from_pretrained(folder, *args, config=config, **arguments)
         if config.tied:  # transformers leaves a head that differs from the embeddings as it is
             model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
-        if convert.wants_file(config):
+        if convert.uses_tower_file(config):
             model.vision_tower_aux.load_state_dict(convert.fine_state(config, folder))
         return checkpoint.with_device_map(model, arguments)
 
@@ -220,7 +220,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         model.language_model = language
         table = language.get_input_embeddings().weight
         state = {convert.ours(name): tensor for name, tensor in tensors.items()}
-        if convert.wants_file(config):
+        if convert.uses_tower_file(config):
             state |= {f"vision_tower_aux.{name}": t for name, t in convert.fine_state(config, file.parent).items()}
         for name, component in model.named_children():
             if name == "language_model":

@@ -1,8 +1,8 @@
-"""The two towers, and where their files are.
+"""The two vision towers of MGM, and where their files are.
 
     low resolution    CLIP              its weights are in every checkpoint of MGM, its shape in its own folder
-    high resolution   OpenCLIP ConvNeXt  a copy is in every checkpoint; what counts is the published file, unless
-                                         `optimize_vision_tower_aux` says that it was trained
+    high resolution   OpenCLIP ConvNeXt  a copy is in every checkpoint; the published file is used instead, unless
+                                         `optimize_vision_tower_aux` means that it was trained
 
 config.json names both by a path such as `model_zoo/OpenAI/…`. It is looked for in the current folder, in the
 checkpoint's, and in each folder above that one; then the published tower of the same name is taken.
@@ -29,7 +29,7 @@ CONVNEXT_HUB = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
 INSIDE = "checkpoint"
 """Given as the path of the high-resolution tower: take the copy in the checkpoint."""
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""How both towers want their pixels."""
+"""How pixels are normalised for both towers."""
 _PUBLISHED = {
     "clip-vit-large-patch14-336": CLIP_HUB,
     "openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup": CONVNEXT_HUB,
@@ -37,22 +37,22 @@ _PUBLISHED = {
 _FILES = ("open_clip_pytorch_model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-# ── what they are ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── architectures ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def coarse_features(tower: CLIPVisionModel, pixels: Tensor, select_layer: int) -> Tensor:
     """(n, 3, R, R) → (n, P, C): the hidden state `select_layer` of CLIP without its class token.
 
-    Blocks behind that one are not run.
+    Later blocks are not run.
     """
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
-    for block in tower.encoder.layers[: hidden_states(tower.config, select_layer)]:
+    for block in tower.encoder.layers[: num_blocks(tower.config, select_layer)]:
         hidden = block(hidden, None)
     return hidden[:, 1:]
 
 
-def hidden_states(config: Any, select_layer: int) -> int:
-    """How many blocks of CLIP stand before a hidden state, of which there is one more than blocks.
+def num_blocks(config: Any, select_layer: int) -> int:
+    """How many blocks of CLIP lead to a hidden state, of which there is one more than blocks.
 
     Raises:
         CheckpointError: there is no such hidden state.
@@ -68,8 +68,8 @@ def hidden_states(config: Any, select_layer: int) -> int:
 class HighResolutionTower(nn.Module):
     """ConvNeXt: pixels (n, 3, S, S) → the outputs of all stages side by side, (n, Ca, S/4, S/4), as fine as the first.
 
-    Nothing in it is random, so training it is the same as using it: the original drops blocks by chance, in use as
-    well, because it is left in training mode.
+    Nothing in it is random, in training either. The original drops blocks at random, in evaluation, too, because it is
+    left in training mode.
     """
 
     def __init__(self, config: ConvNextConfig) -> None:
@@ -103,7 +103,7 @@ def convnext_shape(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[s
     return {"depths": [len(stage) for stage in stages], "hidden_sizes": [stage[0] for stage in stages]}
 
 
-# ── where they are ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def find(path: str | None, folder: Path) -> Path | None:

@@ -50,7 +50,7 @@ def settle(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Pa
     checkpoint.check_numbers(config, _POSITIVE, folder)
     checkpoint.check_numbers(vision, _POSITIVE_VISION, folder)
     checkpoint.check_blocks(shapes, "language_model.model.layers.", config.num_hidden_layers, folder)
-    checkpoint.check_blocks(shapes, "vision_model.encoder.layers.", vision.num_hidden_layers, folder, unread=1)
+    checkpoint.check_blocks(shapes, "vision_model.encoder.layers.", vision.num_hidden_layers, folder, unused=1)
     theta = config.rope_parameters.get("rope_theta")
     if not isinstance(theta, (int, float)) or not 0 < theta < float("inf"):
         raise CheckpointError(f"{folder / 'config.json'}: rope_theta is {theta!r:.40}; expected a number above 0")
