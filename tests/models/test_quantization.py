@@ -12,7 +12,7 @@ from samples import four_bit_folders, noise, tiny_model
 from torch import nn
 
 import longview
-from longview.engine import Engine, engine
+from longview.engine import Engine, load
 from longview.errors import MissingExtraError, RequestError
 from longview.models import quantization
 from longview.models.families import families
@@ -152,7 +152,7 @@ def test_what_cannot_be_quantised_is_named(monkeypatch, folders):
         quantization.bitsandbytes_config(model, True, False, "cuda", None)
 
 
-def test_folders_of_parts_are_for_the_family_that_has_them(folders):
+def test_folders_of_towers_are_for_the_family_that_has_them(folders):
     for option in ("vision_tower", "vision_tower_aux", "model_base"):
         with pytest.raises(RequestError, match=f"{option} has no meaning for it"):
-            engine.load(folders["owl3"], **{option: "x"})
+            load(folders["owl3"], **{option: "x"})
