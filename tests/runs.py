@@ -152,7 +152,7 @@ def _exit_code(work: Callable[[], Any]) -> int:
         work()
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it becomes the exit code of this child process
         traceback.print_exc()
         sys.stderr.flush()
         return 1

@@ -120,7 +120,7 @@ def orientation_of(image: Image.Image) -> int:
         if isinstance(exif, bytes) and read_directory(exif.removeprefix(b"Exif\0\0")) is None:
             return 1
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:
+    except Exception:  # noqa: BLE001 - Pillow raises many sorts for a damaged block, and the picture is whole without it
         return 1
 
 
