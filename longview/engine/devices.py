@@ -1,4 +1,4 @@
-"""Where a model runs: devices, their memory and speed, number formats, attention. What is missing is said in a line."""
+"""Devices: which there are, their memory and speed; dtypes and attention implementations by name."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def memory_of(device: str) -> int:
 
 
 def name_of(device: str) -> str:
-    """What a device is called by its maker; a CPU with the threads that are used of it."""
+    """The product name of a device; for a CPU with the number of threads in use."""
     if device.split(":")[0] == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -87,7 +87,7 @@ def name_of(device: str) -> str:
 
 
 def processor() -> str:
-    """What this machine's CPU is called."""
+    """The product name of this machine's CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -96,7 +96,7 @@ def processor() -> str:
 
 
 def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.device | None = None) -> float:
-    """The median of a few runs, after one that does not count."""
+    """The median time of a few calls, after one to warm up."""
     work()
     found = []
     for _ in range(repeats):
@@ -107,15 +107,15 @@ def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.devi
 
 
 def now(device: torch.device | None) -> float:
-    """Seconds on a clock, once a device has done what it was told; a CPU has."""
+    """`time.perf_counter`, after everything that was queued on the device is done."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def matrix_rate(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of (rows, inner) · (inner, columns), a multiplication and an addition each."""
+    """Floating-point operations a second of a matrix product (rows, inner) · (inner, columns); 2 per multiply-add."""
     left = torch.ones(rows, inner, dtype=dtype, device=device)
-    right = torch.ones(columns, inner, dtype=dtype, device=device)  # as a linear layer holds it
+    right = torch.ones(columns, inner, dtype=dtype, device=device)  # transposed, as the weight of a linear layer
     seconds = median_seconds(lambda: torch.nn.functional.linear(left, right), 5, device)
     return 2 * rows * inner * columns / seconds

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longview.errors import RequestError
 from longview.media import Medium, Progress, RelevanceQuery, open_media
 from longview.messages import Part
-from longview.models.base import EncoderInput, ModelInputs
+from longview.models.base import EncoderInput, Model, ModelInputs
 from longview.requests import Limits, MediaOptions
 
 MAX_PREFETCHED = 32
@@ -50,16 +50,15 @@ def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> s
     )
 
 
-def model_digest(model: nn.Module) -> str:
+def model_digest(model: Model) -> str:
     """A digest of what decides the features of given pixels: the config, and the weights outside the language model."""
-    digest = hashlib.sha256(digest_of(type(model).__name__, model.config.to_json_string(use_diff=False)).encode())  # type: ignore[union-attr, operator]
-    own = {id(parameter) for parameter in model.language_model.parameters()}  # type: ignore[union-attr]
+    digest = hashlib.sha256(digest_of(type(model).__name__, model.config.to_json_string(use_diff=False)).encode())
+    language_model = {id(parameter) for parameter in model.language_model.parameters()}
     for name, parameter in model.named_parameters():
-        if id(parameter) in own:
-            continue
-        value = parameter.detach().cpu().contiguous()
-        digest.update(digest_of(name, str(value.dtype), tuple(value.shape)).encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+        if id(parameter) not in language_model:
+            value = parameter.detach().cpu().contiguous()
+            digest.update(digest_of(name, str(value.dtype), tuple(value.shape)).encode())
+            digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -76,19 +75,19 @@ class FeatureCache:
         self.max_bytes = max_bytes
         self.nbytes = 0
         self.hits = self.misses = 0
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._features: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self._disk = None if folder is None else DiskStore(folder, max_disk_bytes)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._features)
 
     def get(self, key: str) -> Tensor | None:
         """Features (crops, P, D), or None."""
         with self._lock:
-            found = self._kept.get(key)
+            found = self._features.get(key)
             if found is not None:
-                self._kept.move_to_end(key)
+                self._features.move_to_end(key)
                 self.hits += 1
                 return found
         if self._disk is not None and (found := self._disk.get(key)) is not None:
@@ -107,21 +106,21 @@ class FeatureCache:
     def clear(self) -> None:
         """Forget what is in memory."""
         with self._lock:
-            self._kept.clear()
+            self._features.clear()
             self.nbytes = 0
 
     def _remember(self, key: str, features: Tensor) -> None:
         size = features.numel() * features.element_size()
         with self._lock:
-            old = self._kept.pop(key, None)
+            old = self._features.pop(key, None)
             if old is not None:
                 self.nbytes -= old.numel() * old.element_size()
             if size > self.max_bytes:
                 return
-            self._kept[key] = features
+            self._features[key] = features
             self.nbytes += size
             while self.nbytes > self.max_bytes:
-                _, oldest = self._kept.popitem(last=False)
+                _, oldest = self._features.popitem(last=False)
                 self.nbytes -= oldest.numel() * oldest.element_size()
 
 
@@ -206,7 +205,7 @@ class VideoCache:
 
     def __init__(self, max_videos: int = 256) -> None:
         self.max_videos = max_videos
-        self._kept: OrderedDict[object, Medium] = OrderedDict()
+        self._videos: OrderedDict[object, Medium] = OrderedDict()
         self._lock = threading.Lock()
 
     def open_media(
@@ -222,7 +221,7 @@ class VideoCache:
         """As `longview.media.open_media`. What a question chooses, or is to be decoded at once, is opened each time."""
         keys = [None if relevance_query or decode else self._key(part, options, limits, default) for part in parts]
         with self._lock:
-            known = [self._kept.get(key) for key in keys]
+            known = [self._videos.get(key) for key in keys]
         new = [part for part, medium in zip(parts, known, strict=True) if medium is None]
         opened = iter(
             open_media(new, options, limits, progress, default=default, relevance_query=relevance_query, decode=decode)
@@ -231,10 +230,10 @@ class VideoCache:
         with self._lock:
             for key, medium in zip(keys, media, strict=True):
                 if key is not None:
-                    self._kept[key] = medium
-                    self._kept.move_to_end(key)
-            while len(self._kept) > self.max_videos:
-                self._kept.popitem(last=False)
+                    self._videos[key] = medium
+                    self._videos.move_to_end(key)
+            while len(self._videos) > self.max_videos:
+                self._videos.popitem(last=False)
         return media
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Many requests at once, over each family's tiny model: the same answers, nothing twice, and nobody harms another."""
+"""Continuous batching over each family's tiny model: the same answers as alone, nothing computed twice, all freed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_an_answer_alone_equals_the_answer_in_a_batch(engine, alone):
     assert not any(same(*pair) for pair in pairs), "the questions are told apart"
 
 
-def test_a_greedy_answer_alone_equals_the_answer_in_a_batch_down_to_its_probabilities(tiny, engine):
+def test_greedy_answers_and_their_log_probabilities_are_the_same_alone_and_in_a_batch(tiny, engine):
     settings = {"max_tokens": 8, "logprobs": 3}
     alone = [new_engine(tiny).answer(question, **settings) for question in QUESTIONS.values()]
     for mine, theirs in zip(alone, engine.batch(QUESTIONS.values(), **settings), strict=True):
@@ -35,11 +35,11 @@ def test_a_greedy_answer_alone_equals_the_answer_in_a_batch_down_to_its_probabil
             assert [token for token, _ in one.top] == [token for token, _ in other.top]
             assert one.logprob == one.top[0][1] == pytest.approx(other.logprob, abs=SAME_MATHS)
     plain = [answer.tokens for answer in new_engine(tiny).batch(QUESTIONS.values(), max_tokens=8)]
-    assert plain == [answer.tokens for answer in alone], "those who choose at once choose the same"
+    assert plain == [answer.tokens for answer in alone], "sampled in one call or one by one"
 
 
-def test_requests_enter_and_leave_at_every_step(engine, alone):
-    """One more request a step, of different lengths: the rows shift under each other."""
+def test_requests_join_and_leave_the_batch_at_every_step(engine, alone):
+    """One request more in each step, and of different lengths, so that rows are added, moved and removed."""
     found: dict[str, list] = {}
     streams = {}
     for number, (name, question) in enumerate([*QUESTIONS.items()] * 2):
@@ -77,7 +77,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(engine, alone):
     assert all_same([found[number] for number in range(len(names))], [alone[name] for name in names])
 
 
-def test_a_long_prompt_is_read_in_pieces_and_others_are_answered_meanwhile(engine, alone, monkeypatch):
+def test_a_long_prompt_is_prefilled_in_chunks_and_others_are_decoded_meanwhile(engine, alone, monkeypatch):
     monkeypatch.setattr(engine.scheduler.runner, "prefill_size", ChunkSize(limit=5))
     long, short = engine.stream(QUESTIONS["two pictures and a clip"], **SETTINGS), engine.stream("Hi", max_tokens=8)
     first = next(short)
@@ -85,7 +85,7 @@ def test_a_long_prompt_is_read_in_pieces_and_others_are_answered_meanwhile(engin
     pieces: list = []
     waiting.start()
     rest = list(short)
-    assert not pieces, "the short one is done before the long one has been read"
+    assert not pieces, "the short one has finished before the long one is prefilled"
     waiting.join(60)
     expected = alone["two pictures and a clip"]
     assert "".join(piece.text for piece in pieces) == expected.text
@@ -117,7 +117,7 @@ def count_pictures(engine, monkeypatch) -> list[int]:
     return counts
 
 
-def test_a_later_turn_reads_and_encodes_only_what_is_new(engine, tiny, monkeypatch):
+def test_a_later_turn_prefills_and_encodes_only_what_is_new(engine, tiny, monkeypatch):
     counts = count_pictures(engine, monkeypatch)
     talk = [longview.ask("What is it?", PICTURE)]
     first = engine.answer(talk, **SETTINGS)
@@ -131,7 +131,7 @@ def test_a_later_turn_reads_and_encodes_only_what_is_new(engine, tiny, monkeypat
     assert same(second, new_engine(tiny).answer(talk, **SETTINGS))
 
 
-def test_the_same_words_after_another_picture_share_nothing_behind_it(engine, tiny):
+def test_the_same_tokens_after_another_picture_share_no_prefix_behind_it(engine, tiny):
     engine.answer([longview.ask("What is the colour of it?", PICTURE)], max_tokens=4)
     same_size = [longview.ask("What is the colour of it?", longview.image(noise(5)))]
     again = engine.answer(same_size, **SETTINGS)
@@ -143,7 +143,7 @@ def test_the_same_words_after_another_picture_share_nothing_behind_it(engine, ti
     assert same(whole, again)
 
 
-def test_what_is_under_way_serves_who_begins_alike(engine):
+def test_a_running_request_is_a_prefix_for_others(engine):
     first = engine.stream(QUESTIONS["one picture"], max_tokens=10)
     next(first)
     second = engine.answer(QUESTIONS["one picture"], max_tokens=4)
@@ -165,10 +165,10 @@ def test_several_answers_share_their_prompt_and_differ_by_their_seeds(engine):
         engine.stream("?", n=0)
 
 
-# ── going ──
+# ── cancelling ──
 
 
-def test_a_cancelled_request_stops_computing_and_holds_nothing(engine, monkeypatch):
+def test_a_cancelled_request_is_not_computed_further_and_holds_no_memory(engine, monkeypatch):
     steps = []
     forward = engine.model.forward
     monkeypatch.setattr(engine.model, "forward", lambda *a, **k: (steps.append(1), forward(*a, **k))[1])
@@ -210,9 +210,9 @@ def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, 
 # ── memory ──
 
 
-def test_who_does_not_fit_waits_and_is_answered(tiny, alone):
-    word = type(tiny[0]).footprint(tiny[0].config, torch.float32).token_bytes
-    engine = new_engine(tiny, budget=Budget(states=512 * word, requests=8))
+def test_requests_that_do_not_fit_wait_and_are_answered(tiny, alone):
+    token_bytes = type(tiny[0]).footprint(tiny[0].config, torch.float32).token_bytes
+    engine = new_engine(tiny, budget=Budget(states=512 * token_bytes, requests=8))
     most = []
     step = engine.scheduler.step
     engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.running)))[0]
@@ -231,7 +231,7 @@ def test_no_more_requests_run_than_the_budget_says(tiny):
         Budget(requests=0)
 
 
-def test_what_is_kept_stays_within_its_bytes(tiny):
+def test_caches_stay_within_their_bytes(tiny):
     engine = new_engine(tiny, budget=Budget(features=30_000, prefixes=200_000))
     for seed in range(12):
         engine.answer([longview.ask("What?", longview.image(noise(seed)))], max_tokens=2)
@@ -257,7 +257,7 @@ def test_a_batch_is_lazy_and_keeps_its_order(engine):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_a_batch_that_is_left_cancels_what_is_under_way(engine):
+def test_a_batch_that_is_closed_cancels_its_requests(engine):
     answers = engine.batch((f"Question {number}" for number in range(6)), max_tokens=100)
     next(answers)
     answers.close()

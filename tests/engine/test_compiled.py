@@ -1,4 +1,4 @@
-"""Decoding in compiled functions: the same answers, few of them, and clear words where there can be none."""
+"""Compiled decoding: the same answers, one function per shape, and an error where a model cannot be compiled."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ QUESTIONS = [
 ]
 SETTINGS = {"max_tokens": 10, "min_tokens": 10, "temperature": 0.7, "seed": 3, "logprobs": 0}
 
-KINDS = (("owl3", "241101"), ("owl3", "241014"), ("ovis2", "softmax"), ("mgm", "gemma"))
-"""Each family, and both ways of owl3's blocks to look at pictures. Tracing takes seconds."""
+VARIANTS = (("owl3", "241101"), ("owl3", "241014"), ("ovis2", "softmax"), ("mgm", "gemma"))
+"""Each family, and both ways in which owl3's layers attend to pictures. Tracing takes seconds."""
 
 
-@pytest.fixture(scope="session", params=KINDS, ids="-".join)
+@pytest.fixture(scope="session", params=VARIANTS, ids="-".join)
 def tiny(request, tokenizer):
     name, variant = request.param
     return tiny_model(families()[name], variant, tokenizer)
@@ -40,7 +40,7 @@ def tiny(request, tokenizer):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Functions are traced and not translated: all that can go wrong but the compiler's part, in seconds."""
+    """Functions are traced, and not translated by inductor, which takes minutes."""
     monkeypatch.setattr(engines, "compile_layers", functools.partial(compile_layers, backend="eager"))
 
 
@@ -76,7 +76,7 @@ def test_answers_are_the_same_alone_and_in_a_batch_that_grows_and_shrinks(tiny, 
     assert first.text + "".join(piece.text for piece in begun) == expected[2].text
 
 
-def test_a_function_is_made_for_a_shape_and_serves_every_length_of_it(tiny, traced, made):
+def test_one_function_is_compiled_for_a_shape_whatever_the_lengths(tiny, traced, made):
     fast = new_engine(tiny, True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -87,7 +87,7 @@ def test_a_function_is_made_for_a_shape_and_serves_every_length_of_it(tiny, trac
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
     fast.answer([longview.ask("word " * (MIN_POSITIONS // 4))], max_tokens=3, min_tokens=3)
-    assert len(made) == 2, "a longer table is another shape"
+    assert len(made) == 2, "a larger capacity is another shape"
 
 
 def test_only_decoding_is_compiled(tiny, traced, made):
@@ -98,23 +98,23 @@ def test_only_decoding_is_compiled(tiny, traced, made):
     assert not made
 
 
-def test_blocks_that_look_stand_between_runs():
+def test_layers_that_are_left_out_end_a_run():
     assert runs_of("aaaaa", [False] * 5) == {0: range(5)}
     assert runs_of("aaaaa", [True, False, False, True, False]) == {1: range(1, 3), 4: range(4, 5)}
     assert runs_of("aabba", [False] * 5) == {0: range(2), 2: range(2, 4), 4: range(4, 5)}
 
 
-def test_free_slots_are_computed_along_and_harm_nobody():
+def test_free_rows_attend_to_one_position():
     decode_batch = StaticDecodeBatch(1)
     decode_batch.reserve(MIN_POSITIONS, 4)
     assert decode_batch.rows_per_pass == 4
     assert decode_batch.mask(torch.device("cpu")).shape == (4, 1, 1, MIN_POSITIONS)
     assert decode_batch.mask(torch.device("cpu"))[:, 0, 0].sum(-1).tolist() == [1, 1, 1, 1], (
-        "softmax over nothing is no number"
+        "a softmax over nothing is NaN"
     )
 
 
-def test_what_cannot_be_compiled_is_told(tokenizer, monkeypatch):
+def test_what_cannot_be_compiled_is_an_error(tokenizer, monkeypatch):
     model, _ = tiny_model(families()["owl3"], "241101", tokenizer)
     model.hf_device_map = {"a": 0, "b": "cpu"}
     with pytest.raises(RequestError, match=r"one device, and this one lies on 0, cpu; name one device"):

@@ -126,24 +126,24 @@ def test_pictures_count_as_prompt_where_they_take_room_in_the_sequence(engine):
             engine.answer(question)
 
 
-def test_the_sampler_is_told_the_words_and_nothing_else(engine, monkeypatch):
-    told = []
+def test_the_sampler_gets_text_tokens_only(engine, monkeypatch):
+    given = []
     choose = longview.engine.sampling.Sampler.__call__
 
     def listen(sampler, logits, token_ids, num_generated):
-        told.append(list(token_ids))
+        given.append(list(token_ids))
         return choose(sampler, logits, token_ids, num_generated)
 
     monkeypatch.setattr(longview.engine.sampling.Sampler, "__call__", listen)
     answer = engine.answer([longview.ask("What is it?", PICTURE)], max_tokens=3, repetition_penalty=1.2)
-    assert all(0 <= token < len(engine.processor.tokenizer) + 100 for token_ids in told for token in token_ids)
-    assert told[-1][len(told[0]) :] == list(answer.tokens)[:-1]
+    assert all(0 <= token < len(engine.processor.tokenizer) + 100 for token_ids in given for token in token_ids)
+    assert given[-1][len(given[0]) :] == list(answer.tokens)[:-1]
 
 
-def test_progress_is_told_about_pictures(engine):
-    told = []
-    engine.answer([longview.ask("?", PICTURE, CLIP)], max_tokens=1, progress=lambda *step: told.append(step))
-    encoded = [step for step in told if step[2] == "looking at pictures"]
+def test_progress_counts_pictures(engine):
+    given = []
+    engine.answer([longview.ask("?", PICTURE, CLIP)], max_tokens=1, progress=lambda *step: given.append(step))
+    encoded = [step for step in given if step[2] == "looking at pictures"]
     assert encoded
     assert encoded[-1][0] == encoded[-1][1]
 

@@ -1,4 +1,4 @@
-"""Features kept by content: keys that cannot collide, bytes that are bounded, files that are whole or absent."""
+"""Feature cache, video cache and prefetcher: keys without collisions, bounded memory, files whole or absent."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ fields = st.lists(st.one_of(st.binary(max_size=4), st.integers(0, 9), st.text("a
 
 
 @given(fields, fields)
-def test_unlike_fields_have_unlike_digests(one, other):
+def test_different_fields_have_different_digests(one, other):
     alike = [*map(type, one), *one] == [*map(type, other), *other]
     assert (digest_of(*one) == digest_of(*other)) == alike
 
 
-def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
+def test_a_feature_key_tells_media_frames_and_preprocessing_apart(tiny):
     _, processor = tiny
     wide = noise(1, 60, 20)
     high = Image.frombytes("RGB", (20, 60), wide.tobytes())  # the same bytes in another shape
@@ -51,7 +51,7 @@ def test_pictures_frames_and_ways_of_looking_all_have_their_own_keys(tiny):
     assert feature_key("b", media[0], inputs.encoder_inputs[0]) != keys[0]
 
 
-def test_those_used_last_stay_within_the_bytes():
+def test_the_least_recently_used_features_are_dropped():
     cache = FeatureCache(max_bytes=4 * 40)
     for number in range(6):
         cache.put(str(number), torch.full((10,), float(number)))
@@ -74,7 +74,7 @@ def test_features_outlive_the_program_on_disk(tiny, tmp_path, monkeypatch):
     assert again.answer(question, max_tokens=5).tokens == first.tokens
 
 
-def test_other_weights_share_no_features_on_disk(tiny):
+def test_other_weights_have_another_digest(tiny):
     model, _ = tiny
     before = model_digest(model)
     parameter = next(p for name, p in model.named_parameters() if "vision" in name or "visual" in name)
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"], "nothing unfinished is left"
 
 
-def test_files_stay_within_their_bytes_and_the_oldest_go(tmp_path):
+def test_files_stay_within_their_bytes_and_the_oldest_are_deleted(tmp_path):
     cache = FeatureCache(0, tmp_path, max_disk_bytes=6000)
     for number in range(8):
         cache.put(f"{number}", torch.zeros(250))
@@ -106,7 +106,7 @@ def test_files_stay_within_their_bytes_and_the_oldest_go(tmp_path):
     assert cache.get("0") is None
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match="give a folder that can be written"):
         FeatureCache(0, tmp_path / "file")
@@ -116,12 +116,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 
 @pytest.fixture
-def film(tmp_path):
-    return write_clip(draw_clip(random.Random(1)), tmp_path / "film.mp4")
+def clip(tmp_path):
+    return write_clip(draw_clip(random.Random(1)), tmp_path / "clip.mp4")
 
 
-def test_frames_that_are_decoded_later_are_the_same_frames(film):
-    now, later = (open_media([longview.video(film)], decode=decode)[0] for decode in (True, False))
+def test_frames_that_are_decoded_later_are_the_same_frames(clip):
+    now, later = (open_media([longview.video(clip)], decode=decode)[0] for decode in (True, False))
     assert all(frame.image is UNDECODED for frame in later.frames)
     for _ in range(2):  # the second time the file is opened again
         for one, other in zip(now.frames, later.read(), strict=True):
@@ -133,24 +133,24 @@ def test_frames_that_are_decoded_later_are_the_same_frames(film):
     later.close()
 
 
-def test_a_second_question_about_a_film_opens_and_encodes_nothing(tiny, film, monkeypatch):
+def test_a_second_question_about_a_clip_opens_and_encodes_nothing(tiny, clip, monkeypatch):
     engine = Engine(*tiny)
-    first = engine.answer([longview.ask("What happens in it?", longview.video(film))], max_tokens=2)
-    monkeypatch.setattr(VideoReader, "__init__", lambda *_, **__: pytest.fail("the film was opened"))
+    first = engine.answer([longview.ask("What happens in it?", longview.video(clip))], max_tokens=2)
+    monkeypatch.setattr(VideoReader, "__init__", lambda *_, **__: pytest.fail("the clip was opened"))
     monkeypatch.setattr(engine.model, "encode", lambda **_: pytest.fail("a picture was encoded"))
-    second = engine.answer([longview.ask("Who is in it?", longview.video(film))], max_tokens=2)
+    second = engine.answer([longview.ask("Who is in it?", longview.video(clip))], max_tokens=2)
     assert second.receipt.frames == first.receipt.frames
     usage = second.receipt.usage
-    assert usage.prompt_tokens - usage.cached_tokens < 40, "only the question has been read"
+    assert usage.prompt_tokens - usage.cached_tokens < 40, "only the question is prefilled"
     monkeypatch.undo()
-    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(film, "GIF")
-    third = engine.answer([longview.ask("Who is in it?", longview.video(film))], max_tokens=2)
-    assert len(third.receipt.frames) < len(first.receipt.frames), "a file that has changed is another film"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(clip, "GIF")
+    third = engine.answer([longview.ask("Who is in it?", longview.video(clip))], max_tokens=2)
+    assert len(third.receipt.frames) < len(first.receipt.frames), "a file that has changed is another video"
 
 
-def test_other_frames_of_a_film_are_other_pictures(tiny, film):
+def test_other_frames_of_a_clip_are_other_pictures(tiny, clip):
     engine, whole = Engine(*tiny), Engine(*tiny)
-    question = [longview.ask("What happens?", longview.video(film))]
+    question = [longview.ask("What happens?", longview.video(clip))]
     settings = {"max_tokens": 3, "logprobs": 0}
     engine.answer(question, media={"frames": 2}, **settings)
     again = engine.answer(question, media={"frames": 3}, **settings)
@@ -161,7 +161,7 @@ def test_other_frames_of_a_film_are_other_pictures(tiny, film):
     assert found == pytest.approx(expected, abs=SAME_MATHS)
 
 
-def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
+def test_the_prefetcher_is_at_most_so_many_frames_ahead(tiny, monkeypatch):
     monkeypatch.setattr(features, "MAX_PREFETCHED", 3)
     read = []
     frames = [noise(seed) for seed in range(12)]
@@ -179,32 +179,32 @@ def test_few_frames_wait_however_long_the_film(tiny, monkeypatch):
     while len(taken) < 12:
         assert ready.acquire(timeout=10)
         taken.append(prefetcher.take())
-        assert len(read) <= len(taken) + 3 + 1, "one in hand, and those that wait"
+        assert len(read) <= len(taken) + 3 + 1, "one being decoded, and those that wait"
     assert [encoder_input.frame for encoder_input, _ in taken] == list(range(12))
 
 
-def test_a_feeder_that_is_stopped_lets_go_of_the_film(tiny, film, monkeypatch):
+def test_a_prefetcher_that_is_stopped_closes_its_media(tiny, clip, monkeypatch):
     monkeypatch.setattr(features, "MAX_PREFETCHED", 1)
-    medium = open_media([longview.video(film)], decode=False)[0]
+    medium = open_media([longview.video(clip)], decode=False)[0]
     closed = threading.Event()
     monkeypatch.setattr(VideoReader, "close", lambda reader, close=VideoReader.close: (close(reader), closed.set()))
-    inputs = tiny[1].prepare([longview.ask("?", longview.video(film))], [medium])
+    inputs = tiny[1].prepare([longview.ask("?", longview.video(clip))], [medium])
     prefetcher = features.Prefetcher(inputs, inputs.encoder_inputs, lambda: None)
     prefetcher.stop()
     assert closed.wait(10)
 
 
-def test_what_is_known_of_a_film_depends_on_how_it_is_looked_at(film):
-    films = VideoCache(max_videos=2)
-    part, limits = longview.video(film), Limits()
+def test_the_video_cache_tells_options_apart(clip):
+    cache = VideoCache(max_videos=2)
+    part, limits = longview.video(clip), Limits()
 
-    def look(**options):
-        return films.open_media([part], MediaOptions(**options), limits, None, MediaOptions(select="uniform"))[0]
+    def opened(**options):
+        return cache.open_media([part], MediaOptions(**options), limits, None, MediaOptions(select="uniform"))[0]
 
-    assert look(frames=2) is look(frames=2)
-    assert len(look(frames=3).frames) == 3
-    assert len(look(frames=4).frames) == 4
-    two = look(frames=2)
-    assert two is look(frames=2)
+    assert opened(frames=2) is opened(frames=2)
+    assert len(opened(frames=3).frames) == 3
+    assert len(opened(frames=4).frames) == 4
+    two = opened(frames=2)
+    assert two is opened(frames=2)
     picture = [longview.image(noise(1))]
-    assert len(films.open_media(picture, MediaOptions(), limits, None, MediaOptions())) == 1
+    assert len(cache.open_media(picture, MediaOptions(), limits, None, MediaOptions())) == 1

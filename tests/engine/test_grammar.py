@@ -1,4 +1,4 @@
-"""Answers that keep a form, whatever random weights would rather say."""
+"""Constrained decoding: answers match their grammar, whatever the weights."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def engine(tiny):
     return Engine(*tiny)
 
 
-def test_an_answer_matches_its_expression_and_ends_where_nothing_may_follow(engine):
+def test_an_answer_matches_its_regular_expression_and_ends_where_it_is_complete(engine):
     answer = engine.answer("Which?", regex="(yes|no), [0-9]{3}", temperature=1.0, seed=1, max_tokens=40)
     assert re.fullmatch("(yes|no), [0-9]{3}", answer.text)
     assert answer.finish_reason == "stop"
 
 
-def test_an_answer_is_json_that_fits_its_schema_beside_others_that_need_not(engine):
+def test_an_answer_is_json_of_its_schema_beside_unconstrained_ones(engine):
     question = [longview.ask("What?", longview.image(noise(1)))]
     free = engine.answer(question, max_tokens=10)
     streams = [engine.stream(question, json_schema=SCHEMA, temperature=1.0, seed=2, max_tokens=200)]
@@ -66,7 +66,7 @@ def test_the_log_probabilities_of_a_forced_token_are_the_models(engine):
         ({"json_schema": {"type": "no such type"}}, "cannot be followed"),
     ],
 )
-def test_a_form_that_makes_no_sense_is_refused(engine, settings, complaint):
+def test_a_malformed_grammar_is_refused(engine, settings, complaint):
     with pytest.raises(RequestError, match=re.escape(complaint)):
         engine.answer("Which?", **settings)
 

@@ -1,9 +1,12 @@
-"""The table of keys and values, row by row."""
+"""The KV cache: rows of keys and values that are written, copied, moved and resized."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from longview.engine import kv_cache
+from longview.engine.compiled import StaticDecodeBatch
 from longview.engine.decode_batch import DecodeBatch, length_bucket
 from longview.engine.kv_cache import MIN_POSITIONS, KVCache
 
@@ -23,14 +26,14 @@ def written(seed: int, length: int):
     return row, keys
 
 
-def holds(table, number: int, keys: torch.Tensor) -> bool:
-    pairs = list(table.key_values(number, keys.shape[2]))
+def holds(cache, number: int, keys: torch.Tensor) -> bool:
+    pairs = list(cache.key_values(number, keys.shape[2]))
     return all(
         torch.equal(k, keys[0] + layer) and torch.equal(v, keys[0] - layer) for layer, (k, v) in enumerate(pairs)
     )
 
 
-def test_what_is_written_can_be_read_and_a_pass_returns_all_of_it():
+def test_update_appends_and_returns_all_keys():
     row, keys = written(0, 10)
     assert holds(row, 0, keys)
     found, _ = row.update(states(1, 1), states(2, 1), 0)
@@ -38,7 +41,7 @@ def test_what_is_written_can_be_read_and_a_pass_returns_all_of_it():
     assert row.get_seq_length() == 10, "a pass counts when it has succeeded"
 
 
-def test_rows_of_different_lengths_each_grow_at_their_own_end():
+def test_rows_of_different_lengths_are_each_continued_at_their_own_end():
     decode_batch = DecodeBatch(2)
     rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 5, "b": 9, "c": 7}.items())}
     for name, (row, _) in rows.items():
@@ -55,7 +58,7 @@ def test_rows_of_different_lengths_each_grow_at_their_own_end():
         assert holds(decode_batch, number, torch.cat([keys, new[number : number + 1]], dim=2))
 
 
-def test_the_last_row_takes_the_place_of_one_that_goes():
+def test_the_last_row_takes_the_place_of_a_removed_one():
     decode_batch = DecodeBatch(2)
     rows = {name: written(seed, length) for seed, (name, length) in enumerate({"a": 12, "b": 9, "c": 7}.items())}
     for name, (row, _) in rows.items():
@@ -66,7 +69,7 @@ def test_the_last_row_takes_the_place_of_one_that_goes():
     assert holds(decode_batch, 1, rows["b"][1])
 
 
-def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
+def test_capacities_grow_by_doubling_and_shrink_and_rows_stay_as_they_are():
     row, keys = written(3, 20)
     row.reserve(MIN_POSITIONS + 1)
     assert row.position_capacity == 2 * MIN_POSITIONS
@@ -81,7 +84,7 @@ def test_a_table_grows_by_doubling_and_keeps_what_it_holds():
     assert holds(decode_batch, 0, keys)
 
 
-def test_a_row_that_is_wiped_leaves_zeros():
+def test_a_row_that_is_removed_with_zeros_leaves_no_nan():
     decode_batch = DecodeBatch(2)
     bad, good = written(4, 30)[0], written(5, 6)
     for layer in bad.layers:
@@ -93,5 +96,49 @@ def test_a_row_that_is_wiped_leaves_zeros():
     assert all(torch.isfinite(layer.values).all() for layer in decode_batch.layers)
 
 
-def test_rows_of_similar_lengths_share_a_shelf():
+def test_rows_of_similar_lengths_share_a_bucket():
     assert length_bucket(1) == length_bucket(4096) < length_bucket(4097) == length_bucket(16384) < length_bucket(16385)
+
+
+@pytest.mark.parametrize("batch_class", [DecodeBatch, StaticDecodeBatch])
+def test_growing_without_memory_changes_nothing(batch_class, monkeypatch):
+    """The second layer finds no memory; by then the first has been resized."""
+    batch = batch_class(2)
+    row, keys = written(6, 20)
+    batch.add("a", row)
+    resized, calls = kv_cache._resized, []
+
+    def short_of_memory(*args):
+        calls.append(1)
+        if len(calls) > 2:
+            raise MemoryError
+        return resized(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv_cache, "_resized", short_of_memory)
+        with pytest.raises(MemoryError):
+            batch.add("b", row)
+    assert (batch.requests, batch.lengths, batch.row_capacity) == (["a"], [20], 1)
+    assert {tensor.shape for layer in batch.layers for tensor in layer.tensors()} == {(1, 2, MIN_POSITIONS, 8)}
+    assert holds(batch, 0, keys)
+    batch.add("b", row)
+    assert holds(batch, 0, keys)
+    assert holds(batch, 1, keys)
+
+
+@pytest.mark.parametrize("batch_class", [DecodeBatch, StaticDecodeBatch])
+def test_shrinking_without_memory_gives_up_capacity_only(batch_class, monkeypatch):
+    batch = batch_class(2)
+    row, keys = written(7, 20)
+    for name in "abcd":
+        batch.add(name, row)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(kv_cache, "_resized", no_memory)
+    for name in "abc":
+        batch.remove(name)
+    assert (batch.requests, batch.lengths, batch.row_capacity) == (["d"], [20], 2)
+    assert {tensor.shape for layer in batch.layers for tensor in layer.tensors()} == {(2, 2, MIN_POSITIONS, 8)}
+    assert holds(batch, 0, keys)

@@ -40,7 +40,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it_and_at_least_one(top_p, kep
     assert draws(3000, temperature=1.0, top_p=top_p).nonzero().flatten().tolist() == kept
 
 
-def test_the_repetition_penalty_divides_positive_and_multiplies_negative_scores_of_tokens_seen():
+def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_tokens_that_occur():
     sampler = Sampler(SamplingParams(repetition_penalty=2.0))
     assert sampler(LOGITS, [1]) == 2, "3.0 became 1.5, so 2.0 wins"
     assert sampler(torch.tensor([-1.0, -1.5, -9.0]), [0]) == 1, "-1.0 became -2.0"

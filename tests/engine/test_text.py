@@ -1,4 +1,4 @@
-"""Tokens → text: what streams out adds up to the answer, and is never half a character or past a stop string."""
+"""Incremental detokenisation: pieces add up to the answer, without half characters, and end before a stop string."""
 
 from __future__ import annotations
 
