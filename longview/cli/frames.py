@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from longview.requests import Limits, MediaOptions
 
 if TYPE_CHECKING:
     from longview.eval.sheet import Sheet
-    from longview.media import RelevanceQuery
+    from longview.media import Medium, RelevanceQuery
 
 
 def show_frames(
@@ -69,6 +70,8 @@ def show_frames(
         medium = open_medium(
             Part("video", source=video), media, limits, progress, default=default, relevance_query=relevance_query
         )
+    if relevance_query is not None:
+        medium = replace(medium, warnings=(*medium.warnings, *unknown_to(similarity, model, medium)))
     sheet = Sheet(medium, media.select or ("fps" if media.fps is not None else default.select) or "uniform", question)
     if json:
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
@@ -113,6 +116,16 @@ def open_relevance_query(
     device = device or best_device()
     check_device(device)
     return RelevanceQuery(question, Similarity.open(name, device))
+
+
+def unknown_to(similarity: str | None, model: str, medium: Medium) -> list[str]:
+    """A warning where the embedded SigLIP compares a question with frames of a world that it does not know."""
+    from longview.models.similarity import DEFAULT, DEMO, default_for
+    from longview.world.recognition import is_drawn, warning_of
+
+    if (similarity or default_for(model)) != DEMO or is_drawn(next(iter(medium.read([0]))).image):
+        return []
+    return [warning_of(DEMO, medium.name, option="--similarity", example=DEFAULT, what="relevance")]
 
 
 def as_dict(sheet: Sheet) -> dict[str, Any]:

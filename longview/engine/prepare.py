@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, Settings
 from longview.engine.sampling import Sampler
 from longview.errors import RequestError
-from longview.media import Progress, RelevanceQuery
+from longview.media import Medium, Progress, RelevanceQuery
 from longview.messages import Conversation, Message, parse_messages
+from longview.models.checkpoint import DEMOS
 from longview.plugins import hooks_of
 from longview.requests import RequestSettings
+from longview.world.recognition import is_drawn, warning_of
 
 if TYPE_CHECKING:
     from longview.engine.engine import Engine
@@ -76,6 +78,8 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
             f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
             "shorten it, or look at fewer frames (--frames)"
         )
+    if engine.name in DEMOS:
+        inputs = replace(inputs, warnings=(*inputs.warnings, *unknown_to(engine.name, media)))
     chosen = {name: value for name, value in asdict(asked.media).items() if value is not None}
     settings = Settings(
         model=engine.name,
@@ -95,6 +99,11 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         first = requests[0] if requests else None
         requests.append(Request(inputs, settings, clock.copy(), sampler, choice, after=first))
     return requests
+
+
+def unknown_to(model: str, media: Sequence[Medium]) -> list[str]:
+    """A warning for each medium whose first frame is not of the world that embedded models know."""
+    return [warning_of(model, medium.name) for medium in media if not is_drawn(next(iter(medium.read([0]))).image)]
 
 
 def relevance_question(messages: Sequence[Message]) -> str:

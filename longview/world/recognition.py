@@ -1,0 +1,59 @@
+"""Does a picture come from the synthetic world? Embedded models know nothing else, and answer about anything.
+
+A painted scene has one light background that covers more than half of it, and on it a few known colours. Photographs
+and frames of real videos have hardly a pixel of such a background.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from longview.world.render import BACKGROUNDS, RGB
+
+SIDE = 96  # pixels looked at, a side
+BACKGROUND_SHARE = 0.35
+KNOWN_SHARE = 0.75
+"""Shares of the pixels that are background, and that are background or a known colour. Of 502 held-out pictures and
+frames the smallest are 0.56 and 0.90; of 328 photographs and frames of real videos the largest background is 0.12."""
+
+
+def is_drawn(image: Image.Image) -> bool:
+    """Whether a picture looks like one that `render` painted, whatever its size and compression."""
+    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.int16)
+    pixels = pixels.reshape(-1, 3)
+    backgrounds = _near(pixels, np.array(BACKGROUNDS), 14)  # (pixels, backgrounds)
+    likeliest = backgrounds[:, backgrounds.mean(0).argmax()]
+    if not likeliest.any():
+        return False
+    background = _near(pixels, np.median(pixels[likeliest], axis=0)[None], 8)[:, 0]
+    drawn = _near(pixels, np.array(list(RGB.values())), 24).any(1)
+    white, dark = pixels.min(1) >= 240, pixels.max(1) <= 40
+    known = background | drawn | white | dark
+    return bool(background.mean() >= BACKGROUND_SHARE and known.mean() >= KNOWN_SHARE)
+
+
+def _near(pixels: np.ndarray, colours: np.ndarray, most: int) -> np.ndarray:
+    """Which pixels (n, 3) differ from which colours (m, 3) by at most so much in every channel: bool (n, m)."""
+    return np.abs(pixels[:, None] - colours[None]).max(-1) <= most
+
+
+def warning_of(
+    model: str,
+    name: str,
+    option: str = "--model",
+    example: str = "mPLUG/mPLUG-Owl3-7B-241101",
+    what: str = "answer",
+) -> str:
+    """What to tell who gives an embedded model something else.
+
+    Args:
+        model: The embedded model.
+        name: Of the picture or video.
+        option, example: Where a real checkpoint is named, and one.
+        what: What the embedded model gives.
+    """
+    return (
+        f"{model} knows only drawn shapes, and {name} is none of its scenes: its {what} means nothing; for photographs "
+        f"and real videos give {option} a real checkpoint, such as {example}"
+    )
