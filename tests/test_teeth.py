@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FUSION, MODEL, PROCESSOR = (f"models/owl3/{name}.py" for name in ("fusion", "model", "processor"))
+FUSION, ATTENTION, VISUAL, COMPAT, MODEL, PROCESSOR = (
+    f"models/owl3/{name}.py" for name in ("fusion", "attention", "visual_kv_cache", "compat", "model", "processor")
+)
 GOLDEN, LAWS, TEXTS = "models/owl3/test_golden.py", "models/test_laws.py", "models/owl3/test_processor.py"
 SEQUENCE = "models/sequence.py"
 OVIS_FUSION, OVIS_MODEL, OVIS_PROCESSOR, OVIS_CROPS, OVIS_TOWERS = (
@@ -35,14 +37,15 @@ MGM_GOLDEN, MGM_MINING, MGM_TEXTS, MGM_FOLDERS = (
 
 VANDALISMS = {
     "a token sees the picture whose placeholder it begins, in every release": (
-        FUSION,
-        "[start if inclusive else start + 1 for start in starts]",
-        "[start for start in starts]",
+        ATTENTION,
+        "[start if inclusive else start + 1 for start in placeholder_starts]",
+        "[start for start in placeholder_starts]",
         GOLDEN,
     ),
-    "a token sees pictures that come later": (FUSION, "visible = sum(t <= left for t in first_seen)", "visible = len(starts)", LAWS),
+    "a token sees pictures that come later": (ATTENTION, "visible = sum(t <= left for t in first_seen)", "visible = len(placeholder_starts)", LAWS),
+    "a packed sample sees the pictures of the one before": (ATTENTION, "first = sum(start < sample_start for start in placeholder_starts)", "first = 0", "models/test_packing.py"),
     "the mask of the eager path forgets that pictures come in order": (
-        FUSION,
+        VISUAL,
         "torch.arange(begin, begin + length, device=device)[:, None]",
         "torch.arange(begin, begin + length, device=device)[:, None] + 1000",
         LAWS,
@@ -53,23 +56,23 @@ VANDALISMS = {
         ".unflatten(-1, (2, -1, self.head_dim)).transpose(-3, -2)",
         GOLDEN,
     ),
-    "values turn with the keys' positions": (
+    "values are rotated by the keys' positions": (
         FUSION,
         "transpose(0, 1), value.flatten(0, 1)",
-        "transpose(0, 1), turned.to(value.dtype).flatten(0, 1)",
+        "transpose(0, 1), rotated.flatten(0, 1)",
         GOLDEN,
     ),
-    "the gate is upside down": (FUSION, "read * (1 - gate) + seen.to(read.dtype) * gate", "read * gate + seen.to(read.dtype) * (1 - gate)", GOLDEN),
-    "a token before the first picture is gated all the same": (FUSION, "torch.where(looks, self._gate(read), 0.0)", "self._gate(read)", GOLDEN),
-    "pictures and words swap shares in the fused softmax": (FUSION, "torch.sigmoid(seen_lse - read_lse)", "torch.sigmoid(read_lse - seen_lse)", GOLDEN),
-    "the softmax forgets its scale": (FUSION, "attend(grouped * self.scaling,", "attend(grouped,", GOLDEN),
-    "the gradient of the streaming softmax has a wrong sign": (FUSION, "shift = grad_lse - (output", "shift = grad_lse + (output", "models/owl3/test_fusion.py"),
-    "picture keys do not turn": (FUSION, "key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()", "key.float()", GOLDEN),
+    "the gate is upside down": (FUSION, "text * (1 - gate) + visual.to(text.dtype) * gate", "text * gate + visual.to(text.dtype) * (1 - gate)", GOLDEN),
+    "a token before the first picture is gated all the same": (FUSION, "torch.where(sees_pictures, gate, 0.0)", "gate", GOLDEN),
+    "pictures and text swap shares in the joint softmax": (FUSION, "torch.sigmoid(visual_lse - text_lse)", "torch.sigmoid(text_lse - visual_lse)", GOLDEN),
+    "the softmax forgets its scale": (FUSION, "visual[0][0].shape[0], -1)) * self.scaling", "visual[0][0].shape[0], -1))", GOLDEN),
+    "the gradient of the streaming softmax has a wrong sign": (ATTENTION, "shift = grad_lse - (output", "shift = grad_lse + (output", "models/owl3/test_attention.py"),
+    "picture keys are not rotated": (FUSION, "rotate(key.float(), angles.cos(), angles.sin()).to(key.dtype)", "key", GOLDEN),
     "picture positions are off by one": (MODEL, "extra = 0 if self.config.fused else 1", "extra = 1 if self.config.fused else 0", GOLDEN),
-    "padding on the left moves the pictures": (MODEL, "turns.append([(here[s] if s < length else beyond + s) + extra for s in row_starts])", "turns.append([past + s + extra for s in row_starts])", LAWS),
+    "padding on the left moves the pictures": (MODEL, "found.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])", "found.append([past + start + extra for start in row_starts])", LAWS),
     "the tower's last block is run": (MODEL, "tower.encoder.layers[:-1]", "tower.encoder.layers", GOLDEN),
     "pictures and placeholders may differ in number": (SEQUENCE, "if num_pictures != num_placeholders:", "if False:", LAWS),
-    "generation samples as the folder suggests": (MODEL, "                **GREEDY,\n", "", "models/owl3/test_official_programs.py"),
+    "generation samples as the folder suggests": (COMPAT, "                **GREEDY,\n", "", "models/owl3/test_official_programs.py"),
     "pictures are resized bilinearly": (PROCESSOR, "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR", TEXTS),
     "the global view comes first": (PROCESSOR, "crops.append(resize(image, (side, side), Image.Resampling.BICUBIC))", "crops.insert(0, resize(image, (side, side), Image.Resampling.BICUBIC))", TEXTS),
     "crops run column by column": ("models/tiling.py", "for row in range(rows)\n        for column in range(columns)", "for column in range(columns)\n        for row in range(rows)", TEXTS),

@@ -109,10 +109,8 @@ def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
     model, messages = subject.model, subject.question(num_pictures)
     inputs = subject.engine.processor.prepare(messages, open_media(messages[0].media))
     shape = (num_pictures, model.config.patches_per_picture, model.config.hidden_size)
-    cache = DynamicCache(config=model.config)
     features = torch.zeros(shape, dtype=model.dtype, device=model.device)
-    model(**model.embed_pictures(inputs.text_inputs, features=features), past_key_values=cache)
-    return cache.side_cache.nbytes()
+    return model(**model.embed_pictures(inputs.text_inputs, features=features), use_cache=True).side_cache.nbytes()
 
 
 @torch.inference_mode()

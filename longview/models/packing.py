@@ -4,7 +4,7 @@
               a b b c · ·                 0 1 2 3            0 1 2 3 4 0 1 2 3
 
 Positions that begin again at 0 are how transformers' models tell samples apart, in every implementation of attention:
-a token attends to those before it back to the last 0. mPLUG-Owl3 keeps pictures apart by them, too.
+a token attends to those before it back to the last 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from longview.models.base import IGNORED
 
@@ -35,8 +34,3 @@ def pack(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if "labels" in packed:
         packed["labels"] = packed["labels"].masked_fill(packed["position_ids"] == 0, IGNORED)
     return packed
-
-
-def borders(position_ids: Tensor) -> list[int]:
-    """First positions of the samples of one packed row (T,), but for the first sample's."""
-    return [at for at in (position_ids == 0).nonzero().flatten().tolist() if at]

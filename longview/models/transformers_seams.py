@@ -11,7 +11,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+from transformers import AttentionInterface, Qwen2Model
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, eager_attention_forward
+
+__all__ = [
+    "CACHE_NAME",
+    "CACHE_NAMES",
+    "CausalLMOutputWithPast",
+    "Qwen2DecoderLayer",
+    "attention_implementation",
+    "cache_argument",
+    "takes_cache_by_either_name",
+]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -35,3 +47,8 @@ def takes_cache_by_either_name(method: Method) -> Method:
 def cache_argument(arguments: Mapping[str, Any]) -> Any:
     """The cache among the keyword arguments that a language model hands its decoder layers, or None."""
     return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def attention_implementation(config: Any) -> Callable[..., Any]:
+    """transformers' function for the implementation of attention that a model is set to (`attn_implementation`)."""
+    return AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)

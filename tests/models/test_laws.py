@@ -55,6 +55,12 @@ def sequence(arguments) -> str:
     return "inputs_embeds" if "inputs_embeds" in arguments else "input_ids"
 
 
+def continued(cache: DynamicCache, output) -> dict:
+    """What the next pass is given of the one before: the cache, and what some families keep beside it."""
+    beside = {"side_cache": output.side_cache} if getattr(output, "side_cache", None) is not None else {}
+    return {"past_key_values": cache, **beside}
+
+
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=SAME_MATHS, rtol=0)
 
@@ -71,9 +77,9 @@ def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
         cache = DynamicCache(config=model.config)
         first = {**arguments, words: arguments[words][:, :split]}
         first["attention_mask"] = arguments["attention_mask"][:, :split]
-        begin = model(**first, past_key_values=cache).logits
-        rest = model(**{words: arguments[words][:, split:]}, past_key_values=cache).logits
-        close(torch.cat([begin, rest], dim=1), whole)
+        begin = model(**first, past_key_values=cache)
+        rest = model(**{words: arguments[words][:, split:]}, **continued(cache, begin))
+        close(torch.cat([begin.logits, rest.logits], dim=1), whole)
 
 
 @torch.no_grad()
@@ -85,9 +91,10 @@ def test_token_by_token_decoding_equals_the_full_forward(tiny):
     words = sequence(arguments)
     steps = arguments.pop(words).split(1, dim=1)
     arguments.pop("attention_mask")
-    found = [model(**{words: steps[0]}, past_key_values=cache, **arguments).logits]
-    found += [model(**{words: step}, past_key_values=cache).logits for step in steps[1:]]
-    close(torch.cat(found, dim=1), whole)
+    found = [model(**{words: steps[0]}, past_key_values=cache, **arguments)]
+    for step in steps[1:]:
+        found.append(model(**{words: step}, **continued(cache, found[-1])))
+    close(torch.cat([output.logits for output in found], dim=1), whole)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -240,9 +247,9 @@ def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         arguments = model.embed_pictures(inputs.load_pixels())
-        model(**arguments, past_key_values=cache)
+        output = model(**arguments, past_key_values=cache)
     kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    kept += cache.side_cache.nbytes() if hasattr(cache, "side_cache") else 0
+    kept += sum(beside.nbytes() for name, beside in continued(cache, output).items() if name == "side_cache")
     assert arguments[sequence(arguments)].shape[1] == inputs.length
     words = inputs.length - footprint.picture_positions * inputs.num_pictures
     assert kept == footprint.token_bytes * words + footprint.picture_bytes * inputs.num_pictures

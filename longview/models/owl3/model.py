@@ -1,56 +1,62 @@
 """mPLUG-Owl3 from pixels to logits, for all three releases.
 
-    pixels (N, 3, R, R) ── SigLIP, all blocks but the last ── vision2text_model ── features (N, P, D)
-                                                                                        │ hung in a VisualKVCache
-    ids (B, T) ── embeddings ── Qwen2 blocks; in the hyper layers words look at pictures ┘ ── lm_head ── (B, T, V)
+    pixels (N, 3, R, R) ── SigLIP, all blocks but the last ── vision2text_model ── features (N, P, hidden)
+                                                                                        │ added to a VisualKVCache
+    ids (B, T) ── embeddings ── Qwen2 blocks; hyper blocks attend to pictures, too ─────┘ ── lm_head ── (B, T, V)
 
 Attribute names are those of the official checkpoints, so no weight is ever renamed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    GenerationMixin,
-    PreTrainedModel,
-    Qwen2Config,
-    SiglipVisionModel,
-)
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+from transformers import GenerationMixin, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
 
 from longview.errors import RequestError
 from longview.media import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint, count_parameters
 from longview.models.owl3 import convert
+from longview.models.owl3.attention import BLOCK_KEYS, SCORES_BYTES
+from longview.models.owl3.compat import OfficialModelCalls, rows_of_starts
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.fusion import BLOCK_KEYS, SCORES_BYTES, HyperAttention, HyperDecoderLayer, VisualKVCache
-from longview.models.owl3.processor import Owl3Processor, placeholder_starts
-from longview.models.packing import borders, pack
+from longview.models.owl3.fusion import HyperAttention, HyperDecoderLayer
+from longview.models.owl3.processor import Owl3Processor
+from longview.models.owl3.visual_kv_cache import Owl3Cache, VisualKVCache
+from longview.models.packing import pack
 from longview.models.sequence import check_counts, pad_chunks, positions_of, slice_positions
-from longview.models.transformers_seams import CACHE_NAME, CACHE_NAMES, takes_cache_by_either_name
+from longview.models.transformers_seams import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    CausalLMOutputWithPast,
+    takes_cache_by_either_name,
+)
 
-GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-"""What `generate` starts from. Spelt out, or transformers fills in the sampling of generation_config.json."""
+
+@dataclass
+class Owl3Output(CausalLMOutputWithPast):
+    """transformers' output of a causal language model, and the keys and values of the pictures so far."""
+
+    side_cache: VisualKVCache | None = None
+    """For the next pass with `past_key_values`; None without pictures, or without a cache."""
 
 
-class Owl3Model(PreTrainedModel, GenerationMixin):
-    """A language model that looks at pictures inside a few of its blocks.
+class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
+    """A language model that attends to pictures inside a few of its blocks.
 
     Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
     """
 
     config_class = Owl3Config
+    processor_class = Owl3Processor
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -124,7 +130,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
         states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
         chunk_tokens = config.vision_batch_size * patches
-        scores = min(SCORES_BYTES, 4 * 64 * config.num_attention_heads * BLOCK_KEYS)  # of a run of 64 words
+        scores = min(SCORES_BYTES, 4 * 64 * config.num_attention_heads * BLOCK_KEYS)  # of a run of 64 tokens
         return Footprint(
             family="owl3",
             release=config.release,
@@ -139,7 +145,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             context_length=config.max_position_embeddings,
         )
 
-    # ── plumbing transformers asks for ──
+    # ── what transformers asks for ──
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -158,15 +164,10 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         plain.load_state_dict(self.language_model.state_dict(), strict=False)
         return plain
 
-    def init_processor(self, tokenizer: Any) -> Owl3Processor:
-        """The official way to a processor, with the settings of the folder that the model was opened from."""
-        cuts = Owl3Processor.cuts_in(checkpoint.resolve(self.name_or_path)) if self.name_or_path else True
-        return Owl3Processor(tokenizer, self.config, cuts)
-
     # ── the forward pass ──
 
     def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
-        """Pixels (N, 3, R, R) → features (N, P, D), `vision_batch_size` pictures at a time.
+        """Pixels (N, 3, R, R) → features (N, P, hidden), `vision_batch_size` pictures at a time.
 
         The features are the output of the tower's last block but one, so the last block is not run.
         """
@@ -188,7 +189,7 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         """A batch of the processor with features in place of pixels: arguments of `forward`.
 
         Args:
-            features: What `encode` made of the pictures, (N, P, D), in place of their pixels.
+            features: What `encode` made of the pictures, (N, P, hidden), in place of their pixels.
         """
         arguments = {key: value for key, value in model_inputs.items() if key != "pixel_values"}
         if features is None and "pixel_values" in model_inputs:
@@ -199,12 +200,12 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def pack(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Samples as one row. See `longview.models.packing.pack`; the places of pictures move along."""
+        """Samples as one row. See `longview.models.packing.pack`, and where samples and placeholders begin."""
         lengths = arguments["attention_mask"].sum(1).tolist()
-        rows = placeholder_starts(arguments.get("media_offset"), len(lengths))
-        begins = [sum(lengths[:row]) for row in range(len(lengths))]
+        begins = [0, *itertools.accumulate(lengths[:-1])]
+        rows = rows_of_starts(arguments.get("placeholder_starts"), None, len(lengths))
         starts = [begin + start for begin, row in zip(begins, rows, strict=True) for start in row]
-        return pack(arguments) | {"media_offset": [torch.tensor(starts, dtype=torch.long)]}
+        return pack(arguments) | {"placeholder_starts": [starts], "sample_starts": [begins]}
 
     @takes_cache_by_either_name
     def forward(
@@ -212,60 +213,59 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         pixel_values: Tensor | None = None,
-        media_offset: Tensor | Sequence | None = None,
+        placeholder_starts: Sequence[Sequence[int]] | None = None,
         image_embeds: Tensor | None = None,
         side_cache: VisualKVCache | None = None,
+        sample_starts: Sequence[Sequence[int]] | None = None,
+        media_offset: Tensor | Sequence | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Owl3Output:
         """One pass over `input_ids` (B, T), which continue `past_key_values` where there are any.
 
         Args:
             pixel_values: (N, 3, R, R), the pictures of all rows, row after row; new ones only, where a cache is given.
-            media_offset: Where each row's placeholders start, as indices into this call's `input_ids` (they may lie
-                beyond its end: a prefill in chunks hangs all pictures at once). A list of B index lists (241101), or
-                the counting tensor (B, T, 2) of the releases before.
-            image_embeds: (N, P, D) from `encode`, in place of `pixel_values`.
-            side_cache: Pictures hung already; generation and the engine pass it.
+            placeholder_starts: For each row, the indices in this call's `input_ids` at which placeholders start. They
+                may lie beyond its end: the first chunk of a prefill may bring the pictures of all.
+            image_embeds: (N, P, hidden) from `encode`, in place of `pixel_values`.
+            side_cache: Keys and values of earlier pictures, from the output of the pass that `past_key_values` is of;
+                an `Owl3Cache` brings its own. New pictures are added to it in place.
             attention_mask: (B, past + T), 0 for padding on either side.
-            position_ids: (B, T). Without an attention_mask and a cache, each 0 begins another sample of a packed row,
-                which sees neither words nor pictures of those before it.
+            sample_starts: Of packed rows, which begin with this call: where the samples of each begin. None attends to
+                text or pictures of another; `position_ids` begin again at 0 with each, and there is no mask.
+            media_offset: The official form of `placeholder_starts`; see `compat.read_media_offset`.
 
         Raises:
             RequestError: the numbers of pictures and placeholders differ.
         """
-        words = input_ids if input_ids is not None else inputs_embeds
-        if words is None:
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is None:
             raise RequestError("forward needs input_ids or inputs_embeds")
-        batch, length = words.shape[:2]
+        batch, length = tokens.shape[:2]
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_of(attention_mask)[:, -length:]
         if use_cache is None:
             use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            past_key_values = Owl3Cache(config=self.config)
+        if side_cache is None and isinstance(past_key_values, Owl3Cache):
+            side_cache = past_key_values.side_cache
 
-        if side_cache is None:
-            side_cache = getattr(past_key_values, "side_cache", None)
         if image_embeds is None and pixel_values is not None:
             image_embeds = self.encode(pixel_values)
-        starts = placeholder_starts(media_offset, batch)
+        starts = rows_of_starts(placeholder_starts, media_offset, batch)
         check_counts(0 if image_embeds is None else len(image_embeds), sum(map(len, starts)))
         if image_embeds is not None and len(image_embeds):
             if side_cache is None:
                 side_cache = VisualKVCache(batch, self.config.patches_per_picture)
-            turns = self.picture_positions(starts, position_ids, past, length)
-            side_cache.hang(image_embeds, [[past + s for s in row] for row in starts], turns)
-            if position_ids is not None and attention_mask is None and not past:
-                side_cache.part([borders(row) for row in position_ids.expand(batch, -1)])
-        if side_cache is not None and past_key_values is not None:
-            past_key_values.side_cache = side_cache
+            positions = self.picture_positions(starts, position_ids, past, length)
+            side_cache.add(image_embeds, [[past + start for start in row] for row in starts], positions, sample_starts)
 
         output = self.language_model(
             input_ids=input_ids,
@@ -279,133 +279,47 @@ class Owl3Model(PreTrainedModel, GenerationMixin):
             **{CACHE_NAME: past_key_values},
             **kwargs,
         )
-        if side_cache is not None and past_key_values is not None:
-            side_cache.settled()
-        return output
+        if past_key_values is None:
+            side_cache = None  # without a KV cache, keys and values of pictures are not kept either
+        elif side_cache is not None:
+            side_cache.end_pass()
+        if isinstance(past_key_values, Owl3Cache):
+            past_key_values.side_cache = side_cache
+        return Owl3Output(**output, side_cache=side_cache)
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
-        """Where the pictures of one row of `embed_pictures`'s arguments stand in its sequence."""
-        return placeholder_starts(arguments.get("media_offset"), 1)[0]
+        """Where the placeholders of one row of `embed_pictures`'s arguments start."""
+        return rows_of_starts(arguments.get("placeholder_starts"), None, 1)[0]
 
     def prefill_chunk(self, arguments: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
-        """What `forward` takes to continue a cache that holds `begin` positions of one row up to position `end`.
-
-        Pictures hang with the words they stand before, so that looking at many is cut into pieces, too.
-        """
-        words = slice_positions(arguments, begin, end)
+        """See `longview.models.base.Model.prefill_chunk`. Pictures come with their placeholders' first tokens."""
+        chunk = slice_positions(arguments, begin, end)
         starts = self.picture_starts(arguments)
         here = [number for number, start in enumerate(starts) if begin <= start < end]
         if not here:
-            return words
+            return chunk
         embeds = arguments["image_embeds"][here[0] : here[-1] + 1]
-        return {**words, "image_embeds": embeds, "media_offset": [[starts[number] - begin for number in here]]}
+        return {**chunk, "image_embeds": embeds, "placeholder_starts": [[starts[number] - begin for number in here]]}
 
     def collate_chunks(self, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Several rows' chunks from position 0 as one batch, padded on the right."""
+        """See `longview.models.base.Model.collate_chunks`."""
         embeds = [chunk["image_embeds"] for chunk in chunks if "image_embeds" in chunk]
         if not embeds:
             return pad_chunks(chunks)
-        starts = [start for chunk in chunks for start in chunk.get("media_offset", [[]])]
-        return {**pad_chunks(chunks), "image_embeds": torch.cat(embeds), "media_offset": starts}
+        starts = [row for chunk in chunks for row in chunk.get("placeholder_starts", [[]])]
+        return {**pad_chunks(chunks), "image_embeds": torch.cat(embeds), "placeholder_starts": starts}
 
     def picture_positions(
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int
     ) -> list[list[int]]:
-        """MI-RoPE: the position by which each picture's keys turn; padding before a placeholder does not count."""
+        """The MI-RoPE position of each picture of each row; padding before a placeholder does not count."""
         extra = 0 if self.config.fused else 1
-        turns = []
-        for row, row_starts in enumerate(starts):
+        found = []
+        for number, row_starts in enumerate(starts):
             if position_ids is None:
-                turns.append([past + start + extra for start in row_starts])
+                found.append([past + start + extra for start in row_starts])
                 continue
-            here = position_ids[min(row, len(position_ids) - 1)].tolist()
-            beyond = here[-1] - (length - 1)
-            turns.append([(here[s] if s < length else beyond + s) + extra for s in row_starts])
-        return turns
-
-    # ── generation ──
-
-    @torch.no_grad()
-    @takes_cache_by_either_name
-    def generate(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        media_offset: Tensor | Sequence | None = None,
-        attention_mask: Tensor | None = None,
-        tokenizer: Any = None,
-        decode_text: bool = False,
-        past_key_values: Cache | None = None,
-        generation_config: GenerationConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate with transformers' machinery: greedy, beams, sampling, streamers. Returns the *new* tokens only.
-
-        As in the authors' code, decoding is greedy unless the call says otherwise, whatever generation_config.json
-        holds. With `past_key_values` of an earlier turn, `input_ids` is the whole conversation and the pictures that
-        stand in its cached part are not encoded again.
-
-        Args:
-            tokenizer: Needed for `decode_text`; also names the end tokens.
-            decode_text: Return a list of strings instead of ids.
-        """
-        if input_ids is None:
-            raise RequestError("generate needs input_ids; make them with the processor")
-        if decode_text and kwargs.get("return_dict_in_generate"):
-            raise RequestError("decode_text returns strings and return_dict_in_generate a dictionary; choose one")
-        batch = len(input_ids)
-        input_ids = input_ids.to(self.device)
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(self.device)
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        starts = placeholder_starts(media_offset, batch)
-        check_counts(0 if pixel_values is None else len(pixel_values), sum(map(len, starts)))
-        side_cache = getattr(past_key_values, "side_cache", None)
-        fresh = [[start >= past for start in row] for row in starts]
-        if any(map(any, fresh)):
-            assert pixel_values is not None
-            features = self.encode(pixel_values[torch.tensor([new for row in fresh for new in row])])
-            starts = [[start for start in row if start >= past] for row in starts]
-            side_cache = side_cache or VisualKVCache(batch, self.config.patches_per_picture)
-            turns = self.picture_positions(starts, positions_of(attention_mask), 0, input_ids.shape[1])
-            side_cache.hang(features, starts, turns)
-        if generation_config is None:
-            ends = end_tokens(tokenizer, self.config)
-            generation_config = GenerationConfig(
-                bos_token_id=self.config.bos_token_id,
-                eos_token_id=ends or None,
-                pad_token_id=ends[-1] if ends else 0,
-                **GREEDY,
-            )
-            kwargs = generation_config.update(**kwargs)  # the rest is for the machinery
-        output = super().generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=generation_config,
-            side_cache=side_cache,
-            tokenizer=tokenizer,
-            **{CACHE_NAME: past_key_values},
-            **kwargs,
-        )
-        if not isinstance(output, Tensor):
-            output.sequences = output.sequences[:, input_ids.shape[1] :]
-            return output
-        output = output[:, input_ids.shape[1] :]
-        if not decode_text:
-            return output
-        if tokenizer is None:
-            raise RequestError("decode_text=True needs tokenizer=…")
-        stops = set(end_tokens(tokenizer, self.config))
-        return [tokenizer.decode(_until(row.tolist(), stops), skip_special_tokens=True).strip() for row in output]
-
-
-def end_tokens(tokenizer: Any, config: Owl3Config) -> list[int]:
-    """The ids that end an answer: <|im_end|> and <|endoftext|> of the tokenizer, or the config's."""
-    if tokenizer is not None:
-        found = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
-        return [token for token in found if token is not None]
-    configured = config.eos_token_id
-    return configured if isinstance(configured, list) else [] if configured is None else [configured]
-
-
-def _until(tokens: list[int], ends: set[int]) -> list[int]:
-    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
+            row = position_ids[min(number, len(position_ids) - 1)].tolist()
+            beyond = row[-1] - (length - 1)
+            found.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])
+        return found

@@ -19,7 +19,8 @@ from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image, video
 from longview.models.owl3 import Config, Processor
-from longview.models.owl3.processor import choose_grid, placeholder_starts
+from longview.models.owl3.compat import read_media_offset
+from longview.models.owl3.processor import choose_grid
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "owl3" / "processor"
 CONVERSATIONS = json.loads((GOLDEN / "conversations.json").read_text())
@@ -166,14 +167,20 @@ def processor(request, tokenizer):
     return Processor(tokenizer, Config.tiny(request.param))
 
 
-def test_the_message_api_builds_the_same_ids_as_the_authors_strings(processor):
+def test_the_message_api_builds_what_the_authors_strings_build(processor):
     picture, frames = noise(1), [noise(2), noise(3)]
-    ours = processor.prepare([ask("What is it?", image(picture))], [medium(picture)])
-    official = [{"role": "user", "content": "<|image|>\nWhat is it?"}, {"role": "assistant", "content": ""}]
-    assert torch.equal(ours.text_inputs["input_ids"], processor(official, images=[picture])["input_ids"])
-    ours = processor.prepare([ask("What happens?", video(frames))], [medium(*frames, kind="video")])
-    official[0]["content"] = "<|video|>\nWhat happens?"
-    assert torch.equal(ours.text_inputs["input_ids"], processor(official, videos=[frames])["input_ids"])
+    ours = processor.prepare([ask("What is it?", image(picture))], [medium(picture)]).load_pixels()
+    strings = [{"role": "user", "content": "<|image|>\nWhat is it?"}, {"role": "assistant", "content": ""}]
+    same(ours, processor(strings, images=[picture]))
+    ours = processor.prepare([ask("What happens?", video(frames))], [medium(*frames, kind="video")]).load_pixels()
+    strings[0]["content"] = "<|video|>\nWhat happens?"
+    same(ours, processor(strings, videos=[frames]))
+
+
+def same(ours, official) -> None:
+    assert torch.equal(ours["input_ids"], official["input_ids"])
+    assert torch.equal(ours["pixel_values"], official["pixel_values"])
+    assert ours["placeholder_starts"] == read_media_offset(official["media_offset"])
 
 
 def test_text_that_looks_like_a_placeholder_or_a_special_token_stays_text(processor):
@@ -183,7 +190,7 @@ def test_text_that_looks_like_a_placeholder_or_a_special_token_stays_text(proces
     ids = inputs.text_inputs["input_ids"][0].tolist()
     special = {token: ids.count(processor.tokenizer.convert_tokens_to_ids(token)) for token in SPECIALS}
     assert special == {"<|im_start|>": 5, "<|im_end|>": 4, "<|endoftext|>": 1}
-    assert placeholder_starts(inputs.text_inputs["media_offset"], 1) == [[]]
+    assert inputs.text_inputs["placeholder_starts"] == [[]]
     assert "pixel_values" not in inputs.load_pixels()
     assert evil in processor.tokenizer.decode(ids)
 
@@ -231,30 +238,3 @@ def test_the_receipt_lists_each_frame_once_with_its_crops(processor):
 def test_markers_and_media_that_do_not_match_are_one_clear_error(processor, messages, media, complaint):
     with pytest.raises(RequestError, match=re.escape(complaint)):
         processor(messages, **media)
-
-
-@pytest.mark.parametrize("shape", ["list", "tensors", "single", "counts", "counts of a batch"])
-def test_every_historic_form_of_media_offset_means_the_same(shape):
-    starts = [[2, 7], [4]]
-    if shape == "list":
-        assert placeholder_starts([[2, 7], [4], None, []], 4) == [*starts, [], []]
-    elif shape == "tensors":
-        assert placeholder_starts([torch.tensor(row) for row in starts], 2) == starts
-    elif shape == "single":
-        assert placeholder_starts(torch.tensor([2, 7]), 1) == [[2, 7]]
-    elif shape == "counts":
-        counts = torch.tensor([[0, 0]] * 3 + [[0, 1]] * 5 + [[0, 2]] * 2)
-        assert placeholder_starts(counts, 1) == placeholder_starts(counts[None], 1) == [[2, 7]]
-    else:
-        counts = torch.stack(
-            [torch.zeros(10, 2, dtype=torch.long), torch.full((10, 2), 2), torch.zeros(10, 2, dtype=torch.long)]
-        )
-        counts[0, :, 1] = torch.tensor([0] * 3 + [1] * 5 + [2] * 2)
-        counts[1, :, 1] = torch.tensor([2] * 5 + [3] * 5)
-        counts[2, :, 1] = -1_000_000
-        assert placeholder_starts(counts, 3) == [*starts, []]
-
-
-def test_offsets_of_another_batch_are_refused():
-    with pytest.raises(RequestError, match="describes 1 rows, but input_ids has 2"):
-        placeholder_starts([[1]], 2)

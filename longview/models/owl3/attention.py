@@ -1,0 +1,197 @@
+"""Kernels of hyper attention that never hold a mask of text tokens times visual keys; `fusion.py` has the dense form.
+
+A token sees a *prefix* of its row's pictures, those whose placeholder stands before it. So the queries of a row fall
+into runs with the same number of visible pictures, and each run attends to a slice of the keys:
+
+    token      <|im_start|>  user  \\n   ▣₀  ▣₀  ▣₀   ▣₁  ▣₁  ▣₁   What  is  this
+    pictures        0         0    0    1   1   1    2   2   2     2    2    2
+    run        └──── no pictures ────┘ └ keys[:P] ┘ └────── keys[:2P] ──────────┘
+
+Each kernel returns its output and the log-sum-exp of its scores, with which softmaxes over different keys are merged
+exactly (`fusion.merge_softmaxes`). Both are fp32.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SCORES_BYTES = 64 << 20
+"""Attention scores held at a time, in bytes."""
+BLOCK_KEYS = 4096
+"""Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
+few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
+
+
+class Run(NamedTuple):
+    """Consecutive queries of one row that see the same pictures: tokens `begin:end` see `first … pictures`."""
+
+    begin: int
+    end: int
+    pictures: int
+    first: int = 0  # above 0 where the row holds several samples
+
+
+def runs_of(
+    placeholder_starts: Sequence[int], begin: int, length: int, inclusive: bool, sample_starts: Sequence[int] = ()
+) -> list[Run]:
+    """Split the queries `begin … begin + length` of a row into runs; queries that see no picture belong to none.
+
+    Args:
+        placeholder_starts: Ascending positions of the placeholders' first tokens, in the row that `begin` counts in.
+        inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
+        sample_starts: Where further samples of a packed row begin: from there on, pictures before it are not seen.
+    """
+    first_seen = [start if inclusive else start + 1 for start in placeholder_starts]
+    end = begin + length
+    changes = sorted({begin, end, *(t for t in (*first_seen, *sample_starts) if begin < t < end)})
+    runs = []
+    for left, right in itertools.pairwise(changes):
+        visible = sum(t <= left for t in first_seen)
+        sample_start = max((start for start in sample_starts if start <= left), default=0)
+        first = sum(start < sample_start for start in placeholder_starts)
+        if visible > first:
+            runs.append(Run(left - begin, right - begin, visible, first))
+    return runs
+
+
+# ── visual keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[Run], patches: int) -> tuple[Tensor, Tensor]:
+    """Attention of one row to its pictures, by the kernel that suits the runs.
+
+    Args:
+        query: (Hkv, G, T, D), scaled.
+        key, value: (Hkv, M, D).
+
+    Returns:
+        Output (Hkv, G, T, D) and log-sum-exp (Hkv, G, T). Where a token sees no picture they are 0 and −∞.
+    """
+    scores_bytes = 4 * query.shape[0] * (query.shape[1] + 7) * key.shape[1]
+    sees_all = query.shape[2] == 1 and runs and (runs[0].first, runs[0].pictures * patches) == (0, key.shape[1])
+    if sees_all and scores_bytes <= SCORES_BYTES and not torch.is_grad_enabled():
+        return attend_single_token(query, key, value)
+    return PrefixAttention.apply(query, key, value, runs, patches)
+
+
+class PrefixAttention(torch.autograd.Function):
+    """Attention of one row over prefixes of its pictures' keys, with a streaming softmax; exact, and differentiable.
+
+    Only `SCORES_BYTES` of scores exist at a time, forwards and backwards, whatever the number of pictures.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: list[Run], patches: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `attend_by_runs`."""
+        output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
+        lse = torch.full(query.shape[:-1], -torch.inf, dtype=torch.float32, device=query.device)
+        for run in runs:
+            q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
+            peak = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=torch.float32)
+            total, acc = torch.zeros_like(peak), torch.zeros_like(q, dtype=torch.float32)
+            for block in _blocks(run, patches, rows=q.shape[0] * q.shape[1]):
+                scores = (q @ key[:, block].transpose(1, 2)).float()
+                new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
+                weights, fade = scores.sub_(new_peak).exp_(), (peak - new_peak).exp_()
+                total = total * fade + weights.sum(-1, keepdim=True)
+                acc = acc * fade + (weights.to(value.dtype) @ value[:, block]).float()
+                peak = new_peak
+            shape = (query.shape[0], query.shape[1], run.end - run.begin)
+            output[:, :, run.begin : run.end] = (acc / total).view(*shape, -1)
+            lse[:, :, run.begin : run.end] = (peak + total.log()).view(shape)
+        ctx.save_for_backward(query, key, value, output, lse)
+        ctx.runs, ctx.patches = runs, patches
+        return output, lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, lse = ctx.saved_tensors
+        grad_output, grad_lse = grads
+        grad_query = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
+        grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
+        grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+        # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
+        shift = grad_lse - (output * grad_output).sum(-1)
+        for run in ctx.runs:
+            rows = slice(run.begin, run.end)
+            q = query[:, :, rows].flatten(1, 2)
+            g = grad_output[:, :, rows].flatten(1, 2)
+            s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
+            dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+            for block in _blocks(run, ctx.patches, rows=q.shape[0] * q.shape[1]):
+                k, v = key[:, block], value[:, block]
+                weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
+                grad_value[:, block] += weights.transpose(1, 2) @ g
+                grad_scores = weights * (g @ v.float().transpose(1, 2) + s.unsqueeze(-1))
+                dq += grad_scores @ k.float()
+                grad_key[:, block] += grad_scores.transpose(1, 2) @ q.float()
+            grad_query[:, :, rows] = dq.view(grad_query[:, :, rows].shape)
+        return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+
+
+def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """`PrefixAttention` of a single token that sees all keys, as in each step of decoding: the keys are read once.
+
+    query (Hkv, G, 1, D), scaled; key, value (Hkv, M, D) → output (Hkv, G, 1, D) and log-sum-exp (Hkv, G, 1), fp32.
+    """
+    rows = query.flatten(1, 2)  # (Hkv, G, D)
+    # CPUs multiply a matrix by eight rows faster than by seven, and by rows of `linear` faster than by a batch of them
+    padded = nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % 8))
+    scores = torch.stack([nn.functional.linear(*pair) for pair in zip(padded, key, strict=True)])
+    scores = scores[:, : rows.shape[1]].float()  # (Hkv, G, M)
+    weights = scores.softmax(-1)
+    lse = scores.amax(-1) - weights.amax(-1).log()
+    return (weights.to(value.dtype) @ value).float().unsqueeze(2), lse.unsqueeze(2)
+
+
+def _blocks(run: Run, patches: int, rows: int) -> list[slice]:
+    """The keys of a run's pictures in blocks, for so many rows of queries."""
+    most = min(BLOCK_KEYS, SCORES_BYTES // (4 * rows))
+    size = most // patches * patches or max(1, most)
+    first, last = run.first * patches, run.pictures * patches
+    return [slice(begin, min(begin + size, last)) for begin in range(first, last, size)]
+
+
+# ── text keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Causal attention over text tokens, with the log-sum-exp that transformers' implementations do not return.
+
+    Args:
+        query: (B, Hkv, G, T, D), scaled.
+        key, value: (B, Hkv, S, D).
+        mask: What transformers made for the layer: None (causal), boolean or additive (B or 1, 1, T, S), or padding.
+
+    Returns:
+        Output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
+    """
+    length, num_keys = query.shape[3], key.shape[2]
+    mask = text_mask(mask, length, num_keys, query.device).unsqueeze(2)  # (B or 1, 1, 1, T, S)
+    size = max(1, SCORES_BYTES // (4 * query.shape[:3].numel() * num_keys))
+    outputs, totals = [], []
+    for rows in (slice(begin, begin + size) for begin in range(0, length, size)):
+        scores = (query[:, :, :, rows] @ key.unsqueeze(2).transpose(-1, -2)).float()
+        seen = mask[:, :, :, rows]
+        # a finite floor keeps padding, which sees nothing, free of NaN
+        floor = torch.finfo(torch.float32).min
+        scores = scores.masked_fill(~seen, floor) if seen.dtype == torch.bool else (scores + seen).clamp(min=floor)
+        lse = scores.logsumexp(-1)
+        outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
+        totals.append(lse)
+    return torch.cat(outputs, dim=3), torch.cat(totals, dim=3)
+
+
+def text_mask(mask: Tensor | None, length: int, num_keys: int, device: torch.device) -> Tensor:
+    """What transformers made for a layer as one kind of mask, boolean or additive: (B or 1, 1, T, S)."""
+    if mask is None or mask.dim() == 2:  # flash attention is handed the padding alone, (B, S)
+        causal = torch.ones(length, num_keys, dtype=torch.bool, device=device).tril(num_keys - length)
+        mask = causal[None, None] if mask is None else causal & mask[:, None, None, :num_keys].bool()
+    return mask[:, :, :, :num_keys]

@@ -1,0 +1,234 @@
+"""Keys and values of the pictures in the hyper layers: computed once a picture, kept beside the text's KV cache.
+
+    VisualKVCache    rows         placeholder starts    keys and values, for each hyper layer
+                     ├ row 0      [4, 19, 30]           K, V (Hkv, 3·P, D)
+                     └ row 1      [7]                   K, V (Hkv, 1·P, D)
+
+Only a layer itself can project features to its keys and values, so new pictures arrive in two steps: `add` takes their
+features, and in the next forward pass each hyper layer calls `project` and `store`; `end_pass` then drops the features.
+The authors' code computes keys and values again for every generated token.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of n pictures in one layer, (Hkv, n·P, D) each."""
+Projection = Callable[[Tensor, list[int]], KeyValue]
+"""Features (n, P, hidden) and n positions → keys and values."""
+
+
+@dataclass
+class RowPictures:
+    """The pictures of one row."""
+
+    placeholder_starts: list[int] = field(default_factory=list)
+    """Positions of the placeholders' first tokens in the row, ascending, one a picture."""
+    sample_starts: list[int] = field(default_factory=list)
+    """Positions at which further samples of a packed row begin; their tokens do not see the pictures before."""
+    key_values: dict[int, KeyValue] = field(default_factory=dict)
+    """By layer."""
+
+    def copy(self) -> RowPictures:
+        """The same pictures as a row of its own, which may get others; the tensors are shared."""
+        return RowPictures(list(self.placeholder_starts), list(self.sample_starts), dict(self.key_values))
+
+    def until(self, position: int, patches: int) -> RowPictures:
+        """The pictures whose placeholders stand before a position; nothing is copied."""
+        starts = [start for start in self.placeholder_starts if start < position]
+        keys = len(starts) * patches
+        kept = {layer: (k[:, :keys], v[:, :keys]) for layer, (k, v) in self.key_values.items() if keys}
+        return RowPictures(starts, key_values=kept)
+
+
+@dataclass
+class PendingPictures:
+    """Pictures that the hyper layers have not projected yet."""
+
+    features: Tensor  # (N, P, hidden), those of all rows, row after row
+    positions: list[list[int]]  # MI-RoPE positions, a list for each row
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def features_on(self, device: torch.device) -> Tensor:
+        """The features on a device; copied there once, however many layers are on it."""
+        if device not in self._copies:
+            self._copies[device] = self.features.to(device)
+        return self._copies[device]
+
+
+class VisualKVCache:
+    """Keys and values of pictures for the rows of a batch. Rows may share theirs, as the beams of one question do."""
+
+    def __init__(self, num_rows: int, patches: int) -> None:
+        self.rows = [RowPictures() for _ in range(num_rows)]
+        self.patches = patches
+        self.pending: PendingPictures | None = None
+        self._padded: dict[tuple[int, int], KeyValue] = {}  # by layer and batch size, until pictures are added
+        self._first_seen: dict[int, Tensor] = {}  # by batch size, until pictures are added
+
+    # ── what engine and generation do with it: `longview.models.base.SideCache` ──
+
+    @classmethod
+    def joined(cls, rows: Sequence[VisualKVCache | None]) -> VisualKVCache:
+        """Several caches of one row each as one batch; None is a row without pictures."""
+        given = [cache for cache in rows if cache is not None]
+        assert all(len(cache.rows) == 1 and cache.pending is None for cache in given)
+        batch = cls(0, given[0].patches)
+        batch.rows = [RowPictures() if cache is None else cache.rows[0] for cache in rows]
+        return batch
+
+    def row(self, number: int) -> VisualKVCache | None:
+        """The pictures of one row, copied, so that they do not keep those of the others; None if there are none."""
+        row = self.rows[number]
+        if not row.placeholder_starts:
+            return None
+        alone = VisualKVCache(0, self.patches)
+        copied = {layer: (key.clone(), value.clone()) for layer, (key, value) in row.key_values.items()}
+        alone.rows = [RowPictures(list(row.placeholder_starts), key_values=copied)]
+        return alone
+
+    def until(self, position: int) -> VisualKVCache:
+        """The pictures whose placeholders stand before a position; nothing is copied."""
+        before = VisualKVCache(0, self.patches)
+        before.rows = [row.until(position, self.patches) for row in self.rows]
+        return before
+
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(t.numel() * t.element_size() for row in self.rows for pair in row.key_values.values() for t in pair)
+
+    @property
+    def num_pictures(self) -> int:
+        return sum(len(row.placeholder_starts) for row in self.rows)
+
+    def row_of(self, batch_row: int, batch_size: int) -> int:
+        """Which of `rows` a row of the batch reads: they are repeated in place (`repeat_interleave`), as for beams."""
+        return batch_row * len(self.rows) // batch_size
+
+    # ── new pictures ──
+
+    def add(
+        self,
+        features: Tensor,
+        placeholder_starts: Sequence[Sequence[int]],
+        positions: list[list[int]],
+        sample_starts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """New pictures of each row of the batch, which the next forward pass projects.
+
+        Args:
+            features: (N, P, hidden), row after row.
+            placeholder_starts: Where the pictures of each row stand in it.
+            positions: Their MI-RoPE positions.
+            sample_starts: For packed rows: where the samples of each begin.
+        """
+        batch_size = len(placeholder_starts)
+        if len(self.rows) != batch_size:  # rows that shared pictures get pictures of their own
+            self.rows = [self.rows[self.row_of(number, batch_size)].copy() for number in range(batch_size)]
+        for row, starts in zip(self.rows, placeholder_starts, strict=True):
+            row.placeholder_starts.extend(starts)
+        for row, starts in zip(self.rows, sample_starts or [], strict=sample_starts is not None):
+            row.sample_starts = [start for start in starts if start]
+        self.pending = PendingPictures(features, positions)
+        self._padded, self._first_seen = {}, {}
+
+    def project(self, layer: int, projection: Projection, device: torch.device) -> list[KeyValue]:
+        """Keys and values of each row in a layer, those of the pending pictures included. Nothing is stored."""
+        assert self.pending is not None, "there are no pending pictures; read key_values"
+        positions = self.pending.positions
+        key, value = projection(self.pending.features_on(device), list(itertools.chain.from_iterable(positions)))
+        sizes = [len(row) * self.patches for row in positions]
+        found = []
+        for row, new_key, new_value in zip(self.rows, key.split(sizes, dim=1), value.split(sizes, dim=1), strict=True):
+            if layer in row.key_values:
+                old_key, old_value = row.key_values[layer]
+                new_key, new_value = torch.cat([old_key, new_key], dim=1), torch.cat([old_value, new_value], dim=1)
+            found.append((new_key, new_value))
+        return found
+
+    def store(self, layer: int, key_values: Sequence[KeyValue]) -> None:
+        """Keep what `project` returned for a layer."""
+        for row, key_value in zip(self.rows, key_values, strict=True):
+            row.key_values[layer] = key_value
+
+    def end_pass(self) -> None:
+        """Every hyper layer has stored the pending pictures: their features are no longer needed."""
+        self.pending = None
+
+    # ── what a layer reads ──
+
+    def key_values(self, layer: int) -> list[KeyValue]:
+        """Keys and values of each row in a layer, as stored."""
+        key, value = next(row.key_values[layer] for row in self.rows if layer in row.key_values)
+        return [row.key_values.get(layer, (key[:, :0], value[:, :0])) for row in self.rows]
+
+    def padded(self, layer: int, key_values: Sequence[KeyValue], batch_size: int) -> KeyValue:
+        """A layer's keys and values as one batch, padded to the longest row: (B, Hkv, M, D). Made once in decoding."""
+        if (layer, batch_size) in self._padded:
+            return self._padded[layer, batch_size]
+        rows = [self.row_of(number, batch_size) for number in range(batch_size)]
+        if all(key.shape == key_values[0][0].shape for key, _ in key_values):
+            keys, values = (torch.stack([pair[i] for pair in key_values])[rows] for i in (0, 1))
+        else:
+            pad = nn.utils.rnn.pad_sequence
+            keys, values = (pad([pair[i].transpose(0, 1) for pair in key_values], True)[rows] for i in (0, 1))
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        if self.pending is None:
+            self._padded[layer, batch_size] = keys, values
+        return keys, values
+
+    def visible(self, batch_size: int, begin: int, length: int, num_keys: int, inclusive: bool, device: Any) -> Tensor:
+        """Which of the padded keys the tokens `begin … begin + length` of each row see: bool (B, 1, T, M).
+
+        Args:
+            inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
+        """
+        if batch_size not in self._first_seen:
+            never = torch.iinfo(torch.long).max
+            first = torch.full((batch_size, num_keys // self.patches), never)
+            for number in range(batch_size):
+                row = self.rows[self.row_of(number, batch_size)]
+                starts = torch.tensor(row.placeholder_starts, dtype=torch.long)
+                first[number, : len(starts)] = starts if inclusive else starts + 1
+            self._first_seen[batch_size] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
+        tokens = torch.arange(begin, begin + length, device=device)[:, None]
+        seen = self._first_seen[batch_size].to(device) <= tokens
+        if any(row.sample_starts for row in self.rows):
+            seen &= tokens < self._sample_ends(batch_size, num_keys).to(device)
+        return seen
+
+    def _sample_ends(self, batch_size: int, num_keys: int) -> Tensor:
+        """Where the sample ends that each of the padded keys belongs to: (B, 1, 1, M)."""
+        never = torch.iinfo(torch.long).max
+        ends = torch.full((batch_size, num_keys // self.patches), never)
+        for number in range(batch_size):
+            row = self.rows[self.row_of(number, batch_size)]
+            next_samples = torch.tensor([*row.sample_starts, never])
+            own = torch.searchsorted(next_samples, torch.tensor(row.placeholder_starts), right=True)
+            ends[number, : len(own)] = next_samples[own]
+        return ends.repeat_interleave(self.patches, -1)[:, None, None]
+
+
+class Owl3Cache(DynamicCache):
+    """The KV cache of a conversation's text tokens, and beside it the keys and values of its pictures.
+
+    `Owl3Model.forward` and `generate` make one where no cache is given; give it to the next turn as `past_key_values`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.side_cache: VisualKVCache | None = None
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """As `DynamicCache.crop`; pictures that stood in what is removed are removed, too."""
+        super().crop(*args, **kwargs)
+        if self.side_cache is not None:
+            self.side_cache = self.side_cache.until(int(self.get_seq_length()))
