@@ -6,7 +6,7 @@ one. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -19,6 +19,9 @@ Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Sequence[Source]"
 """A path, an http(s) URL, a data URI, encoded bytes, or a decoded picture; for a video also a list of pictures."""
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called in slow steps as progress(done, total, label); perhaps from several threads, one at a time."""
 
 ROLES: tuple[str, ...] = get_args(Role)
 

@@ -31,8 +31,7 @@ from longview.engine.prepare import ParsedRequest, parse_request, prepare
 from longview.engine.request import Request
 from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
-from longview.media import Progress
-from longview.messages import Answer, Conversation, Piece
+from longview.messages import Answer, Conversation, Piece, Progress
 from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, SamplingParams

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from longview.errors import RequestError
-from longview.media import Medium, Progress, RelevanceQuery, open_media
-from longview.messages import Part
+from longview.media import Medium, RelevanceQuery, open_media
+from longview.messages import Part, Progress
 from longview.models.base import EncoderInput, Model, ModelInputs
 from longview.requests import Limits, MediaOptions
 

@@ -13,8 +13,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from longview.errors import RequestError
-from longview.media import Medium, Progress
-from longview.messages import Answer, Message, Receipt
+from longview.media import Medium
+from longview.messages import Answer, Message, Progress, Receipt
 
 if TYPE_CHECKING:
     from longview.engine.engine import Engine

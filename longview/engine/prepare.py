@@ -10,8 +10,8 @@ from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, Settings
 from longview.engine.sampling import Sampler
 from longview.errors import RequestError
-from longview.media import Medium, Progress, RelevanceQuery
-from longview.messages import Conversation, Message, parse_messages
+from longview.media import Medium, RelevanceQuery
+from longview.messages import Conversation, Message, Progress, parse_messages
 from longview.models.checkpoint import DEMOS
 from longview.plugins import hooks_of
 from longview.requests import RequestSettings

@@ -18,8 +18,7 @@ from longview.engine.prefix_cache import PrefixKey
 from longview.engine.sampling import Sampler
 from longview.engine.text import TextStream
 from longview.errors import RequestError
-from longview.media import Progress
-from longview.messages import FinishReason, Piece, Receipt, Timings, TokenLogprob, Usage
+from longview.messages import FinishReason, Piece, Progress, Receipt, Timings, TokenLogprob, Usage
 from longview.models.base import ModelInputs, SideCache
 from longview.requests import SamplingParams
 

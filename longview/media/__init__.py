@@ -10,7 +10,7 @@ frame samplers, `mdp3` selection by relevance to a question.
 """
 
 from longview.media.candidates import Candidates, RelevanceQuery
-from longview.media.medium import Frame, Medium, Progress, Relevance
+from longview.media.medium import Frame, Medium, Relevance
 from longview.media.open import open_media, open_medium
 from longview.media.sniff import sniff
 
@@ -18,7 +18,6 @@ __all__ = [
     "Candidates",
     "Frame",
     "Medium",
-    "Progress",
     "Relevance",
     "RelevanceQuery",
     "open_media",

@@ -14,7 +14,8 @@ from longview.media.decode import check_size, is_animation, load_image, open_ima
 from longview.media.errors import DAMAGED, decoder_errors, format_bytes, over_limit
 from longview.media.formats import HEAD, image_format_of
 from longview.media.headers import read_header
-from longview.media.medium import Frame, FrameTransform, Progress
+from longview.media.medium import Frame, FrameTransform
+from longview.messages import Progress
 from longview.requests import Limits
 
 

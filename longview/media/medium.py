@@ -9,10 +9,9 @@ from typing import Literal, Protocol, TypeAlias
 
 from PIL import Image
 
-Kind = Literal["image", "video"]
+from longview.messages import Progress
 
-Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called as progress(done, total, label) while media are opened; may be called from several threads, one at a time."""
+Kind = Literal["image", "video"]
 
 FrameTransform: TypeAlias = Callable[[Image.Image], Image.Image]
 """Applied to each frame as soon as it is decoded, to resize it, so that full-size frames do not pile up in memory."""

@@ -14,8 +14,8 @@ from longview.errors import MediaError, RequestError
 from longview.media.decode import check_size, orientation_of, read_picture, to_rgb, to_upright
 from longview.media.errors import decoder_errors, over_limit
 from longview.media.fetch import fetch, read_file
-from longview.media.medium import Frame, FrameTransform, Progress
-from longview.messages import Source
+from longview.media.medium import Frame, FrameTransform
+from longview.messages import Progress, Source
 from longview.requests import Limits
 
 JPEG_LIST = "data:video/jpeg"

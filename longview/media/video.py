@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.medium import Frame, FrameTransform, Progress
+from longview.media.medium import Frame, FrameTransform
 from longview.media.track import Track
+from longview.messages import Progress
 from longview.requests import Limits
 
 SEEK_DISTANCE = 48  # packets: demuxing that many costs less than a seek

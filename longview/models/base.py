@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
-from longview.media import Medium, Progress
-from longview.messages import FrameUsed, Message
+from longview.media import Medium
+from longview.messages import FrameUsed, Message, Progress
 from longview.requests import MediaOptions
 
 IGNORED = -100

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationMixin
 
 from longview.errors import RequestError
-from longview.media import Progress
+from longview.messages import Progress
 from longview.models.base import IGNORED
 from longview.models.packing import pack
 from longview.models.transformers_seams import CACHE_NAME, takes_cache_by_either_name

@@ -7,7 +7,7 @@ write none. `Engine.stream(gen=True)` asks for the description alone; to have it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import CheckpointError, MissingExtraError, RequestError
-from longview.messages import Answer, Message, Part
-
-Progress = Callable[[int, int, str], None]
+from longview.messages import Answer, Message, Part, Progress
 
 TRIGGER = " <GEN>"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"

@@ -11,7 +11,7 @@ form that MGM was trained with; other models were not, and take it as any text:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,12 +19,10 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MissingExtraError
-from longview.messages import Message, Part, TextRead
+from longview.messages import Message, Part, Progress, TextRead
 
 MIN_SCORE = 0.1
 """Texts with a lower score are left out, as MGM's authors do."""
-
-Progress = Callable[[int, int, str], None]
 
 
 class OpenedMedium(Protocol):

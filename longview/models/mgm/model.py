@@ -34,7 +34,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.models.convnext.modeling_convnext import ConvNextLayer
 
 from longview.errors import CheckpointError, RequestError
-from longview.media import Progress
+from longview.messages import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint, count_parameters
 from longview.models.mgm import convert

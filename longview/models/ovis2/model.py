@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
-from longview.media import Progress
+from longview.messages import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint, count_parameters
 from longview.models.ovis2 import convert, fusion

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
 
 from longview.errors import RequestError
-from longview.media import Progress
+from longview.messages import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint, count_parameters
 from longview.models.owl3 import convert
