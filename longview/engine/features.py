@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import queue
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longview.errors import RequestError
+from longview.engine.feature_folder import FeatureFolder, digest_of
 from longview.media import Medium, RelevanceQuery, open_media
 from longview.messages import Part, Progress
 from longview.models.base import EncoderInput, Model, ModelInputs
@@ -31,16 +29,6 @@ from longview.requests import Limits, MediaOptions
 
 MAX_PREFETCHED = 32
 """Frames of a request whose pixels wait to be encoded, at most; it bounds the memory that a video takes."""
-
-
-def digest_of(*fields: object) -> str:
-    """SHA-256 in hex over fields, each with its type and length, so that different fields never make the same bytes."""
-    digest = hashlib.sha256()
-    for field in fields:
-        value = field if isinstance(field, bytes) else repr(field).encode()
-        digest.update(f"{type(field).__name__}:{len(value)}:".encode())
-        digest.update(value)
-    return digest.hexdigest()
 
 
 def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
@@ -77,7 +65,7 @@ class FeatureCache:
         self.hits = self.misses = 0
         self._features: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
-        self._disk = None if folder is None else DiskStore(folder, max_disk_bytes)
+        self._disk = None if folder is None else FeatureFolder(folder, max_disk_bytes)
 
     def __len__(self) -> int:
         return len(self._features)
@@ -122,79 +110,6 @@ class FeatureCache:
             while self.nbytes > self.max_bytes:
                 _, oldest = self._features.popitem(last=False)
                 self.nbytes -= oldest.numel() * oldest.element_size()
-
-
-class DiskStore:
-    """One safetensors file per key, written under another name and renamed, so that a reader never sees half of one.
-
-    Raises:
-        RequestError: the folder cannot be made.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = Path(folder), max_bytes
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._nbytes = sum(size for _, size, _ in self._files())
-        except OSError as error:
-            raise RequestError(
-                f"features cannot be kept in {folder} ({error.strerror}); give a folder that can be written"
-            ) from None
-
-    def get(self, key: str) -> Tensor | None:
-        """Features, or None where there are none or the file is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = self.folder / f"{key}.safetensors"
-        try:
-            found = load_file(path)["features"]
-            os.utime(path)
-        except (OSError, SafetensorError, KeyError):
-            return None
-        return found
-
-    def put(self, key: str, features: Tensor) -> None:
-        """Write features; where the disk is full, they are not kept."""
-        from safetensors.torch import save
-
-        path = self.folder / f"{key}.safetensors"
-        if path.exists():
-            return
-        data = save({"features": features.detach().cpu().contiguous()})
-        try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".unfinished-", delete=False) as file:
-                try:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.replace(file.name, path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError:
-            return
-        self._nbytes += len(data)
-        if self._nbytes > self.max_bytes:
-            self._delete_oldest()
-
-    def _delete_oldest(self) -> None:
-        """Delete the least recently used files, until a tenth of the limit is free."""
-        files = sorted(self._files())
-        self._nbytes = sum(size for _, size, _ in files)
-        for _, size, path in files:
-            if self._nbytes <= 0.9 * self.max_bytes:
-                break
-            path.unlink(missing_ok=True)
-            self._nbytes -= size
-
-    def _files(self) -> Iterator[tuple[float, int, Path]]:
-        for path in self.folder.glob("*.safetensors"):
-            try:
-                status = path.stat()
-            except OSError:  # another program has just deleted it
-                continue
-            yield status.st_mtime, status.st_size, path
 
 
 class VideoCache:

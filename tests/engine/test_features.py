@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -88,17 +89,58 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path):
     cache = FeatureCache(0, tmp_path)
     cache.put("a", torch.arange(4.0))
     assert torch.equal(cache.get("a"), torch.arange(4.0))
-    (path,) = tmp_path.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-3])
+    (path,) = tmp_path.iterdir()  # nothing unfinished is left
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    other_shape = whole.replace(b'"shape":[4]', b'"shape":[1]').replace(b"[0,16]", b"[0,04]")
+    for damaged in (whole[:-3], bytes(flipped), other_shape, b"", b"\xff" * 40):
+        path.write_bytes(damaged)
+        assert cache.get("a") is None
+        assert not path.exists(), "and it is deleted"
+    cache.put("a", torch.arange(4.0))
+    os.replace(path, path.with_name(f"{digest_of('b')}.safetensors"))
+    assert cache.get("b") is None, "features of another picture"
+
+
+def test_what_is_cut_short_while_it_is_used_changes_nothing(tmp_path):
+    cache = FeatureCache(0, tmp_path)
+    cache.put("a", torch.arange(4096.0))
+    found = cache.get("a")
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, 10)
+    assert torch.equal(found, torch.arange(4096.0))
+
+
+def test_a_pipe_is_not_waited_for_and_what_was_left_unfinished_is_deleted(tmp_path):
+    os.mkfifo(tmp_path / f"{digest_of('a')}.safetensors")
+    (tmp_path / "mine.txt").write_text("x")
+    for name, age in (("old", 2 * 3600), ("new", 0)):
+        (tmp_path / f".unfinished-{name}").write_bytes(b"x" * 1000)
+        os.utime(tmp_path / f".unfinished-{name}", (time.time() - age,) * 2)
+    cache = FeatureCache(0, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-new", "mine.txt"]
+    os.mkfifo(tmp_path / f"{digest_of('a')}.safetensors")
     assert cache.get("a") is None
-    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"], "nothing unfinished is left"
+    cache.put("a", torch.arange(4.0))
+    assert torch.equal(cache.get("a"), torch.arange(4.0))
+
+
+def test_files_have_the_mode_that_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        FeatureCache(0, tmp_path).put("a", torch.arange(4.0))
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_files_stay_within_their_bytes_and_the_oldest_are_deleted(tmp_path):
     cache = FeatureCache(0, tmp_path, max_disk_bytes=6000)
     for number in range(8):
         cache.put(f"{number}", torch.zeros(250))
-        path = tmp_path / f"{number}.safetensors"
+        path = tmp_path / f"{digest_of(str(number))}.safetensors"
         os.utime(path, (number, number))
     sizes = [file.stat().st_size for file in tmp_path.iterdir()]
     assert sum(sizes) <= 6000 + max(sizes)
