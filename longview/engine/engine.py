@@ -34,7 +34,7 @@ from longview.errors import LongviewError, RequestError
 from longview.messages import Answer, Conversation, Piece, Progress
 from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
-from longview.requests import Limits, MediaOptions, SamplingParams
+from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 
 PREPARERS = 4
 """Threads that open media for a batch."""
@@ -133,7 +133,7 @@ class Engine:
         self,
         conversation: Conversation,
         *,
-        n: int = 1,
+        n: int = RequestSettings.n,
         params: SamplingParams | Mapping[str, Any] | None = None,
         media: MediaOptions | Mapping[str, Any] | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
