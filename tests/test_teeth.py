@@ -165,7 +165,7 @@ VANDALISMS = {
     "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
     "a checkpoint grows in its place": ("train/loop.py", 'self.output / ".unfinished"\n', 'self.output / f"checkpoint-{done:07d}"\n', KILLED),
     "dropout draws on where it left off": ("train/objectives/supervised.py", "        torch.manual_seed(", "        str(", KILLED),
-    "a cancelled request is decoded to its end": ("engine/scheduler.py", "            if request.cancelled or request.finished:", "            if False:", BATCHES),
+    "a cancelled request is decoded to its end": ("engine/scheduler.py", "elif request.cancelled:", "elif False:", BATCHES),
 }  # fmt: skip
 
 

@@ -126,7 +126,7 @@ class Request:
             progress(done, inputs.num_pictures, "looking at pictures")
 
     def release(self) -> None:
-        """Let go of what is needed only until the prompt is prefilled."""
+        """Free what is needed only until the prompt is prefilled."""
         if self.prefetcher is not None:
             self.prefetcher.stop()
         self.prefetcher = self.row = None

@@ -2,11 +2,11 @@
 
     drop        take cancelled requests out, and free what they hold
     admit       take waiting requests in, first come, first served, while the memory for keys and values allows
-    encode      one pass of the vision encoder over a chunk of pictures, a frame of each encoding request in turn
-    prefill     one pass of the language model over a chunk of prompt tokens; a long prompt takes several steps
-    decode      one pass per length bucket appends a token to every request whose prompt is prefilled
-      sample    … which is chosen from the logits of the request's row
+    encode      run the vision encoder over a chunk of pictures, a frame of each encoding request in turn
+    prefill     run the language model over a chunk of prompt tokens; a long prompt takes several steps
+    decode      run it over the last token of every request whose prompt is prefilled, in one pass per length bucket
 
+After the last chunk of a prompt, and after each decode pass, a request's next token is sampled from its row of logits.
 Chunks are small while other requests wait, so that these get their next token soon.
 
 Whatever goes wrong for one request (a picture that cannot be decoded, too little memory, logits that are NaN, a
@@ -100,11 +100,13 @@ class Scheduler:
 
     @torch.inference_mode()
     def drop(self) -> None:
-        """Take cancelled requests out, and finished ones that could not be removed before."""
+        """Take cancelled requests out."""
         while self._added:
             self.waiting.append(self._added.popleft())
         for request in (*self.waiting, *self.running):
-            if request.cancelled or request.finished:
+            if request.finished:  # its row could not be removed before
+                self._remove_row(request)
+            elif request.cancelled:
                 self._end(request)
 
     def abort(self, error: Exception) -> None:
@@ -112,8 +114,7 @@ class Scheduler:
         for request in (*self._added, *self.waiting, *self.running):
             if not request.finished:
                 request.fail(error)
-            if request.prefetcher is not None:
-                request.prefetcher.stop()
+            request.release()
         for queue in (self._added, self.waiting, self.encoding, self.prefilling):
             queue.clear()
         self.decode_batches.clear()
@@ -132,8 +133,6 @@ class Scheduler:
         if error is not None and not request.finished:
             request.fail(error)
         request.finished = True
-        if request.prefetcher is not None:
-            request.prefetcher.stop()
         for queue in (self.waiting, self.encoding, self.prefilling):
             if request in queue:
                 queue.remove(request)
@@ -141,6 +140,9 @@ class Scheduler:
         if request.error is None:
             with best_effort("keeping a prefix"):
                 self._keep_prefix(request)
+        self._remove_row(request)
+
+    def _remove_row(self, request: Request) -> None:
         with best_effort("removing a row"):  # where it fails, the row is computed along until the next `drop`
             self.decode_batches.remove(request, zero=request.error is not None)
 
