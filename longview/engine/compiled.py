@@ -144,7 +144,7 @@ class CompiledLayers:
 
     def __init__(self, layers: Sequence[nn.Module], layer_types: Sequence[Any], settings: Mapping[str, Any]) -> None:
         self.layers, self.settings = layers, settings
-        self.attends = [getattr(layer, "looks", False) for layer in layers]
+        self.attends = [getattr(layer, "attends_to_side_cache", False) for layer in layers]
         """Which layers attend to the side cache."""
         self.runs = {
             False: runs_of(layer_types, [False] * len(layers)),

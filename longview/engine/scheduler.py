@@ -445,9 +445,9 @@ class Scheduler:
 
 @contextmanager
 def best_effort(what: str) -> Iterator[None]:
-    """Do what no request depends on; where it fails, as it may for lack of memory, the engine goes on without."""
+    """Do what no request depends on. For lack of memory it is left out; an error of another kind is logged, too."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - at worst something is computed again
+    except Exception as error:
         if not is_out_of_memory(error):
             logger.warning("%s failed", what, exc_info=True)

@@ -321,7 +321,11 @@ SideCacheT = TypeVar("SideCacheT", bound="SideCache")
 
 
 class SideCache(Protocol):
-    """What a family keeps beside the KV cache of text tokens, as mPLUG-Owl3 keeps keys and values of pictures."""
+    """What a family keeps beside the KV cache of text tokens, as mPLUG-Owl3 keeps keys and values of pictures.
+
+    A model that has one takes it as the argument `side_cache` of `forward`, and its output has it as `side_cache`; a
+    pass of one token a row leaves it as it is. Decoder layers that attend to it have `attends_to_side_cache = True`.
+    """
 
     @classmethod
     def joined(cls: type[SideCacheT], rows: Sequence[SideCacheT | None]) -> SideCacheT:

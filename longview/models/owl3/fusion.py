@@ -255,7 +255,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
     Its parts are Qwen2's, its forward pass is its own.
     """
 
-    looks = True
+    attends_to_side_cache = True
 
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
