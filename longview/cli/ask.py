@@ -20,7 +20,7 @@ from longview.cli.options import (
     open_parts,
     read_stdin,
 )
-from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
+from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream, warn_if_cut
 from longview.errors import RequestError
 from longview.requests import Limits, MediaOptions, SamplingParams
 
@@ -78,10 +78,12 @@ def ask(
     if json:
         answer = engine.answer(messages, **settings)
         typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+        warn_if_cut(answer.finish_reason, params)
         return
     for piece in stream(engine, messages, show, settings):
         typer.echo(piece.text, nl=piece.receipt is not None)
         if piece.receipt is not None and not quiet:
-            typer.echo("\n".join(receipt_lines(piece.receipt)), err=True)
+            typer.echo("\n".join(receipt_lines(piece.receipt, piece.finish_reason)), err=True)
+        warn_if_cut(piece.finish_reason, params)
         if piece.made is not None:
             typer.echo("\n".join(made_lines(piece.made)), err=True)

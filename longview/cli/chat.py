@@ -24,7 +24,7 @@ from longview.cli.options import (
     open_parts,
     stdin_lines,
 )
-from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream
+from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream, warn_if_cut
 from longview.errors import LongviewError, RequestError
 from longview.messages import Message, Part, Receipt
 from longview.requests import Limits, MediaOptions, SamplingParams
@@ -164,11 +164,13 @@ class ChatSession:
                 answer = self.engine.answer(messages, **self.settings)
                 texts, self.receipt = [answer.text], answer.receipt
                 typer.echo(jsonlib.dumps(answer.as_dict(), ensure_ascii=False))
+                warn_if_cut(answer.finish_reason, self.settings["params"])
             else:
                 for piece in stream(self.engine, messages, is_terminal(), self.settings):
                     texts.append(piece.text)
                     self.receipt = piece.receipt or self.receipt
                     typer.echo(piece.text, nl=piece.receipt is not None)
+                    warn_if_cut(piece.finish_reason, self.settings["params"])
                     if piece.made is not None:
                         typer.echo("\n".join(made_lines(piece.made)), err=True)
         except KeyboardInterrupt:

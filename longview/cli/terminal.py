@@ -13,6 +13,7 @@ from longview.messages import FrameUsed, Message, Piece, Receipt
 
 if TYPE_CHECKING:
     from longview.engine import Engine
+    from longview.requests import SamplingParams
 
 MAX_LISTED = 8
 """Frames of one video that are listed one by one, at most."""
@@ -104,8 +105,20 @@ def made_lines(made: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{'painted':<10}{drawing['file']}: {drawing['description']}"]
 
 
-def receipt_lines(receipt: Receipt) -> list[str]:
-    """A receipt for people: frames, tokens, seconds."""
+def warn_if_cut(finish_reason: str | None, params: SamplingParams) -> None:
+    """Say on stderr that an answer was cut at the limit of its tokens, if it was."""
+    if finish_reason != "length":
+        return
+    form = "JSON" if params.json_schema is not None else "match of --regex" if params.regex is not None else None
+    whole = f" and is no whole {form}" if form else ""
+    import typer
+
+    limit = _count(params.max_tokens, "token")
+    typer.echo(f"warning: the answer was cut at {limit}{whole}; raise --max-tokens", err=True)
+
+
+def receipt_lines(receipt: Receipt, finish_reason: str | None = None) -> list[str]:
+    """A receipt for people: frames, tokens, seconds, and why the answer ended."""
     lines = [f"warning: {warning}" for warning in receipt.warnings]
     select = receipt.settings.get("media", {}).get("select")
     chooser = f", chosen by {select}" if select else ""
@@ -117,7 +130,8 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     usage, timings = receipt.usage, receipt.timings
     visual = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
     prompt, completion = _count(usage.prompt_tokens, "token"), _count(usage.completion_tokens, "token")
-    lines.append(f"{'prompt':<10}{prompt}{visual}, answer {completion}")
+    ended = f" ({finish_reason})" if finish_reason else ""
+    lines.append(f"{'prompt':<10}{prompt}{visual}, answer {completion}{ended}")
     steps = {"media": timings.media + timings.preprocess, "encode": timings.encode, "prefill": timings.prefill}
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
     lines.append(

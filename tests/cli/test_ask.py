@@ -7,6 +7,9 @@ import pytest
 import longview as library
 
 
+CUT = "warning: the answer was cut at 12 tokens; raise --max-tokens\n"
+
+
 @pytest.fixture
 def ask(longview, random_model):
     def run(*arguments, **given):
@@ -41,13 +44,19 @@ def test_what_would_be_ignored_is_refused(ask, media, arguments, complaint):
 def test_quiet_leaves_the_answer_alone(ask, media):
     loud, quiet = ask(media / "red.jpg", "What?"), ask(media / "red.jpg", "What?", "--quiet")
     assert quiet.out == loud.out
-    assert quiet.err == ""
+    assert quiet.err == CUT
+    assert loud.err.endswith(CUT)
+    assert "answer 12 tokens (length)" in loud.err
+    assert ask("Hello?", "--quiet", "--max-tokens", 40, "--regex", "yes").err == "", "an answer that ended"
+    form = ask("Hello?", "--quiet", "--json-schema", '{"type": "string", "minLength": 30}')
+    assert form.code == 0
+    assert form.err == CUT.replace("tokens", "tokens and is no whole JSON", 1)
 
 
 def test_json_is_one_object_with_the_answer_and_its_receipt(ask, media):
     ran = ask("--json", media / "red.jpg", media / "clip.mp4", "What differs?", "--frames", 3, "--seed", 7)
     assert ran.out.count("\n") == 1
-    assert ran.err == ""
+    assert ran.err == CUT
     answer = ran.json
     assert set(answer) == {"text", "finish_reason", "model", "frames", "usage", "timings", "settings", "warnings"}
     assert [frame["kind"] for frame in answer["frames"]] == ["image", "video", "video", "video"]
