@@ -14,6 +14,7 @@ from longview.cli.options import (
     ModelOptions,
     PluginOptions,
     Similarity,
+    System,
     check_question,
     check_similarity,
     initial_messages,
@@ -40,7 +41,7 @@ def ask(
     plugins: PluginOptions,
     limits: Limits,
     similarity: Similarity = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    system: System = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the answer and its receipt.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
 ) -> None:

@@ -18,6 +18,7 @@ from longview.cli.options import (
     ModelOptions,
     PluginOptions,
     Similarity,
+    System,
     check_question,
     check_similarity,
     initial_messages,
@@ -55,7 +56,7 @@ def chat(
         str | None, typer.Option(help="Pictures for the first question, with commas between them, as MGM's program.")
     ] = None,
     similarity: Similarity = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    system: System = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON a turn.")] = False,
 ) -> None:
     """Talk about pictures and videos, which may come in any turn.

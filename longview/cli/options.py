@@ -113,6 +113,8 @@ Similarity: TypeAlias = Annotated[
     ),
 ]
 
+System: TypeAlias = Annotated[str | None, Option("--system", help="The system message, before the conversation.")]
+
 
 def check_similarity(similarity: str | None, media: MediaOptions) -> None:
     """

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +35,34 @@ from longview.messages import Answer, Conversation, Piece, Progress
 from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
+from longview.settings import setting, validate
 
 PREPARERS = 4
 """Threads that open media for a batch."""
 
 
+def _amount(default: int | None, help: str, low: int = 0) -> Any:
+    return setting(default, help, low=low, expected=f"a whole number from {low} up")
+
+
 @dataclass(frozen=True)
 class Budget:
-    """What an engine may hold. None: a share of the memory that the weights leave."""
+    """What an engine may hold. None: a share of the memory that the weights leave.
 
-    requests: int = 64
-    """Requests that are answered side by side."""
-    states: int | None = None
-    """Bytes of keys and values of the requests under way; who does not fit waits. Default: half of the memory left."""
-    features: int | None = None
-    """Bytes of features of pictures seen before. Default: an eighth."""
-    prefixes: int | None = None
-    """Bytes of keys and values of conversations that have ended. Default: an eighth."""
+    `feature_folder` is shared with other programs; nothing in it is lost when this one ends.
+
+    Raises:
+        RequestError: a value out of range.
+    """
+
+    requests: int = _amount(64, "Requests that run side by side.", 1)
+    states: int | None = _amount(None, "Bytes of keys and values of running requests; default: half of that memory.")
+    features: int | None = _amount(None, "Bytes of the features of pictures; default: an eighth.")
+    prefixes: int | None = _amount(None, "Bytes of keys and values of past conversations; default: an eighth.")
     feature_folder: Path | None = None
-    """A folder in which features outlive the program, and are shared with others; default: none."""
 
     def __post_init__(self) -> None:
-        for field in fields(self)[:4]:
-            value = getattr(self, field.name)
-            least = 1 if field.name == "requests" else 0
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise RequestError(f"{field.name} is {value!r:.40}; give a whole number from {least} up")
+        validate(self)
 
 
 class Engine:
