@@ -4,7 +4,8 @@
     engine = longview.load("demo")              # or a checkpoint folder, or a hub id
     print(engine.answer([longview.ask("What is on the left?", longview.image("photo.jpg"))]))
 
-Importing it is cheap: torch is imported when a model is opened, so that `longview --help` answers at once.
+Importing it is cheap: each name is imported when it is used first, and torch when a model is opened, so that
+`longview --help` answers at once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from longview.errors import LongviewError
-from longview.messages import Answer, Message, Part, Piece, Receipt, ask, image, video
-from longview.requests import Limits, MediaOptions, SamplingParams
-
 __version__ = "0.1.0"
 
 _LAZY = {
+    "LongviewError": "longview.errors",
+    **dict.fromkeys(("Answer", "Message", "Part", "Piece", "Receipt", "ask", "image", "video"), "longview.messages"),
+    **dict.fromkeys(("Limits", "MediaOptions", "SamplingParams"), "longview.requests"),
     "load": "longview.engine",
     "Engine": "longview.engine",
     "Budget": "longview.engine",
@@ -34,6 +34,8 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from longview.engine import Budget, Engine, Hook, load
+    from longview.errors import LongviewError
+    from longview.messages import Answer, Message, Part, Piece, Receipt, ask, image, video
     from longview.models.auto import (
         AutoConfig,
         AutoModel,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         AutoTokenizer,
     )
     from longview.models.liger import apply_liger_kernel
+    from longview.requests import Limits, MediaOptions, SamplingParams
 
 __all__ = [
     "Answer",
@@ -74,4 +77,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'longview' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    found = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -6,7 +6,6 @@ import pytest
 
 import longview as library
 
-
 CUT = "warning: the answer was cut at 12 tokens; raise --max-tokens\n"
 
 

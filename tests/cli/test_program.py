@@ -30,6 +30,24 @@ def test_help_imports_nothing_heavy(arguments):
     assert ran.stdout.splitlines()[-1] == "HEAVY []"
 
 
+def test_ctrl_c_while_the_program_is_imported_ends_it_without_a_traceback():
+    program = (
+        "import os, signal, sys\nimport longview.__main__ as program\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'longview.cli.bench':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\nsys.argv = ['longview', '--version']\nprogram.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+def test_what_the_package_offers_is_listed():
+    assert {"load", "ask", "image", "Engine", "SamplingParams", "__version__"} <= set(dir(library))
+    assert all(getattr(library, name) is not None for name in library.__all__)
+
+
 def test_the_version_is_the_packages(longview):
     assert longview("--version").out == f"longview {library.__version__}\n"
 
