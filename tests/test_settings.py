@@ -37,6 +37,7 @@ class Example:
         ({"count": True}, "count is True; give a whole number at least 1"),
         ({"count": None}, "count is None; give a whole number at least 1"),
         ({"count": 2, "share": 3}, "share is 3; give a number above 0 and at most 2"),
+        ({"share": 0}, "share is 0; give a number above 0 and at most 1"),
         ({"share": float("nan")}, "share is nan"),
         ({"names": [""]}, "names is a list of non-empty strings, not ['']"),
         ({"names": 5}, "names is a list of non-empty strings, not 5"),
