@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config
-from transformers.initialization import no_init_weights
 
 from longview.bench.subject import Subject, fill
 from longview.engine.devices import now
 from longview.media import open_media
-from longview.models.transformers_seams import CACHE_NAME
+from longview.models.transformers_seams import CACHE_NAME, no_init_weights
 
 
 class Interleaved:

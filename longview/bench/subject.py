@@ -15,7 +15,6 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
-from transformers.initialization import no_init_weights
 
 from longview.engine import Budget, Engine, load
 from longview.engine.devices import best_device
@@ -25,6 +24,7 @@ from longview.media import open_media
 from longview.messages import Message, ask, video
 from longview.models import checkpoint, quantization
 from longview.models.families import families
+from longview.models.transformers_seams import no_init_weights
 
 GiB = 1 << 30
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

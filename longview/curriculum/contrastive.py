@@ -24,8 +24,7 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from longview.curriculum.pool import Pool
 from longview.errors import CheckpointError, RecipeError

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import is_flash_attn_2_available
 
 from longview.errors import RequestError
 from longview.models import checkpoint
+from longview.models.transformers_seams import is_flash_attn_2_available
 
 FP32_ON_CPU_BYTES = 1 << 30
 """Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""

@@ -12,10 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import is_flash_attn_2_available
-
 from longview.models import checkpoint
 from longview.models.families import families, family_of
+from longview.models.transformers_seams import is_flash_attn_2_available
 
 families()  # registers them, so that transformers' own Auto classes know them too
 

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import SiglipConfig, SiglipModel
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
 from longview.errors import CheckpointError
 from longview.media import Candidates

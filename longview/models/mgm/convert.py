@@ -21,12 +21,12 @@ from typing import Any
 
 from torch import Tensor
 from transformers import ConvNextConfig
-from transformers.core_model_loading import WeightRenaming
 
 from longview.errors import CheckpointError
 from longview.models import checkpoint
 from longview.models.mgm import towers
 from longview.models.mgm.config import CLIP_L_336, MGMConfig
+from longview.models.transformers_seams import WeightRenaming
 
 _CLIP, _AUX = "model.vision_tower.vision_tower.vision_model.", "model.vision_tower_aux."
 _PREFIXES = (

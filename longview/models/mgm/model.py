@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionModel,
@@ -30,8 +29,6 @@ from transformers import (
     MixtralForCausalLM,
     PreTrainedModel,
 )
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.models.convnext.modeling_convnext import ConvNextLayer
 
 from longview.errors import CheckpointError, RequestError
 from longview.messages import Progress
@@ -44,7 +41,7 @@ from longview.models.mgm.fusion import PatchInfoMining, mine_views, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.sequence import Merged, merge
-from longview.models.transformers_seams import CACHE_NAMES
+from longview.models.transformers_seams import CACHE_NAMES, ConvNextLayer, register_checkpoint_conversion_mapping
 
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": LlamaForCausalLM,
@@ -92,7 +89,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ConvNextLayer) and module.layer_scale_parameter is not None:
-            init.constant_(module.layer_scale_parameter, self.config.vision_aux_config.layer_scale_init_value)
+            nn.init.constant_(module.layer_scale_parameter, self.config.vision_aux_config.layer_scale_init_value)
 
     # ── vision and fusion; the language model follows in `PicturesInSequence.forward` ──
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, ConvNextConfig
-from transformers.models.convnext.modeling_convnext import ConvNextEmbeddings, ConvNextStage
 
 from longview.errors import CheckpointError
 from longview.models import checkpoint
 from longview.models.mgm.config import CLIP_L_336, MGMConfig
 from longview.models.mgm.fusion import resized
+from longview.models.transformers_seams import ConvNextEmbeddings, ConvNextStage
 
 CLIP_HUB = "openai/clip-vit-large-patch14-336"
 CONVNEXT_HUB = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"

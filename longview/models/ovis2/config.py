@@ -17,9 +17,9 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from longview.errors import CheckpointError
+from longview.models.transformers_seams import SubConfigSpec
 
 NUM_INDICATORS = 5
 """Rows at the end of the visual embedding table that are looked up, never mixed: see `fusion.py`."""

@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM
 
 from longview.messages import Progress
 from longview.models import checkpoint
@@ -69,7 +67,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VisualEmbeddingTable):
-            init.normal_(module.weight)
+            nn.init.normal_(module.weight)
 
     # ── vision and fusion; the language model follows in `PicturesInSequence.forward` ──
 

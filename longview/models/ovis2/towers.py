@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers.initialization as init
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.aimv2.modeling_aimv2 import Aimv2RMSNorm, eager_attention_forward
+from transformers import CLIPVisionModel, GradientCheckpointingLayer, PreTrainedModel, SiglipVisionModel
 
 from longview.models.ovis2.config import Aimv2BackboneConfig, VisualTokenizerConfig
+from longview.models.transformers_seams import Aimv2RMSNorm, attention_implementation
 
 
 class Aimv2Patchifier(nn.Module):
@@ -48,6 +45,7 @@ class Aimv2Attention(nn.Module):
     """Every patch attends to every patch. Queries, keys and values come out of one matrix."""
 
     is_causal = False
+    num_key_value_groups = 1
 
     def __init__(self, config: Aimv2BackboneConfig) -> None:
         super().__init__()
@@ -58,10 +56,10 @@ class Aimv2Attention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         heads = (3, self.config.num_attention_heads, -1)
         query, key, value = self.qkv(hidden).unflatten(-1, heads).permute(2, 0, 3, 1, 4)  # (n, H, P, head width)
-        interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         scaling = query.shape[-1] ** -0.5
-        attended, _ = interface(self, query, key, value, None, is_causal=False, scaling=scaling, dropout=dropout)
+        attend = attention_implementation(self.config)
+        attended, _ = attend(self, query, key, value, None, is_causal=False, scaling=scaling, dropout=dropout)
         return functional.dropout(self.proj(attended.flatten(2)), self.config.projection_dropout, self.training)
 
 
@@ -128,7 +126,7 @@ class Aimv2Backbone(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, Aimv2Preprocessor):
-            init.normal_(module.pos_embed, std=self.config.initializer_range)
+            nn.init.normal_(module.pos_embed, std=self.config.initializer_range)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.trunk(self.preprocessor(pixel_values))

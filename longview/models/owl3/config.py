@@ -16,7 +16,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config, SiglipVisionConfig
-from transformers.configuration_utils import SubConfigSpec
+
+from longview.models.transformers_seams import SubConfigSpec
 
 GATES = {"240728": "token", "241014": "vector", "241101": "none"}
 """How each release fuses words and pictures."""
