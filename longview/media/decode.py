@@ -10,7 +10,7 @@ from PIL import Image
 
 from longview.errors import MediaError
 from longview.media.errors import decoder_errors, over_limit
-from longview.media.formats import READS, container_of, foreign_format_of, image_format_of
+from longview.media.formats import SUPPORTED, container_of, foreign_format_of, image_format_of
 from longview.media.headers import SCANNED, PictureHeader, read_directory, read_header
 from longview.requests import Limits
 
@@ -70,7 +70,7 @@ def open_image(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, Pic
     form = image_format_of(head)
     if form is None:
         found = "a video" if container_of(head) else foreign_format_of(head)
-        raise MediaError(f"{name} is {found}, given as a picture; expected {READS}, each as what it is")
+        raise MediaError(f"{name} is {found}, given as a picture; expected {SUPPORTED}, each as what it is")
     header = read_header(data, form, name)
     if header.width and header.height:  # Pillow fills the first frame of a GIF, and the canvas of a WebP, on opening
         check_size(header.width, header.height, name, limits)
@@ -130,7 +130,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise MediaError(f"{name} holds floating-point pixels, whose range is unknown; convert it to 8 or 16 bits")
-    with decoder_errors(name, f"has the colour mode {image.mode}, which is not read; convert it to RGB"):
+    with decoder_errors(name, f"has the colour mode {image.mode}, which is not supported; convert it to RGB"):
         if image.mode.startswith("I"):
             pixels = np.asarray(image).astype(np.int64)
             if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):

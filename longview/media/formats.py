@@ -1,18 +1,18 @@
-"""Formats by their first bytes, and whether a container is all there. A file's extension proves nothing."""
+"""Formats of pictures and videos by their first bytes. A file's extension proves nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from longview.errors import MediaError
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
-READS = "JPEG, PNG, WebP, GIF, BMP, TIFF pictures, and MP4, MOV, MKV, WebM, AVI videos"
+SUPPORTED = "JPEG, PNG, WebP, GIF, BMP, TIFF pictures, and MP4, MOV, MKV, WebM, AVI videos"
 
-HEAD = 64  # bytes that tell any format
+HEAD = 64  # bytes from which any format can be told
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
+_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
 
 
 def image_format_of(head: bytes) -> ImageFormat | None:
@@ -39,7 +39,7 @@ def container_of(head: bytes) -> str | None:
         return "matroska"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    if head[4:8] in _BOXES and not (
+    if head[4:8] in _FIRST_BOXES and not (
         head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
     ):
         return "mp4"
@@ -47,7 +47,7 @@ def container_of(head: bytes) -> str | None:
 
 
 def foreign_format_of(head: bytes) -> str:
-    """Return what an unreadable file seems to be, for the error message."""
+    """Return what a file of no supported format seems to be, for the error message."""
     if not head:
         return "an empty file"
     known = {b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"FLV": "an FLV video"}
@@ -62,62 +62,8 @@ def foreign_format_of(head: bytes) -> str:
     return "text" if printable == len(head) else "of an unknown format"
 
 
-def missing_bytes(file: BinaryIO, container: str, size: int) -> int:
-    """Return how many bytes a container says it has beyond the `size` that are there; 0 when complete or open-ended."""
-    file.seek(0)
-    end = {"mp4": _end_of_boxes, "matroska": _end_of_segment, "avi": _end_of_riff}[container](file, size)
-    return max(0, end - size)
-
-
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    position = 0
-    for _ in range(1 << 16):  # fragmented files have two boxes a fragment; beyond this, let the demuxer judge
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 8:
-            return position + 8 if header else position
-        length = int.from_bytes(header[:4], "big")
-        if length == 0:  # up to the end of the file
-            return size
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # nonsense, not truncation
-            return position
-        position += length
-        if position >= size:
-            return position
-    return position
-
-
-def _end_of_segment(file: BinaryIO, size: int) -> int:
-    position = 0
-    for _ in range(4):  # the EBML header, perhaps void, then the segment
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 2 or not header[0]:
-            return position
-        id_length = 9 - header[0].bit_length()
-        if len(header) <= id_length or not header[id_length]:
-            return position
-        length_length = 9 - header[id_length].bit_length()
-        raw = header[id_length : id_length + length_length]
-        length = int.from_bytes(raw, "big") & (1 << 7 * length_length) - 1
-        if length == (1 << 7 * length_length) - 1:  # unknown: a live recording
-            return size
-        position += id_length + length_length + length
-        if header[:4] == b"\x18\x53\x80\x67" or position >= size:
-            return position
-    return position
-
-
-def _end_of_riff(file: BinaryIO, size: int) -> int:
-    header = file.read(8)
-    length = int.from_bytes(header[4:8], "little")
-    return 8 + length if 0 < length < 0xFFFFFFFF else size
-
-
 def read_head(path: Path, name: str) -> bytes:
-    """Return the first bytes of a file, enough to tell its format."""
+    """Return the first `HEAD` bytes of a file."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD)

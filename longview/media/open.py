@@ -18,7 +18,7 @@ from longview.media.animation import AnimationReader
 from longview.media.candidates import Candidates, RelevanceQuery, score_candidates, select_by_relevance
 from longview.media.errors import format_bytes, over_limit
 from longview.media.fetch import fetch, read_file
-from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
+from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
 from longview.media.medium import (
     UNDECODED,
     Frame,
@@ -279,7 +279,7 @@ class _Opener:
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
             return executor.submit(_digest, encoded), AnimationReader(encoded, name, limits)
         if not container_of(head):
-            raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {READS}")
+            raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {SUPPORTED}")
         return executor.submit(_digest, data), VideoReader(data, limits, name)
 
     def _charge(self, pixels: int, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from longview.errors import MediaError
 from longview.media.animation import is_animated
 from longview.media.fetch import fetch, read_file
-from longview.media.formats import HEAD, READS, container_of, foreign_format_of, image_format_of, read_head
+from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
 from longview.requests import Limits
 
 
@@ -28,7 +28,7 @@ def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["
         return "video"
     form = image_format_of(head)
     if form is None:
-        raise MediaError(f"{name} is {foreign_format_of(head)}; expected {READS}")
+        raise MediaError(f"{name} is {foreign_format_of(head)}; expected {SUPPORTED}")
     if form not in ("GIF", "WEBP", "PNG"):
         return "image"
     if isinstance(data, Path):

@@ -9,15 +9,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from longview.errors import MediaError
+from longview.media.containers import MAX_TRACKS, WHAT_TO_DO, check_container
 from longview.media.decode import check_size
-from longview.media.errors import over_limit
-from longview.media.formats import container_of, missing_bytes
+from longview.media.errors import decoder_errors, over_limit
+from longview.media.formats import HEAD, container_of
 from longview.requests import Limits
 
 CODECS = frozenset(
@@ -46,9 +48,13 @@ class Track:
         self.deadline = deadline  # of time.monotonic()
         self.broken = False  # whether demuxing ended early at damage
         self._source = source
-        self.format = self._complete_format()
+        self.format = self._checked_format()
         self._container: Any = None
-        self.rewind()
+        try:
+            self.rewind()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._container is not None:
@@ -61,98 +67,102 @@ class Track:
 
         self.close()
         source = f"file:{self._source.resolve()}" if isinstance(self._source, Path) else io.BytesIO(self._source)
-        try:
+        with self._errors("its header cannot be read"):
             self._container = av.open(
                 source,
                 format=self.format,
-                options={"protocol_whitelist": "file"},
+                options={"protocol_whitelist": "file", "max_streams": str(MAX_TRACKS)},
                 timeout=self.limits.decode_seconds,
                 metadata_errors="replace",
             )
-        except (av.FFmpegError, ValueError):
-            raise self.damaged("its header cannot be read") from None
-        # Containers list a cover picture among the video tracks.
-        streams = [s for s in self._container.streams.video if "attached_pic" not in str(s.disposition.name)]
-        if not streams:
-            held = "only sound" if self._container.streams.audio else "nothing that can be shown"
-            raise MediaError(f"{self.name} has no video in it, {held}; give a file with a video track")
-        self.stream = streams[0]
-        self.context = self.stream.codec_context
-        if self.context is None or self.codec not in CODECS:
-            codec = "an unknown codec" if self.context is None else self.codec
-            raise MediaError(f"{self.name} is coded with {codec}, which is not read; convert it, to H.264 for example")
-        if self.context.width and self.context.height:
-            check_size(self.context.width, self.context.height, self.name, self.limits)
-        # Groups of frames are decoded in parallel instead; FFmpeg's own threads would be started for each group.
-        self.context.thread_count = 1
-
-    @property
-    def codec(self) -> str:
-        return str(self.context.codec.canonical_name)
+            # Containers list a cover picture among the video tracks.
+            videos = self._container.streams.video
+            streams = [stream for stream in videos if "attached_pic" not in str(stream.disposition.name)]
+            if not streams:
+                held = "only sound" if self._container.streams.audio else "nothing that can be shown"
+                raise MediaError(f"{self.name} has no video in it, {held}; give a file with a video track")
+            self.stream = streams[0]
+            self.context = self.stream.codec_context
+            self.codec = str(self.context.codec.canonical_name) if self.context else "an unknown codec"
+            if self.codec not in CODECS:
+                raise MediaError(
+                    f"{self.name} is coded with {self.codec}, which is not supported; convert it, to H.264 for example"
+                )
+            if self.context.width and self.context.height:
+                check_size(self.context.width, self.context.height, self.name, self.limits)
+            # Groups of frames are decoded in parallel instead; FFmpeg's own threads would be started for each group.
+            self.context.thread_count = 1
+            self.context.options = {"max_pixels": str(self.limits.max_pixels)}
+            self.time_base = float(self.stream.time_base)
+            self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
 
     def packets(self) -> Iterator[Any]:
         """Yield the packets from here on, in decoding order; damage ends them."""
-        import av
-
-        try:
-            for number, packet in enumerate(self._container.demux(self.stream)):
-                if number % DEADLINE_INTERVAL == 0:
-                    self.check_deadline()
-                if packet.size:
-                    yield packet
-        except (av.FFmpegError, ValueError):
-            self.broken = True
+        packets = self._container.demux(self.stream)
+        for number in count():
+            if number % DEADLINE_INTERVAL == 0:
+                self.check_deadline()
+            try:
+                with self._errors("it cannot be read"):
+                    packet = next(packets, None)
+            except MediaError:
+                self.broken = True
+                return
+            if packet is None:
+                return
+            if packet.size:
+                yield packet
 
     def seek(self, pts: int) -> bool:
         """Seek to a key frame near a time; the next packet says which. False: the container cannot seek."""
-        import av
-
         try:
-            self._container.seek(pts, stream=self.stream)
-        except av.FFmpegError:
+            with self._errors("it cannot be read"):
+                self._container.seek(pts, stream=self.stream)
+        except MediaError:
             return False
         return True
 
     def decode(self, packet: Any) -> list[Any]:
         """Decode one packet, or drain the decoder with None. A damaged packet yields no frame; the caller notices."""
-        import av
-
         self.check_deadline()
         try:
-            return self.context.decode(packet)
-        except (av.FFmpegError, ValueError):
+            with self._errors("it cannot be decoded"):
+                frames: list[Any] = self.context.decode(packet)
+                return frames
+        except MediaError:
             return []
 
     def upright(self, frame: Any) -> Image.Image:
         """Convert a decoded frame to an upright RGB picture."""
-        check_size(frame.width, frame.height, self.name, self.limits)
-        image = frame.to_image()
-        turn = ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
-        return image if turn is None else image.transpose(turn)
+        with self._errors("a frame cannot be decoded"):
+            check_size(frame.width, frame.height, self.name, self.limits)
+            image: Image.Image = frame.to_image()
+            rotation = ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
+            return image if rotation is None else image.transpose(rotation)
 
     def check_deadline(self) -> None:
         if time.monotonic() > self.deadline:
             raise over_limit(self.name, "takes too long to decode", self.limits, "decode_seconds")
 
     def damaged(self, what: str) -> MediaError:
-        return MediaError(f"{self.name} is damaged: {what}; save or download it again, or re-encode it")
+        return MediaError(f"{self.name} is damaged: {what}; {WHAT_TO_DO}")
 
-    def _complete_format(self) -> str:
-        """Return the container's format; bytes missing at the end, by the file's own account, are an error."""
+    def _errors(self, what: str) -> decoder_errors:
+        return decoder_errors(self.name, f"is damaged: {what}; {WHAT_TO_DO}")
+
+    def _checked_format(self) -> str:
+        """Return the container's format, after its size and its tables have been checked."""
         try:
             with self._source.open("rb") if isinstance(self._source, Path) else io.BytesIO(self._source) as file:
                 size = file.seek(0, io.SEEK_END)
                 file.seek(0)
-                container = container_of(file.read(64))
-                missing = missing_bytes(file, container, size) if container else 0
+                container = container_of(file.read(HEAD))
+                if container is not None:
+                    check_container(file, container, size, self.name)
         except OSError:
             raise MediaError(f"{self.name} cannot be read; check the path and its permissions") from None
         if size == 0:
             raise MediaError(f"{self.name} is empty (0 bytes); save or download it again")
         if container is None:
-            raise MediaError(f"{self.name} is not a video that is read; expected MP4, MOV, MKV, WebM or AVI")
-        if missing:
-            # More boxes may have followed the one that is cut, and nothing says so.
-            lost = f"at least {missing:,} byte{'s are' if missing > 1 else ' is'} missing at its end"
-            raise MediaError(f"{self.name} is incomplete: {lost}; save or download it again")
+            raise MediaError(f"{self.name} is not a video of a supported format; expected MP4, MOV, MKV, WebM or AVI")
         return container

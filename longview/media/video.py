@@ -11,18 +11,23 @@ Groups do not depend on each other, so several threads decode them, each with a 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
+import threading
 import time
+from array import array
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from longview.errors import MediaError
@@ -33,6 +38,10 @@ from longview.requests import Limits
 
 SEEK_DISTANCE = 48  # packets: demuxing that many costs less than a seek
 PACKETS_PER_THREAD = 600  # to decode, before another thread pays for opening the file again
+AHEAD_BYTES = 256 << 20  # decoded frames that are held for the caller, of all threads together
+TRANSFORMED_AHEAD = 64  # frames a thread holds where they are made smaller first
+
+NO_TIME = -(1 << 63)  # FFmpeg's own
 
 Decoded = tuple[int, Image.Image]
 
@@ -112,58 +121,82 @@ class VideoReader:
         self._set_deadline(time.monotonic() + self._limits.decode_seconds)
         repeats = Counter(indices)
         done = 0
-        for index, image in self._decode(sorted(repeats), transform or _identity):
-            done += repeats[index]
-            begin = time.monotonic()
-            for _ in range(repeats[index]):
-                yield Frame(image, index, self.seconds[index])
-            self._set_deadline(self._tracks[0].deadline + time.monotonic() - begin)
-            if progress:
-                progress(done, len(indices), self.name)
+        with contextlib.closing(self._decode(sorted(repeats), transform)) as decoded:
+            for index, image in decoded:
+                done += repeats[index]
+                begin = time.monotonic()
+                for _ in range(repeats[index]):
+                    yield Frame(image, index, self.seconds[index])
+                self._set_deadline(self._tracks[0].deadline + time.monotonic() - begin)
+                if progress:
+                    progress(done, len(indices), self.name)
 
-    def _decode(self, indices: list[int], transform: FrameTransform) -> Iterator[Decoded]:
+    def _decode(self, indices: list[int], transform: FrameTransform | None) -> Generator[Decoded]:
         index = self._index
         if not index.exact:
             for number, image in self._cursors[0].decode_in_order(indices):
-                yield number, transform(image)
+                yield number, transform(image) if transform else image
             return
         groups = [(key, list(group)) for key, group in groupby(indices, index.key_of)]
-        work = sum(index.position[targets[-1]] - key + 1 for key, targets in groups)
+        work = sum(int(index.position[targets[-1]]) - key + 1 for key, targets in groups)
         threads = min(self._threads, len(groups), 1 + work // PACKETS_PER_THREAD)
         if threads < 2:
             for key, targets in groups:
                 for number, image in self._cursors[0].decode_group(key, targets):
-                    yield number, transform(image)
+                    yield number, transform(image) if transform else image
             return
         yield from self._decode_in_threads(groups, threads, transform)
 
     def _decode_in_threads(
-        self, groups: list[tuple[int, list[int]]], threads: int, transform: FrameTransform
+        self, groups: list[tuple[int, list[int]]], threads: int, transform: FrameTransform | None
     ) -> Iterator[Decoded]:
-        """Decode the groups in threads, and yield their frames in order, at most two groups a thread ahead."""
+        """Decode the groups in threads, and yield their frames in order.
+
+        A thread waits when the frames that it holds for the caller reach its share of `AHEAD_BYTES`. The thread whose
+        frames the caller takes next never waits for another: groups are begun in order.
+        """
         while len(self._cursors) < threads:
             self._tracks.append(self._track())
             self._cursors.append(_Cursor(self._tracks[-1], self._index))
         idle = deque(self._cursors[:threads])
+        share = AHEAD_BYTES // (3 * self.width * self.height * threads) if transform is None else TRANSFORMED_AHEAD
+        stopped = threading.Event()
 
-        def decode(key: int, targets: list[int]) -> list[Decoded]:
+        def decode(key: int, targets: list[int], frames: queue.Queue[Decoded | Exception]) -> None:
             cursor = idle.popleft()  # never empty: as many cursors as threads
             try:
-                return [(number, transform(image)) for number, image in cursor.decode_group(key, targets)]
+                for number, image in cursor.decode_group(key, targets):
+                    put(frames, (number, transform(image) if transform else image))
+            except Exception as error:
+                put(frames, error)
             finally:
                 idle.append(cursor)
 
+        def put(frames: queue.Queue[Decoded | Exception], result: Decoded | Exception) -> None:
+            while not stopped.is_set():
+                with contextlib.suppress(queue.Full):
+                    return frames.put(result, timeout=0.1)
+            raise _Stopped
+
         pending = iter(groups)
-        running: deque[Future[list[Decoded]]] = deque()
+        running: deque[tuple[int, queue.Queue[Decoded | Exception]]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="longview-video")
         try:
             while True:
                 while len(running) < 2 * threads and (group := next(pending, None)):
-                    running.append(pool.submit(decode, *group))
+                    frames: queue.Queue[Decoded | Exception] = queue.Queue(max(1, share))
+                    running.append((len(group[1]), frames))
+                    pool.submit(decode, *group, frames)
                 if not running:
                     return
-                yield from running.popleft().result()
+                count, frames = running.popleft()
+                for _ in range(count):
+                    result = frames.get()
+                    if isinstance(result, Exception):
+                        raise result
+                    yield result
         finally:
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _track(self) -> Track:
@@ -174,8 +207,12 @@ class VideoReader:
             track.deadline = deadline
 
 
-def _identity(image: Image.Image) -> Image.Image:
-    return image
+class _Stopped(Exception):
+    """The caller has stopped reading; ends a decoding thread."""
+
+
+def _empty() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
 
 
 @dataclass
@@ -183,76 +220,91 @@ class _Index:
     """Result of demuxing the file once. Positions count packets in decoding order, indices frames as presented."""
 
     num_packets: int
-    num_frames: int
     exact: bool  # whether each packet has a presentation time; if not, frames are found by counting decoded ones
-    seconds: list[float]
+    seconds: array[float]  # by index
     duration: float
     fps: float
-    pts: list[int] = field(default_factory=list)  # by index
-    position: list[int] = field(default_factory=list)  # by index
-    position_of_pts: dict[int, int] = field(default_factory=dict)  # where only one packet has that pts
-    keys: list[int] = field(default_factory=list)  # positions of the key frames
-    key_times: list[int] = field(default_factory=list)  # their pts
+    pts: NDArray[np.int64] = field(default_factory=_empty)  # by index
+    position: NDArray[np.int64] = field(default_factory=_empty)  # by index
+    keys: NDArray[np.int64] = field(default_factory=_empty)  # positions of the key frames
+    key_times: NDArray[np.int64] = field(default_factory=_empty)  # their pts
+    unique_pts: NDArray[np.int64] = field(default_factory=_empty)  # ascending; only those that one packet has
+    unique_position: NDArray[np.int64] = field(default_factory=_empty)  # of each of them
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.seconds)
 
     def key_of(self, index: int) -> int:
         """Return the position of the key frame to decode from.
 
         A frame presented before a key frame but stored after it (open GOP) needs the key frame before that one.
         """
-        return self.keys[max(0, bisect_right(self.key_times, self.pts[index]) - 1)]
+        return int(self.keys[max(0, bisect_right(self.key_times, self.pts[index]) - 1)])
+
+    def position_of(self, pts: int | None) -> int | None:
+        """Return the position of the packet with this pts; None where there is none, or more than one."""
+        if pts is None:
+            return None
+        at = int(np.searchsorted(self.unique_pts, pts))
+        return int(self.unique_position[at]) if at < len(self.unique_pts) and self.unique_pts[at] == pts else None
 
 
 def _read_index(track: Track) -> _Index:
-    times: list[int | None] = []
-    keys: list[int] = []
-    hidden: set[int] = set()
+    """Demux the file once. Eight bytes a packet and array: a day of video has millions."""
+    times, keys, hidden = array("q"), array("q"), array("q")
     end = 0
     may_hide = track.codec == "vp8"
     for position, packet in enumerate(track.packets()):
         pts = packet.pts
-        times.append(pts)
+        times.append(NO_TIME if pts is None else pts)
         if packet.is_keyframe:
             keys.append(position)
         if packet.is_discard or (may_hide and not bytes(packet)[0] >> 4 & 1):  # bit 4: show_frame
-            hidden.add(position)
-        elif pts is not None and (shown_until := pts + (packet.duration or 0)) > end:
-            end = shown_until
-    if keys and (first := times[keys[0]]) is not None:
-        hidden.update(position for position, pts in enumerate(times) if pts is not None and pts < first)
-    shown = [position for position in range(len(times)) if position not in hidden]
-    if not shown:
+            hidden.append(position)
+        elif pts is not None and (until := pts + (packet.duration or 0)) > end:
+            end = until
+    pts_of = np.frombuffer(times, np.int64) if times else _empty()
+    key_positions = np.frombuffer(keys, np.int64) if keys else _empty()
+    timed = pts_of != NO_TIME
+    shown = np.ones(len(times), dtype=bool)
+    shown[hidden] = False
+    if len(key_positions) and timed[key_positions[0]]:
+        shown &= ~(timed & (pts_of < pts_of[key_positions[0]]))
+    if not shown.any():
         raise MediaError(f"{track.name} has a video track without a frame to show; save or download it again")
-    rate = float(track.stream.average_rate or track.stream.guessed_rate or 25)
-    known = [(pts, position) for position in shown if (pts := times[position]) is not None]
-    in_order = known == sorted(known) and not track.context.has_b_frames
+    known = np.flatnonzero(shown & timed)
+    in_order = not (np.diff(pts_of[known]) < 0).any() and not track.context.has_b_frames
     # AVI has no presentation times; what stands for them is wrong for codecs that reorder their frames.
     guessed = track.format == "avi" and track.codec in ("h264", "hevc", "mpeg4") and not in_order
-    if guessed or len({pts for pts, _ in known}) < len(shown):
-        count = len(shown)
-        return _Index(len(times), count, False, [i / rate for i in range(count)], count / rate, rate)
-    known.sort()
-    counts = Counter(times)
-    keys = [key for key in keys if times[key] is not None] or [0]
-    base = float(track.stream.time_base)
-    seconds = ((np.asarray([pts for pts, _ in known], dtype=np.float64) - known[0][0]) * base).tolist()
-    rest = (end - known[-1][0]) * base
+    count, rate = int(shown.sum()), track.rate
+    if guessed or len(np.unique(pts_of[known])) < count:
+        return _Index(len(times), False, array("d", np.arange(count) / rate), count / rate, rate)
+    known = known[np.argsort(pts_of[known], kind="stable")]
+    pts_in_order = pts_of[known]
+    key_positions = key_positions[timed[key_positions]]
+    if not len(key_positions):
+        key_positions = np.zeros(1, np.int64)
+    unique, first, counts = np.unique(pts_of[timed], return_index=True, return_counts=True)
+    seconds = (pts_in_order.astype(np.float64) - int(pts_in_order[0])) * track.time_base
+    rest = (end - int(pts_in_order[-1])) * track.time_base
     if not 0 < rest <= 3600:  # the last frame does not say how long it stays: as long as the average
-        rest = seconds[-1] / (len(seconds) - 1) if len(seconds) > 1 else 1 / rate
-    duration = seconds[-1] + rest
+        rest = float(seconds[-1]) / (len(seconds) - 1) if len(seconds) > 1 else 1 / rate
+    duration = float(seconds[-1]) + (rest or 1 / rate)
     measured = len(seconds) / duration
     return _Index(
         num_packets=len(times),
-        num_frames=len(seconds),
         exact=True,
-        seconds=seconds,
+        seconds=array("d", seconds),
         duration=duration,
         # Containers round times to milliseconds; a header that says nearly the same says it better.
         fps=rate if abs(measured - rate) < 0.01 * rate else measured,
-        pts=[pts for pts, _ in known],
-        position=[position for _, position in known],
-        position_of_pts={pts: position for position, pts in enumerate(times) if pts is not None and counts[pts] == 1},
-        keys=keys,
-        key_times=[times[key] or 0 for key in keys],
+        pts=pts_in_order,
+        position=known,
+        keys=key_positions,
+        key_times=np.where(timed[key_positions], pts_of[key_positions], 0),
+        unique_pts=unique[counts == 1],
+        unique_position=np.flatnonzero(timed)[first[counts == 1]],
     )
 
 
@@ -269,8 +321,8 @@ class _Cursor:
     def decode_group(self, key: int, targets: list[int]) -> Iterator[Decoded]:
         """Yield the targets, which share the key frame at position `key`."""
         track, index = self._track, self._index
-        wanted = {index.pts[target]: target for target in targets}
-        last = max(index.position[target] for target in targets)
+        wanted = {int(index.pts[target]): target for target in targets}
+        last = int(index.position[targets].max())
         found: dict[int, Image.Image] = {}
         due = 0
         for packet in self._packets_from(key, last):
@@ -328,10 +380,10 @@ class _Cursor:
         for steps in (0, 1, 8):
             if not self._seekable or number < steps:
                 break
-            self._seekable = self._track.seek(self._index.key_times[number - steps])
+            self._seekable = self._track.seek(int(self._index.key_times[number - steps]))
             packets = self._track.packets()
             first = next(packets, None)
-            position = None if first is None else self._index.position_of_pts.get(first.pts)
+            position = None if first is None else self._index.position_of(first.pts)
             if position is not None and position <= key:
                 self._packets, self._at = chain([first], packets), position
                 return

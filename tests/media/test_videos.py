@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import struct
+import threading
 import time
 
 import numpy as np
@@ -291,3 +292,25 @@ def test_frames_are_plain_pillow_images(videos):
     with VideoReader(videos["constant.mp4"]) as reader:
         frame = next(reader.read([0]))
     assert type(frame.image) is Image.Image
+
+
+def test_threads_hold_few_frames_for_a_slow_caller(videos, monkeypatch):
+    monkeypatch.setattr(video, "PACKETS_PER_THREAD", 1)
+    monkeypatch.setattr(video, "AHEAD_BYTES", 8 * WIDTH * HEIGHT * 3)
+    decoded = []
+    upright = track.Track.upright
+    monkeypatch.setattr(track.Track, "upright", lambda self, frame: decoded.append(1) or upright(self, frame))
+    with VideoReader(videos["constant.mp4"], threads=2) as reader:
+        decoded.clear()
+        reading = reader.read(range(60))
+        for number in range(60):
+            frame = next(reading)
+            assert number_of(frame.image) == number
+            time.sleep(0.01)
+            assert len(decoded) <= number + 1 + 8 + 4  # taken, held by both threads, and in their hands
+        assert list(reading) == []
+    with VideoReader(videos["constant.mp4"], threads=2) as reader:
+        half = reader.read(range(60))
+        next(half)
+        half.close()  # threads that wait for room end
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("longview-video")]
