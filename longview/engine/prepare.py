@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from longview.engine.hooks import Hook, parse_hooks, run_before_model
-from longview.engine.request import Clock, Request, Settings
+from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery
@@ -76,15 +76,15 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
     if inputs.length >= engine.context_length:
         raise RequestError(
             f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
-            "shorten it, or look at fewer frames (--frames)"
+            "shorten it, or show fewer frames (--frames)"
         )
     if engine.name in DEMOS:
         inputs = replace(inputs, warnings=(*inputs.warnings, *unknown_to(engine.name, media)))
     chosen = {name: value for name, value in asdict(asked.media).items() if value is not None}
-    settings = Settings(
+    context = RequestContext(
         model=engine.name,
         params=asked.params,
-        shown={**asdict(asked.params), "media": chosen},
+        settings={**asdict(asked.params), "media": chosen},
         decode=lambda ids: engine.processor.tokenizer.decode(ids, skip_special_tokens=True),
         end_tokens=engine.processor.end_tokens,
         context_length=engine.context_length,
@@ -94,10 +94,10 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
     clock.lap("preprocess")
     requests: list[Request] = []
     for choice in range(asked.n):
-        matcher = engine.grammars.matcher(asked.params, engine.processor.tokenizer, settings.end_tokens)
-        sampler = Sampler(asked.params, matcher, settings.end_tokens, choice)
+        matcher = engine.grammars.matcher(asked.params, engine.processor.tokenizer, context.end_tokens)
+        sampler = Sampler(asked.params, matcher, context.end_tokens, choice)
         first = requests[0] if requests else None
-        requests.append(Request(inputs, settings, clock.copy(), sampler, choice, after=first))
+        requests.append(Request(inputs, context, clock.copy(), sampler, choice, after=first))
     return requests
 
 

@@ -45,13 +45,13 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The parameters of a request, and what its answer is decoded with."""
+class RequestContext:
+    """What the inputs of a request do not say: its parameters, the tokenizer's part, and what the receipt lists."""
 
     model: str
     params: SamplingParams
-    shown: Mapping[str, Any]
-    """The settings that the receipt lists."""
+    settings: Mapping[str, Any]
+    """As the receipt lists them."""
     decode: Callable[[list[int]], str]
     """Token ids → text."""
     end_tokens: list[int]
@@ -74,15 +74,15 @@ class Request:
     def __init__(
         self,
         inputs: ModelInputs,
-        settings: Settings,
+        context: RequestContext,
         clock: Clock,
         sampler: Sampler,
         choice: int = 0,
         after: Request | None = None,
     ) -> None:
-        self.inputs, self.settings, self.clock, self.choice, self.after = inputs, settings, clock, choice, after
+        self.inputs, self.context, self.clock, self.choice, self.after = inputs, context, clock, choice, after
         self.sampler = sampler
-        self.text_stream = TextStream(settings.decode, settings.params.stop)
+        self.text_stream = TextStream(context.decode, context.params.stop)
         self.pieces: deque[Piece] = deque()
         self.error: Exception | None = None
         self.cancelled = False
@@ -119,11 +119,11 @@ class Request:
 
     def report_progress(self) -> None:
         """Tell the caller how many of the pictures have features."""
-        progress, inputs = self.settings.progress, self.inputs
+        progress, inputs = self.context.progress, self.inputs
         if progress is not None:
             frames = zip(self.feature_keys, inputs.encoder_inputs, strict=True)
             done = sum(encoder_input.num_pictures for key, encoder_input in frames if key in self.features)
-            progress(done, inputs.num_pictures, "looking at pictures")
+            progress(done, inputs.num_pictures, "encoding pictures")
 
     def release(self) -> None:
         """Free what is needed only until the prompt is prefilled."""
@@ -145,7 +145,7 @@ class Request:
     @property
     def max_generated(self) -> int:
         """Tokens of the answer at most."""
-        return min(self.settings.params.max_tokens, self.settings.context_length - self.inputs.length)
+        return min(self.context.params.max_tokens, self.context.context_length - self.inputs.length)
 
     @property
     def max_positions(self) -> int:
@@ -174,7 +174,7 @@ class Request:
         """Append the next token of the answer; if it completes a piece of text, that is appended to `pieces`."""
         if not self.num_generated:
             self.clock.lap("prefill")
-        is_end = token in self.settings.end_tokens
+        is_end = token in self.context.end_tokens
         self.token_ids.append(token)
         self._piece_ids.append(token)
         if logprob is not None:
@@ -199,7 +199,7 @@ class Request:
         self.finished = True
 
     def _emit(self, text: str, reason: FinishReason | None = None, receipt: Receipt | None = None) -> None:
-        logprobs = None if self.settings.params.logprobs is None else tuple(self._piece_logprobs)
+        logprobs = None if self.context.params.logprobs is None else tuple(self._piece_logprobs)
         self.pieces.append(Piece(text, tuple(self._piece_ids), reason, receipt, self.choice, logprobs))
         self._piece_ids, self._piece_logprobs = [], []
 
@@ -215,9 +215,9 @@ class Request:
             cached_tokens=self.cached_tokens,
         )
         timings = Timings(**laps, first_token=sum(laps[phase] for phase in phases))
-        settings = self.settings
+        context = self.context
         receipt = Receipt(
-            settings.model, inputs.frames, usage, timings, settings.shown, inputs.warnings, settings.notes
+            context.model, inputs.frames, usage, timings, context.settings, inputs.warnings, context.notes
         )
         self._emit(text + self.text_stream.finish(), reason, receipt)
         self.finished = True  # last, because another thread may be waiting for it

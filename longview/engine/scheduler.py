@@ -282,7 +282,7 @@ class Scheduler:
         """All features are there: embed the prompt, and copy the longest prefix that is already in a KV cache."""
         inputs = request.inputs
         if inputs.num_pictures and not inputs.encoder_inputs:  # a family that encodes all pictures at once
-            arguments = self.model.embed_pictures(inputs.load_pixels(), request.settings.progress)
+            arguments = self.model.embed_pictures(inputs.load_pixels(), request.context.progress)
         else:
             features = [request.features[key] for key in request.feature_keys]
             arguments = self.model.embed_pictures(

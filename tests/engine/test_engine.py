@@ -143,7 +143,7 @@ def test_the_sampler_gets_text_tokens_only(engine, monkeypatch):
 def test_progress_counts_pictures(engine):
     given = []
     engine.answer([longview.ask("?", PICTURE, CLIP)], max_tokens=1, progress=lambda *step: given.append(step))
-    encoded = [step for step in given if step[2] == "looking at pictures"]
+    encoded = [step for step in given if step[2] == "encoding pictures"]
     assert encoded
     assert encoded[-1][0] == encoded[-1][1]
 

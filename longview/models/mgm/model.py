@@ -100,7 +100,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         for chunk in pixel_values.split(self.config.pictures_at_a_time):
             embeds.append(self.encode_images(small_views(chunk, side, grid), chunk))
             if progress is not None:
-                progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
+                progress(sum(map(len, embeds)), len(pixel_values), "encoding pictures")
         return torch.cat(embeds)
 
     def encode_images(self, images: Tensor, images_aux: Tensor | None) -> Tensor:

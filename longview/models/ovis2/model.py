@@ -79,7 +79,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         for chunk in pixel_values.split(self.config.vision_batch_size):
             embeds.append(self.vte(visual(chunk.to(device, visual.dtype))))
             if progress is not None:
-                progress(sum(map(len, embeds)), len(pixel_values), "looking at pictures")
+                progress(sum(map(len, embeds)), len(pixel_values), "encoding pictures")
         return torch.cat(embeds)
 
     def has_pictures(self, input_ids: Tensor) -> bool:

@@ -180,7 +180,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
                 hidden = block(hidden, None)
             features.append(self.vision2text_model(hidden))
             if progress is not None:
-                progress(sum(map(len, features)), len(pixel_values), "looking at pictures")
+                progress(sum(map(len, features)), len(pixel_values), "encoding pictures")
         return torch.cat(features)
 
     def embed_pictures(
