@@ -36,14 +36,14 @@ MGM_GOLDEN, MGM_MINING, MGM_TEXTS, MGM_FOLDERS = (
 )
 
 VANDALISMS = {
-    "a token sees the picture whose placeholder it begins, in every release": (
+    "a picture is visible to its placeholder's first token, in every release": (
         ATTENTION,
         "[start if inclusive else start + 1 for start in placeholder_starts]",
         "[start for start in placeholder_starts]",
         GOLDEN,
     ),
-    "a token sees pictures that come later": (ATTENTION, "visible = sum(t <= left for t in first_seen)", "visible = len(placeholder_starts)", LAWS),
-    "a packed sample sees the pictures of the one before": (ATTENTION, "first = sum(start < sample_start for start in placeholder_starts)", "first = 0", "models/test_packing.py"),
+    "pictures are visible to tokens before them": (ATTENTION, "visible = sum(t <= left for t in first_visible)", "visible = len(placeholder_starts)", LAWS),
+    "pictures are visible to the next sample of a packed row": (ATTENTION, "first = sum(start < sample_start for start in placeholder_starts)", "first = 0", "models/test_packing.py"),
     "the mask of the eager path forgets that pictures come in order": (
         VISUAL,
         "torch.arange(begin, begin + length, device=device)[:, None]",
@@ -63,7 +63,7 @@ VANDALISMS = {
         GOLDEN,
     ),
     "the gate is upside down": (FUSION, "text * (1 - gate) + visual.to(text.dtype) * gate", "text * gate + visual.to(text.dtype) * (1 - gate)", GOLDEN),
-    "a token before the first picture is gated all the same": (FUSION, "torch.where(sees_pictures, gate, 0.0)", "gate", GOLDEN),
+    "a token before the first picture is gated, too": (FUSION, "gate = torch.where(torch.isfinite(lse).unsqueeze(-1), gate, 0.0)", "pass", GOLDEN),
     "pictures and text swap shares in the joint softmax": (FUSION, "torch.sigmoid(visual_lse - text_lse)", "torch.sigmoid(text_lse - visual_lse)", GOLDEN),
     "the softmax forgets its scale": (FUSION, "visual[0][0].shape[0], -1)) * self.scaling", "visual[0][0].shape[0], -1))", GOLDEN),
     "the gradient of the streaming softmax has a wrong sign": (ATTENTION, "shift = grad_lse - (output", "shift = grad_lse + (output", "models/owl3/test_attention.py"),

@@ -157,7 +157,7 @@ def uses_tower_file(config: MGMConfig) -> bool:
     return "vision_tower_aux" not in config.described and not config.optimize_vision_tower_aux
 
 
-def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def complete(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """Set the fields of `config` that only the tensors and the towers' folders tell: towers' sizes, the vocabulary.
 
     Raises:
@@ -169,7 +169,7 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
                 f"{folder} holds no {what} (no tensors {prefix}*), so it is not an MGM checkpoint or not all of one; "
                 "name a folder with the official weights"
             )
-    _settle_towers(config, shapes, folder)
+    _complete_towers(config, shapes, folder)
     text, vision = config.text_config, config.vision_config
     positive = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps", "max_position_embeddings")
     checkpoint.check_numbers(text, positive, folder)
@@ -188,7 +188,7 @@ def settle(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Pat
         )
 
 
-def _settle_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _complete_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     if "vision_tower" not in config.described:
         positions = shapes.get(f"{_CLIP}embeddings.position_embedding.weight")
         released = positions == (577, CLIP_L_336["hidden_size"])

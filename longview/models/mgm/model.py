@@ -237,7 +237,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: they do not.
         """
-        convert.settle(config, shapes, folder)
+        convert.complete(config, shapes, folder)
         expected = convert.expected_shapes(config, checkpoint.shapes_of(cls, config, folder))
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
         checkpoint.check_generation_config(folder)

@@ -86,7 +86,7 @@ class MGMProcessor(OfficialProcessorCalls):
         config = kwargs.get("config")
         if config is None:
             config = checkpoint.open_config(MGMConfig, folder)
-            convert.settle(config, checkpoint.tensor_shapes(folder), folder)
+            convert.complete(config, checkpoint.tensor_shapes(folder), folder)
         tokenizer = checkpoint.open_tokenizer(Path(config.tokenizer_folder) if config.tokenizer_folder else folder)
         return cls(tokenizer, config, kwargs.get("template"))
 

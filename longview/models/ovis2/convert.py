@@ -37,7 +37,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "ovis" or "Ovis" in (config.get("architectures") or [])
 
 
-def settle(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def complete(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """Set the fields of `config` that only the tensors tell: the sizes of both vocabularies.
 
     Raises:

@@ -157,7 +157,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: they do not.
         """
-        convert.settle(config, shapes, folder)
+        convert.complete(config, shapes, folder)
         convert.check_quantisation(config, shapes, folder)
         expected = convert.expected_shapes(checkpoint.shapes_of(cls, config, folder), shapes)
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))

@@ -1,9 +1,9 @@
-"""mPLUG-Owl3: words look at pictures inside a few transformer blocks; pictures never occupy the language sequence.
+"""mPLUG-Owl3: text tokens attend to pictures inside a few transformer blocks; pictures take no place in the sequence.
 
-The language model is Qwen2, the tower SigLIP without its last block. In each *hyper layer* the words' queries attend to
-keys and values of the pictures as well as of the words before them (`fusion.py`); a picture's keys carry the position
-of its placeholder (MI-RoPE), and a token sees only pictures that stand before it. So a picture of 729 patches costs
-five tokens of context, and attention in four layers.
+The language model is Qwen2, the tower SigLIP without its last block. In each *hyper layer* the queries of text tokens
+attend to keys and values of the pictures as well as of the text before them (`fusion.py`). A picture's keys carry the
+position of its placeholder (MI-RoPE), and a token attends only to pictures whose placeholders stand before it. So a
+picture of 729 patches costs five tokens of context, and attention in four layers.
 
     pixels ── SigLIP[:-1] ── vision2text_model ── features ─┐
     ids ── embeddings ── block ── hyper block ── block ── … ┴ … ── norm ── lm_head ── logits

@@ -1,7 +1,7 @@
 """Kernels of hyper attention that never hold a mask of text tokens times visual keys; `fusion.py` has the dense form.
 
-A token sees a *prefix* of its row's pictures, those whose placeholder stands before it. So the queries of a row fall
-into runs with the same number of visible pictures, and each run attends to a slice of the keys:
+A token attends to a *prefix* of its row's pictures, those whose placeholders stand before it. So the queries of a row
+fall into runs with the same number of visible pictures, and each run attends to a slice of the keys:
 
     token      <|im_start|>  user  \\n   ▣₀  ▣₀  ▣₀   ▣₁  ▣₁  ▣₁   What  is  this
     pictures        0         0    0    1   1   1    2   2   2     2    2    2
@@ -28,7 +28,7 @@ few different shapes of matrices occur; a CPU keeps compiled code and memory for
 
 
 class Run(NamedTuple):
-    """Consecutive queries of one row that see the same pictures: tokens `begin:end` see `first … pictures`."""
+    """Consecutive queries of one row: to tokens `begin:end`, pictures `first:pictures` are visible."""
 
     begin: int
     end: int
@@ -39,19 +39,19 @@ class Run(NamedTuple):
 def runs_of(
     placeholder_starts: Sequence[int], begin: int, length: int, inclusive: bool, sample_starts: Sequence[int] = ()
 ) -> list[Run]:
-    """Split the queries `begin … begin + length` of a row into runs; queries that see no picture belong to none.
+    """Split the queries `begin … begin + length` of a row into runs; without visible pictures they belong to none.
 
     Args:
         placeholder_starts: Ascending positions of the placeholders' first tokens, in the row that `begin` counts in.
-        inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
-        sample_starts: Where further samples of a packed row begin: from there on, pictures before it are not seen.
+        inclusive: A picture is visible to its placeholder's first token already (241101), or from the next one on.
+        sample_starts: Where further samples of a packed row begin: from there on, pictures before it are not visible.
     """
-    first_seen = [start if inclusive else start + 1 for start in placeholder_starts]
+    first_visible = [start if inclusive else start + 1 for start in placeholder_starts]
     end = begin + length
-    changes = sorted({begin, end, *(t for t in (*first_seen, *sample_starts) if begin < t < end)})
+    changes = sorted({begin, end, *(t for t in (*first_visible, *sample_starts) if begin < t < end)})
     runs = []
     for left, right in itertools.pairwise(changes):
-        visible = sum(t <= left for t in first_seen)
+        visible = sum(t <= left for t in first_visible)
         sample_start = max((start for start in sample_starts if start <= left), default=0)
         first = sum(start < sample_start for start in placeholder_starts)
         if visible > first:
@@ -70,11 +70,11 @@ def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[Run], p
         key, value: (Hkv, M, D).
 
     Returns:
-        Output (Hkv, G, T, D) and log-sum-exp (Hkv, G, T). Where a token sees no picture they are 0 and −∞.
+        Output (Hkv, G, T, D) and log-sum-exp (Hkv, G, T). Where no picture is visible they are 0 and −∞.
     """
     scores_bytes = 4 * query.shape[0] * (query.shape[1] + 7) * key.shape[1]
-    sees_all = query.shape[2] == 1 and runs and (runs[0].first, runs[0].pictures * patches) == (0, key.shape[1])
-    if sees_all and scores_bytes <= SCORES_BYTES and not torch.is_grad_enabled():
+    all_visible = query.shape[2] == 1 and runs and (runs[0].first, runs[0].pictures * patches) == (0, key.shape[1])
+    if all_visible and scores_bytes <= SCORES_BYTES and not torch.is_grad_enabled():
         return attend_single_token(query, key, value)
     return PrefixAttention.apply(query, key, value, runs, patches)
 
@@ -137,7 +137,7 @@ class PrefixAttention(torch.autograd.Function):
 
 
 def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """`PrefixAttention` of a single token that sees all keys, as in each step of decoding: the keys are read once.
+    """`PrefixAttention` of a single token to which all keys are visible, as in decoding; the keys are loaded once.
 
     query (Hkv, G, 1, D), scaled; key, value (Hkv, M, D) → output (Hkv, G, 1, D) and log-sum-exp (Hkv, G, 1), fp32.
     """
@@ -179,10 +179,10 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
     outputs, totals = [], []
     for rows in (slice(begin, begin + size) for begin in range(0, length, size)):
         scores = (query[:, :, :, rows] @ key.unsqueeze(2).transpose(-1, -2)).float()
-        seen = mask[:, :, :, rows]
-        # a finite floor keeps padding, which sees nothing, free of NaN
+        bias = mask[:, :, :, rows]
+        # a finite floor keeps padding, which attends to nothing, free of NaN
         floor = torch.finfo(torch.float32).min
-        scores = scores.masked_fill(~seen, floor) if seen.dtype == torch.bool else (scores + seen).clamp(min=floor)
+        scores = scores.masked_fill(~bias, floor) if bias.dtype == torch.bool else (scores + bias).clamp(min=floor)
         lse = scores.logsumexp(-1)
         outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
         totals.append(lse)

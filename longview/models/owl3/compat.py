@@ -4,7 +4,7 @@
     inputs = processor(messages, images=[…], videos=[…])          input_ids, pixel_values, media_offset
     model.generate(**inputs, tokenizer=tokenizer, decode_text=True)
 
-In their strings, `<|image|>` and `<|video|>` in a user's text are media, and special tokens are what they look like.
+In their strings, `<|image|>` and `<|video|>` in a user's text are media, and `<|im_end|>` and the like special tokens.
 Where placeholders stand is `media_offset`; our own form of it is `placeholder_starts`, a list of indices for each row.
 """
 
@@ -51,8 +51,10 @@ def read_media_offset(media_offset: Tensor | Sequence) -> list[list[int]]:
     rows: list[list[int]] = []
     for row in media_offset:
         if isinstance(row, Tensor) and row.dim() == 2:
-            seen = (row[:, 1] - row[:, 0]).clamp(min=0).tolist()
-            rows.append([token - 1 for token in range(1, len(seen)) for _ in range(seen[token] - seen[token - 1])])
+            counts = (row[:, 1] - row[:, 0]).clamp(min=0).tolist()
+            rows.append(
+                [token - 1 for token in range(1, len(counts)) for _ in range(counts[token] - counts[token - 1])]
+            )
         else:
             rows.append([] if row is None else [int(start) for start in row])
     return rows
@@ -147,8 +149,8 @@ class OfficialProcessorCalls:
                     raise RequestError(f"the messages hold more {piece} than were given: {counts}")
                 elif piece == PLACEHOLDER:
                     picture = images_left.pop(0)
-                    grid, shown = self.cut_picture(picture, cuts)
-                    segments += shown
+                    grid, placed = self.cut_picture(picture, cuts)
+                    segments += placed
                     pixels += self.views(picture, grid)
                 else:
                     frames = videos_left.pop(0)

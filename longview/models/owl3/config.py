@@ -1,12 +1,13 @@
 """Owl3Config: every hyper-parameter of the three mPLUG-Owl3 releases; a release is three fields, not a class.
 
-| release | `gate`     | `projector_layers` | placeholder s is seen by token t | keys turn at position |
-|---------|------------|--------------------|----------------------------------|-----------------------|
-| 240728  | `"token"`  | 1                  | t > s                            | s + 1                 |
-| 241014  | `"vector"` | 1                  | t > s                            | s + 1                 |
-| 241101  | `"none"`   | 2                  | t ≥ s                            | s                     |
+| release | `gate`     | `projector_layers` | token t attends to a picture at s if | MI-RoPE position |
+|---------|------------|--------------------|--------------------------------------|------------------|
+| 240728  | `"token"`  | 1                  | t > s                                | s + 1            |
+| 241014  | `"vector"` | 1                  | t > s                                | s + 1            |
+| 241101  | `"none"`   | 2                  | t ≥ s                                | s                |
 
-The released config.json files do not say which one they are; `convert.settle` reads it off the tensors.
+s is the index of the placeholder's first token. The released config.json files do not say which release they are of;
+`convert.complete` finds it in the tensors.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from transformers import Qwen2Config, SiglipVisionConfig
 from longview.models.transformers_seams import SubConfigSpec
 
 GATES = {"240728": "token", "241014": "vector", "241101": "none"}
-"""How each release fuses words and pictures."""
+"""How each release fuses text and pictures."""
 
 
 @strict
 class Owl3Config(Qwen2Config):
-    """A Qwen2 language model, a SigLIP tower, and the blocks in which words look at pictures.
+    """A Qwen2 language model, a SigLIP tower, and the blocks in which text tokens attend to pictures.
 
     The language model's fields are `Qwen2Config`'s, flat, as in the official config.json.
     """
@@ -39,7 +40,7 @@ class Owl3Config(Qwen2Config):
     hyper_layers: list[int] = field(default_factory=lambda: [1, 9, 17, 25])
     """Blocks with hyper attention, counted from 1 as in the checkpoints: [1, 9, 17, 25] are blocks 0, 8, 16, 24."""
     gate: str = "none"
-    """How words and pictures are fused: by a gate per token, by a gate vector, or in one softmax; see `GATES`."""
+    """How text and pictures are fused: by a gate per token, by a gate vector, or in one softmax; see `GATES`."""
     projector_layers: int = 2
     """Linear layers between tower and language model; two have an exact GELU between them."""
     vision_batch_size: int = 16
@@ -51,7 +52,7 @@ class Owl3Config(Qwen2Config):
 
     @property
     def fused(self) -> bool:
-        """One softmax over pictures and words (241101), instead of two and a gate."""
+        """One softmax over pictures and text (241101), instead of two and a gate."""
         return self.gate == "none"
 
     @property

@@ -34,7 +34,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "mplugowl3" or "mPLUGOwl3Model" in (config.get("architectures") or [])
 
 
-def settle(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def complete(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """Set the fields of `config` that only the tensors know: release, projector, hyper layers, vocabulary.
 
     Raises:

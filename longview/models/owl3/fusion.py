@@ -10,7 +10,7 @@ width D computes
     241101            softmax(q [Kv Kt]ᵀ/√D) [Vv Vt]                                `joint_attention`
     240728, 241014    (1 − g) · softmax(q Ktᵀ/√D) Vt + g · softmax(q Kvᵀ/√D) Vv     `visual_attention`, `gate_contexts`
                       g = sigmoid(W · text context + b), by token and head (240728), or sigmoid(w) (241014)
-                      g = 0 where a token sees no picture
+                      g = 0 for a token that no picture stands before
 
 MI-RoPE: the P keys of a picture are rotated by the position of its placeholder. This file is the dense reference, which
 also runs where little is to be attended to; `attention.py` has the kernels that hold no mask of tokens times keys, and
@@ -60,7 +60,7 @@ def joint_attention(
         text_visible: Bool (B or 1, 1, T, S). visual_visible: bool (B, 1, T, M).
     """
     visible = torch.cat([visual_visible, text_visible.expand(len(visual_visible), -1, -1, -1)], dim=-1)
-    # a finite floor keeps padding, which sees nothing, free of NaN
+    # a finite floor keeps padding, which attends to nothing, free of NaN
     bias = query.new_zeros(visible.shape).masked_fill_(~visible, torch.finfo(query.dtype).min)
     key, value = (torch.cat(pair, dim=2) for pair in zip(visual, text, strict=True))
     grouped = query.shape[1] != key.shape[1]
@@ -70,7 +70,7 @@ def joint_attention(
 
 
 def visual_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """A softmax over the pictures alone. Where a token sees none, the output is 0 and the log-sum-exp −∞.
+    """A softmax over the pictures alone. Where none is visible, the output is 0 and the log-sum-exp −∞.
 
     query (B, Hkv, G, T, D), scaled; key, value (B, Hkv, M, D); visible bool (B, 1, T, M)
     → output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
@@ -102,7 +102,7 @@ def merge_softmaxes(text: Tensor, text_lse: Tensor, visual: Tensor, visual_lse: 
 class HyperAttention(nn.Module):
     """Qwen2's self-attention, plus keys and values of the pictures, and the release's way of fusing the two."""
 
-    is_causal = True  # with num_key_value_groups, read by transformers' attention implementations
+    is_causal = True  # with num_key_value_groups, used by transformers' attention implementations
 
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
         super().__init__()
@@ -190,14 +190,14 @@ class HyperAttention(nn.Module):
     ) -> Tensor:
         """One softmax over pictures and text: (B, T, H, D)."""
         if self._is_dense(query, visual):
-            readable = text_mask(mask, query.shape[2], text[0].shape[2], query.device)
-            readable = readable if readable.dtype == torch.bool else readable >= 0
-            keys, visible = self._batched(side_cache, visual, query, begin)
-            return joint_attention(query, text, readable, keys, visible, self.scaling).transpose(1, 2)
+            text_visible = text_mask(mask, query.shape[2], text[0].shape[2], query.device)
+            text_visible = text_visible if text_visible.dtype == torch.bool else text_visible >= 0
+            padded, visible = self._padded(side_cache, visual, query, begin)
+            return joint_attention(query, text, text_visible, padded, visible, self.scaling).transpose(1, 2)
         grouped = query.unflatten(1, (text[0].shape[1], -1)) * self.scaling  # (B, Hkv, G, T, D)
-        seen, seen_lse = self._attend_by_runs(grouped, side_cache, visual, begin)
-        read, read_lse = attend_text(grouped, *text, mask)
-        return merge_softmaxes(read, read_lse, seen, seen_lse).flatten(1, 2).transpose(1, 2)
+        visual_context = self._attend_by_runs(grouped, side_cache, visual, begin)
+        text_context = attend_text(grouped, *text, mask)
+        return merge_softmaxes(*text_context, *visual_context).flatten(1, 2).transpose(1, 2)
 
     def _fuse_by_gate(
         self, query: Tensor, text: Tensor, side_cache: VisualKVCache, visual: list[KeyValue], begin: int
@@ -205,17 +205,17 @@ class HyperAttention(nn.Module):
         """Self-attention's context (B, T, H, D) and that of the pictures, mixed by the gate: (B, T, H, D)."""
         grouped = query.unflatten(1, (visual[0][0].shape[0], -1)) * self.scaling  # (B, Hkv, G, T, D)
         if self._is_dense(query, visual):
-            (keys, values), visible = self._batched(side_cache, visual, query, begin)
-            seen, lse = visual_attention(grouped, keys, values, visible)
+            padded, visible = self._padded(side_cache, visual, query, begin)
+            visual_context, lse = visual_attention(grouped, *padded, visible)
         else:
-            seen, lse = self._attend_by_runs(grouped, side_cache, visual, begin)
-        read = text.transpose(1, 2).unflatten(1, grouped.shape[1:3])  # (B, Hkv, G, T, D)
+            visual_context, lse = self._attend_by_runs(grouped, side_cache, visual, begin)
+        text_context = text.transpose(1, 2).unflatten(1, grouped.shape[1:3])  # (B, Hkv, G, T, D)
         if self.config.gate == "token":
-            gate = self.gate_proj(read)
+            gate = self.gate_proj(text_context)
         else:
             gate = torch.sigmoid(self.gate).view(1, *grouped.shape[1:3], 1, self.head_dim)
-        sees_pictures = torch.isfinite(lse).unsqueeze(-1)
-        return gate_contexts(read, seen, torch.where(sees_pictures, gate, 0.0)).flatten(1, 2).transpose(1, 2)
+        gate = torch.where(torch.isfinite(lse).unsqueeze(-1), gate, 0.0)
+        return gate_contexts(text_context, visual_context, gate).flatten(1, 2).transpose(1, 2)
 
     def _is_dense(self, query: Tensor, visual: list[KeyValue]) -> bool:
         """Whether to compute with one padded batch and a mask: several rows with few keys, or where eager is set."""
@@ -224,10 +224,10 @@ class HyperAttention(nn.Module):
         small = batch > 1 and 4 * batch * keys * (2 * heads * width + length) <= DENSE_BYTES
         return small or self.config._attn_implementation == "eager"
 
-    def _batched(
+    def _padded(
         self, side_cache: VisualKVCache, visual: list[KeyValue], query: Tensor, begin: int
     ) -> tuple[KeyValue, Tensor]:
-        """Keys and values of the rows' pictures, padded to (B, Hkv, M, D), and who sees which: bool (B, 1, T, M)."""
+        """The rows' pictures, padded to (B, Hkv, M, D), and which keys each token attends to: bool (B, 1, T, M)."""
         batch, length = query.shape[0], query.shape[2]
         keys, values = side_cache.padded(self.layer_idx, visual, batch)
         visible = side_cache.visible(batch, begin, length, keys.shape[2], self.config.fused, keys.device)
@@ -250,7 +250,7 @@ class HyperAttention(nn.Module):
 
 
 class HyperDecoderLayer(Qwen2DecoderLayer):
-    """A Qwen2 block whose input norm is shared by text and pictures, and whose attention sees both.
+    """A Qwen2 block whose input norm is shared by text and pictures, and whose attention is over both.
 
     Its parts are Qwen2's, its forward pass is its own.
     """

@@ -99,7 +99,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         """Open an official or our own folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
 
         Raises:
-            CheckpointError: something about the folder is missing, unsafe or of the wrong shape; says what.
+            CheckpointError: something about the folder is missing, unsafe or of the wrong shape.
         """
         folder = checkpoint.resolve(str(name), revision=kwargs.pop("revision", None))
         shapes = checkpoint.tensor_shapes(folder)
@@ -112,12 +112,12 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def check(cls, config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-        """Settle a config by the tensors of its checkpoint, and make sure that they belong together.
+        """Complete a config by the shapes of its checkpoint's tensors, and make sure that they belong together.
 
         Raises:
             CheckpointError: they do not.
         """
-        convert.settle(config, shapes, folder)
+        convert.complete(config, shapes, folder)
         expected = checkpoint.shapes_of(cls, config, folder)
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
         checkpoint.check_generation_config(folder)

@@ -119,11 +119,11 @@ class Owl3Processor(OfficialProcessorCalls):
                     continue
                 medium = next(queue)
                 if medium.kind == "video":
-                    grid, shown = None, self.video_segments(len(medium.frames))
+                    grid, placed = None, self.video_segments(len(medium.frames))
                 else:
-                    grid, shown = self.cut_picture(medium.frames[0].image, cuts)
-                segments += shown
-                count = sum(segment is None for segment in shown) // len(medium.frames)
+                    grid, placed = self.cut_picture(medium.frames[0].image, cuts)
+                segments += placed
+                count = sum(segment is None for segment in placed) // len(medium.frames)
                 settings, pixels = (self.config.picture_size, grid), partial(self.pixels, grid=grid)
                 encoder_inputs += [
                     EncoderInput(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))
@@ -187,7 +187,7 @@ class Owl3Processor(OfficialProcessorCalls):
             RequestError: there are none.
         """
         if not num_frames:
-            raise RequestError("a video without frames cannot be shown to the model; choose at least one frame")
+            raise RequestError("a video needs at least one frame; choose more")
         frames: list[Segment] = [None] * num_frames
         return frames if self.config.release == "240728" else ["<|start_video_frame|>", *frames, "<|end_video_frame|>"]
 

@@ -33,7 +33,7 @@ class RowPictures:
     placeholder_starts: list[int] = field(default_factory=list)
     """Positions of the placeholders' first tokens in the row, ascending, one a picture."""
     sample_starts: list[int] = field(default_factory=list)
-    """Positions at which further samples of a packed row begin; their tokens do not see the pictures before."""
+    """Positions at which further samples of a packed row begin; the pictures before are not visible to them."""
     key_values: dict[int, KeyValue] = field(default_factory=dict)
     """By layer."""
 
@@ -72,7 +72,7 @@ class VisualKVCache:
         self.patches = patches
         self.pending: PendingPictures | None = None
         self._padded: dict[tuple[int, int], KeyValue] = {}  # by layer and batch size, until pictures are added
-        self._first_seen: dict[int, Tensor] = {}  # by batch size, until pictures are added
+        self._first_visible: dict[int, Tensor] = {}  # by batch size, until pictures are added
 
     # ── what engine and generation do with it: `longview.models.base.SideCache` ──
 
@@ -110,7 +110,7 @@ class VisualKVCache:
         return sum(len(row.placeholder_starts) for row in self.rows)
 
     def row_of(self, batch_row: int, batch_size: int) -> int:
-        """Which of `rows` a row of the batch reads: they are repeated in place (`repeat_interleave`), as for beams."""
+        """Which of `rows` a row of the batch uses: they are repeated in place (`repeat_interleave`), as for beams."""
         return batch_row * len(self.rows) // batch_size
 
     # ── new pictures ──
@@ -138,11 +138,11 @@ class VisualKVCache:
         for row, starts in zip(self.rows, sample_starts or [], strict=sample_starts is not None):
             row.sample_starts = [start for start in starts if start]
         self.pending = PendingPictures(features, positions)
-        self._padded, self._first_seen = {}, {}
+        self._padded, self._first_visible = {}, {}
 
     def project(self, layer: int, projection: Projection, device: torch.device) -> list[KeyValue]:
         """Keys and values of each row in a layer, those of the pending pictures included. Nothing is stored."""
-        assert self.pending is not None, "there are no pending pictures; read key_values"
+        assert self.pending is not None, "there are no pending pictures; use key_values"
         positions = self.pending.positions
         key, value = projection(self.pending.features_on(device), list(itertools.chain.from_iterable(positions)))
         sizes = [len(row) * self.patches for row in positions]
@@ -163,7 +163,7 @@ class VisualKVCache:
         """Every hyper layer has stored the pending pictures: their features are no longer needed."""
         self.pending = None
 
-    # ── what a layer reads ──
+    # ── what a layer attends to ──
 
     def key_values(self, layer: int) -> list[KeyValue]:
         """Keys and values of each row in a layer, as stored."""
@@ -186,24 +186,24 @@ class VisualKVCache:
         return keys, values
 
     def visible(self, batch_size: int, begin: int, length: int, num_keys: int, inclusive: bool, device: Any) -> Tensor:
-        """Which of the padded keys the tokens `begin … begin + length` of each row see: bool (B, 1, T, M).
+        """Which padded keys are visible to the tokens `begin … begin + length` of each row: bool (B, 1, T, M).
 
         Args:
-            inclusive: The token at a placeholder's start sees its picture already (241101), or the next one does.
+            inclusive: A picture is visible to its placeholder's first token already (241101), or from the next one on.
         """
-        if batch_size not in self._first_seen:
+        if batch_size not in self._first_visible:
             never = torch.iinfo(torch.long).max
             first = torch.full((batch_size, num_keys // self.patches), never)
             for number in range(batch_size):
                 row = self.rows[self.row_of(number, batch_size)]
                 starts = torch.tensor(row.placeholder_starts, dtype=torch.long)
                 first[number, : len(starts)] = starts if inclusive else starts + 1
-            self._first_seen[batch_size] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
+            self._first_visible[batch_size] = first.repeat_interleave(self.patches, -1)[:, None, None].to(device)
         tokens = torch.arange(begin, begin + length, device=device)[:, None]
-        seen = self._first_seen[batch_size].to(device) <= tokens
+        visible = self._first_visible[batch_size].to(device) <= tokens
         if any(row.sample_starts for row in self.rows):
-            seen &= tokens < self._sample_ends(batch_size, num_keys).to(device)
-        return seen
+            visible &= tokens < self._sample_ends(batch_size, num_keys).to(device)
+        return visible
 
     def _sample_ends(self, batch_size: int, num_keys: int) -> Tensor:
         """Where the sample ends that each of the padded keys belongs to: (B, 1, 1, M)."""

@@ -204,7 +204,7 @@ def test_the_published_small_tower_is_known_without_its_folder(tmp_path):
     config = Config(architectures=["MGMLlamaForCausalLM"], mm_projector_type="mlp2x_gelu", vocab_size=8)
     shapes = convert.expected_shapes(config, checkpoint.shapes_of(Model, config, tmp_path))
     config.vision_config.hidden_size = 7
-    convert.settle(config, shapes, tmp_path)
+    convert.complete(config, shapes, tmp_path)
     assert {name: getattr(config.vision_config, name) for name in CLIP_L_336} == CLIP_L_336
     assert config.vision_aux_config.depths == [3, 3, 27, 3]
     assert config.vision_aux_config.hidden_sizes == [192, 384, 768, 1536]
