@@ -148,7 +148,7 @@ class VideoCache:
                     self._videos[key] = medium
                     self._videos.move_to_end(key)
             while len(self._videos) > self.max_videos:
-                self._videos.popitem(last=False)
+                self._videos.popitem(last=False)[1].close()
         return media
 
     @staticmethod

@@ -70,6 +70,16 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         RelevanceQuery(relevance_question(parsed.messages), engine.similarity) if by_content else None,
         any(hook.reads_frames for hook in parsed.hooks),
     )
+    try:
+        return _make_requests(engine, parsed, clock, media)
+    except BaseException:  # a refused request keeps no file open, although the video cache has its media
+        for medium in media:
+            medium.close()
+        raise
+
+
+def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: Sequence[Medium]) -> list[Request]:
+    asked = parsed.settings
     messages, notes = run_before_model(parsed.hooks, parsed.messages, media, parsed.progress)
     clock.lap("media")
     inputs = engine.processor.prepare(messages, media)

@@ -129,6 +129,9 @@ class Request:
         """Free what is needed only until the prompt is prefilled."""
         if self.prefetcher is not None:
             self.prefetcher.stop()
+        else:  # nobody else will
+            for medium in self.inputs.media:
+                medium.close()
         self.prefetcher = self.row = None
         self.features, self.forward_arguments, self.pending_keys = {}, {}, deque()
 

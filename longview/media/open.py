@@ -84,8 +84,15 @@ def open_media(
     if len(parts) < 2:
         return [opener.open(part) for part in parts]
     pool = ThreadPoolExecutor(min(threads, len(parts)), thread_name_prefix="longview-media")
+    futures = [pool.submit(opener.open, part) for part in parts]
     try:
-        return list(pool.map(opener.open, parts))
+        return [future.result() for future in futures]
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

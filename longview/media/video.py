@@ -167,7 +167,7 @@ class VideoReader:
             try:
                 for number, image in cursor.decode_group(key, targets):
                     put(frames, (number, transform(image) if transform else image))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again where the caller takes the frames
                 put(frames, error)
             finally:
                 idle.append(cursor)

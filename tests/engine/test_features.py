@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from tolerances import SAME_MATHS
 import longview
 from longview.engine import Budget, Engine, features
 from longview.engine.features import FeatureCache, VideoCache, digest_of, feature_key, model_digest
-from longview.errors import RequestError
+from longview.engine.prepare import parse_request, prepare
+from longview.errors import MediaError, RequestError
 from longview.media import open_media
 from longview.media.medium import UNDECODED
 from longview.media.video import VideoReader
@@ -250,3 +252,39 @@ def test_the_video_cache_tells_options_apart(clip):
     assert two is opened(frames=2)
     picture = [longview.image(noise(1))]
     assert len(cache.open_media(picture, MediaOptions(), limits, None, MediaOptions())) == 1
+
+
+def times_open(path: Path) -> int:
+    """How often this process has a file open."""
+    links = [link for link in Path("/proc/self/fd").glob("*") if link.is_symlink()]
+    return sum(os.readlink(link) == str(path) for link in links)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them")
+def test_requests_that_are_refused_or_cancelled_keep_no_video_open(tiny, clip):
+    engine = Engine(*tiny)
+    question = [longview.ask("What happens?" * 3000, longview.video(clip))]
+    with pytest.raises(RequestError, match="tokens long"):
+        engine.answer(question, media={"frames": 2}, max_tokens=1)
+    assert len(engine.video_cache._videos) == 1
+    assert times_open(clip) == 0
+    parsed = parse_request(engine, [longview.ask("?", longview.video(clip))], {"media": {"frames": 3}}, (), None)
+    (request,) = prepare(engine, parsed)
+    assert times_open(clip) == 1
+    request.release()
+    assert times_open(clip) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them")
+def test_media_that_are_dropped_from_the_cache_or_opened_beside_a_bad_one_are_closed(clip, tmp_path):
+    videos = VideoCache(max_videos=2)
+    for frames in (2, 3, 4, 5):
+        videos.open_media([longview.video(clip)], MediaOptions(frames=frames), Limits(), None, MediaOptions())
+    assert times_open(clip) == 2
+    missing = longview.video(tmp_path / "missing.mp4")
+    errors = []  # whose tracebacks would keep the media alive
+    for parts in ([missing, longview.video(clip)], [longview.video(clip), missing]):
+        with pytest.raises(MediaError) as caught:
+            open_media(parts, decode=False)
+        errors.append(caught.value)
+    assert times_open(clip) == 2
