@@ -18,18 +18,19 @@ from torch import nn
 
 from longview.errors import CheckpointError, MissingExtraError, RecipeError
 from longview.models import checkpoint
+from longview.models.base import Model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MARK = ".lora_"
 """Occurs in the name of each parameter of an adapter."""
 
 
-def part_of(model: Any, name: str) -> str | None:
+def part_of(model: Model, name: str) -> str | None:
     """The part that a parameter or module belongs to."""
     return next((part for part, marks in model.parts.items() if any(mark in name for mark in marks)), None)
 
 
-def linear_layers(model: Any, parts: Sequence[str]) -> list[str]:
+def linear_layers(model: Model, parts: Sequence[str]) -> list[str]:
     """The linear layers of some parts; not the head, which tells words apart."""
     return [
         name
@@ -38,7 +39,7 @@ def linear_layers(model: Any, parts: Sequence[str]) -> list[str]:
     ]
 
 
-def add(model: Any, parts: Sequence[str], rank: int, alpha: float, dropout: float) -> Any:
+def add(model: Model, parts: Sequence[str], rank: int, alpha: float, dropout: float) -> Any:
     """Put fresh adapters, which change nothing yet, around the linear layers of some parts; returns PEFT's wrapper.
 
     Raises:
@@ -53,7 +54,7 @@ def add(model: Any, parts: Sequence[str], rank: int, alpha: float, dropout: floa
         return peft.get_peft_model(model, config)
 
 
-def attach(model: Any, folder: str | Path) -> Any:
+def attach(model: Model, folder: str | Path) -> Any:
     """Put a saved adapter into a model; returns PEFT's wrapper.
 
     Raises:
@@ -104,7 +105,7 @@ def base_of(folder: str | Path) -> str:
     return name
 
 
-def open_into(model: Any, folder: str | Path, merge: bool = True) -> None:
+def open_into(model: Model, folder: str | Path, merge: bool = True) -> None:
     """Apply a saved adapter: merged into the weights, with no trace left, or attached to them.
 
     Raises:
@@ -130,7 +131,7 @@ def save(wrapper: Any, folder: Path, base: str) -> None:
 
 
 @contextlib.contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
+def disabled(model: Model) -> Iterator[None]:
     """A context in which the model computes without its adapters, and without gradients."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -168,6 +168,9 @@ class Config(Protocol):
     def tiny(cls, variant: str = ..., **changes: Any) -> Config:
         """A model of a few hundred kilobytes with every mechanism of the variant in it, for tests."""
 
+    def __getattr__(self, name: str) -> Any:
+        """What every `PreTrainedConfig` has: `get_text_config`, `to_dict`, `save_pretrained`, …"""
+
 
 class Processor(Protocol):
     """The contract of a family's processor: messages + media → ModelInputs; `tokenizer` makes text of tokens."""

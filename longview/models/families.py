@@ -21,15 +21,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 import longview.models
 from longview.errors import CheckpointError
 from longview.models import checkpoint
+from longview.models.base import Config, Processor
 
 
 class Family(Protocol):
     """What the package of a family exports; `longview.models.base` has the contracts of the three classes."""
 
     __name__: str
-    Config: Any
+    Config: type[Config]
     Model: Any
-    Processor: Any
+    Processor: type[Processor]
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json, official or written by longview, belongs to the family."""

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from longview.errors import MissingExtraError, RequestError
+from longview.models.base import Model
 
 
-def apply_liger_kernel(model: Any, rms_norm: bool = True, swiglu: bool = True) -> None:
+def apply_liger_kernel(model: Model, rms_norm: bool = True, swiglu: bool = True) -> None:
     """Replace the language model's RMSNorm and SwiGLU by Liger's, in place. The weights stay where they are.
 
     Args:

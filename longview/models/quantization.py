@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from longview.errors import MissingExtraError, RequestError
+from longview.models.base import Model
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of a kernel on a hub
 KINDS = ("int8", "int4")
@@ -48,7 +49,7 @@ def check(kind: str, device: str, dtype: torch.dtype | None) -> None:
         raise RequestError(f"quantize={kind!r} computes in bfloat16 on a CPU, not in {dtype}; leave dtype out")
 
 
-def quantize(model: Any, kind: str) -> Any:
+def quantize(model: Model, kind: str) -> Model:
     """Replace the linear layers of the language model's blocks, in place, one by one, so that memory never doubles."""
     quantized = Int8Linear if kind == "int8" else Int4Linear
     for block in model.language_model.model.layers:
@@ -60,7 +61,7 @@ def quantize(model: Any, kind: str) -> Any:
 
 
 def bitsandbytes_config(
-    model_class: Any, load_8bit: bool, load_4bit: bool, device: str, dtype: Any, option: str | None = None
+    model_class: type[Model], load_8bit: bool, load_4bit: bool, device: str, dtype: Any, option: str | None = None
 ) -> BitsAndBytesConfig:
     """How a family's model is to be quantised: an argument of `from_pretrained`.
 
@@ -94,7 +95,7 @@ def bitsandbytes_config(
     )
 
 
-def unquantised(model_class: Any) -> list[str]:
+def unquantised(model_class: type[Model]) -> list[str]:
     """Patterns of the modules that stay as they are: every component but the language model, and its head."""
     marks = [mark.strip(".") for part, names in model_class.parts.items() if part != "language" for mark in names]
     return [*(rf"(.*\.)?{mark}" for mark in marks), "lm_head"]

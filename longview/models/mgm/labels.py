@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 
+from longview.errors import RequestError
 from longview.models.base import IGNORED
 from longview.models.mgm.conversation import Template
 
@@ -26,11 +27,15 @@ def labels_of(
         ids: The conversation, tokenised, a picture as one id.
         count: How many tokens a piece of it has when tokenised alone.
         legacy: The tokenizer has sentencepiece's older treatment of spaces after special tokens.
+
+    Raises:
+        RequestError: the authors train with no such template.
     """
     if template.masking == "plain":
         start = count("<image>")
         return [IGNORED] * start + ids[start:]
-    assert template.masking is not None, "the authors train with no other template"
+    if template.masking is None:
+        raise RequestError("the authors' trainer knows no labels for this template; use prepare(…, train=True)")
     start = 0 if template.masking == "mpt" else 1
     labels = [IGNORED] * start + ids[start:]
     position = start
