@@ -57,7 +57,7 @@ def test_merged_is_attached_and_peft_opens_the_folder_too(tiny, learned):
     assert adapters.base_of(folder) == "some/model"
 
 
-def test_all_linear_layers_of_the_named_parts_and_no_others_learn(learned):
+def test_all_linear_layers_of_the_named_components_and_no_others_learn(learned):
     model, _, folder = learned
     shapes = {name for name, _ in model.named_parameters() if "lora_A" in name}
     assert shapes

@@ -146,12 +146,12 @@ def test_missing_tensors_are_counted_and_named(folder):
     assert "tensors: language_model.model.layers.3.mlp.up_proj.weight" in complaint(folder)
 
 
-def test_the_towers_unread_end_may_be_missing(folder):
-    unread = re.compile(r"vision_model\.(post_layernorm|head|encoder\.layers\.2)\.")
+def test_the_towers_unused_end_may_be_missing(folder):
+    unused = re.compile(r"vision_model\.(post_layernorm|head|encoder\.layers\.2)\.")
     reference = families()["owl3"].Model.from_pretrained(folder).encode(torch.ones(1, 3, 28, 28))
 
     def drop(tensors):
-        for name in [name for name in tensors if unread.match(name)]:
+        for name in [name for name in tensors if unused.match(name)]:
             del tensors[name]
 
     edit(folder, drop)
@@ -164,7 +164,7 @@ def test_a_checkpoint_without_hyper_attention_is_not_called_an_owl(folder):
     assert "holds no hyper attention" in complaint(folder)
 
 
-def test_hyper_layers_and_vocabulary_are_read_off_the_tensors(folder):
+def test_hyper_layers_and_vocabulary_are_taken_from_the_tensors(folder):
     change(folder, hyper_layers=[2, 3, 5], vocab_size=999)
     model = families()["owl3"].Model.from_pretrained(folder)
     assert model.config.hyper_layers == [1, 4]
@@ -198,7 +198,7 @@ def test_code_in_a_checkpoint_is_never_run(folder, tokenizer, trust, monkeypatch
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["auto_map"] = {"AutoTokenizer": ["modeling.Trap", "modeling.Trap"]}
     settings["tokenizer_class"] = "Trap"
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks is told to go ahead
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # any prompt is answered with yes
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     for auto in (longview.AutoConfig, longview.AutoModel, longview.AutoTokenizer, longview.AutoProcessor):
         for unknown in (False, True):

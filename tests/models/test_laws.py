@@ -71,14 +71,14 @@ def test_prefill_and_decode_equal_the_full_forward_at_every_split(tiny, sample):
     model, processor = tiny
     arguments = model.embed_pictures(prepare(processor, sample).load_pixels())
     whole = model(**arguments).logits
-    words = sequence(arguments)
-    length = arguments[words].shape[1]
+    name = sequence(arguments)
+    length = arguments[name].shape[1]
     for split in {1, 2, length - 1, *range(3, length - 1, 5)}:
         cache = DynamicCache(config=model.config)
-        first = {**arguments, words: arguments[words][:, :split]}
+        first = {**arguments, name: arguments[name][:, :split]}
         first["attention_mask"] = arguments["attention_mask"][:, :split]
         begin = model(**first, past_key_values=cache)
-        rest = model(**{words: arguments[words][:, split:]}, **continued(cache, begin))
+        rest = model(**{name: arguments[name][:, split:]}, **continued(cache, begin))
         close(torch.cat([begin.logits, rest.logits], dim=1), whole)
 
 
@@ -88,12 +88,12 @@ def test_token_by_token_decoding_equals_the_full_forward(tiny):
     arguments = model.embed_pictures(prepare(processor, "three pictures and a clip").load_pixels())
     whole = model(**arguments).logits
     cache = DynamicCache(config=model.config)
-    words = sequence(arguments)
-    steps = arguments.pop(words).split(1, dim=1)
+    name = sequence(arguments)
+    steps = arguments.pop(name).split(1, dim=1)
     arguments.pop("attention_mask")
-    found = [model(**{words: steps[0]}, past_key_values=cache, **arguments)]
+    found = [model(**{name: steps[0]}, past_key_values=cache, **arguments)]
     for step in steps[1:]:
-        found.append(model(**{words: step}, **continued(cache, found[-1])))
+        found.append(model(**{name: step}, **continued(cache, found[-1])))
     close(torch.cat([output.logits for output in found], dim=1), whole)
 
 
@@ -104,8 +104,8 @@ def test_a_row_alone_equals_the_row_in_any_batch_padded_on_either_side(tiny, sid
     batch = logits(model, processor.collate(samples, padding_side=side))
     for row, sample in enumerate(samples):
         alone = logits(model, sample.load_pixels())[0]
-        words = slice(batch.shape[1] - len(alone), None) if side == "left" else slice(len(alone))
-        close(batch[row, words], alone)
+        kept = slice(batch.shape[1] - len(alone), None) if side == "left" else slice(len(alone))
+        close(batch[row, kept], alone)
 
 
 def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny):
@@ -117,11 +117,11 @@ def test_a_token_before_a_picture_has_no_gradient_from_it_and_one_after_has(tiny
     for token in range(0, len(output), 7):
         (gradient,) = torch.autograd.grad(output[token].square().sum(), pixels, retain_graph=True)
         answers[token] = gradient.flatten(1).abs().sum(1)  # by picture
-    seen = torch.stack(list(answers.values())) > 0
-    assert not seen[0].any(), "the first token cannot have seen anything"
-    assert seen[-1].all(), "the last token sees every picture"
-    assert (seen[1:] >= seen[:-1]).all(), "what was seen once stays visible"
-    assert (seen[:, :-1] >= seen[:, 1:]).all(), "pictures come into encoder_input in order"
+    reached = torch.stack(list(answers.values())) > 0
+    assert not reached[0].any(), "no picture stands before the first token"
+    assert reached[-1].all(), "the last token attends to every picture"
+    assert (reached[1:] >= reached[:-1]).all(), "a picture reaches every later token"
+    assert (reached[:, :-1] >= reached[:, 1:]).all(), "pictures reach tokens in their order"
 
 
 def test_without_pictures_it_is_the_plain_language_model_bit_for_bit(tiny):
@@ -142,16 +142,16 @@ def test_pictures_and_placeholders_that_differ_in_number_are_an_error_with_both(
 
 
 @torch.no_grad()
-def test_the_places_of_a_picture_are_where_the_language_model_first_knows_of_it(tiny):
+def test_the_placeholder_positions_of_a_picture_are_the_first_hidden_states_that_depend_on_it(tiny):
     model, processor = tiny
     samples = [prepare(processor, name, train=True) for name in ("three pictures and a clip", "one picture")]
     batch = processor.collate(samples)
-    places = processor.placeholder_positions(batch)
+    positions = processor.placeholder_positions(batch)
     counts = [sample.num_pictures for sample in samples]
-    assert places.shape[0] == sum(counts)
-    assert places[:, :, 0].tolist() == [[row] * places.shape[1] for row in (0, 1) for _ in range(counts[row])]
+    assert positions.shape[0] == sum(counts)
+    assert positions[:, :, 0].tolist() == [[row] * positions.shape[1] for row in (0, 1) for _ in range(counts[row])]
     before = model(**model.embed_pictures(batch), output_hidden_states=True).hidden_states[-1]
-    for picture, own in enumerate(places.tolist()):
+    for picture, own in enumerate(positions.tolist()):
         changed = {**batch, "pixel_values": batch["pixel_values"].clone()}
         changed["pixel_values"][picture] += 1
         after = model(**model.embed_pictures(changed), output_hidden_states=True).hidden_states[-1]
@@ -165,8 +165,8 @@ def test_features_given_stand_for_the_pixels_that_they_are_of(tiny):
     model, processor = tiny
     tensors = prepare(processor, "three pictures and a clip").load_pixels()
     features = model.encode(tensors["pixel_values"])
-    words = {name: value for name, value in tensors.items() if name != "pixel_values"}
-    assert torch.equal(model(**model.embed_pictures(words, features=features)).logits, logits(model, tensors))
+    text_inputs = {name: value for name, value in tensors.items() if name != "pixel_values"}
+    assert torch.equal(model(**model.embed_pictures(text_inputs, features=features)).logits, logits(model, tensors))
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ def test_a_saved_model_opens_as_the_same_model_with_the_same_official_names(tiny
     assert torch.equal(logits(again, tensors), logits(model, prepare(processor, "one picture").load_pixels()))
 
 
-def test_every_parameter_belongs_to_a_part_that_a_recipe_can_name(tiny):
+def test_every_parameter_belongs_to_a_component_that_a_recipe_can_name(tiny):
     model, _ = tiny
     names = [name for name, _ in model.named_parameters()]
     claimed = {name: [part for part, marks in model.parts.items() if any(m in name for m in marks)] for name in names}
@@ -251,5 +251,5 @@ def test_the_footprint_counts_the_parameters_and_the_cache_there_really_is(tiny)
     kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     kept += sum(beside.nbytes() for name, beside in continued(cache, output).items() if name == "side_cache")
     assert arguments[sequence(arguments)].shape[1] == inputs.length
-    words = inputs.length - footprint.picture_positions * inputs.num_pictures
-    assert kept == footprint.token_bytes * words + footprint.picture_bytes * inputs.num_pictures
+    num_tokens = inputs.length - footprint.picture_positions * inputs.num_pictures
+    assert kept == footprint.token_bytes * num_tokens + footprint.picture_bytes * inputs.num_pictures

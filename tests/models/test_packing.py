@@ -33,7 +33,7 @@ def learned(model, arguments):
     return -functional.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="none")
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=["pictures first", "words first"])
+@pytest.mark.parametrize("order", ORDERS, ids=["pictures first", "text first"])
 def test_packed_samples_have_the_loss_and_the_gradients_of_padded_ones(attending, order):
     model, processor = attending
     batch = processor.collate([prepare(processor, name, train=True) for name in order])
@@ -42,8 +42,8 @@ def test_packed_samples_have_the_loss_and_the_gradients_of_padded_ones(attending
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     packed = model.pack(model.embed_pictures(batch))
-    words = packed[sequence(packed)]
-    assert words.shape[:2] == packed["position_ids"].shape == (1, words.shape[1])
+    tokens = packed[sequence(packed)]
+    assert tokens.shape[:2] == packed["position_ids"].shape == (1, tokens.shape[1])
     found = learned(model, packed)
     torch.testing.assert_close(found, expected, atol=SAME_MATHS, rtol=0)
     found.sum().backward()
@@ -54,12 +54,12 @@ def test_packed_samples_have_the_loss_and_the_gradients_of_padded_ones(attending
 
 
 @torch.no_grad()
-def test_neither_words_nor_pictures_of_a_packed_sample_reach_the_next(attending):
+def test_neither_text_nor_pictures_of_a_packed_sample_reach_the_next(attending):
     model, processor = attending
-    told = Message.of("assistant", "A blue one.")
+    answer = Message.of("assistant", "A blue one.")
 
     def packed(seed, question):
-        before = processor.prepare([ask(question, *parts([photo(seed)])), told], [photo(seed)], train=True)
+        before = processor.prepare([ask(question, *parts([photo(seed)])), answer], [photo(seed)], train=True)
         rows = [before, *(prepare(processor, name, train=True) for name in SAMPLES)]
         arguments = model.pack(model.embed_pictures(processor.collate(rows)))
         arguments.pop("labels")

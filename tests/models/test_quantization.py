@@ -91,7 +91,7 @@ def test_what_cannot_run_is_refused_before_anything_is_opened(settings, complain
         longview.load("no such model", device="cpu", **settings)
 
 
-def test_a_place_without_such_kernels_is_told():
+def test_a_device_without_such_kernels_is_named():
     with pytest.raises(RequestError, match="not on mps"):
         quantization.check("int8", "mps", None)
     with pytest.raises(RequestError, match="two ways to the same"):

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_kind_is_named(broken):
     assert "owl3" in refusal("demo")
 
 
-def test_a_folder_without_words_or_weights_is_named(broken):
+def test_a_folder_without_tokenizer_or_weights_is_named(broken):
     (broken / "tokenizer.json").unlink()
     assert "has no tokenizer" in refusal(broken)
     tensors = load_file(broken / "model.safetensors")
@@ -181,16 +181,16 @@ def test_weights_that_are_no_numbers_are_named(broken):
         Similarity.open(str(broken)).frames(Film(1).candidates())
 
 
-def test_an_official_folder_brings_its_own_words(towers, tmp_path):
+def test_an_official_folder_brings_its_own_tokenizer(towers, tmp_path):
     """Released checkpoints have a SentencePiece model, which ignores capitals and punctuation."""
     import io
 
     from sentencepiece import SentencePieceTrainer
     from transformers import SiglipTokenizer
 
-    model, words = io.BytesIO(), ["what is it", "where is the red star", "the cat sat on the mat and looked"] * 20
+    model, sentences = io.BytesIO(), ["what is it", "where is the red star", "the cat sat on the mat and looked"] * 20
     SentencePieceTrainer.train(
-        sentence_iterator=iter(words), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+        sentence_iterator=iter(sentences), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
     )
     (tmp_path / "spiece.model").write_bytes(model.getvalue())
     folder = Path(shutil.copytree(towers, tmp_path / "official"))

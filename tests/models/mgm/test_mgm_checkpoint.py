@@ -157,7 +157,7 @@ def test_towers_are_found_from_the_current_folder_first(tmp_path, monkeypatch):
     assert fine(Model.from_pretrained(folder)).any()
 
 
-def test_a_missing_tower_is_one_line_that_says_all_three_ways(tmp_path):
+def test_a_missing_tower_is_one_line_with_all_three_remedies(tmp_path):
     folder = folder_of("plain", tmp_path, towers=False)
     change(folder, mm_vision_tower=str(GOLDEN / ZOO / "clip-vit-large-patch14-336"))
     message = complaint(folder)
@@ -210,7 +210,7 @@ def test_the_published_small_tower_is_known_without_its_folder(tmp_path):
     assert config.vision_aux_config.hidden_sizes == [192, 384, 768, 1536]
 
 
-def test_the_large_tower_is_read_from_a_pickle_of_tensors_and_from_no_other(tmp_path):
+def test_the_large_tower_is_loaded_from_a_pickle_of_tensors_and_from_no_other(tmp_path):
     folder = folder_of("plain", tmp_path)
     place = tmp_path / ZOO / FINE
     tensors = load_file(place / "open_clip_model.safetensors")
@@ -271,9 +271,9 @@ def first_stage(place: Path) -> tuple[Path, Path]:
     base.mkdir()
     enlarge(tensors)
     config = json.loads((GOLDEN / "plain" / "config.json").read_text())
-    words = {name: value for name, value in config.items() if not name.startswith(("mm_", "image_"))}
-    words |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512}
-    (base / "config.json").write_text(json.dumps(words))
+    text = {name: value for name, value in config.items() if not name.startswith(("mm_", "image_"))}
+    text |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512}
+    (base / "config.json").write_text(json.dumps(text))
     save_file(
         {n: t for n, t in tensors.items() if n not in parts}, base / "model.safetensors", metadata={"format": "pt"}
     )
@@ -349,7 +349,7 @@ def test_a_config_that_fits_no_model_is_one_clear_error(tmp_path, changes, said)
     assert said in complaint(folder)
 
 
-def test_the_end_of_the_small_tower_that_nobody_reads_may_be_missing(tmp_path):
+def test_the_unused_end_of_the_small_tower_may_be_missing(tmp_path):
     def edit(tensors):
         for name in [name for name in tensors if ".encoder.layers.2." in name or "post_layernorm" in name]:
             del tensors[name]

@@ -1,4 +1,4 @@
-"""Patch info mining: who sees what, in which order, and that looking closely is always the same look."""
+"""Patch info mining: which features reach which patch, in which order, with and without gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longview.models.mgm.fusion import PatchInfoMining, mine_views, quarters, sm
 
 
 @given(side=st.integers(1, 5), step=st.integers(1, 4), width=st.integers(1, 3))
-def test_a_window_holds_the_fine_features_at_its_patchs_own_place(side, step, width):
+def test_a_window_holds_the_fine_features_under_its_patch(side, step, width):
     features = torch.arange(side * step * side * step * width).float().view(1, width, side * step, side * step)
     found = windows(features, side)
     assert found.shape == (1, side**2, step**2, width)
@@ -52,18 +52,18 @@ def mined(grid: int):
 @pytest.mark.parametrize("grid", [1, 2])
 def test_a_coarse_patch_has_no_gradient_from_fine_features_outside_its_window_and_has_from_each_inside(grid):
     tokens, fine = mined(grid)
-    views = [(0, 0, 12 * grid)] if grid > 1 else []  # upper, left and side of what a view sees of the fine features
+    views = [(0, 0, 12 * grid)] if grid > 1 else []  # upper, left and side of what a view covers of the fine features
     views += [(12 * row, 12 * column, 12) for row in range(grid) for column in range(grid)]
     for view, (upper, left, side) in enumerate(views):
         window = side // 3
         for patch in range(9):
             token = tokens[9 * view + patch].square().sum()
             (gradient,) = torch.autograd.grad(token, fine, retain_graph=True)
-            seen = gradient[0].abs().sum(0) > 0
-            expected = torch.zeros_like(seen)
+            reached = gradient[0].abs().sum(0) > 0
+            expected = torch.zeros_like(reached)
             top, begin = upper + window * (patch // 3), left + window * (patch % 3)
             expected[top : top + window, begin : begin + window] = True
-            assert torch.equal(seen, expected), (view, patch)
+            assert torch.equal(reached, expected), (view, patch)
 
 
 def test_mining_is_a_softmax_over_the_window_for_each_patch():
@@ -82,8 +82,8 @@ def test_mining_is_a_softmax_over_the_window_for_each_patch():
 def test_scores_that_half_precision_cannot_hold_are_clipped():
     mining = PatchInfoMining(4, 3).half()
     with torch.no_grad():
-        for asks in (mining.query, mining.key):
-            asks[1].weight.mul_(3e4)
+        for projection in (mining.query, mining.key):
+            projection[1].weight.mul_(3e4)
     found = mining(torch.randn(1, 4, 4).half(), torch.randn(1, 3, 6, 6).half())
     assert torch.isfinite(found).all()
 
@@ -122,22 +122,22 @@ def test_pictures_encoded_in_chunks_have_the_same_embeddings(tokenizer, variant)
     model.config.vision_batch_size = 100
     together = model.encode(pixels)
     model.config.vision_batch_size = 2 * model.config.image_grid**2
-    told: list = []
-    apart = model.encode(pixels, lambda *step: told.append(step))
+    calls: list = []
+    apart = model.encode(pixels, lambda *step: calls.append(step))
     torch.testing.assert_close(apart, together, atol=SAME_MATHS, rtol=0)
-    assert [step[:2] for step in told] == [(2, 5), (4, 5), (5, 5)]
+    assert [step[:2] for step in calls] == [(2, 5), (4, 5), (5, 5)]
 
 
 @torch.no_grad()
-def test_looking_closely_changes_what_is_seen_and_can_be_left_out(tokenizer):
+def test_mining_changes_the_embeddings_and_can_be_left_out(tokenizer):
     model, processor = tiny_model(mgm, "hd", tokenizer)
     large = prepared(processor, 1)["pixel_values"]
     images = small_views(large, 28, 2)
-    close, far = model.encode_images(images, large), model.encode_images(images, None)
-    assert close.shape == far.shape == (1, model.config.patches_per_picture, 64)
-    assert (close - far).abs().max() > 100 * SAME_MATHS
+    mined, plain = model.encode_images(images, large), model.encode_images(images, None)
+    assert mined.shape == plain.shape == (1, model.config.patches_per_picture, 64)
+    assert (mined - plain).abs().max() > 100 * SAME_MATHS
     blank = torch.zeros_like(large)
-    assert (model.encode_images(images, blank) - close).abs().max() > 100 * SAME_MATHS
+    assert (model.encode_images(images, blank) - mined).abs().max() > 100 * SAME_MATHS
 
 
 @torch.no_grad()
@@ -159,9 +159,14 @@ def test_a_picture_that_arrives_after_cached_text_counts_as_if_it_had_been_there
     whole = model(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits
     border = int((ids[0] == -200).nonzero()[1])
     first = model(input_ids=ids[:, :border], pixel_values=pixels[:1], use_cache=True)
-    seen = torch.cat([torch.ones(1, first.past_key_values.get_seq_length(), dtype=torch.long), mask[:, border:]], dim=1)
+    whole_mask = torch.cat(
+        [torch.ones(1, first.past_key_values.get_seq_length(), dtype=torch.long), mask[:, border:]], dim=1
+    )
     rest = model(
-        input_ids=ids[:, border:], attention_mask=seen, pixel_values=pixels[1:], past_key_values=first.past_key_values
+        input_ids=ids[:, border:],
+        attention_mask=whole_mask,
+        pixel_values=pixels[1:],
+        past_key_values=first.past_key_values,
     )
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), whole, atol=SAME_MATHS, rtol=0)
 

@@ -42,23 +42,23 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = GOLDEN
 @torch.no_grad()
 def test_pictures_become_the_authors_features_and_embeddings(opened, variant, case):
     model, golden = opened(variant), load_file(GOLDEN / variant / "golden.safetensors")
-    shown = pictures(golden, CASES[case])
-    grid, images = model.config.image_grid, shown["images"]
+    given = pictures(golden, CASES[case])
+    grid, images = model.config.image_grid, given["images"]
     images = images if grid > 1 else images[:, None]
     coarse = coarse_features(model.vision_tower, images.flatten(0, 1), model.config.mm_vision_select_layer)
     coarse = coarse.unflatten(0, images.shape[:2])
     if f"{case}.low_res_features" in golden:  # theirs are the crops of all pictures, then the whole of each
         close(torch.cat([coarse[:, :-1].flatten(0, 1), coarse[:, -1]]), golden[f"{case}.low_res_features"])
-    fine = model.vision_tower_aux(shown["images_aux"])
+    fine = model.vision_tower_aux(given["images_aux"])
     if f"{case}.high_res_features" in golden:
         expected = golden[f"{case}.high_res_features"]
         close(fine[:, :: fine.shape[1] // expected.shape[1]], expected)
-    mined = [model.mining(asks, seen) for asks, seen in views(coarse, fine, grid)]
+    mined = [model.mining(view, under) for view, under in views(coarse, fine, grid)]
     if grid > 1:
         close(mined.pop(0), golden[f"{case}.mined_global"])
     if f"{case}.mined_local" in golden:
         close(torch.stack(mined, dim=1).flatten(0, 1), golden[f"{case}.mined_local"])
-    embeds = model.encode_images(**shown)
+    embeds = model.encode_images(**given)
     assert embeds.shape[1] == model.config.patches_per_picture
     close(embeds, golden[f"{case}.image_embeds"])
 
@@ -70,11 +70,11 @@ def test_logits_and_greedy_tokens_are_the_authors(opened, variant, case):
 
 
 def check_answers(model: Model, inputs: dict, golden: dict, case: str) -> None:
-    ids, shown = inputs[f"{case}.input_ids"], pictures(inputs, CASES[case])
+    ids, given = inputs[f"{case}.input_ids"], pictures(inputs, CASES[case])
     with torch.no_grad():
-        close(model(input_ids=ids, **shown).logits, golden[f"{case}.prefill_logits"], GOLDEN_MGM_LOGITS)
+        close(model(input_ids=ids, **given).logits, golden[f"{case}.prefill_logits"], GOLDEN_MGM_LOGITS)
     found = model.generate(
-        ids, **shown, do_sample=False, max_new_tokens=6, eos_token_id=None,
+        ids, **given, do_sample=False, max_new_tokens=6, eos_token_id=None,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     assert found.sequences.tolist() == golden[f"{case}.greedy_tokens"].tolist()
@@ -95,13 +95,13 @@ def test_gemma_with_the_other_gelu_has_the_other_answers(tmp_path, case):
 def test_a_training_batch_has_the_authors_labels_and_loss(opened, variant):
     model, golden = opened(variant), load_file(GOLDEN / variant / "golden.safetensors")
     batch = {name: golden[f"train.{name}"] for name in ("input_ids", "attention_mask", "labels")}
-    shown = pictures(golden, 2)  # the second row has no placeholder, and holds a picture all the same
-    merged = model.merge_pictures(**batch, pixel_values=TwoSizes(**shown))
+    given = pictures(golden, 2)  # the second row has no placeholder, and holds a picture all the same
+    merged = model.merge_pictures(**batch, pixel_values=TwoSizes(**given))
     assert merged.labels.tolist() == golden["train.merged_labels"].tolist()
     assert merged.mask.tolist() == golden["train.merged_attention_mask"].bool().tolist()
     if "train.merged_embeds" in golden:
         close(merged.embeds[merged.mask], golden["train.merged_embeds"][merged.mask])
-    output = model(**batch, **shown)
+    output = model(**batch, **given)
     close(output.loss[None], golden["train.loss"], GOLDEN_MGM_LOGITS)
     if "train.logits" in golden:
         close(output.logits[merged.mask], golden["train.logits"][merged.mask], GOLDEN_MGM_LOGITS)

@@ -21,7 +21,7 @@ def checkpoint(request, tokenizer, tmp_path_factory):
     return folder
 
 
-def asked(model, *pictures):
+def prepared(model, *pictures):
     turns = [{"from": "human", "value": "<image>\n" * len(pictures) + "What is this?"}, {"from": "gpt", "value": None}]
     return model.processor(model.processor.render(turns), list(pictures))
 
@@ -29,7 +29,7 @@ def asked(model, *pictures):
 def test_generate_takes_what_the_authors_scripts_give_it(checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint, device_map="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    inputs = asked(model, synthetic(40, 30), synthetic(20, 30))
+    inputs = prepared(model, synthetic(40, 30), synthetic(20, 30))
     found = model.generate(
         inputs["input_ids"],
         images=inputs["images"].half(),
@@ -52,7 +52,7 @@ def test_generate_takes_what_the_authors_scripts_give_it(checkpoint):
 
 def test_greedy_tokens_are_the_likeliest_of_the_plain_forward_pass(checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
-    inputs = asked(model, synthetic(40, 30))
+    inputs = prepared(model, synthetic(40, 30))
     (tokens,) = model.generate(**inputs, do_sample=False, max_new_tokens=4, eos_token_id=None)
     ids = torch.cat([inputs["input_ids"][0], tokens])[None]
     with torch.no_grad():
@@ -64,5 +64,5 @@ def test_a_streamer_receives_the_text_that_generate_returns(checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     tokenizer = model.processor.tokenizer
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
-    (tokens,) = model.generate(**asked(model, synthetic(40, 30)), max_new_tokens=8, streamer=streamer)
+    (tokens,) = model.generate(**prepared(model, synthetic(40, 30)), max_new_tokens=8, streamer=streamer)
     assert "".join(streamer) == tokenizer.decode(tokens, skip_special_tokens=True)

@@ -70,7 +70,7 @@ def test_tiny_pictures_have_the_authors_pixels_throughout(tokenizer):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 40), (40, 3)])
-def test_pictures_too_small_for_the_authors_code_are_shown(tokenizer, size):
+def test_pictures_too_small_for_the_authors_code_have_pixels(tokenizer, size):
     (picture,) = sized(tokenizer, 32, 8).process_images([Image.new("RGB", size, (255, 0, 0))])[1]
     red, green, _ = picture[:, 31, 31].tolist()
     assert red > 0.5 > green, "its middle is red, whatever border makes it square"
@@ -85,7 +85,7 @@ def turns(messages: list[str | None]) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", BY_TEMPLATE)
-def test_a_conversation_reads_as_the_authors_write_it(tokenizer, name):
+def test_a_conversation_is_rendered_as_the_authors_render_it(tokenizer, name):
     processor = Processor(tokenizer, Config.tiny(), "mpt")
     first: list[str | None] = []
     processor.template = TEMPLATES.get(name, TEMPLATES["llava_v0"])
@@ -229,7 +229,7 @@ def test_each_frame_of_a_video_is_a_picture(processor):
     assert [(f.index, f.seconds, f.crops) for f in inputs.frames] == [(0, 0.0, 1), (1, 1.0, 1), (2, 2.0, 1)]
 
 
-def test_by_default_no_more_frames_are_shown_than_leave_room_for_words(tokenizer):
+def test_by_default_no_more_frames_are_taken_than_leave_room_for_text(tokenizer):
     def frames(positions: int, **settings) -> int | None:
         text = {**Config.tiny().text_config.to_dict(), "max_position_embeddings": positions}
         return sized(tokenizer, text_config=text, **settings).default_media.frames
@@ -254,7 +254,7 @@ def test_text_that_looks_like_a_picture_or_a_special_token_stays_text(tokenizer,
     assert processor.tokenizer.decode(ids).count(EVIL) == 4
 
 
-def test_a_marker_that_a_tokenizer_reads_from_any_text_is_the_templates_alone():
+def test_a_marker_that_a_tokenizer_finds_in_any_text_is_the_templates_alone():
     """Yi's tokenizer may hold <|im_start|> as a token like any other."""
     written = json.loads((GOLDEN / "tokenizers" / "toy_yi_nobos.json").read_text())
     for token in written["added_tokens"]:
@@ -279,7 +279,7 @@ def test_text_that_looks_like_the_end_of_an_answer_stays_text_with_a_sentencepie
 
 
 @pytest.mark.parametrize("answer", ["Là-bas. 🦉", "\n\nTwo lines up.", " A space."])
-def test_learned_tokens_decode_to_exactly_the_assistants_words(processor, answer):
+def test_learned_tokens_decode_to_exactly_the_assistants_text(processor, answer):
     picture = noise(1)
     conversation = [ask("Où?", image(picture)), Message.of("assistant", answer), Message.of("user", "Sure?")]
     inputs = processor.prepare([*conversation, Message.of("assistant", "Yes.")], [medium(picture)], train=True)
@@ -289,7 +289,7 @@ def test_learned_tokens_decode_to_exactly_the_assistants_words(processor, answer
     assert processor.tokenizer.decode(learned) == f"{answer}<|im_end|>Yes.<|im_end|>"
 
 
-def test_what_the_system_says_has_a_place_in_every_template(opened, tokenizer):
+def test_a_system_message_has_a_place_in_every_template(opened, tokenizer):
     for template in TEMPLATES:
         processor = Processor(tokenizer, Config.tiny(), "mpt")
         processor.template = TEMPLATES[template]

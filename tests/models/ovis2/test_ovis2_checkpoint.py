@@ -76,21 +76,21 @@ def test_load_and_the_auto_classes_open_an_official_folder():
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_release_is_its_sizes_and_has_the_published_number_of_bytes(release):
-    tower, words, vocabulary, tied, published = RELEASES[release]
+    tower, sizes, vocabulary, tied, published = RELEASES[release]
     names = ("hidden_size", "intermediate_size", "num_attention_heads")
     backbone = dict(zip(names, tower, strict=True)) | {"image_size": 448, "num_hidden_layers": 24}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = Config(
-        llm_config=dict(zip(names, words, strict=True)) | {"vocab_size": vocabulary, "tie_word_embeddings": tied},
+        llm_config=dict(zip(names, sizes, strict=True)) | {"vocab_size": vocabulary, "tie_word_embeddings": tied},
         visual_tokenizer_config={"backbone_config": backbone, "vocab_size": 65536, "hidden_stride": 2},
     )
     footprint = Model.footprint(config, torch.bfloat16)
-    head = vocabulary * words[0] * 2 if tied else 0
+    head = vocabulary * sizes[0] * 2 if tied else 0
     assert (footprint.weight_bytes + head) / 1e9 == pytest.approx(published, abs=0.001)
     assert footprint.picture_positions == 256
 
 
-def test_what_config_json_says_beyond_what_is_known_is_ignored(tmp_path):
+def test_unknown_keys_of_config_json_are_ignored(tmp_path):
     folder = folder_of("text_only", tmp_path)
     reference = logits(Model.from_pretrained(folder))
     change(folder, auto_map={"AutoConfig": "x.Y"}, x=[1], llm_pruned_heads={}, llm_torchscript=False, llm_top_k=50)
@@ -128,7 +128,7 @@ def test_a_tied_head_is_the_embeddings_whatever_the_checkpoint_holds(tmp_path, s
     assert torch.equal(logits(Model.from_pretrained(tmp_path / "again")), logits(model))
 
 
-def test_a_head_that_is_not_tied_is_read_and_missed(tmp_path):
+def test_a_head_that_is_not_tied_is_loaded_and_missed(tmp_path):
     folder = folder_of("text_only", tmp_path)
     change(folder, llm_tie_word_embeddings=True, disable_tie_weight=True)
     assert torch.equal(logits(Model.from_pretrained(folder)), logits(Model.from_pretrained(TINY)))
@@ -136,7 +136,7 @@ def test_a_head_that_is_not_tied_is_read_and_missed(tmp_path):
     assert f"lacks 1 of 69 tensors: {HEAD}" in complaint(without)
 
 
-def test_the_norm_that_nobody_reads_may_be_missing_and_changes_nothing(tmp_path):
+def test_the_unused_norm_may_be_missing_and_changes_nothing(tmp_path):
     norm = "visual_tokenizer.backbone.trunk.post_trunk_norm.weight"
     pixels = torch.randn(1, 3, 56, 56)
     reference = Model.from_pretrained(TINY).encode(pixels)
@@ -152,7 +152,7 @@ def test_a_head_and_a_table_that_disagree_are_named_with_both_numbers(tmp_path):
     )
 
 
-def test_weights_that_are_no_ovis_and_parts_we_do_not_know_are_named(tmp_path):
+def test_weights_that_are_no_ovis_and_unknown_components_are_named(tmp_path):
     assert "holds no visual tokenizer" in complaint(
         folder_of("text_only", tmp_path / "a", lambda w: w.pop("vte.weight"))
     )

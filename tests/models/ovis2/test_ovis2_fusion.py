@@ -1,4 +1,4 @@
-"""Visual tokens, the table, and how pictures take their places among words."""
+"""Visual tokens, the table, and how pictures take their places in the sequence."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_tokens_are_distributions_and_their_gradients_are_those_the_paper_names(
         torch.testing.assert_close(found, expected)
 
 
-def test_a_gumbel_word_is_drawn_as_often_as_softmax_says():
+def test_a_visual_word_is_drawn_by_gumbel_noise_as_often_as_by_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([2.0, 1.0, 0.0]).expand(1, 4000, 3)
     shares = tokenize(logits, "gumbel_argmax", 5.0).mean((0, 1))
@@ -68,7 +68,7 @@ def test_a_gumbel_word_is_drawn_as_often_as_softmax_says():
 
 @st.composite
 def sequences(draw):
-    """Rows of words, indicators and placeholders, and how many positions a crop takes."""
+    """Rows of text tokens, indicators and placeholders, and how many positions a crop takes."""
     rows = draw(
         st.lists(
             st.lists(st.sampled_from([1, 2, 3, ATOM, *INDICATORS]), min_size=1, max_size=8), min_size=1, max_size=3
@@ -87,7 +87,7 @@ def test_each_position_of_a_merged_sequence_is_what_stood_there(case):
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for number, row in enumerate(rows):
         mask[number, length - len(row) if left else 0 :][: len(row)] = True
-    words = ids.clamp(min=0)[..., None].float()  # a word's embedding is its number
+    tokens = ids.clamp(min=0)[..., None].float()  # a token's embedding is its id
     pictures, expected, count = [], [], 0
     for row in ids.tolist():
         crops, flat = [], []
@@ -100,7 +100,9 @@ def test_each_position_of_a_merged_sequence_is_what_stood_there(case):
                 flat.append(float(token))
         pictures.append(torch.tensor(crops) if crops else torch.zeros(0, crop, 1))
         expected.append(flat)
-    merged = merge(words, ids, mask, ids.clone(), pictures, torch.tensor([[float(i)] for i in INDICATORS]), limit, left)
+    merged = merge(
+        tokens, ids, mask, ids.clone(), pictures, torch.tensor([[float(i)] for i in INDICATORS]), limit, left
+    )
     longest = max(map(len, expected))
     for row, flat in enumerate(expected):
         fill = [0.0] * (longest - len(flat))
@@ -120,8 +122,8 @@ def test_indicator_ids_are_the_last_rows_of_the_table_in_order(tokenizer):
     model, _ = tiny_model(ovis2, "softmax", tokenizer)
     rows = model.vte.num_embeddings
     for number, indicator in enumerate(range(BEGIN, END - 1, -1)):
-        looked = model.embed_pictures({"input_ids": torch.tensor([[indicator]])})
-        assert torch.equal(looked["inputs_embeds"][0, 0], model.vte.weight[rows - 5 + number])
+        embedded = model.embed_pictures({"input_ids": torch.tensor([[indicator]])})
+        assert torch.equal(embedded["inputs_embeds"][0, 0], model.vte.weight[rows - 5 + number])
 
 
 def prepared(processor, *seeds: int) -> dict:
@@ -136,10 +138,10 @@ def test_pictures_encoded_in_chunks_have_the_same_embeddings(tokenizer):
     pixels = torch.randn(5, 3, 42, 42)
     together = model.encode(pixels)
     model.config.vision_batch_size = 2
-    told = []
-    apart = model.encode(pixels, lambda *step: told.append(step))
+    calls = []
+    apart = model.encode(pixels, lambda *step: calls.append(step))
     torch.testing.assert_close(apart, together, atol=SAME_MATHS, rtol=0)
-    assert [step[:2] for step in told] == [(2, 5), (4, 5), (5, 5)]
+    assert [step[:2] for step in calls] == [(2, 5), (4, 5), (5, 5)]
 
 
 @torch.no_grad()
@@ -151,8 +153,8 @@ def test_a_picture_that_arrives_after_cached_text_counts_as_if_it_had_been_there
     border = int((ids[0] == BEGIN).nonzero()[1])
     cache = DynamicCache(config=model.config)
     first = model(input_ids=ids[:, :border], pixel_values=pixels[:1], past_key_values=cache).logits
-    seen = torch.cat([torch.ones(1, cache.get_seq_length(), dtype=torch.long), mask[:, border:]], dim=1)
-    for behind in (None, seen):
+    whole_mask = torch.cat([torch.ones(1, cache.get_seq_length(), dtype=torch.long), mask[:, border:]], dim=1)
+    for behind in (None, whole_mask):
         rest = model(input_ids=ids[:, border:], attention_mask=behind, pixel_values=pixels[1:], past_key_values=cache)
         torch.testing.assert_close(torch.cat([first, rest.logits], dim=1), whole, atol=SAME_MATHS, rtol=0)
         cache.crop(first.shape[1] - cache.get_seq_length())
@@ -203,7 +205,7 @@ def test_the_table_is_drawn_anew_on_request(tokenizer):
 
 
 @torch.no_grad()
-def test_parts_kept_on_disk_give_the_same_answers(tokenizer, tmp_path):
+def test_components_kept_on_disk_give_the_same_answers(tokenizer, tmp_path):
     model, processor = tiny_model(ovis2, "softmax", tokenizer)
     model.save_pretrained(tmp_path)
     places = {"vte": "disk", "visual_tokenizer": "disk", "llm.lm_head": "cpu", "llm.model": "cpu"}

@@ -60,10 +60,10 @@ def test_the_merged_sequence_and_its_logits_are_the_authors(solved):
     model, golden = solved
     arguments = {"input_ids": golden["input_ids"][None], "attention_mask": golden["attention_mask"][None]}
     arguments["pixel_values"] = [pixels_of(golden)]
-    looked = model.embed_pictures(arguments)
-    same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
-    assert torch.equal(looked["attention_mask"].bool(), golden["merged_attention_mask"])
-    same(model(**looked).logits, golden["prefill_logits"], GOLDEN_LOGITS)
+    embedded = model.embed_pictures(arguments)
+    same(embedded["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
+    assert torch.equal(embedded["attention_mask"].bool(), golden["merged_attention_mask"])
+    same(model(**embedded).logits, golden["prefill_logits"], GOLDEN_LOGITS)
     same(model(**arguments).logits, golden["prefill_logits"], GOLDEN_LOGITS)
 
 
@@ -93,11 +93,11 @@ def batch() -> tuple[dict, dict[str, torch.Tensor]]:
 @torch.no_grad()
 def test_a_batch_padded_on_the_left_is_the_authors(tiny):
     arguments, golden = batch()
-    looked = tiny.embed_pictures({**arguments, "left_padding": True})
-    seen = golden["merged_attention_mask"]
-    assert torch.equal(looked["attention_mask"].bool(), seen)
-    same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
-    same(tiny(**looked).logits[seen], golden["prefill_logits"][seen], GOLDEN_LOGITS)
+    embedded = tiny.embed_pictures({**arguments, "left_padding": True})
+    mask = golden["merged_attention_mask"]
+    assert torch.equal(embedded["attention_mask"].bool(), mask)
+    same(embedded["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
+    same(tiny(**embedded).logits[mask], golden["prefill_logits"][mask], GOLDEN_LOGITS)
     tokens = tiny.generate(**arguments, max_new_tokens=6, do_sample=False, eos_token_id=[])
     assert tokens.tolist() == golden["greedy_ids"].tolist()
 
@@ -109,12 +109,12 @@ def test_a_sequence_that_is_too_long_keeps_its_end_for_generation_and_its_beginn
     arguments = {"input_ids": golden["input_ids"][None], "pixel_values": pixels_of(golden)}
     for side, left in (("left", True), ("right", False)):
         with pytest.warns(UserWarning, match=r"only the \w+ 24 of \d+ positions of text and pictures are kept"):
-            looked = model.embed_pictures({**arguments, "left_padding": left})
-        same(looked["inputs_embeds"], golden[f"{side}_embeds"], GOLDEN_EMBEDS)
-        assert torch.equal(looked["attention_mask"].bool(), golden[f"{side}_mask"])
+            embedded = model.embed_pictures({**arguments, "left_padding": left})
+        same(embedded["inputs_embeds"], golden[f"{side}_embeds"], GOLDEN_EMBEDS)
+        assert torch.equal(embedded["attention_mask"].bool(), golden[f"{side}_mask"])
 
 
-def test_a_word_drawn_with_the_recorded_noise_is_the_authors(tmp_path):
+def test_a_visual_word_drawn_with_the_recorded_noise_is_the_authors(tmp_path):
     model = Model.from_pretrained(folder_of("gumbel_argmax", tmp_path)).eval()
     golden = tensors_of("gumbel_argmax")
     with torch.no_grad():
@@ -140,13 +140,13 @@ def test_a_training_step_has_the_authors_loss_and_gradients(case, tmp_path):
     arguments = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
     arguments["pixel_values"] = [pixels_of(inputs, "_0"), pixels_of(inputs, "_1")]
     if case == "train_step":
-        looked = model.embed_pictures(arguments)
-        assert torch.equal(looked["labels"], golden["merged_labels"])
-        same(looked["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
+        embedded = model.embed_pictures(arguments)
+        assert torch.equal(embedded["labels"], golden["merged_labels"])
+        same(embedded["inputs_embeds"], golden["merged_embeds"], GOLDEN_EMBEDS)
     output = model(**arguments)
     if case == "train_step":
-        seen = golden["merged_attention_mask"]
-        same(output.logits[seen], golden["logits"][seen], GOLDEN_LOGITS)
+        mask = golden["merged_attention_mask"]
+        same(output.logits[mask], golden["logits"][mask], GOLDEN_LOGITS)
     same(output.loss, golden["loss"][0], GOLDEN_EMBEDS)
     output.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -158,7 +158,7 @@ def test_a_training_step_has_the_authors_loss_and_gradients(case, tmp_path):
         assert found == pytest.approx(norm or 0.0, abs=GOLDEN_GRADIENTS, rel=GOLDEN_GRADIENTS), name
 
 
-def test_text_alone_gives_every_parameter_that_is_read_a_gradient_in_training(tiny):
+def test_text_alone_gives_every_used_parameter_a_gradient_in_training(tiny):
     golden = tensors_of("text_only")
     tiny.train()
     for pixels in (None, [None], [torch.zeros(1, 3, 56, 56)]):

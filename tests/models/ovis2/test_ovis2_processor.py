@@ -173,7 +173,7 @@ def test_text_that_looks_like_a_picture_or_a_special_token_stays_text(processor)
 
 
 @pytest.mark.parametrize("answer", ["Là-bas. 🦉", "\n\nTwo lines up.", " A space."])
-def test_learned_tokens_decode_to_exactly_the_assistants_words(processor, answer):
+def test_learned_tokens_decode_to_exactly_the_assistants_text(processor, answer):
     picture = noise(1)
     conversation = [ask("Où?", image(picture)), Message.of("assistant", answer), Message.of("user", "Sure?")]
     inputs = processor.prepare([*conversation, Message.of("assistant", "Yes.")], [medium(picture)], train=True)
@@ -262,7 +262,7 @@ def test_pictures_are_counted_through_all_turns():
     assert [turn["value"] for turn in keep_pictures(turns, {1, 2})] == ["\n<image>?", "<image>!"]
 
 
-def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
+def test_crops_of_another_size_than_the_model_takes_are_refused(tmp_path):
     folder = folder_of("text_only", tmp_path)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "crop_size": {"height": 70, "width": 70}}))
@@ -273,7 +273,7 @@ def test_crops_of_another_size_than_the_model_looks_at_are_refused(tmp_path):
         longview.load(folder)
 
 
-def test_a_folder_keeps_how_far_pictures_are_cut_and_how_many_frames_are_seen(tmp_path, tokenizer):
+def test_a_folder_keeps_how_far_pictures_are_cut_and_how_many_frames_are_sampled(tmp_path, tokenizer):
     config = Config.tiny()
     config.save_pretrained(tmp_path)
     for most, frames in ((1, 8), (None, None)):
@@ -306,8 +306,8 @@ def test_a_bare_caption_is_head_picture_tail_and_caption(official):
     inputs = official.prepare(
         messages, [medium(picture)], train=True, sample_format=SampleFormat(plain=True, max_partition=4)
     )
-    _, shown = official.preprocess_image(picture, 4)
-    expected = [*tokens("See "), *shown, *tokens("\n"), *tokens("A cat.")]
+    _, picture_ids = official.preprocess_image(picture, 4)
+    expected = [*tokens("See "), *picture_ids, *tokens("\n"), *tokens("A cat.")]
     labels = [-100] * (len(expected) - len(tokens("A cat."))) + tokens("A cat.")
     assert inputs.text_inputs["input_ids"][0].tolist() == expected
     assert inputs.text_inputs["labels"][0].tolist() == labels
