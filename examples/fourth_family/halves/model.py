@@ -14,7 +14,7 @@ from longview.models.halves.processor import PLACEHOLDER
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM
 
-from longview.media import Progress
+from longview.messages import Progress
 from longview.models import checkpoint
 from longview.models.base import Footprint, count_parameters
 from longview.models.sequence import Merged, PicturesInSequence, merge
