@@ -1,4 +1,4 @@
-"""Decode batches: the rows of requests that decode side by side, one batch per length bucket.
+"""Decode batches: the rows of requests that are decoded in one pass, one batch per length bucket.
 
 A pass computes every row at the length of the longest, so rows of very different lengths are in different batches.
 """
@@ -20,7 +20,7 @@ SMALLEST_BUCKET = 4096
 
 
 class DecodeBatch(KVCache):
-    """The KV cache of requests that decode side by side, one row each. The last row takes the place of a removed one.
+    """The KV cache of requests that are decoded in one pass, one row each. A removed row is replaced by the last one.
 
     Args:
         bucket: Largest row length of its length bucket; see `length_bucket`.
@@ -67,7 +67,7 @@ class DecodeBatch(KVCache):
         del self.requests[last], self.lengths[last], side_caches[last]
         self._side_caches, self.side_cache = side_caches, joined
         self._lengths_changed()
-        if 0 < len(self.requests) <= self.row_capacity // 4:  # free memory, but not at each coming and going
+        if 0 < len(self.requests) <= self.row_capacity // 4:  # not at a half, where each add and remove would resize
             self._resize(self.row_capacity // 2, self.position_capacity)
 
     def side_cache_of(self, row: int) -> SideCache | None:
@@ -114,7 +114,7 @@ class DecodeBatches:
             self._batches = [batch for batch in self._batches if batch.requests]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all of them."""
         self._batches = []
 
     def split_off(self, request: Request) -> None:
@@ -131,11 +131,11 @@ class DecodeBatches:
         """Move rows that were split off back into the first batch of their bucket. Where that fails, the rest stays."""
         first: dict[int, DecodeBatch] = {}
         for batch in self:
-            home = first.setdefault(batch.bucket, batch)
-            if home is not batch:
+            target = first.setdefault(batch.bucket, batch)
+            if target is not batch:
                 (request,) = batch.requests  # only `split_off` makes a second batch in a bucket
-                home.add(request, batch)
-                request.decode_batch = home
+                target.add(request, batch)
+                request.decode_batch = target
                 self._batches.remove(batch)
 
 

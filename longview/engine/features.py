@@ -3,8 +3,8 @@
     frames ── decode ── crops, pixels ── a short queue ── encode, a chunk of pictures at a time ── FeatureCache
     └───────── a thread per request (Prefetcher) ────────┘  └─────────── the scheduler ───────────┘
 
-Features are found by content. Their key is a digest over the raw bytes of the medium, which frame it is, everything
-that decides its pixels, and the model. Each field is framed by its length, so no two different frames share a key.
+Features are looked up by content. Their key is a digest of the raw bytes of the medium, which frame it is, everything
+that decides its pixels, and the model. Each field is prefixed with its length, so no two different frames share a key.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class FeatureCache:
             self._disk.put(key, features)
 
     def clear(self) -> None:
-        """Forget what is in memory."""
+        """Drop the features in memory, not those in files."""
         with self._lock:
             self._features.clear()
             self.nbytes = 0
@@ -115,7 +115,7 @@ class FeatureCache:
 class VideoCache:
     """Opened video files, with the frames that were selected; the least recently used are dropped.
 
-    A file is found by its path, size and time of change, and by the options. Its frames are decoded when they are read.
+    The key of a file is its path, inode, size and modification time, and the options. Frames are decoded when read.
     """
 
     def __init__(self, max_videos: int = 256) -> None:
@@ -133,7 +133,7 @@ class VideoCache:
         relevance_query: RelevanceQuery | None = None,
         decode: bool = False,
     ) -> list[Medium]:
-        """As `longview.media.open_media`. What a question chooses, or is to be decoded at once, is opened each time."""
+        """As `longview.media.open_media`. Frames chosen by a question, or decoded at once, are not cached."""
         keys = [None if relevance_query or decode else self._key(part, options, limits, default) for part in parts]
         with self._lock:
             known = [self._videos.get(key) for key in keys]
@@ -153,7 +153,7 @@ class VideoCache:
 
     @staticmethod
     def _key(part: Part, options: MediaOptions, limits: Limits, default: MediaOptions) -> object:
-        """What an opened video is found by; None where it is no file on this machine."""
+        """The key of a video; None where it is no file on this machine."""
         if part.type != "video" or not isinstance(part.source, (str, Path)):
             return None
         try:

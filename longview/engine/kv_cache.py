@@ -77,7 +77,7 @@ class KVCacheLayer(CacheLayerMixin):
         self.keys, self.values = (_resized(tensor, rows, positions) for tensor in self.tensors())
 
     def narrow(self, rows: int, positions: int) -> None:
-        """Give up capacity without allocating anything, and without freeing anything."""
+        """Reduce the capacities to a view: nothing is allocated, and nothing is freed."""
         if self.is_initialized:
             self.keys, self.values = (tensor[:rows, :, :positions] for tensor in self.tensors())
 
@@ -127,12 +127,12 @@ class KVCache(Cache):
 
     def _lengths_changed(self) -> None:
         self.longest = max(self.lengths, default=0)
-        # rows of equal lengths are written as one slice; None says so
+        # where each row's next token is written; None: at the same position of all, as one slice
         self.ends: list[int] | None = self.lengths if len(set(self.lengths)) > 1 else None
         self._ends_on = {}
 
     def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The numbers of the rows, and the position at which each is continued: two tensors (B,)."""
+        """The rows' indices, and the position at which each row's next token is written: two tensors (B,)."""
         if device not in self._ends_on:
             ends = self.lengths if self.ends is None else self.ends
             self._ends_on[device] = torch.arange(len(ends), device=device), torch.tensor(ends, device=device)
@@ -148,7 +148,7 @@ class KVCache(Cache):
         self._resize(row_capacity, position_capacity)
 
     def _resize(self, rows: int, positions: int) -> None:
-        """Change the capacities. Where there is no memory to grow, all is as it was; shrinking never fails."""
+        """Change the capacities. Where there is no memory to grow, they stay as they are; shrinking never fails."""
         if (rows, positions) == (self.row_capacity, self.position_capacity):
             return
         grows = rows > self.row_capacity or positions > self.position_capacity

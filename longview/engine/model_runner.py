@@ -1,4 +1,4 @@
-"""The forward passes of a step: pixels → features, tokens → logits; and how large they may be, by the time they take.
+"""The forward passes of a step: pixels → features, tokens → logits; and their chunk sizes, by the time they take.
 
 Which requests take part, `scheduler.py` decides.
 """
@@ -18,26 +18,26 @@ from longview.engine.kv_cache import KVCache
 from longview.models.base import Model
 
 MAX_CHUNK_SECONDS = 0.25
-"""What encoding, and what prefilling may take of a step while other requests wait."""
+"""Seconds of a step that encoding, and as many that prefilling, may take while other requests wait."""
 MAX_CHUNK_TOKENS = 2048
 """Prompt tokens of a step at most."""
 
 
 @dataclass
 class ChunkSize:
-    """How many pictures or tokens to process in one step, by the time that they took in the last ones."""
+    """How many pictures or tokens to process in one step, by the time that each took in the steps before."""
 
     limit: int
     seconds_each: float = 0.0
 
-    def now(self, others_wait: bool) -> int:
+    def current(self, others_wait: bool) -> int:
         """At most `limit`; while others wait, what takes about `MAX_CHUNK_SECONDS`."""
         if not others_wait or not self.seconds_each:
             return self.limit
         return max(1, min(self.limit, int(MAX_CHUNK_SECONDS / self.seconds_each)))
 
     def record(self, seconds: float, amount: int) -> None:
-        """A chunk of this size took so long; recent measurements weigh more."""
+        """A chunk of this size took so long: a moving average, in which recent measurements weigh more."""
         self.seconds_each += (seconds / amount - self.seconds_each) * (0.3 if self.seconds_each else 1.0)
 
 
@@ -74,7 +74,7 @@ class ModelRunner:
         """
         began, device, begin = time.perf_counter(), self.model.device, rows.longest
         last = torch.tensor([count - 1 for count in counts], device=device)
-        kept, place = last.unique(return_inverse=True)
+        kept, index = last.unique(return_inverse=True)
         output = self.model(
             **chunk,
             **_side_cache(rows),
@@ -83,7 +83,7 @@ class ModelRunner:
             use_cache=True,
             logits_to_keep=kept,
         )
-        logits = output.logits[torch.arange(len(counts), device=device), place]
+        logits = output.logits[torch.arange(len(counts), device=device), index]
         rows.side_cache = getattr(output, "side_cache", rows.side_cache)
         rows.advance(*counts)
         self.prefill_size.record(time.perf_counter() - began, len(counts) * max(counts))
@@ -93,11 +93,11 @@ class ModelRunner:
         """Append one token to each row of a decode batch → logits (B, V)."""
         device = self.model.device
         decode_batch.reserve(decode_batch.longest + 1, len(tokens))
-        idle = [0] * (decode_batch.rows_per_pass - len(tokens))
+        padding = [0] * (decode_batch.rows_per_pass - len(tokens))
         output = self.model(
-            input_ids=torch.tensor([*tokens, *idle], device=device)[:, None],
+            input_ids=torch.tensor([*tokens, *padding], device=device)[:, None],
             attention_mask=self._mask(decode_batch),
-            position_ids=torch.tensor(decode_batch.lengths + idle, device=device)[:, None],
+            position_ids=torch.tensor(decode_batch.lengths + padding, device=device)[:, None],
             past_key_values=decode_batch,
             use_cache=True,
             logits_to_keep=1,

@@ -1,4 +1,4 @@
-"""The prefix cache: keys and values of finished requests, for requests with the same beginning, which prefill the rest.
+"""The prefix cache: keys and values of finished requests. A request with the same prefix prefills only the rest.
 
 A later turn of a conversation repeats the turns before it, and a second question about a video repeats the video. How
 much two requests share is found by comparing what their keys and values were computed from: tokens (or embeddings,
@@ -34,7 +34,7 @@ class PrefixKey:
     picture_starts: list[int] = field(default_factory=list)
     """First positions, ascending, of pictures that are no part of `tokens_or_embeds`."""
     picture_keys: list[str] = field(default_factory=list)
-    """What each of those pictures is found by."""
+    """For each of those pictures, the key of its features and which crop it is."""
 
     @property
     def length(self) -> int:
@@ -46,7 +46,7 @@ class PrefixKey:
         return list(zip(self.picture_starts, self.picture_keys, strict=True))
 
     @cached_property
-    def head(self) -> object:
+    def first_positions(self) -> object:
         """Equal for any two keys that share at least `MIN_SHARED_POSITIONS`; unequal ones need not be compared."""
         begin = self.tokens_or_embeds[0, :MIN_SHARED_POSITIONS].flatten().view(torch.uint8).cpu().numpy().tobytes()
         pictures = [picture for picture in self._pictures if picture[0] < MIN_SHARED_POSITIONS]
@@ -62,8 +62,8 @@ class PrefixKey:
         same = same if same.dim() == 1 else same.all(-1)
         count = length if bool(same.all()) else int(same.to(torch.uint8).argmin())
         pictures = zip([*self._pictures, (length, "")], [*other._pictures, (length, "")], strict=False)
-        parting = next((pair for pair in pictures if pair[0] != pair[1]), None)
-        return count if parting is None else min(count, *(start for start, _ in parting))
+        first_difference = next((pair for pair in pictures if pair[0] != pair[1]), None)
+        return count if first_difference is None else min(count, *(start for start, _ in first_difference))
 
     def until(self, position: int) -> PrefixKey:
         """The key of the positions before this one."""
@@ -125,7 +125,7 @@ class PrefixCache:
         return sum(prefix.nbytes for prefix in self._prefixes)
 
     def find(self, prefix_key: PrefixKey, running: Iterable[PrefixSource] = ()) -> tuple[PrefixSource | None, int]:
-        """The source with the longest common prefix, and its length in positions, at most all but the last one.
+        """The source with the longest common prefix, and its length; the last position is always left to be computed.
 
         Args:
             running: Sources besides those that are kept.
@@ -135,7 +135,7 @@ class PrefixCache:
         best: PrefixSource | None = None
         longest = MIN_SHARED_POSITIONS - 1
         for source in (*running, *reversed(kept)):
-            if source.prefix_key.head == prefix_key.head:
+            if source.prefix_key.first_positions == prefix_key.first_positions:
                 shared = min(prefix_key.shared(source.prefix_key), prefix_key.length - 1)
                 if shared > longest:
                     best, longest = source, shared
@@ -155,15 +155,15 @@ class PrefixCache:
             return
         prefix_key = source.prefix_key.until(length)
         with self._lock:
-            alike = [old for old in self._prefixes if old.prefix_key.head == prefix_key.head]
-            if any(prefix_key.shared(old.prefix_key) == length for old in alike):
+            comparable = [old for old in self._prefixes if old.prefix_key.first_positions == prefix_key.first_positions]
+            if any(prefix_key.shared(old.prefix_key) == length for old in comparable):
                 return
         side_cache = None if source.side_cache is None else source.side_cache.until(length)
         copies = [(keys.clone(), values.clone()) for keys, values in source.key_values(length)]
         new = CachedPrefix(prefix_key, copies, side_cache)
         with self._lock:
-            covered = [old for old in alike if prefix_key.shared(old.prefix_key) == old.prefix_key.length]
-            self._prefixes = [old for old in self._prefixes if old not in covered]
+            replaced = [old for old in comparable if prefix_key.shared(old.prefix_key) == old.prefix_key.length]
+            self._prefixes = [old for old in self._prefixes if old not in replaced]
             if new.nbytes > self.max_bytes:
                 return
             self._prefixes.append(new)
@@ -171,6 +171,6 @@ class PrefixCache:
                 self._prefixes.pop(0)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all prefixes."""
         with self._lock:
             self._prefixes.clear()

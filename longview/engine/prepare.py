@@ -58,13 +58,13 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         MediaError: a medium cannot be opened.
         RequestError: the prompt is longer than the context, or a grammar is malformed.
     """
-    clock, asked = Clock(), parsed.settings
+    clock, settings = Clock(), parsed.settings
     parts = [part for message in parsed.messages for part in message.media]
-    by_content = asked.media.by_content and any(part.type == "video" for part in parts)
+    by_content = settings.media.by_content and any(part.type == "video" for part in parts)
     media = engine.video_cache.open_media(
         parts,
-        asked.media,
-        asked.limits,
+        settings.media,
+        settings.limits,
         parsed.progress,
         engine.processor.default_media,
         RelevanceQuery(relevance_question(parsed.messages), engine.similarity) if by_content else None,
@@ -79,9 +79,9 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
 
 
 def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: Sequence[Medium]) -> list[Request]:
-    asked = parsed.settings
+    settings = parsed.settings
     messages, notes = run_before_model(parsed.hooks, parsed.messages, media, parsed.progress)
-    clock.lap("media")
+    clock.end_phase("media")
     inputs = engine.processor.prepare(messages, media)
     if inputs.length >= engine.context_length:
         raise RequestError(
@@ -89,29 +89,29 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
             "shorten it, or show fewer frames (--frames)"
         )
     if engine.name in DEMOS:
-        inputs = replace(inputs, warnings=(*inputs.warnings, *unknown_to(engine.name, media)))
-    chosen = {name: value for name, value in asdict(asked.media).items() if value is not None}
+        inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine.name, media)))
+    chosen = {name: value for name, value in asdict(settings.media).items() if value is not None}
     context = RequestContext(
         model=engine.name,
-        params=asked.params,
-        settings={**asdict(asked.params), "media": chosen},
+        params=settings.params,
+        settings={**asdict(settings.params), "media": chosen},
         decode=lambda ids: engine.processor.tokenizer.decode(ids, skip_special_tokens=True),
         end_tokens=engine.processor.end_tokens,
         context_length=engine.context_length,
         progress=parsed.progress,
         notes=notes,
     )
-    clock.lap("preprocess")
+    clock.end_phase("preprocess")
     requests: list[Request] = []
-    for choice in range(asked.n):
-        matcher = engine.grammars.matcher(asked.params, engine.processor.tokenizer, context.end_tokens)
-        sampler = Sampler(asked.params, matcher, context.end_tokens, choice)
+    for choice in range(settings.n):
+        matcher = engine.grammars.matcher(settings.params, engine.processor.tokenizer, context.end_tokens)
+        sampler = Sampler(settings.params, matcher, context.end_tokens, choice)
         first = requests[0] if requests else None
         requests.append(Request(inputs, context, clock.copy(), sampler, choice, after=first))
     return requests
 
 
-def unknown_to(model: str, media: Sequence[Medium]) -> list[str]:
+def domain_warnings(model: str, media: Sequence[Medium]) -> list[str]:
     """A warning for each medium whose first frame is not of the world that embedded models know."""
     return [warning_of(model, medium.name) for medium in media if not is_drawn(next(iter(medium.read([0]))).image)]
 

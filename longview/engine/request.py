@@ -25,28 +25,28 @@ from longview.requests import SamplingParams
 
 @dataclass
 class Clock:
-    """Seconds that each phase of a request took."""
+    """Measures the phases of a request: media, preprocess, encode, prefill, decode."""
 
     began: float = field(default_factory=time.perf_counter)
-    laps: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     last: float = 0.0
 
     def __post_init__(self) -> None:
         self.last = self.last or self.began
 
-    def lap(self, phase: str) -> None:
-        """A phase has ended that began when the last one ended."""
+    def end_phase(self, phase: str) -> None:
+        """A phase has ended, which began when the one before it ended."""
         before, self.last = self.last, time.perf_counter()
-        self.laps[phase] = self.last - before
+        self.seconds[phase] = self.last - before
 
     def copy(self) -> Clock:
         """The same times so far, for another request."""
-        return replace(self, laps=dict(self.laps))
+        return replace(self, seconds=dict(self.seconds))
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What the inputs of a request do not say: its parameters, the tokenizer's part, and what the receipt lists."""
+    """What a request needs besides its inputs: sampling parameters, detokenisation, bounds, notes for the receipt."""
 
     model: str
     params: SamplingParams
@@ -95,12 +95,12 @@ class Request:
         # prefilling
         self.forward_arguments: dict[str, Any] = {}  # of the whole prompt, by `Model.embed_pictures`
         self.prefix_key = PrefixKey(torch.zeros(1, 0, dtype=torch.long))
-        """What its row of the KV cache is computed from: the prompt; in the end with the answer."""
-        self.row: KVCache | None = None
+        """What its keys and values are computed from: the prompt, and, once it has finished, the answer."""
+        self.prefill_cache: KVCache | None = None  # of one row, which a decode batch then takes over
         self.cached_tokens = 0
         # decoding
         self.decode_batch: DecodeBatch | None = None
-        # text tokens only: a family may write pictures into the ids as negative numbers, which no sampler knows
+        # text tokens only: a family may write pictures into the ids as negative ids, which penalties cannot index
         self.token_ids = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
         self.num_prompt_ids = len(self.token_ids)
         self._piece_ids: list[int] = []  # of the piece that is not yet complete
@@ -132,7 +132,7 @@ class Request:
         else:  # nobody else will
             for medium in self.inputs.media:
                 medium.close()
-        self.prefetcher = self.row = None
+        self.prefetcher = self.prefill_cache = None
         self.features, self.forward_arguments, self.pending_keys = {}, {}, deque()
 
     @property
@@ -176,7 +176,7 @@ class Request:
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
         """Append the next token of the answer; if it completes a piece of text, that is appended to `pieces`."""
         if not self.num_generated:
-            self.clock.lap("prefill")
+            self.clock.end_phase("prefill")
         is_end = token in self.context.end_tokens
         self.token_ids.append(token)
         self._piece_ids.append(token)
@@ -192,7 +192,7 @@ class Request:
             self._emit(text)
 
     def fail(self, error: Exception) -> None:
-        """Finish with an error, which is raised to the caller; one of memory in terms of the request."""
+        """Finish with an error, which is raised to the caller; lack of memory becomes a `RequestError`."""
         self.error = error
         if is_out_of_memory(error):
             self.error = RequestError(
@@ -207,8 +207,8 @@ class Request:
         self._piece_ids, self._piece_logprobs = [], []
 
     def _finish(self, reason: FinishReason, text: str) -> None:
-        self.clock.lap("decode")
-        laps, inputs = self.clock.laps, self.inputs
+        self.clock.end_phase("decode")
+        seconds, inputs = self.clock.seconds, self.inputs
         phases = ("media", "preprocess", "encode", "prefill")
         usage = Usage(
             inputs.length,
@@ -217,7 +217,7 @@ class Request:
             inputs.visual_tokens,
             cached_tokens=self.cached_tokens,
         )
-        timings = Timings(**laps, first_token=sum(laps[phase] for phase in phases))
+        timings = Timings(**seconds, first_token=sum(seconds[phase] for phase in phases))
         context = self.context
         receipt = Receipt(
             context.model, inputs.frames, usage, timings, context.settings, inputs.warnings, context.notes

@@ -1,6 +1,6 @@
 """Continuous batching: which requests take part in which forward pass. One `step`:
 
-    drop        take cancelled requests out, and free what they hold
+    drop        take over requests that were added; take cancelled ones out, and free what they hold
     admit       take waiting requests in, first come, first served, while the memory for keys and values allows
     encode      run the vision encoder over a chunk of pictures, a frame of each encoding request in turn
     prefill     run the language model over a chunk of prompt tokens; a long prompt takes several steps
@@ -64,13 +64,13 @@ class Scheduler:
         self.model, self.runner = model, ModelRunner(model)
         self.feature_cache, self.prefix_cache, self.model_id = feature_cache, prefix_cache, model_id
         self.max_requests, self.max_bytes, self.wake = max_requests, max_bytes, wake
-        self._added: deque[Request] = deque()  # all that other threads touch
+        self._added: deque[Request] = deque()  # the only field that other threads write to
         self.waiting: deque[Request] = deque()
         self.encoding: deque[Request] = deque()
         self.prefilling: deque[Request] = deque()
         self.decode_batches = DecodeBatches(self.runner.num_layers, batch_class)
         self._footprint: Footprint | None = None
-        self._progressed = False  # something has changed in this step
+        self._progressed = False  # this step has changed something, so the next one may find work
 
     def add(self, request: Request) -> None:
         """Queue a request. From any thread."""
@@ -100,11 +100,11 @@ class Scheduler:
 
     @torch.inference_mode()
     def drop(self) -> None:
-        """Take cancelled requests out."""
+        """Queue the requests that were added since the last step, and take cancelled ones out."""
         while self._added:
             self.waiting.append(self._added.popleft())
         for request in (*self.waiting, *self.running):
-            if request.finished:  # its row could not be removed before
+            if request.finished:  # removing its row failed before
                 self._remove_row(request)
             elif request.cancelled:
                 self._end(request)
@@ -143,7 +143,7 @@ class Scheduler:
         self._remove_row(request)
 
     def _remove_row(self, request: Request) -> None:
-        with best_effort("removing a row"):  # where it fails, the row is computed along until the next `drop`
+        with best_effort("removing a row"):  # where it fails, decode passes include the row until the next `drop`
             self.decode_batches.remove(request, zero=request.error is not None)
 
     def _keep_prefix(self, request: Request) -> None:
@@ -185,9 +185,9 @@ class Scheduler:
             self._footprint = self.model.footprint(self.model.config, self.model.dtype)
         footprint, requests = self._footprint, [*running, request]
         positions = allocated_positions([each.max_positions for each in requests])
-        # pictures that stand in the sequence are among its positions
-        outside = 0 if footprint.picture_positions else sum(each.inputs.num_pictures for each in requests)
-        return positions * footprint.token_bytes + outside * footprint.picture_bytes <= self.max_bytes
+        # where pictures take positions of the language sequence, `max_positions` counts them
+        num_pictures = 0 if footprint.picture_positions else sum(each.inputs.num_pictures for each in requests)
+        return positions * footprint.token_bytes + num_pictures * footprint.picture_bytes <= self.max_bytes
 
     # ── encode ──
 
@@ -221,36 +221,36 @@ class Scheduler:
 
     def _encode(self) -> None:
         """Collect a chunk of pictures, a frame of each encoding request in turn, and run the vision encoder on it."""
-        limit = self.runner.encode_size.now(others_wait=bool(self.decode_batches or self.prefilling))
+        limit = self.runner.encode_size.current(others_wait=bool(self.decode_batches or self.prefilling))
         pixels: dict[str, Mapping[str, Tensor]] = {}  # by feature key: two requests may need the same picture
-        frames: list[tuple[Request, str]] = []
+        owners: list[tuple[Request, str]] = []  # with the key of a frame that the request needs
         num_pictures, before = 0, -1
-        while len(frames) > before and num_pictures < limit:
-            before = len(frames)
+        while len(owners) > before and num_pictures < limit:
+            before = len(owners)
             for request in list(self.encoding):
                 with self._error_ends(request):  # a medium that cannot be decoded
                     frame = request.take_frame()
                     if frame is not None:
                         key, frame_pixels = frame
-                        frames.append((request, key))
+                        owners.append((request, key))
                         if key not in pixels:
                             pixels[key] = frame_pixels
                             num_pictures += num_crops(frame_pixels)
                 if num_pictures >= limit:
                     break
-        if frames:
+        if owners:
             self._progressed = True
             self.encoding.rotate(-1)
-            self._encode_frames(pixels, [(request, key) for request, key in frames if not request.finished])
+            self._encode_frames(pixels, [(request, key) for request, key in owners if not request.finished])
 
-    def _encode_frames(self, pixels: Mapping[str, Mapping[str, Tensor]], frames: Sequence[tuple[Request, str]]) -> None:
+    def _encode_frames(self, pixels: Mapping[str, Mapping[str, Tensor]], owners: Sequence[tuple[Request, str]]) -> None:
         """Encode frames of several requests in one pass; where it fails, those of each request alone.
 
         Args:
             pixels: By feature key.
-            frames: Which request needs which of them.
+            owners: Requests, each with the feature key of a frame that it needs.
         """
-        requests = list(dict.fromkeys(request for request, _ in frames))
+        requests = list(dict.fromkeys(request for request, _ in owners))
         features = {key: found for key in pixels if (found := self._cached_features(key)) is not None}
         missing = [key for key in pixels if key not in features]
         if missing and requests:
@@ -261,14 +261,14 @@ class Scheduler:
                     self._end(requests[0], error)
                     return
                 for request in requests:
-                    keys = [key for owner, key in frames if owner is request]
+                    keys = [key for owner, key in owners if owner is request]
                     self._encode_frames({key: pixels[key] for key in keys}, [(request, key) for key in keys])
                 return
             for key, found in zip(missing, encoded, strict=True):
                 features[key] = found
                 with best_effort("keeping features"):
                     self.feature_cache.put(key, found)
-        for request, key in frames:
+        for request, key in owners:
             request.features[key] = features[key]
         for request in requests:
             with self._error_ends(request):
@@ -279,7 +279,7 @@ class Scheduler:
     # ── prefill ──
 
     def _start_prefill(self, request: Request) -> None:
-        """All features are there: embed the prompt, and copy the longest prefix that is already in a KV cache."""
+        """All features are there: embed the prompt, and copy its longest prefix from the prefix cache or a request."""
         inputs = request.inputs
         if inputs.num_pictures and not inputs.encoder_inputs:  # a family that encodes all pictures at once
             arguments = self.model.embed_pictures(inputs.load_pixels(), request.context.progress)
@@ -296,14 +296,15 @@ class Scheduler:
         ]
         sequence = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
         request.prefix_key = PrefixKey(sequence, starts, picture_keys if starts else [])
-        request.row = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1)
+        request.prefill_cache = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1)
         source, shared = self._longest_prefix(request.prefix_key)
         if source is not None:
-            request.row.write_row(0, source.key_values(shared), shared)
-            request.row.side_cache = None if source.side_cache is None else source.side_cache.until(shared)
+            request.prefill_cache.write_row(0, source.key_values(shared), shared)
+            side_cache = source.side_cache
+            request.prefill_cache.side_cache = None if side_cache is None else side_cache.until(shared)
             request.cached_tokens = shared
         request.forward_arguments, request.features = arguments, {}
-        request.clock.lap("encode")
+        request.clock.end_phase("encode")
         self.encoding.remove(request)
         self.prefilling.append(request)
 
@@ -314,12 +315,12 @@ class Scheduler:
         return None, 0
 
     def _prefill(self) -> None:
-        """Prefill several short prompts in one pass, or the next chunk of a long one, which then queues again."""
+        """Prefill several short prompts in one pass; or chunks of single prompts, in turn, up to the size of a step."""
         if not self.prefilling:
             return
         self._progressed = True
         others_wait = bool(self.decode_batches or self.encoding or len(self.prefilling) > 1)
-        left = self.runner.prefill_size.now(others_wait)
+        left = self.runner.prefill_size.current(others_wait)
         group = self._short_prompts(left)
         if len(group) > 1 and self._prefill_together(group):
             return
@@ -330,27 +331,27 @@ class Scheduler:
 
     def _prefill_one(self, request: Request, limit: int) -> int:
         """Prefill at most so many further positions of a prompt; returns how many."""
-        row, length = request.row, request.prefix_key.length
-        if row is None:
-            raise RuntimeError("a request that prefills has a row of the KV cache")
-        begin, end = row.lengths[0], min(length, row.lengths[0] + limit)
+        cache, length = request.prefill_cache, request.prefix_key.length
+        if cache is None:
+            raise RuntimeError("a request that prefills has a KV cache of its own")
+        begin, end = cache.lengths[0], min(length, cache.lengths[0] + limit)
         chunk = self.model.prefill_chunk(request.forward_arguments, begin, end)
-        logits = self.runner.prefill(row, chunk, end - begin)
+        logits = self.runner.prefill(cache, chunk, end - begin)
         if end < length:
             self.prefilling.append(request)
         else:
-            self._start_decoding(request, row)
+            self._start_decoding(request, cache)
             self._sample([request], logits)
         return end - begin
 
     def _short_prompts(self, limit: int) -> list[Request]:
-        """The first requests whose whole prompts fit into one pass, if none has a cached prefix; in their order."""
+        """The first in the queue whose whole prompts fit into one pass, up to one with a part in the KV cache."""
         group: list[Request] = []
         longest = total = 0
         for request in self.prefilling:
             longest, total = max(longest, request.prefix_key.length), total + request.prefix_key.length
             padded = (len(group) + 1) * longest
-            begun = request.row is None or request.row.lengths != [0]
+            begun = request.prefill_cache is None or request.prefill_cache.lengths != [0]
             if begun or padded > min(limit, MAX_PADDED_TOKENS, 2 * total):
                 break
             group.append(request)
@@ -402,7 +403,7 @@ class Scheduler:
         self._sample(requests, logits)
 
     def _decode_apart(self, requests: Sequence[Request]) -> None:
-        """One pass for each of several rows of a batch. They are merged again in the next step."""
+        """Split a batch into batches of one row, and make a pass over each. The next step merges them."""
         for request in reversed(requests[1:]):
             try:
                 self.decode_batches.split_off(request)
@@ -418,8 +419,8 @@ class Scheduler:
     def _sample(self, requests: Sequence[Request], logits: Tensor) -> None:
         """Append a token to each request that has not finished, from its row of logits (B, V)."""
         try:
-            best, likeliest = logits.max(-1)
-            finite, argmax = torch.isfinite(best).tolist(), likeliest.tolist()
+            highest, most_likely = logits.max(-1)
+            finite, argmax = torch.isfinite(highest).tolist(), most_likely.tolist()
         except Exception as error:  # noqa: BLE001 - it ends only the request whose own row raises it
             if len(requests) == 1:
                 self._end(requests[0], error)
@@ -445,7 +446,7 @@ class Scheduler:
 
 @contextmanager
 def best_effort(what: str) -> Iterator[None]:
-    """Do what no request depends on. For lack of memory it is left out; an error of another kind is logged, too."""
+    """Run what no request depends on. It may fail: for lack of memory silently, otherwise with a warning in the log."""
     try:
         yield
     except Exception as error:
