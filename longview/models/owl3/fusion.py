@@ -45,8 +45,14 @@ DENSE_BYTES = 16 << 20
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE, the two halves of the last dimension being the pairs' first and second numbers."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-second, first], dim=-1) * sin
+    return states * cos + rotate_half(states) * sin
+
+
+def rotate_half(states: Tensor) -> Tensor:
+    """The pairs rotated by a right angle."""
+    half = states.shape[-1] // 2
+    first, second = states[..., :half], states[..., half:]
+    return torch.cat([-second, first], dim=-1)
 
 
 def joint_attention(
@@ -194,9 +200,9 @@ class HyperAttention(nn.Module):
             text_visible = text_visible if text_visible.dtype == torch.bool else text_visible >= 0
             padded, visible = self._padded(side_cache, visual, query, begin)
             return joint_attention(query, text, text_visible, padded, visible, self.scaling).transpose(1, 2)
-        grouped = query.unflatten(1, (text[0].shape[1], -1)) * self.scaling  # (B, Hkv, G, T, D)
-        visual_context = self._attend_by_runs(grouped, side_cache, visual, begin)
-        text_context = attend_text(grouped, *text, mask)
+        grouped = query.unflatten(1, (text[0].shape[1], -1))  # (B, Hkv, G, T, D)
+        visual_context = self._attend_by_runs(grouped * self.scaling, side_cache, visual, begin)
+        text_context = attend_text(grouped * self.scaling, *text, mask)
         return merge_softmaxes(*text_context, *visual_context).flatten(1, 2).transpose(1, 2)
 
     def _fuse_by_gate(
