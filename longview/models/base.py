@@ -28,7 +28,7 @@ from longview.messages import FrameUsed, Message, Progress
 from longview.requests import MediaOptions
 
 IGNORED = -100
-"""A label that is not learned."""
+"""The label of a position that the loss ignores; transformers' ignore index."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class ModelInputs:
     frames: tuple[FrameUsed, ...] = ()
     """The frames behind the pictures, in order, for the receipt."""
     num_pictures: int = 0
+    """Rows of pixels: crops of pictures, and frames. A picture that is cut counts as its crops."""
     visual_tokens: int = 0
+    """Features of all of them, whether or not they take positions of the language sequence."""
     warnings: tuple[str, ...] = ()
     media: Sequence[Medium] = ()
     encoder_inputs: Sequence[EncoderInput] = ()
@@ -179,7 +181,7 @@ class Processor(Protocol):
     default_media: MediaOptions
     """How videos are sampled where a request does not say."""
     draws: bool
-    """Whether the model was taught to write descriptions of pictures to be drawn."""
+    """Whether the model was trained to write prompts for an image generator (`--gen`)."""
     crop_settings: tuple[str, ...]
     """Fields of `SampleFormat` that change how its pictures are cut; none where the model decides."""
 
@@ -229,7 +231,7 @@ class Processor(Protocol):
         """Pictures, each whole and uncut: the arguments of `Model.encode`."""
 
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
-        """The hidden states that stand for the pictures of a batch padded on the right: row and position, (N, W, 2)."""
+        """Row and position (N, W, 2) of each picture's W hidden states, in a batch padded on the right."""
 
 
 class Model(Protocol):
@@ -238,7 +240,7 @@ class Model(Protocol):
     config: Any
     """See `Config`."""
     parts: dict[str, tuple[str, ...]]
-    """Component → marks in parameter names: "vision", "connector", "language". The first that matches owns it."""
+    """Component ("vision", "connector", "language") → substrings of its parameters' names; the first match counts."""
     language_model: Any
     """A causal language model of transformers, whose decoder layers are `language_model.model.layers`."""
     training: bool
@@ -327,7 +329,7 @@ class SideCache(Protocol):
     """What a family keeps beside the KV cache of text tokens, as mPLUG-Owl3 keeps keys and values of pictures.
 
     A model that has one takes it as the argument `side_cache` of `forward`, and its output has it as `side_cache`; a
-    pass of one token a row leaves it as it is. Decoder layers that attend to it have `attends_to_side_cache = True`.
+    decode pass does not change it. Decoder layers that attend to it have `attends_to_side_cache = True`.
     """
 
     @classmethod

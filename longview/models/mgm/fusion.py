@@ -39,7 +39,7 @@ def resized(images: Tensor, side: int) -> Tensor:
     return found.to(images.dtype)
 
 
-def quarters(images: Tensor, grid: int) -> Tensor:
+def grid_cells(images: Tensor, grid: int) -> Tensor:
     """(n, c, H, W) → (n, grid², c, H / grid, W / grid), row after row."""
     rows = images.unflatten(-2, (grid, -1)).unflatten(-1, (grid, -1))  # (n, c, grid, h, grid, w)
     return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
@@ -53,7 +53,7 @@ def small_views(large: Tensor, side: int, grid: int) -> Tensor:
     small = resized(large, side * grid)
     if grid == 1:
         return small
-    return torch.cat([quarters(small, grid), resized(small, side).unsqueeze(1)], dim=1)
+    return torch.cat([grid_cells(small, grid), resized(small, side).unsqueeze(1)], dim=1)
 
 
 def windows(features: Tensor, side: int) -> Tensor:
@@ -63,7 +63,7 @@ def windows(features: Tensor, side: int) -> Tensor:
             f"{features.shape[-2]} × {features.shape[-1]} fine features do not divide among {side} × {side} patches; "
             "image_size_aux in config.json must be a multiple of what both towers need"
         )
-    return quarters(features, side).flatten(3).transpose(2, 3)
+    return grid_cells(features, side).flatten(3).transpose(2, 3)
 
 
 def _projection(width: int, into: int) -> nn.Sequential:
@@ -102,7 +102,7 @@ def views(coarse: Tensor, fine: Tensor, grid: int) -> Iterator[tuple[Tensor, Ten
     """
     if grid > 1:
         yield coarse[:, -1], resized(fine, fine.shape[-1] // grid)
-    for number, quadrant in enumerate(quarters(fine, grid).unbind(1)):
+    for number, quadrant in enumerate(grid_cells(fine, grid).unbind(1)):
         yield coarse[:, number], quadrant
 
 

@@ -181,7 +181,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:
-            return cls._around(model_base, config, first_stage, arguments)
+            return cls._from_first_stage(model_base, config, first_stage, arguments)
         if model_base is not None:
             raise CheckpointError(f"{folder} holds a whole model; leave model_base {str(model_base)!r} out")
         cls.check(config, checkpoint.tensor_shapes(folder), folder)
@@ -193,7 +193,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         return checkpoint.with_device_map(model, arguments)
 
     @classmethod
-    def _around(
+    def _from_first_stage(
         cls, base: str | PathLike | None, config: MGMConfig, file: Path, arguments: Mapping[str, Any]
     ) -> MGMModel:
         """A first stage (towers, mining, projector) around the language model that it was trained with."""

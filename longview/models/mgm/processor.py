@@ -68,7 +68,9 @@ class MGMProcessor(OfficialProcessorCalls):
         self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ends]
         control = [token for token in added.values() if token.special or token.content in self.template.text]
         self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in control}
-        self._loose = {token.content for token in control if not token.special}  # the tokenizer finds them in any text
+        self._not_special = {
+            token.content for token in control if not token.special
+        }  # the tokenizer finds them in any text
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         begin = list(tokenizer("").input_ids)
@@ -202,7 +204,7 @@ class MGMProcessor(OfficialProcessorCalls):
         return ids, labels
 
     def _encode(self, texts: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
-        """Texts side by side → each token, and whether it is learned: whether any character of it is.
+        """Texts, concatenated → each token, and whether it is learned: whether any character of it is.
 
         Where a message's text looks like a special token, only the template's are.
         """
@@ -223,7 +225,7 @@ class MGMProcessor(OfficialProcessorCalls):
                 yield from self._run(text[begin : match.start()], learned, begin, parse=False)
                 yield self._specials[match[0]], learned[match.start()]
                 begin = match.end()
-            elif match[0] in self._loose:  # split in two, it is no token
+            elif match[0] in self._not_special:  # split in two, it is no token
                 yield from self._run(text[begin : match.start() + 1], learned, begin, parse=False)
                 begin = match.start() + 1
         yield from self._run(text[begin:], learned, begin, parse=False)

@@ -66,7 +66,7 @@ def num_blocks(config: Any, select_layer: int) -> int:
 
 
 class HighResolutionTower(nn.Module):
-    """ConvNeXt: pixels (n, 3, S, S) → the outputs of all stages side by side, (n, Ca, S/4, S/4), as fine as the first.
+    """ConvNeXt: pixels (n, 3, S, S) → the outputs of all stages, concatenated, (n, Ca, S/4, S/4), as fine as the first.
 
     Nothing in it is random, in training either. The original drops blocks at random, in evaluation, too, because it is
     left in training mode.

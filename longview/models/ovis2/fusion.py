@@ -1,6 +1,6 @@
 """The idea of Ovis2: structural embedding alignment. Pictures are embedded as text is: by rows of a table.
 
-    features (n, p, d) ── s · s neighbours side by side ── (n, P, s²d) ── head: Linear, LayerNorm ── logits (n, P, V−5)
+    features (n, p, d) ── s · s neighbours concatenated ─ (n, P, s²d) ── head: Linear, LayerNorm ── logits (n, P, V−5)
                                                                                                         │ tokenize
     embeddings (n, P, D) ── mean of the table's rows, weighted ── visual tokens (n, P, V), each adds up to 1 ┘
 
@@ -34,7 +34,7 @@ from longview.models.ovis2.config import NUM_INDICATORS, VisualTokenizerConfig
 from longview.models.sequence import Merged
 
 ATOM = -300
-"""Stands in `input_ids` for one crop."""
+"""The placeholder of one crop in `input_ids`: the authors' IMAGE_ATOM_ID."""
 BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 """Stand in `input_ids` around crops; −301−i is row V−5+i of the visual embedding table."""
 
@@ -43,7 +43,7 @@ BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 
 
 def merge_patches(features: Tensor, stride: int) -> Tensor:
-    """(n, p, d) → (n, P, stride² · d): each square of patches becomes one, its rows and columns laid side by side.
+    """(n, p, d) → (n, P, stride² · d): each square of patches becomes one, by concatenating them row after row.
 
     A grid that does not divide evenly is padded with zeros at its bottom and right.
     """
@@ -63,7 +63,7 @@ def tokenize(logits: Tensor, function: str, tau: float = 1.0, noise: Tensor | No
     """Head logits (n, P, V−5) → visual tokens (n, P, V−5): a distribution over visual words, or one of them.
 
     Args:
-        function: "softmax"; "st_argmax", the best word with the gradient of the logits; "gumbel_argmax", a word drawn
+        function: "softmax"; "st_argmax", the top word with the gradient of the logits; "gumbel_argmax", a word drawn
             from softmax(logits), with the gradient of softmax((logits + noise) / tau). The last draws in evaluation,
             too, as the original does.
         noise: Drawn from the standard Gumbel distribution; default: now.
@@ -71,14 +71,14 @@ def tokenize(logits: Tensor, function: str, tau: float = 1.0, noise: Tensor | No
     if function == "softmax":
         return logits.softmax(-1)
     if function == "st_argmax":
-        return best_word(logits) - logits.detach() + logits
+        return one_hot_argmax(logits) - logits.detach() + logits
     if noise is None:
         noise = -torch.empty_like(logits).exponential_().log()
     soft = ((logits + noise) / tau).softmax(-1)
-    return best_word(soft) - soft.detach() + soft
+    return one_hot_argmax(soft) - soft.detach() + soft
 
 
-def best_word(scores: Tensor) -> Tensor:
+def one_hot_argmax(scores: Tensor) -> Tensor:
     """One-hot vectors of the largest scores; the first of equals."""
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
 

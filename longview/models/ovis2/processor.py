@@ -33,7 +33,7 @@ from longview.models.processing import Segment, check_media, frames_used, join_t
 from longview.models.sequence import expanded_positions
 from longview.requests import MediaOptions
 
-ALONE, AMONG_OTHERS = 9, 4
+MAX_CROPS, MAX_CROPS_OF_SEVERAL = 9, 4
 """How many crops a picture is cut into at most, as in the authors' program: the only one, or one of several."""
 SETTINGS = "preprocessor_config.json"
 COUNTS = ("max_partition", "frames")
@@ -126,9 +126,13 @@ class Ovis2Processor(OfficialProcessorCalls):
     ) -> ModelInputs:
         """One conversation → ModelInputs. See `base.Processor.prepare`."""
         check_media(messages, media, "Ovis2")
-        most = sample_format.max_partition or self.max_partition or (ALONE if len(media) == 1 else AMONG_OTHERS)
+        max_crops = (
+            sample_format.max_partition
+            or self.max_partition
+            or (MAX_CROPS if len(media) == 1 else MAX_CROPS_OF_SEVERAL)
+        )
         if sample_format.cut is False:
-            most = 1
+            max_crops = 1
         encoder_inputs: list[EncoderInput] = []
         crops: list[int] = []
         pictures: list[list[int]] = []
@@ -142,7 +146,9 @@ class Ovis2Processor(OfficialProcessorCalls):
                     continue
                 medium = next(queue)
                 for number, frame in enumerate(medium.frames):
-                    grid = WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, self.pixels.side, most)
+                    grid = (
+                        WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, self.pixels.side, max_crops)
+                    )
                     ids = placeholders(*grid)
                     segments += ["\n"] * (number > 0) + [None]
                     pictures.append(ids)
@@ -232,7 +238,7 @@ class Ovis2Processor(OfficialProcessorCalls):
     def _plain(
         self, turns: Sequence[tuple[str, list[Segment]]], pictures: Sequence[list[int]]
     ) -> tuple[list[int], list[int]]:
-        """Turns side by side, without a template and without an end → ids and labels."""
+        """Turns concatenated, without a template and end tokens → ids and labels."""
         ids: list[int] = []
         labels: list[int] = []
         queue = iter(pictures)

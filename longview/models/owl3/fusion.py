@@ -58,7 +58,7 @@ def rotate_half(states: Tensor) -> Tensor:
 def joint_attention(
     query: Tensor, text: KeyValue, text_visible: Tensor, visual: KeyValue, visual_visible: Tensor, scale: float
 ) -> Tensor:
-    """One softmax over pictures and text, with the keys side by side: (B, H, T, D).
+    """One softmax over pictures and text, with their keys concatenated: (B, H, T, D).
 
     Args:
         query: (B, H, T, D).
@@ -82,13 +82,13 @@ def visual_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor)
     → output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
     """
     visible = visible.unsqueeze(2)  # (B, 1, 1, T, M)
-    blind = ~visible.any(-1, keepdim=True)
+    sees_none = ~visible.any(-1, keepdim=True)
     scores = query.float() @ key.float().transpose(-1, -2).unsqueeze(2)  # (B, Hkv, G, T, M)
-    # blind tokens attend to everything first and are dropped after: a softmax over nothing has no gradient
-    scores = scores.masked_fill(~(visible | blind), -torch.inf)
+    # tokens that see no picture attend to all and are set to 0 after: a softmax over nothing has NaN gradients
+    scores = scores.masked_fill(~(visible | sees_none), -torch.inf)
     lse = scores.logsumexp(-1, keepdim=True)
     output = (scores - lse).exp() @ value.float().unsqueeze(2)
-    return output.masked_fill(blind, 0.0), lse.masked_fill(blind, -torch.inf).squeeze(-1)
+    return output.masked_fill(sees_none, 0.0), lse.masked_fill(sees_none, -torch.inf).squeeze(-1)
 
 
 def gate_contexts(text: Tensor, visual: Tensor, gate: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ class HyperAttention(nn.Module):
     def _attend_by_runs(
         self, query: Tensor, side_cache: VisualKVCache, visual: list[KeyValue], begin: int
     ) -> tuple[Tensor, Tensor]:
-        """As `visual_attention`, row by row, without a mask."""
+        """As `visual_attention`, row by row, and run by run of tokens that see the same pictures, so without a mask."""
         batch, length = query.shape[0], query.shape[3]
         rows = []
         for batch_row in range(batch):
@@ -258,7 +258,7 @@ class HyperAttention(nn.Module):
 class HyperDecoderLayer(Qwen2DecoderLayer):
     """A Qwen2 block whose input norm is shared by text and pictures, and whose attention is over both.
 
-    Its parts are Qwen2's, its forward pass is its own.
+    Its submodules are Qwen2's but for the attention; its forward pass is its own.
     """
 
     attends_to_side_cache = True

@@ -96,7 +96,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, *args: Any, config: Any = None, **kwargs: Any) -> Owl3Model:
-        """Open an official or our own folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
+        """Open an official or saved folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
 
         Raises:
             CheckpointError: something about the folder is missing, unsafe or of the wrong shape.
@@ -157,7 +157,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         return self.language_model.get_output_embeddings()
 
     def plain_language_model(self) -> Qwen2ForCausalLM:
-        """The same weights without any part for pictures: stock Qwen2, sharing nothing."""
+        """A copy of the weights without any component for pictures: stock Qwen2, sharing no tensors."""
         config = Qwen2Config.from_dict({**self.config.to_dict(), "model_type": "qwen2"})
         config._attn_implementation = self.config._attn_implementation
         plain = Qwen2ForCausalLM(config).to(self.dtype).eval()

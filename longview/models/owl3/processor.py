@@ -5,8 +5,8 @@
     answer   \n<|im_start|>assistant\nA cat.<|im_end|><|endoftext|>
 
 The placeholder `<|image|>` is no special token but five ordinary ones, and texts between placeholders are tokenised
-apart: both matter for equal ids. In `prepare` the structure decides: only a media part becomes a placeholder, only the
-template makes special tokens, whatever a user's text contains. The authors' own calls are in `compat.py`.
+separately: both matter for equal ids. In `prepare` the structure decides: only a media part becomes a placeholder,
+only the template makes special tokens, whatever a user's text contains. The authors' own calls are in `compat.py`.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Owl3Processor(OfficialProcessorCalls):
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(Owl3Config, folder)
-        return cls(checkpoint.open_tokenizer(folder), config, cls.cuts_in(folder))
+        return cls(checkpoint.open_tokenizer(folder), config, cls.cut_enable_of(folder))
 
     @staticmethod
-    def cuts_in(folder: Path) -> bool:
+    def cut_enable_of(folder: Path) -> bool:
         """Whether a folder's settings let pictures be cut; the official folders say nothing of it, and mean yes."""
         settings = folder / "preprocessor_config.json"
         cut_enable = checkpoint.read_json(folder, settings.name).get("cut_enable", True) if settings.exists() else True
@@ -237,7 +237,7 @@ class Owl3Processor(OfficialProcessorCalls):
         return self._tensors(ids, labels if train else None, starts)
 
     def tokenize_plain(self, turns: Sequence[tuple[str, list[Segment]]]) -> BatchFeature:
-        """As `tokenize_turns` in training, without template and end tokens: texts side by side."""
+        """As `tokenize_turns` in training, without template and end tokens: the texts are concatenated."""
         ids: list[int] = []
         labels: list[int] = []
         starts: list[int] = []
@@ -275,7 +275,7 @@ class Owl3Processor(OfficialProcessorCalls):
         return {"pixel_values": torch.stack(self.views(image, grid))}
 
     def views(self, image: Image.Image, grid: tuple[int, int] | None) -> list[Tensor]:
-        """One picture → (3, R, R) tensors in [−1, 1]: its crops row after row and the global view last, or the latter.
+        """One picture → (3, R, R) tensors in [−1, 1]: its crops row after row and the global view last, or that alone.
 
         Sizes ignore the aspect ratio; resampling is PIL's bicubic.
         """

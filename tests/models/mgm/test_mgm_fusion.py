@@ -15,7 +15,7 @@ from longview.errors import CheckpointError, RequestError
 from longview.media import Frame, Medium
 from longview.messages import ask, image
 from longview.models import mgm
-from longview.models.mgm.fusion import PatchInfoMining, mine_views, quarters, small_views, windows
+from longview.models.mgm.fusion import PatchInfoMining, grid_cells, mine_views, small_views, windows
 
 
 @given(side=st.integers(1, 5), step=st.integers(1, 4), width=st.integers(1, 3))
@@ -32,9 +32,9 @@ def test_a_window_holds_the_fine_features_under_its_patch(side, step, width):
 
 
 @given(grid=st.integers(1, 3), side=st.integers(1, 4))
-def test_quarters_run_row_after_row(grid, side):
+def test_grid_cells_run_row_after_row(grid, side):
     picture = torch.arange((grid * side) ** 2).float().view(1, 1, grid * side, grid * side)
-    found = quarters(picture, grid)
+    found = grid_cells(picture, grid)
     for row in range(grid):
         for column in range(grid):
             rows, columns = (slice(n * side, (n + 1) * side) for n in (row, column))
