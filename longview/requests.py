@@ -24,7 +24,7 @@ from longview.settings import parse, setting, validate
 
 MiB = 1024 * 1024
 CANDIDATES = 1024
-"""Frames of a video that a sampler chooses among by what they show, unless told."""
+"""Candidate frames of a video, at most, of a sampler that selects by content; by default."""
 MAX_CANDIDATES = 8192
 MAX_ANSWERS = 64
 
@@ -73,7 +73,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class FrameSampler:
-    """What the media options mean to one way of choosing frames; `longview.media.select` has its function."""
+    """A frame sampler: its defaults, and which media options it takes; `longview.media.select` has its function."""
 
     frames: int | None
     """How many it keeps unless told; None: as many as the rate gives."""
@@ -92,7 +92,7 @@ FRAME_SAMPLERS: dict[str, FrameSampler] = {
     "ovis2-server": FrameSampler(16),
     "mdp3": FrameSampler(16, by_time=True, by_content=True),
 }
-"""The samplers by name. mgm has none of its own: it was never shown videos."""
+"""The samplers by name. mgm has none of its own: it was not trained on videos."""
 
 
 def _samplers(trait: str) -> list[str]:
@@ -160,7 +160,7 @@ class MediaOptions:
             )
 
     def as_candidates(self) -> MediaOptions:
-        """The same stretch of the video, of which every candidate is meant."""
+        """Options that select all candidates of the same clip."""
         return MediaOptions(select="mdp3", start=self.start, end=self.end)
 
     @property

@@ -38,7 +38,7 @@ class Setting:
     high: float | str | None = None
     """The greatest value, or the name of the field that holds it."""
     above: bool = False
-    """Whether `low` itself is out of range."""
+    """Whether `low` is exclusive."""
     whole: bool = True
     """Whether an `int` must be one; otherwise 1e6 will do for a million."""
     choices: tuple[str, ...] = ()

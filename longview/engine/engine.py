@@ -1,9 +1,9 @@
-"""Engine: streams answers. A whole answer, several answers and a batch are folds over the stream.
+"""Engine: streams answers. `answer`, `answers` and `batch` collect the pieces of whole ones.
 
     messages ── media ── hooks ── processor ── ModelInputs ── Scheduler.step ── TextStream ── Piece, Piece, …
     └────── the caller's thread (prepare.py) ───────────┘ └─ the threads that wait for pieces, in turn ─┘
 
-There is no thread behind the engine: a thread that waits for a piece steps the scheduler, and each step serves every
+The engine has no thread of its own: a thread that waits for a piece steps the scheduler, and each step serves every
 request. While one thread steps, the others sleep; when its own piece is there, one of them takes over. Nothing runs
 when no thread waits.
 """
@@ -37,8 +37,8 @@ from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import setting, validate
 
-PREPARERS = 4
-"""Threads that open media for a batch."""
+PREPARE_THREADS = 4
+"""Threads that prepare the requests of a batch."""
 
 
 def _amount(default: int | None, help: str, low: int = 0) -> Any:
@@ -47,7 +47,7 @@ def _amount(default: int | None, help: str, low: int = 0) -> Any:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an engine may hold. None: a share of the memory that the weights leave.
+    """What an engine may hold in memory. None: a share of what the weights leave.
 
     `feature_folder` is shared with other programs; nothing in it is lost when this one ends.
 
@@ -55,7 +55,7 @@ class Budget:
         RequestError: a value out of range.
     """
 
-    requests: int = _amount(64, "Requests that run side by side.", 1)
+    requests: int = _amount(64, "Requests that run concurrently.", 1)
     states: int | None = _amount(None, "Bytes of keys and values of running requests; default: half of that memory.")
     features: int | None = _amount(None, "Bytes of the features of pictures; default: an eighth.")
     prefixes: int | None = _amount(None, "Bytes of keys and values of past conversations; default: an eighth.")
@@ -175,7 +175,7 @@ class Engine:
         hooks: Sequence[Hook] = (),
         **settings: Any,
     ) -> Iterator[Answer | LongviewError]:
-        """Answers to many questions, in their order; as many as fit are answered side by side.
+        """Answers to many questions, in their order; as many as fit run concurrently.
 
         Takes what `answer` takes. A question that fails gives its error in the place of its answer, and harms no other.
         """
@@ -239,7 +239,7 @@ class Engine:
             return parsed, request
 
         pending: deque[Future[tuple[ParsedRequest, Request]]] = deque()
-        pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="longview-batch")
+        pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="longview-batch")
         try:
             while True:
                 while (
@@ -297,8 +297,8 @@ class Engine:
                     with self._condition:
                         self._condition.notify_all()
         except BaseException as error:
-            broken = error if isinstance(error, Exception) else RequestError("the engine was interrupted; ask again")
-            self.scheduler.abort(broken)
+            reason = error if isinstance(error, Exception) else RequestError("the engine was interrupted; ask again")
+            self.scheduler.abort(reason)
             raise
         finally:
             with self._condition:

@@ -1,4 +1,4 @@
-"""Hooks: what may write into the messages before the model, or make something of its answer.
+"""Hooks: code that may change the messages before the model, or make something of its answer.
 
     messages, media ── before_model ── the model ── answer ── after_answer ── what was made
 
@@ -26,7 +26,7 @@ RESERVED = {field.name for kind in (Answer, Receipt) for field in fields(kind)}
 class Hook(Protocol):
     """Subclass it and override what is needed, or write a class with the same members.
 
-    Requests are prepared in several threads at once, so the methods of one hook may run side by side. A LongviewError
+    Requests are prepared in several threads at once, so the methods of one hook may run concurrently. A LongviewError
     that they raise ends the request.
     """
 

@@ -48,9 +48,9 @@ def load(
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
         quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantization`.
         load_8bit, load_4bit: Quantise the language model with bitsandbytes.
-        compile: Compile what makes tokens, which takes up to half a minute; see `longview.engine.compiled`.
+        compile: Compile the decode pass, which takes up to half a minute; see `longview.engine.compiled`.
         budget: What the engine may hold; see `Budget`.
-        hooks: What writes into the messages of every request, or makes something of its answer; see
+        hooks: Code that changes the messages of every request, or makes something of its answer; see
             `longview.engine.hooks`.
         options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
             `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
@@ -84,12 +84,12 @@ def load(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     known = inspect.signature(family.Model.from_pretrained).parameters
-    strange = [option for option in ("vision_tower", "vision_tower_aux", "model_base") if option in options]
-    if any(option not in known for option in strange):
-        raise RequestError(f"{name} holds all of its parts, so {strange[0]} has no meaning for it; leave it out")
+    tower_options = [option for option in ("vision_tower", "vision_tower_aux", "model_base") if option in options]
+    if any(option not in known for option in tower_options):
+        raise RequestError(f"{name} holds all of its parts, so {tower_options[0]} has no meaning for it; leave it out")
     if load_8bit or load_4bit:
-        exact = None if dtype == "auto" else dtype_of(dtype)
-        wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, exact)
+        compute_dtype = None if dtype == "auto" else dtype_of(dtype)
+        wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, compute_dtype)
         options["quantization_config"] = wanted
     model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
     if adapter is not None:

@@ -124,8 +124,8 @@ def select_frames(
     select = options.select or ("fps" if options.fps is not None else default.select) or "uniform"
     sampler, choose_frames = FRAME_SAMPLERS[select], SAMPLERS[select]
     if sampler.by_content:
-        among = choose_frames(timeline, options.candidates or CANDIDATES, options.fps or 1.0)
-        return [clip[i] for i in among], []
+        candidates = choose_frames(timeline, options.candidates or CANDIDATES, options.fps or 1.0)
+        return [clip[i] for i in candidates], []
     # The family's numbers belong to the family's sampler; another one has its own.
     family = default if select == default.select else MediaOptions()
     wanted = options.frames or family.frames or sampler.frames
@@ -173,7 +173,7 @@ class _Opener:
             )
         if self._relevance_query is None:
             raise RequestError(
-                f"select {select!r} needs a question to hold frames against; give relevance_query=RelevanceQuery(…)"
+                f"select {select!r} needs a question to score frames against; give relevance_query=RelevanceQuery(…)"
             )
 
     def open(self, part: Part) -> Medium:
@@ -240,10 +240,10 @@ class _Opener:
         if self._relevance_query is None:
             return indices, warnings, None
         if not self._options.by_content:
-            among, _ = select_frames(timeline, self._options.as_candidates(), self._limits, self._default, name)
-            among = sorted({*among, *indices})
+            candidates, _ = select_frames(timeline, self._options.as_candidates(), self._limits, self._default, name)
+            candidates = sorted({*candidates, *indices})
             relevance, _ = score_candidates(
-                self._candidates(reader, digest, among), self._relevance_query, reader.seconds
+                self._candidates(reader, digest, candidates), self._relevance_query, reader.seconds
             )
             return indices, warnings, relevance
         wanted = self._options.frames or FRAME_SAMPLERS[self._options.select or ""].frames
