@@ -31,7 +31,7 @@ def part_of(model: Model, name: str) -> str | None:
 
 
 def linear_layers(model: Model, parts: Sequence[str]) -> list[str]:
-    """The linear layers of some parts; not the head, which tells words apart."""
+    """The linear layers of some parts; not the head."""
     return [
         name
         for name, module in model.named_modules()

@@ -179,7 +179,7 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
     answered = False
     for number, (role, message) in enumerate(turns):
         if role == "system":
-            raise RequestError("the system speaks first or not at all; move its message to the front")
+            raise RequestError("a system message comes first or not at all; move it to the front")
         if role == "user":
             first = template.inside and not number
             pieces += [Piece((template.between if answered else "") + template.user[0]), *(opening if first else [])]

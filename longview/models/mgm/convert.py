@@ -158,7 +158,7 @@ def uses_tower_file(config: MGMConfig) -> bool:
 
 
 def complete(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Set the fields of `config` that only the tensors and the towers' folders tell: towers' sizes, the vocabulary.
+    """Set the fields of `config` that only tensors and towers' folders determine: towers' sizes, the vocabulary.
 
     Raises:
         CheckpointError: these are not the tensors of an MGM, or contradict the config, or a tower is missing.

@@ -35,7 +35,7 @@ def labels_of(
         start = count("<image>")
         return [IGNORED] * start + ids[start:]
     if template.masking is None:
-        raise RequestError("the authors' trainer knows no labels for this template; use prepare(…, train=True)")
+        raise RequestError("the authors' trainer has no labels for this template; use prepare(…, train=True)")
     start = 0 if template.masking == "mpt" else 1
     labels = [IGNORED] * start + ids[start:]
     position = start

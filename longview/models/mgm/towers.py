@@ -107,7 +107,7 @@ def convnext_shape(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[s
 
 
 def find(path: str | None, folder: Path) -> Path | None:
-    """The folder that a config's path of a tower means, seen from the current folder and from the checkpoint's."""
+    """The folder that a config's path of a tower means, from the current folder, the checkpoint's or one above it."""
     if not path:
         return None
     places = [Path(path).expanduser(), *(above / path for above in (folder.resolve(), *folder.resolve().parents))]

@@ -38,7 +38,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 def complete(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Set the fields of `config` that only the tensors tell: the sizes of both vocabularies.
+    """Set the fields of `config` that only the tensors determine: the sizes of both vocabularies.
 
     Raises:
         CheckpointError: head and table disagree, or these are not the tensors of an Ovis.

@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_one_clear_error(processor, tokenizer):
     for wrong, complaint in (
         (lambda: processor("<image> <image>", [noise(1)]), "holds 2 <image>, but 1 pictures"),
         (lambda: processor("<image>", noise(1)), "images is a list"),
-        (lambda: processor.prepare(messages, []), "the system speaks first"),
+        (lambda: processor.prepare(messages, []), "a system message comes first"),
         (lambda: processor.render([{"from": "tool", "value": "x"}]), "by human or gpt"),
         (lambda: processor.prepare([ask("?", image(noise(1)))], []), "1 pictures and videos, but 0 were opened"),
         (lambda: Processor(tokenizer, Config.tiny(), "vicuna"), "unknown template 'vicuna'"),
