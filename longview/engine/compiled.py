@@ -37,7 +37,7 @@ class StaticLayer:
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Positions that are allocated: as the present one of a layer with a side cache, it sees all pictures."""
+        """Positions that are allocated. Taken as the position of the new tokens, it is behind all pictures of a row."""
         return self.keys.shape[2]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -73,9 +73,11 @@ class StaticDecodeBatch(DecodeBatch):
         return layer
 
     def _resize(self, rows: int, positions: int) -> None:
+        before = self.row_capacity
         super()._resize(rows, positions)
-        self._lengths_changed()
-        self.side_cache = self._joined(self._side_caches)
+        if self.row_capacity != before:
+            self._lengths_changed()
+            self.side_cache = self._joined(self._side_caches)
 
     def _lengths_changed(self) -> None:
         super()._lengths_changed()
