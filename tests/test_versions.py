@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from email.message import Message
@@ -166,3 +167,15 @@ def test_the_lock_holds_every_dependency_within_its_bounds_and_names_no_place():
 
 def test_the_distribution_is_named_once():
     assert project()["project"]["name"] == versions.DISTRIBUTION
+
+
+def test_no_text_installs_longview_by_name():
+    shown = [
+        path for ending in ("md", "py", "yaml", "sh") for path in ROOT.rglob(f"*.{ending}") if "tests" not in path.parts
+    ]
+    assert len(shown) > 200
+    for path in shown:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"longview(-vlm)?\[|pip install [^\n&]*longview", text), (
+            path
+        )  # that name is somebody else's
