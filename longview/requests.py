@@ -191,10 +191,12 @@ class Limits:
     max_video_bytes: int = _limit(512 * MiB, "Encoded bytes of a video that is fetched into memory.")
     # pictures, and frames of videos that are decoded at once; frames that are decoded as they are used are not held
     max_decoded_bytes: int = _limit(1024 * MiB, "Bytes of all pictures together, decoded.")
+    max_decoder_bytes: int = _limit(2048 * MiB, "Memory of the child process that decodes, with --isolate.")
     connect_seconds: float = _limit(5.0, "Seconds to reach a server.", 0.001)
     # from the first name lookup to the last byte, redirects included
     fetch_seconds: float = _limit(30.0, "Seconds to fetch a URL.", 0.001)
     decode_seconds: float = _limit(120.0, "Seconds to decode one file.", 0.001)
+    isolate: bool = setting(False, "Decode in a child process, which can be killed and has little memory.")
     max_redirects: int = _limit(3, "Redirects to follow.", 0)
     allow_urls: bool = setting(True, "Fetch URLs at all.", option=False)
     url_hosts: tuple[str, ...] | None = setting(

@@ -15,6 +15,10 @@ from longview.requests import Limits, MiB
 DAMAGED = "is truncated or damaged; save or download it again"
 
 
+class DecoderMemoryError(MediaError):
+    """A decoder could not allocate what it asked for."""
+
+
 class decoder_errors:
     """Context manager: any exception of a decoder becomes a `MediaError` that names the medium.
 
@@ -35,7 +39,8 @@ class decoder_errors:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, MemoryError):
-            raise MediaError(f"{self.name} needs more memory to decode than there is; give a smaller one") from None
+            message = f"{self.name} needs more memory to decode than there is; give a smaller one"
+            raise DecoderMemoryError(message) from None
         if isinstance(error, Exception) and not isinstance(error, LongviewError):
             raise MediaError(f"{self.name} {self.problem}") from None
 

@@ -81,11 +81,12 @@ class FrameDecoder:
     """Decodes frames of a video on demand, so that they need not all be in memory.
 
     Args:
-        reader: An open reader, used by the first `read`; `reopen` makes another one like it for later ones.
+        reader: An open reader, used by the first `read`, if there is one.
+        reopen: Makes another one like it.
     """
 
-    def __init__(self, reader: FrameReader, reopen: Callable[[], FrameReader]) -> None:
-        self._reader: FrameReader | None = reader
+    def __init__(self, reader: FrameReader | None, reopen: Callable[[], FrameReader]) -> None:
+        self._reader = reader
         self._reopen = reopen
         self._lock = threading.Lock()
 

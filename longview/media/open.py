@@ -19,6 +19,7 @@ from longview.media.candidates import Candidates, RelevanceQuery, score_candidat
 from longview.media.errors import format_bytes, over_limit
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
+from longview.media.isolation import IsolatedReader
 from longview.media.medium import (
     UNDECODED,
     Frame,
@@ -200,14 +201,14 @@ class _Opener:
             decoder = None
             try:
                 indices, warnings, relevance = self._choose(reader, digest)
-                if self._decode or not isinstance(reader, VideoReader):
+                if self._decode or not isinstance(reader, (VideoReader, IsolatedReader)):
                     self._charge(reader.width * reader.height * len(set(indices)), reader.name)
                     frames = self._read(reader, indices)
                 else:
                     frames = [Frame(UNDECODED, index, reader.seconds[index]) for index in indices]
-                    decoder = FrameDecoder(reader, reader.reopen)
+                    decoder = FrameDecoder(None if self._limits.isolate else reader, reader.reopen)
             finally:
-                if decoder is None:
+                if decoder is None or self._limits.isolate:  # a process is too much to keep for later
                     reader.close()
             return Medium(
                 kind="video",
@@ -284,10 +285,12 @@ class _Opener:
         head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
         if image_format_of(head):
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
-            return executor.submit(_digest, encoded), AnimationReader(encoded, name, limits)
+            animation = IsolatedReader("animation", encoded, limits, name) if limits.isolate else None
+            return executor.submit(_digest, encoded), animation or AnimationReader(encoded, name, limits)
         if not container_of(head):
             raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {SUPPORTED}")
-        return executor.submit(_digest, data), VideoReader(data, limits, name)
+        video = IsolatedReader("video", data, limits, name) if limits.isolate else VideoReader(data, limits, name)
+        return executor.submit(_digest, data), video
 
     def _charge(self, pixels: int, name: str) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from longview.errors import MediaError, RequestError
 from longview.media.decode import check_size, orientation_of, read_picture, to_rgb, to_upright
 from longview.media.errors import decoder_errors, over_limit
 from longview.media.fetch import fetch, read_file
+from longview.media.isolation import read_picture_isolated
 from longview.media.medium import Frame, FrameTransform
 from longview.messages import Progress, Source
 from longview.requests import Limits
@@ -61,7 +62,8 @@ class PictureSource:
     def decode(self, limits: Limits) -> tuple[Image.Image, list[str]]:
         """Return the upright RGB picture and the warnings to show."""
         if isinstance(self.source, bytes):
-            return read_picture(self.source, self.name, limits)
+            read = read_picture_isolated if limits.isolate else read_picture
+            return read(self.source, self.name, limits)
         return to_upright(self.source, self.name), []
 
 

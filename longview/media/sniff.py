@@ -9,6 +9,7 @@ from longview.errors import MediaError
 from longview.media.animation import is_animated
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
+from longview.media.isolation import is_animated_isolated
 from longview.requests import Limits
 
 
@@ -36,4 +37,5 @@ def sniff(source: str | Path | bytes, limits: Limits | None = None) -> Literal["
     elif isinstance(source, str):
         data = fetch(source, limits, "max_image_bytes").data
     assert isinstance(data, bytes)
-    return "video" if is_animated(data) else "image"
+    animated = is_animated_isolated(data, limits) if limits.isolate else is_animated(data)
+    return "video" if animated else "image"
