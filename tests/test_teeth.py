@@ -156,7 +156,7 @@ VANDALISMS = {
     "what a hook made is lost in a batch": ("engine/engine.py", "replace(answer, made=", "replace(answer) if True else dict(made=", "engine/test_hooks.py"),
     "pictures take no room in the sequence": ("engine/prepare.py", "if inputs.length >= engine.context_length", 'if inputs.text_inputs["input_ids"].shape[1] >= engine.context_length', "engine/test_engine.py"),
     "the sampler counts pictures as tokens": ("engine/request.py", ".tolist() if token >= 0]", ".tolist()]", "engine/test_engine.py"),
-    "a row reads what stands behind its end": ("engine/kv_cache.py", "device=device) <= ends[:, None]", "device=device) <= ends.max()", BATCHES),
+    "a row reads what stands behind its end": ("engine/kv_cache.py", "device=device) <= write_positions[:, None]", "device=device) <= write_positions.max()", BATCHES),
     "rows of different lengths are at the same position": ("engine/model_runner.py", "torch.tensor(decode_batch.lengths + padding, device=device)[:, None]", "torch.full((len(tokens), 1), decode_batch.longest)", BATCHES),
     "a row that takes another's place leaves its pictures behind": ("engine/decode_batch.py", "side_caches[row] = side_caches[last]", "pass", BATCHES),
     "another picture has the same keys and values": ("engine/prefix_cache.py", "pair[0] != pair[1]", "pair[0][0] != pair[1][0]", BATCHES),

@@ -177,7 +177,7 @@ def subject_of(
     ways = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
     if dims in DIMENSIONS:
         model, processor = random_model(dims, dtype or "bfloat16")
-        budget = Budget(features=8 * GiB, states=64 * GiB, prefixes=2 * GiB)
+        budget = Budget(features=8 * GiB, kv_cache=64 * GiB, prefixes=2 * GiB)
         place = device or best_device()
         if quantize is not None:
             if place != "cpu":

@@ -28,8 +28,8 @@ class StaticLayer:
     """Keys and values (rows, Hkv, positions, D) of a decode batch in one layer, in place of transformers' cache."""
 
     rows: Tensor
-    ends: Tensor
-    """The position at which each row is continued; set before each pass."""
+    write_positions: Tensor
+    """Where the next token of each row is written; set before each pass."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -42,8 +42,8 @@ class StaticLayer:
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append (rows, Hkv, 1, D); returns everything that is allocated."""
-        self.keys[self.rows, :, self.ends] = key_states[:, :, 0]
-        self.values[self.rows, :, self.ends] = value_states[:, :, 0]
+        self.keys[self.rows, :, self.write_positions] = key_states[:, :, 0]
+        self.values[self.rows, :, self.write_positions] = value_states[:, :, 0]
         return self.keys, self.values
 
 
@@ -60,16 +60,16 @@ class StaticDecodeBatch(DecodeBatch):
 
     def mask(self, device: torch.device) -> Tensor:
         """What each row attends to in a pass of one token a row: bool (rows, 1, 1, positions)."""
-        _, ends = self.ends_on(device)
-        return (torch.arange(self.position_capacity, device=device) <= ends[:, None])[:, None, None]
+        _, write_positions = self.write_positions_on(device)
+        return (torch.arange(self.position_capacity, device=device) <= write_positions[:, None])[:, None, None]
 
     def layer(self, number: int) -> StaticLayer:
-        """One layer, with the present ends of its rows."""
+        """One layer, with the write positions of the next pass."""
         keys, _ = self.layers[number].tensors()
         if len(self._static) != len(self.layers) or self._static[number].keys is not keys:
             self._static = [StaticLayer(*layer.tensors()) for layer in self.layers]
         layer = self._static[number]
-        layer.rows, layer.ends = self.ends_on(keys.device)
+        layer.rows, layer.write_positions = self.write_positions_on(keys.device)
         return layer
 
     def _resize(self, rows: int, positions: int) -> None:
@@ -81,7 +81,7 @@ class StaticDecodeBatch(DecodeBatch):
 
     def _lengths_changed(self) -> None:
         super()._lengths_changed()
-        self.ends = [*self.lengths, *[0] * (self.row_capacity - len(self.lengths))]
+        self.write_positions = [*self.lengths, *[0] * (self.row_capacity - len(self.lengths))]
 
     def _joined(self, side_caches: Sequence[SideCache | None]) -> SideCache | None:
         return super()._joined([*side_caches, *[None] * (self.row_capacity - len(side_caches))])

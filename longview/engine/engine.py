@@ -56,7 +56,7 @@ class Budget:
     """
 
     requests: int = _amount(64, "Requests that run concurrently.", 1)
-    states: int | None = _amount(None, "Bytes of keys and values of running requests; default: half of that memory.")
+    kv_cache: int | None = _amount(None, "Bytes of keys and values of running requests; default: half of that memory.")
     features: int | None = _amount(None, "Bytes of the features of pictures; default: an eighth.")
     prefixes: int | None = _amount(None, "Bytes of keys and values of past conversations; default: an eighth.")
     feature_folder: Path | None = None
@@ -106,7 +106,7 @@ class Engine:
             self.prefix_cache,
             model_id=model_digest(model) if folder is not None else "",
             max_requests=budget.requests,
-            max_bytes=_or(budget.states, left // 2),
+            max_bytes=_or(budget.kv_cache, left // 2),
             wake=self._wake,
             batch_class=StaticDecodeBatch if compile else DecodeBatch,
         )

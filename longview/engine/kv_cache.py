@@ -61,13 +61,13 @@ class KVCacheLayer(CacheLayerMixin):
         keys, values = self.tensors()
         rows, length = key_states.shape[0], key_states.shape[2]
         end = self.cache.longest + length
-        if self.cache.ends is None:
+        if self.cache.write_positions is None:
             keys[:rows, :, end - length : end] = key_states
             values[:rows, :, end - length : end] = value_states
         else:
-            numbers, ends = self.cache.ends_on(key_states.device)
-            keys[numbers, :, ends] = key_states[:, :, 0]
-            values[numbers, :, ends] = value_states[:, :, 0]
+            numbers, write_positions = self.cache.write_positions_on(key_states.device)
+            keys[numbers, :, write_positions] = key_states[:, :, 0]
+            values[numbers, :, write_positions] = value_states[:, :, 0]
         return keys[:rows, :, :end], values[:rows, :, :end]
 
     def resize(self, rows: int, positions: int) -> None:
@@ -114,7 +114,7 @@ class KVCache(Cache):
         super().__init__(layers=[KVCacheLayer(self) for _ in range(num_layers)])
         self.side_cache: SideCache | None = None
         """What the family keeps of the same rows beside the KV cache."""
-        self._ends_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._write_positions_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._lengths_changed()
 
     @classmethod
@@ -128,15 +128,18 @@ class KVCache(Cache):
     def _lengths_changed(self) -> None:
         self.longest = max(self.lengths, default=0)
         # where each row's next token is written; None: at the same position of all, as one slice
-        self.ends: list[int] | None = self.lengths if len(set(self.lengths)) > 1 else None
-        self._ends_on = {}
+        self.write_positions: list[int] | None = self.lengths if len(set(self.lengths)) > 1 else None
+        self._write_positions_on = {}
 
-    def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def write_positions_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The rows' indices, and the position at which each row's next token is written: two tensors (B,)."""
-        if device not in self._ends_on:
-            ends = self.lengths if self.ends is None else self.ends
-            self._ends_on[device] = torch.arange(len(ends), device=device), torch.tensor(ends, device=device)
-        return self._ends_on[device]
+        if device not in self._write_positions_on:
+            write_positions = self.lengths if self.write_positions is None else self.write_positions
+            self._write_positions_on[device] = (
+                torch.arange(len(write_positions), device=device),
+                torch.tensor(write_positions, device=device),
+            )
+        return self._write_positions_on[device]
 
     def reserve(self, positions: int, rows: int = 1) -> None:
         """Grow the capacities, by doubling, to at least so many positions and rows."""
@@ -172,10 +175,10 @@ class KVCache(Cache):
 
     def mask(self, device: torch.device) -> Tensor | None:
         """What each row attends to in a pass of one token a row: bool (B, 1, 1, longest + 1); None if everything."""
-        if self.ends is None:
+        if self.write_positions is None:
             return None
-        _, ends = self.ends_on(device)
-        return (torch.arange(self.longest + 1, device=device) <= ends[:, None])[:, None, None]
+        _, write_positions = self.write_positions_on(device)
+        return (torch.arange(self.longest + 1, device=device) <= write_positions[:, None])[:, None, None]
 
     def key_values(self, row: int, length: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Views of the keys and values of each layer, (Hkv, length, D), of a row's first positions."""

@@ -212,7 +212,7 @@ def test_a_request_cancelled_by_another_thread_is_gone_by_the_next_step(engine, 
 
 def test_requests_that_do_not_fit_wait_and_are_answered(tiny, alone):
     token_bytes = type(tiny[0]).footprint(tiny[0].config, torch.float32).token_bytes
-    engine = new_engine(tiny, budget=Budget(states=512 * token_bytes, requests=8))
+    engine = new_engine(tiny, budget=Budget(kv_cache=512 * token_bytes, requests=8))
     most = []
     step = engine.scheduler.step
     engine.scheduler.step = lambda: (step(), most.append(len(engine.scheduler.running)))[0]
