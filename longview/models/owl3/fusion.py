@@ -139,7 +139,7 @@ class HyperAttention(nn.Module):
         theta = self.config.rope_parameters["rope_theta"]
         frequencies = theta ** -(torch.arange(0, self.head_dim, 2, device=key.device).float() / self.head_dim)
         angles = (positions.to(key.device).float()[:, None] * frequencies).repeat(1, 2)[:, None, None]  # (n, 1, 1, D)
-        rotated = rotate(key.float(), angles.cos(), angles.sin()).to(key.dtype)
+        rotated = (key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()).to(key.dtype)
         return rotated.flatten(0, 1).transpose(0, 1), value.flatten(0, 1).transpose(0, 1)
 
     def forward(
