@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from longview.world import Clip, Picture, Sign, Thing, is_held_out, write_clip, write_picture
-from longview.world.films import draw_film
-from longview.world.render import write_film
+from longview.world.needle import draw_needle_video
+from longview.world.render import write_needle_video
 
 PLACES = {"top left": (1, 1), "top": (3, 1), "top right": (5, 1), "left": (1, 3), "centre": (3, 3), "right": (5, 3)}
 PLACES |= {"bottom left": (1, 5), "bottom": (3, 5), "bottom right": (5, 5)}
@@ -41,7 +41,7 @@ def moving(mover: Thing) -> Clip:
 
 
 CLIP = moving(thing("red", "triangle", "large", "centre"))
-FILM = draw_film(random.Random(7), "position")
+FILM = draw_needle_video(random.Random(7), "position")
 """Four minutes, of which a heart is seen for two seconds."""
 
 
@@ -52,7 +52,7 @@ def make(folder: Path) -> None:
     write_picture(SIGN, folder / "sign.png", seed=2)
     write_picture(PAIR, folder / "pair.webp", seed=3)
     write_clip(CLIP, folder / "clip.mp4", seed=4)
-    write_film(FILM, folder / "film.mp4", seed=5)
+    write_needle_video(FILM, folder / "film.mp4", seed=5)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def again(subject: Subject, plan: Plan) -> Result:
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
         for turn in range(plan.repeats):
             subject.forget(features=True)
-            film = write_film(Path(folder) / f"{turn}.mp4", max(count, 30), turn)
+            film = write_numbered_video(Path(folder) / f"{turn}.mp4", max(count, 30), turn)
             for name, words in (
                 ("first question", "What happens in it?"),
                 ("second question", "Who is there, and where?"),
@@ -238,7 +238,7 @@ def video(subject: Subject | None, plan: Plan) -> Result:
 
     count = max(plan.pictures)
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
-        path = write_film(Path(folder) / "film.mp4", plan.minutes * 60 * FILM_RATE, 0)
+        path = write_numbered_video(Path(folder) / "film.mp4", plan.minutes * 60 * VIDEO_FPS, 0)
         seconds, right = [], 0
         for _ in range(plan.repeats):
             began = time.perf_counter()
@@ -309,17 +309,17 @@ MEASURES: dict[str, Callable[[Any, Plan], Result]] = {
 
 # ── what they share ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-FILM_RATE = 24
+VIDEO_FPS = 24
 BITS = 20
 
 
-def write_film(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:
+def write_numbered_video(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:
     """A film of numbered frames, with a key frame every 250, as encoders make them."""
     import av
     import numpy as np
 
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FILM_RATE, options={"preset": "ultrafast", "g": "250"})
+        stream: Any = container.add_stream("libx264", rate=VIDEO_FPS, options={"preset": "ultrafast", "g": "250"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         ground = np.full((height, width, 3), 30 + seed % 50, np.uint8)
         for number in range(num_frames):

@@ -40,7 +40,7 @@ from longview.curriculum.pool import (
 )
 from longview.train.recipe import MAX_PICTURES, Stage
 from longview.world.questions import Question
-from longview.world.retelling import Retelling
+from longview.world.scene_text import SceneText
 
 ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
 FOUND_WEIGHT = 0.1  # of the 31 facts that are found, against the question itself
@@ -152,9 +152,9 @@ def answers_loss(
             about = question.about or int(kind == "1")
             asked.append(Asked(question, len(indices) + about - 1 if about else None))
         if sample.told is not None:
-            ends = told_in(processor.tokenizer, row.text_inputs["input_ids"][0].tolist(), sample.told)
-            for end, spot in zip(ends, sample.told.spots, strict=True):
-                told.append(Told(len(rows) - 1, end, len(indices) + spot.picture, spot.picture, spot.cell))
+            ends = mentions_in(processor.tokenizer, row.text_inputs["input_ids"][0].tolist(), sample.told)
+            for end, mention in zip(ends, sample.told.mentions, strict=True):
+                told.append(Told(len(rows) - 1, end, len(indices) + mention.picture, mention.picture, mention.cell))
         indices += sample.indices
         tokens += rows[-1].length
     batch = processor.collate(rows)
@@ -206,13 +206,13 @@ def places_loss(readers: Readers, hidden: Tensor, places: Tensor, contents: Tens
     return read_loss(told, contents, CONTENT_CLASSES) + width * (miscounted + len(NAMES) * unnamed)
 
 
-def told_in(tokenizer: Any, row: Sequence[int], retelling: Retelling) -> list[int]:
-    """Where in a row of tokens each spot of a retelling ends."""
-    encoded = tokenizer(retelling.text, add_special_tokens=False, return_offsets_mapping=True)
+def mentions_in(tokenizer: Any, row: Sequence[int], scenes: SceneText) -> list[int]:
+    """Where in a row of tokens each mention of a scene text ends."""
+    encoded = tokenizer(scenes.text, add_special_tokens=False, return_offsets_mapping=True)
     words = encoded["input_ids"]
     begin = next(at for at in range(len(row)) if row[at : at + len(words)] == words)
     ends = {end: begin + at for at, (_, end) in enumerate(encoded["offset_mapping"])}
-    return [ends[spot.end] for spot in retelling.spots]
+    return [ends[mention.end] for mention in scenes.mentions]
 
 
 def told_loss(readers: Readers, hidden: Tensor, told: Sequence[Told], contents: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ def pointing_loss(readers: Readers, hidden: Tensor, asked: Sequence[Asked]) -> T
     offsets = [0, *itertools.accumulate(POINTED)]
     for row, (question, _) in enumerate(asked):
         for places, begin, end in zip(
-            (question.cells, question.others, question.shown), offsets, offsets[1:], strict=False
+            (question.cells, question.other_cells, question.found_in), offsets, offsets[1:], strict=False
         ):
             if places is not None:
                 matters[row, begin:end] = 1

@@ -21,11 +21,11 @@ from torch import Tensor
 from longview.media.medium import Frame, Medium
 from longview.messages import Message, Part, ask
 from longview.train.recipe import MAX_PICTURES, DataPart, Stage
-from longview.world.films import KINDS as FILM_KINDS
 from longview.world.naming import facts_held, facts_named
+from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.questions import Question, ask_about, ask_about_picture, describe, plural
 from longview.world.render import render
-from longview.world.retelling import Retelling, retell
+from longview.world.scene_text import SceneText, scene_text
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Clip, Picture, draw_clip, draw_picture
 
 PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
@@ -137,7 +137,7 @@ class Sample:
     media: list[Medium]
     indices: list[int]
     questions: list[Question]
-    told: Retelling | None = None
+    told: SceneText | None = None
     """The scenes in words, which the first message begins with."""
 
 
@@ -152,7 +152,7 @@ def draw_sample(rng: random.Random, pool: Pool, stage: Stage, kind: str) -> Samp
     else:
         indices, questions = _draw_pictures(rng, pool, stage, int(kind))
     if stage.objective == "words":
-        told = retell(*(pool.pictures[index] for index in indices))
+        told = scene_text(*(pool.pictures[index] for index in indices))
         return Sample(converse(rng, questions, told=told.text), [], indices, questions, told)
     if kind in ("clip", "film"):
         return Sample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
@@ -187,10 +187,10 @@ def _draw_film(rng: random.Random, pool: Pool, turns: int) -> tuple[list[int], l
         for _ in range(10 * turns):
             shown = rng.randrange(MAX_PICTURES)
             with contextlib.suppress(LookupError):  # this picture does not allow such a question
-                question = ask_about_picture(rng, pictures[shown], rng.choice(FILM_KINDS))
+                question = ask_about_picture(rng, pictures[shown], rng.choice(NEEDLE_KINDS))
                 named = facts_named(question.text)
                 if named and sum(named <= facts_held(picture) for picture in pictures) == 1:
-                    questions.append(replace(question, about=shown + 1, shown=(shown,)))
+                    questions.append(replace(question, about=shown + 1, found_in=(shown,)))
     return indices, questions[:turns]
 
 

@@ -24,10 +24,10 @@ from longview.eval.world import Score, normalise
 from longview.media import Candidates
 from longview.media.medium import Frame, FrameTransform
 from longview.models.similarity import Similarity
-from longview.world.films import KINDS, Film, draw_film
 from longview.world.naming import facts_held, facts_named
+from longview.world.needle import KINDS, NeedleVideo, draw_needle_video
 from longview.world.questions import ask_about_picture
-from longview.world.render import render, write_film
+from longview.world.render import render, write_needle_video
 from longview.world.scenes import Picture, draw_picture
 
 NUMBERS = "evaluation.json"
@@ -56,8 +56,8 @@ def ask_about_films(
     asked = []
     with tempfile.TemporaryDirectory(prefix="longview-needle-") as folder:
         for number in range(count):
-            film = draw_film(rng, KINDS[number % len(KINDS)])
-            path = write_film(film, Path(folder) / "film.mp4", rng.randrange(1 << 30))
+            film = draw_needle_video(rng, KINDS[number % len(KINDS)])
+            path = write_needle_video(film, Path(folder) / "film.mp4", rng.randrange(1 << 30))
             for select in SELECTS:
                 answer = engine.answer(
                     [longview.ask(film.question.text, longview.video(path))],
@@ -72,7 +72,7 @@ def ask_about_films(
     return asked
 
 
-def shows_needle(film: Film, seconds: Sequence[float | None]) -> bool:
+def shows_needle(film: NeedleVideo, seconds: Sequence[float | None]) -> bool:
     """Whether one of these moments is the needle's."""
     return any(moment is not None and film.begin <= moment < film.end for moment in seconds)
 

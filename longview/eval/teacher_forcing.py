@@ -17,7 +17,7 @@ from longview.eval.world import Case, Score, Shown, ask_case
 from longview.media import open_media
 from longview.messages import Message, ask
 from longview.models.base import IGNORED
-from longview.world.retelling import retell
+from longview.world.scene_text import scene_text
 
 ROWS = 16
 """Questions that pass a model at a time."""
@@ -42,7 +42,7 @@ def answered(
             rows = []
             for number, case in enumerate(some):
                 if shown is None:
-                    messages = [ask(f"{retell(*case.media).text}\n{case.question.text}")]
+                    messages = [ask(f"{scene_text(*case.media).text}\n{case.question.text}")]
                 else:
                     kept = files / f"{shown} {case.group} {case.seed}" if files else Path(beside) / str(number)
                     messages = ask_case(case, shown, kept, again=files is not None)

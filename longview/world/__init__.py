@@ -1,12 +1,14 @@
 """A small synthetic world: scenes with known contents, true answers about them, and real picture and video files.
 
-The embedded demo model learns here and is measured here, on scenes it never saw. No torch in this folder.
+The embedded demo models are trained on it, and evaluated on held-out scenes. No torch in this folder.
 
-    scenes.py      what there is: things, signs, pictures, clips; which scenes are held out
-    questions.py   what can be asked, and the true answers
-    naming.py      which pictures a text fits
-    films.py       long films with a needle: one short shot that the question is about
-    render.py      scenes → pictures → JPEG, PNG and MP4 files
+    scenes.py       things, signs, pictures and clips; which scenes are held out
+    questions/      questions about scenes, and their true answers
+    naming.py       which pictures a text fits
+    scene_text.py   scenes as text, for a model that is given no pictures
+    needle.py       long videos of which one short shot, the needle, answers the question
+    render.py       scenes → images → JPEG, PNG and MP4 files
+    recognition.py  whether a picture comes from this world
 """
 
 from longview.world.questions import Question, ask_about

@@ -1,7 +1,6 @@
-"""Scenes → pictures → real files.
+"""Render scenes as images, and write them as JPEG, PNG or MP4 files.
 
-A picture is painted large, with tints and a background that no question asks about, and stored as JPEG, PNG or MP4 as
-any camera's would be. The same scene and the same seed give the same pixels.
+Tints and background vary, and no question asks about them. The same scene and the same seed give the same pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from longview.world.films import Film
+from longview.world.needle import NeedleVideo
 from longview.world.scenes import CLIP_SECONDS, Clip, Picture, Sign, Thing
 
 SIDE = 336  # pixels
 FPS = 4  # of a clip
-FILM_FPS = 2  # minutes long, and little moves
+NEEDLE_FPS = 2  # minutes long, and little moves
 RGB = {
     "red": (215, 30, 35),
     "orange": (250, 140, 20),
@@ -103,12 +102,12 @@ def _paint_sign(draw: ImageDraw.ImageDraw, sign: Sign, side: int, rng: random.Ra
 
 
 def render(picture: Picture, seed: int = 0, side: int = SIDE) -> Image.Image:
-    """Paint a picture, `side` × `side` pixels, RGB. The seed decides tints, background and tilt."""
+    """Render a picture, `side` × `side` pixels, RGB. The seed decides tints, background and tilt."""
     rng = random.Random(seed)
     canvas = Image.new("RGB", (side, side), _tint(rng.choice(BACKGROUNDS), rng, 5))
     draw = ImageDraw.Draw(canvas)
     for thing in picture.things:
-        # Each thing has its own stream, so that it looks the same in every frame of a clip.
+        # Each thing has its own random numbers, so that it looks the same in every frame of a clip.
         _paint_thing(draw, thing, side, random.Random(f"{seed} {thing.name}"))
     if picture.sign:
         _paint_sign(draw, picture.sign, side, rng)
@@ -131,14 +130,16 @@ def write_clip(clip: Clip, path: Path, seed: int = 0) -> Path:
     return _write_frames(((render(picture, seed), FPS) for picture in clip.frames), path, FPS)
 
 
-def write_film(film: Film, path: Path, seed: int = 0) -> Path:
-    """Write a film at `FILM_FPS` frames a second; each of its shots has a look of its own."""
-    shots = ((render(shot.picture, seed + number), shot.seconds * FILM_FPS) for number, shot in enumerate(film.shots))
-    return _write_frames(shots, path, FILM_FPS, preset="veryfast")
+def write_needle_video(video: NeedleVideo, path: Path, seed: int = 0) -> Path:
+    """Write a video at `NEEDLE_FPS` frames a second; each of its shots has a seed of its own."""
+    shots = (
+        (render(shot.picture, seed + number), shot.seconds * NEEDLE_FPS) for number, shot in enumerate(video.shots)
+    )
+    return _write_frames(shots, path, NEEDLE_FPS, preset="veryfast")
 
 
 def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: int, **options: str) -> Path:
-    """Encode pictures, each for so many frames."""
+    """Encode images, each for so many frames."""
     import av
 
     with av.open(str(path), "w") as container:

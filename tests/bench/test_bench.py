@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longview.bench import alternatives, limits, subject
-from longview.bench.measures import MEASURES, Plan, number_of, write_film
+from longview.bench.measures import MEASURES, Plan, number_of, write_numbered_video
 from longview.bench.report import Result
 from longview.bench.subject import DIMENSIONS, Subject, byte_tokenizer, random_model
 from longview.errors import RequestError
@@ -45,7 +45,7 @@ def test_every_measure_gives_a_table_that_can_be_saved_and_read(small, measure, 
 
 
 def test_a_film_shows_its_frames_numbers_and_is_read_exactly(tmp_path):
-    path = write_film(tmp_path / "film.mp4", 300, seed=3)
+    path = write_numbered_video(tmp_path / "film.mp4", 300, seed=3)
     with VideoReader(path) as reader:
         wanted = [0, 1, 128, 255, 299]
         assert [number_of(frame.image) for frame in reader.read(wanted)] == wanted

@@ -7,9 +7,9 @@ from PIL import Image
 
 import longview as library
 from longview.world import Picture, Thing
-from longview.world.films import Film, Shot
+from longview.world.needle import NeedleVideo, Shot
 from longview.world.questions import Question
-from longview.world.render import write_film
+from longview.world.render import write_needle_video
 
 THINGS = {"star": Thing("red", "star", "large", 0.5, 0.5), "circle": Thing("blue", "circle", "large", 0.2, 0.5)}
 
@@ -19,7 +19,7 @@ def film(tmp_path_factory):
     """Twenty seconds of a circle, two of a star, eighteen of a circle again."""
     shots = [Shot(Picture((THINGS[name],)), length) for name, length in (("circle", 20), ("star", 2), ("circle", 18))]
     question = Question("colour", "What colour is the star?", "red")
-    return write_film(Film(tuple(shots), 1, question), tmp_path_factory.mktemp("films") / "film.mp4")
+    return write_needle_video(NeedleVideo(tuple(shots), 1, question), tmp_path_factory.mktemp("films") / "film.mp4")
 
 
 def test_mdp3_finds_the_moment_that_the_question_is_about(longview, film):

@@ -11,7 +11,7 @@ import pytest
 import longview
 from longview.eval.needle import NUMBERS, PICTURES, ask_about_films, card, find_pictures, shows_needle
 from longview.models.similarity import Similarity
-from longview.world.films import draw_film
+from longview.world.needle import draw_needle_video
 
 FOLDER = Path(longview.__file__).parent / "demo" / "siglip"
 
@@ -40,7 +40,7 @@ def test_mdp3_shows_the_needle_where_uniform_frames_miss_it():
 
 
 def test_a_needle_is_shown_by_a_frame_within_its_seconds():
-    film = draw_film(random.Random(0), "colour")
+    film = draw_needle_video(random.Random(0), "colour")
     assert shows_needle(film, [0.0, film.begin + 0.5])
     assert shows_needle(film, [float(film.begin)])
     assert not shows_needle(film, [film.begin - 0.5, float(film.end), None])

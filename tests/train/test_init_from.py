@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from train.test_run import OVIS2, TREE
 
 import longview
-from longview.curriculum.objectives import Readers, Told, told_in, told_loss
+from longview.curriculum.objectives import Readers, Told, mentions_in, told_loss
 from longview.curriculum.pool import CONTENT_CLASSES, NAMES, PLACE_CLASSES, contents, draw_sample, paint_pool
 from longview.errors import RecipeError
 from longview.messages import Message
@@ -22,7 +22,7 @@ from longview.train import run as training
 from longview.train.init_from import match
 from longview.train.recipe import MAX_PICTURES, DataPart, Stage, from_tree
 from longview.world.naming import facts_held, facts_named
-from longview.world.retelling import retell
+from longview.world.scene_text import scene_text
 from longview.world.scenes import COLOURS, SHAPES, SIZES, Clip, Picture, Sign, Thing
 
 LLAMA = {
@@ -55,11 +55,11 @@ def test_a_scene_is_told_place_by_place():
     things = Thing("red", "circle", "small", 0.16, 0.16), Thing("blue", "star", "large", 0.5, 0.5)
     picture = Picture(things, Sign("stop", 2))
     told = "top left: small red circle; centre: large blue star; bottom: sign that says stop"
-    assert retell(picture).text == told
-    assert retell(Picture((), Sign("tea", 1, cell=5))).text == "right: small print that says tea"
+    assert scene_text(picture).text == told
+    assert scene_text(Picture((), Sign("tea", 1, cell=5))).text == "right: small print that says tea"
     clip = Clip("order", (Picture(()), picture), things)
-    assert retell(clip).text == f"Image 1: nothing\nImage 2: {told}"
-    assert retell(picture, Picture(())).text == f"Image 1: {told}\nImage 2: nothing"
+    assert scene_text(clip).text == f"Image 1: nothing\nImage 2: {told}"
+    assert scene_text(picture, Picture(())).text == f"Image 1: {told}\nImage 2: nothing"
 
 
 def test_a_sample_in_words_holds_all_that_its_answers_need_and_no_media():
@@ -72,7 +72,7 @@ def test_a_sample_in_words_holds_all_that_its_answers_need_and_no_media():
         shown = [pool.pictures[index] for index in sample.indices]
         assert not sample.media
         assert not sample.messages[0].media
-        assert text.lower().startswith(retell(*shown).text.lower())
+        assert text.lower().startswith(scene_text(*shown).text.lower())
 
 
 def test_a_film_is_asked_about_what_one_of_its_scenes_alone_holds():
@@ -89,21 +89,21 @@ def test_a_film_is_asked_about_what_one_of_its_scenes_alone_holds():
             named = facts_named(question.text)
             holding = [at for at, index in enumerate(sample.indices) if named <= facts_held(pool.pictures[index])]
             assert named
-            assert holding == [question.about - 1] == list(question.shown)
+            assert holding == [question.about - 1] == list(question.found_in)
         told = draw_sample(random.Random(seed), pool, dataclasses.replace(seen, objective="words"), "film")
         assert told.questions == sample.questions
-        assert told.told == retell(*(pool.pictures[index] for index in sample.indices))
+        assert told.told == scene_text(*(pool.pictures[index] for index in sample.indices))
 
 
-def test_a_retelling_says_where_it_has_told_of_each_thing(language):
+def test_a_scene_text_says_where_it_mentions_each_thing(language):
     things = Thing("red", "circle", "small", 0.16, 0.16), Thing("blue", "star", "large", 0.5, 0.5)
-    told = retell(Picture(things, Sign("42", 2)), Picture(()), Picture(things[1:]))
-    assert [told.text[: spot.end].split()[-1] for spot in told.spots] == ["circle", "star", "42", "star"]
-    assert [(spot.picture, spot.cell) for spot in told.spots] == [(0, 0), (0, 4), (0, None), (2, 4)]
+    told = scene_text(Picture(things, Sign("42", 2)), Picture(()), Picture(things[1:]))
+    assert [told.text[: each.end].split()[-1] for each in told.mentions] == ["circle", "star", "42", "star"]
+    assert [(each.picture, each.cell) for each in told.mentions] == [(0, 0), (0, 4), (0, None), (2, 4)]
     processor = longview.load(language).processor
     messages = [longview.ask(f"{told.text}\nWhat is this?"), Message.of("assistant", "stop")]
     row = processor.prepare(messages, [], train=True).text_inputs["input_ids"][0].tolist()
-    ends = told_in(processor.tokenizer, row, told)
+    ends = mentions_in(processor.tokenizer, row, told)
     assert [processor.tokenizer.decode(row[end]) for end in ends] == [" circle", " star", "2", " star"]
     assert ends == sorted(set(ends))
 

@@ -1,4 +1,4 @@
-"""What texts name and pictures hold, and films whose needle alone a question fits."""
+"""Facts that texts name and pictures hold, and videos whose needle alone answers the question."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import random
 import av
 import pytest
 
-from longview.world.films import KINDS, NEEDLE_SECONDS, draw_film
 from longview.world.naming import all_facts, facts_held, facts_named
+from longview.world.needle import KINDS, NEEDLE_SECONDS, draw_needle_video
 from longview.world.questions import ask_about_picture, describe
-from longview.world.render import FILM_FPS, render, write_film
+from longview.world.render import NEEDLE_FPS, render, write_needle_video
 from longview.world.scenes import Picture, Sign, Thing, draw_picture, is_held_out
 
 STAR, CIRCLE = Thing("red", "star", "large", 0.2, 0.2), Thing("blue", "circle", "small", 0.8, 0.8)
@@ -59,25 +59,25 @@ def test_questions_and_descriptions_fit_their_own_pictures():
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_needle_fits_its_question_and_it_is_short(kind):
     for seed in range(5):
-        film = draw_film(random.Random(seed), kind)
-        named = facts_named(film.question.text)
-        assert film.question.kind == kind
+        video = draw_needle_video(random.Random(seed), kind)
+        named = facts_named(video.question.text)
+        assert video.question.kind == kind
         assert named
-        assert [n for n, shot in enumerate(film.shots) if named <= facts_held(shot.picture)] == [film.needle]
-        assert all(is_held_out(shot.picture) for shot in film.shots)
-        length = sum(shot.seconds for shot in film.shots)
-        assert film.end - film.begin == NEEDLE_SECONDS < 0.01 * length
-        assert film.shots[film.needle - 1].picture == film.shots[film.needle + 1].picture
+        assert [n for n, shot in enumerate(video.shots) if named <= facts_held(shot.picture)] == [video.needle]
+        assert all(is_held_out(shot.picture) for shot in video.shots)
+        length = sum(shot.seconds for shot in video.shots)
+        assert video.end - video.begin == NEEDLE_SECONDS < 0.01 * length
+        assert video.shots[video.needle - 1].picture == video.shots[video.needle + 1].picture
 
 
-def test_a_film_is_a_file_that_shows_its_shots_in_turn(tmp_path):
-    film = draw_film(random.Random(1), "colour", shots=4)
-    path = write_film(film, tmp_path / "film.mp4", seed=7)
+def test_a_needle_video_shows_its_shots_in_turn(tmp_path):
+    video = draw_needle_video(random.Random(1), "colour", shots=4)
+    path = write_needle_video(video, tmp_path / "video.mp4", seed=7)
     with av.open(str(path)) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    assert len(frames) == FILM_FPS * sum(shot.seconds for shot in film.shots)
-    at = FILM_FPS * film.begin
-    expected = render(film.shots[film.needle].picture, 7 + film.needle)
+    assert len(frames) == NEEDLE_FPS * sum(shot.seconds for shot in video.shots)
+    at = NEEDLE_FPS * video.begin
+    expected = render(video.shots[video.needle].picture, 7 + video.needle)
 
     def apart(image) -> float:
         pairs = zip(image.resize((32, 32)).tobytes(), expected.resize((32, 32)).tobytes(), strict=True)

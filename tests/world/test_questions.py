@@ -1,3 +1,5 @@
+"""Questions have true answers, and one answer each."""
+
 from __future__ import annotations
 
 import random
@@ -130,8 +132,8 @@ def test_what_a_question_names_stands_where_it_says():
         elif question.kind == "existence":
             assert bool(question.cells) == (question.answer == "yes")
         elif question.kind == "relation":
-            assert {*question.cells, *question.others} <= things.keys()
-            assert question.cells != question.others
+            assert {*question.cells, *question.other_cells} <= things.keys()
+            assert question.cells != question.other_cells
         elif question.kind in ("word", "number", "small print"):
             assert question.cells == picture.sign.cells
 
@@ -144,7 +146,7 @@ def test_the_frames_that_show_what_is_sought_are_those_in_which_it_flashes():
     assert len(flashes) > 10
     for clip, question in flashes:
         lit = [second for second, frame in enumerate(clip.frames) if clip.subjects[0] in frame.things]
-        assert list(question.shown) == lit
+        assert list(question.found_in) == lit
         assert len(lit) == clip.flashes
 
 

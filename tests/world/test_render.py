@@ -1,3 +1,5 @@
+"""Rendered scenes and their files show what the scenes say."""
+
 from __future__ import annotations
 
 import random

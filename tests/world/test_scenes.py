@@ -1,3 +1,5 @@
+"""Random scenes, from the right side of the split."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,7 +1,7 @@
-"""Long films of many shots, one of them short and the only one that can answer the question: a needle.
+"""Needle-in-a-haystack videos: many shots, of which a short one, the needle, is the only one that answers the question.
 
 ▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭│▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭▭     240 s, 40 shots of 6 s
-                            needle: 2 s, under 1 % of the film
+                            needle: 2 s, under 1 % of the video
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ KINDS = ("colour", "shape", "size", "position")
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture that stands still for some seconds."""
+    """A still picture, shown for some seconds."""
 
     picture: Picture
     seconds: int
 
 
 @dataclass(frozen=True)
-class Film:
-    """Shots one after another; what `question` names is held by the shot `needle` alone."""
+class NeedleVideo:
+    """Shots one after another; what `question` names is shown by the shot `needle` alone."""
 
     shots: tuple[Shot, ...]
     needle: int
@@ -42,14 +42,14 @@ class Film:
 
     @property
     def end(self) -> int:
-        """Second at which the needle is gone."""
+        """Second at which the needle ends."""
         return self.begin + self.shots[self.needle].seconds
 
 
-def draw_film(rng: random.Random, kind: str, held_out: bool = True, shots: int = SHOTS) -> Film:
-    """A film whose needle is asked a question of a kind in `KINDS`; its pictures are from one side of the split.
+def draw_needle_video(rng: random.Random, kind: str, held_out: bool = True, shots: int = SHOTS) -> NeedleVideo:
+    """A random video, from one side of the split, with a question of a kind in `KINDS` about its needle.
 
-    The needle cuts another shot in two, at any of its seconds, so that frames at even distances have no luck with it.
+    The needle cuts another shot in two, at any of its seconds, so that uniform frames hit it by chance alone.
     """
     while True:
         needle = draw_picture(rng, held_out, max_things=2, sign_share=0.0)
@@ -66,10 +66,10 @@ def draw_film(rng: random.Random, kind: str, held_out: bool = True, shots: int =
         if not named <= facts_held(picture):
             others.append(picture)
     where, cut = rng.randrange(shots), rng.randrange(1, SHOT_SECONDS)
-    film = [Shot(picture, SHOT_SECONDS) for picture in others]
-    film[where : where + 1] = [
+    sequence = [Shot(picture, SHOT_SECONDS) for picture in others]
+    sequence[where : where + 1] = [
         Shot(others[where], cut),
         Shot(needle, NEEDLE_SECONDS),
         Shot(others[where], SHOT_SECONDS - cut),
     ]
-    return Film(tuple(film), where + 1, question)
+    return NeedleVideo(tuple(sequence), where + 1, question)
