@@ -84,7 +84,7 @@ if __name__ == "__main__":
     PAGE.write_text(command_line(), encoding="utf-8")
     BENCHMARKS.write_text(benchmarks(), encoding="utf-8")
     TRAINING.write_text(training(), encoding="utf-8")
-    from longview.eval.curriculum import draw
+    from longview.eval.curriculum import plot
 
     for name, numbers in measured().items():
-        draw(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")
+        plot(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")

@@ -76,10 +76,11 @@ def show_frames(
     if json:
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
     else:
-        typer.echo(sheet.about)
+        typer.echo(sheet.summary)
         for frame in medium.frames:
-            near = sheet.nearness(frame)
-            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{'' if near is None else f'  {near:.2f}'}")
+            relevance = sheet.relevance(frame)
+            shown = "" if relevance is None else f"  {relevance:.2f}"
+            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{shown}")
     for warning in medium.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if question is not None and relevance_query is None:
@@ -138,7 +139,7 @@ def as_dict(sheet: Sheet) -> dict[str, Any]:
         "select": sheet.select,
         "video": {fact: getattr(medium, fact) for fact in facts},
         "frames": [
-            {"index": frame.index, "seconds": frame.seconds, "relevance": sheet.nearness(frame)}
+            {"index": frame.index, "seconds": frame.seconds, "relevance": sheet.relevance(frame)}
             for frame in medium.frames
         ],
         "candidates": [

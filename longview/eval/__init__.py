@@ -1,1 +1,1 @@
-"""Measured, then said: accuracy on tasks whose answers are known."""
+"""Evaluation: accuracy on tasks with known answers, contact sheets, and the numbers of model cards."""

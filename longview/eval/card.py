@@ -1,6 +1,6 @@
-"""The model cards of the demos: written from what was measured, never by hand.
+"""The model cards of the embedded models, written from measured numbers.
 
-python -m longview.eval.card measure FOLDER RUN …    evaluate a checkpoint folder, keep the numbers beside its weights
+python -m longview.eval.card measure FOLDER RUN …    evaluate a checkpoint folder, keep the numbers beside it
 python -m longview.eval.card write FOLDER            make README.md from those numbers
 """
 
@@ -13,42 +13,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from longview.eval.teacher_forcing import answered
-from longview.eval.world import GROUPS, Score, Shown, draw_cases, summarise
+from longview.eval.teacher_forcing import score_by_teacher_forcing
+from longview.eval.world import GROUPS, PictureInput, Score, draw_cases, summarise
 from longview.models.families import family_of
 from longview.world.render import SMALL_PRINT
 
 NUMBERS = "evaluation.json"
 BLANKED = "small print"
-"""The group that shows what a high-resolution tower is for: it is asked again with that tower seeing nothing."""
+"""The group that needs a high-resolution tower: it is evaluated again with that tower's input blank."""
 
 
 def measure(folder: Path, runs: Sequence[Path], per_kind: int = 50, seed: int = 0) -> dict[str, Any]:
-    """Everything that the card says, measured on held-out scenes in real files; also written beside the weights."""
+    """The numbers of the card, measured on held-out scenes in real files; also written beside the weights."""
     from longview.engine import load
 
     engine = load(folder)
     scores: dict[str, list[Score]] = {}
-    for shown in get_args(Shown):
-        count = per_kind if shown == "shown" else max(1, per_kind // 3)
-        scores[shown] = answered([engine], draw_cases(seed, count), shown)[0]
+    for pictures in get_args(PictureInput):
+        count = per_kind if pictures == "shown" else max(1, per_kind // 3)
+        scores[pictures] = score_by_teacher_forcing([engine], draw_cases(seed, count), pictures)[0]
     return finish(engine, folder, runs, seed, per_kind, scores)
 
 
 def finish(
     engine: Any, folder: Path, runs: Sequence[Path], seed: int, per_kind: int, scores: Mapping[str, list[Score]]
 ) -> dict[str, Any]:
-    """The scores, and what small print can be read without the tower for it, where there is one; and all else."""
+    """Add the accuracy on small print without the high-resolution tower, where there is one; then `collect`."""
     if not hasattr(engine.model, "vision_tower_aux"):
         return collect(engine, folder, runs, seed, scores)
     with _blanked(engine.model.vision_tower_aux):
-        blind = answered([engine], draw_cases(seed, per_kind, [BLANKED]), "shown")[0]
-    return collect(engine, folder, runs, seed, {**scores, "fine tower blank": blind})
+        blank = score_by_teacher_forcing([engine], draw_cases(seed, per_kind, [BLANKED]), "shown")[0]
+    return collect(engine, folder, runs, seed, {**scores, "fine tower blank": blank})
 
 
 @contextlib.contextmanager
 def _blanked(tower: Any) -> Iterator[None]:
-    """A tower that sees grey, whatever it is shown."""
+    """Give a tower grey pixels, whatever its input."""
     hook = tower.register_forward_pre_hook(lambda _, arguments: (arguments[0] * 0, *arguments[1:]))
     try:
         yield
@@ -59,7 +59,7 @@ def _blanked(tower: Any) -> Iterator[None]:
 def collect(
     engine: Any, folder: Path, runs: Sequence[Path], seed: int, scores: Mapping[str, Sequence[Score]]
 ) -> dict[str, Any]:
-    """The scores and what belongs to them, as the card needs them; written to `folder`."""
+    """Everything that the card needs, written to `folder`."""
     numbers = {
         "model": {
             "family": family_of(folder).__name__.rpartition(".")[2],
@@ -70,10 +70,10 @@ def collect(
         },
         "training": training_facts(runs),
         "seed": seed,
-        "scores": {shown: [score.as_dict() for score in rows] for shown, rows in scores.items()},
+        "scores": {pictures: [score.as_dict() for score in rows] for pictures, rows in scores.items()},
         "groups": {
-            shown: {group: score.as_dict() for group, score in summarise(rows).items()}
-            for shown, rows in scores.items()
+            pictures: {group: score.as_dict() for group, score in summarise(rows).items()}
+            for pictures, rows in scores.items()
         },
     }
     (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
@@ -81,10 +81,10 @@ def collect(
 
 
 def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
-    """What made a model: the recipes of its runs, which followed one another, and steps and minutes of each stage.
+    """How a model was trained: the recipes of its successive runs, and steps and minutes of each stage.
 
-    From the runs' logs; a pause between two lines counts as nothing. What else is worth saying of a run stands in its
-    `notes.md`, if there is one. A run is called as `longview train` calls it, after its recipe.
+    From the runs' logs; a pause between two lines does not count. A run's `notes.md` is added, if there is one. A run's
+    folder is named after its recipe, as `longview train` does.
     """
     facts: dict[str, Any] = {"recipes": [], "stages": {}, "planned": {}, "notes": "", "pictures": 0, "clips": 0}
     for run in runs:
@@ -98,9 +98,9 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
         recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
         folder, _, stem = run.name.partition("-")
         facts["recipes"].append(f"recipes/{'demo/' * (folder != 'demo')}{folder}/{stem}.yaml")
-        called = {stage: f"{stage} of {run.name}" if stage in facts["stages"] else stage for stage in stages}
-        facts["stages"] |= {called[stage]: s | {"minutes": round(s["minutes"], 1)} for stage, s in stages.items()}
-        facts["planned"] |= {called.get(s["name"], s["name"]): s["steps"] for s in recipe["stages"]}
+        renamed = {stage: f"{stage} of {run.name}" if stage in facts["stages"] else stage for stage in stages}
+        facts["stages"] |= {renamed[stage]: s | {"minutes": round(s["minutes"], 1)} for stage, s in stages.items()}
+        facts["planned"] |= {renamed.get(s["name"], s["name"]): s["steps"] for s in recipe["stages"]}
         notes = run / "notes.md"
         if notes.exists():
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
@@ -132,7 +132,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         "\n### By kind of question\n",
         "| media | kind | accuracy | chance | blank | swapped | questions |\n|---|---|---|---|---|---|---|",
         *_kind_rows(numbers["scores"]),
-        f"\nNot clearly better than chance: {_guessed(numbers['scores']['shown'])}.",
+        f"\nNot clearly better than chance: {_kinds_at_chance(numbers['scores']['shown'])}.",
         "\n## Training\n",
         f"From random weights: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
         f"{minutes:.0f} minutes on one CPU core; steps: {stages}.\n"
@@ -152,7 +152,7 @@ def _group_row(group: str, groups: Mapping[str, Any]) -> str:
 
 
 def _without_fine_tower(groups: Mapping[str, Any]) -> list[str]:
-    """What the high-resolution tower is worth, where there is one."""
+    """What the high-resolution tower contributes, where there is one."""
     if "fine tower blank" not in groups:
         return []
     shown, blank = (groups[how][BLANKED]["accuracy"] for how in ("shown", "fine tower blank"))
@@ -163,7 +163,9 @@ def _without_fine_tower(groups: Mapping[str, Any]) -> list[str]:
 
 
 def _kind_rows(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    others = {shown: {(row["group"], row["kind"]): row["accuracy"] for row in rows} for shown, rows in scores.items()}
+    others = {
+        pictures: {(row["group"], row["kind"]): row["accuracy"] for row in rows} for pictures, rows in scores.items()
+    }
     lines = []
     for row in scores["shown"]:
         key = (row["group"], row["kind"])
@@ -175,7 +177,7 @@ def _kind_rows(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return lines
 
 
-def _guessed(rows: Sequence[Mapping[str, Any]]) -> str:
+def _kinds_at_chance(rows: Sequence[Mapping[str, Any]]) -> str:
     """The kinds whose interval reaches down to chance."""
     kinds = [f"{row['kind']} ({row['group']})" for row in rows if row["low"] <= row["chance"]]
     return ", ".join(kinds) or "none"

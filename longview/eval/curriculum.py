@@ -1,11 +1,10 @@
-"""What each stage of a curriculum moved: its curve, and held-out accuracies after it.
+"""Loss curves of a curriculum's stages, and held-out accuracies after each of them.
 
-python -m longview.eval.curriculum FAMILY.json PER_KIND RUN … [: PIECE …]    measure what runs kept after their stages
+python -m longview.eval.curriculum FAMILY.json PER_KIND RUN … [: PIECE …]    evaluate what runs kept after their stages
 
 PER_KIND is how many questions of each kind are asked; 0: the curves alone.
-The runs follow one another: a later one starts from what an earlier one left, the first from the parts that PIECE …
-made. What is measured goes to FAMILY.json, and beside the last model's weights, for its card; `python docs/make.py`
-makes the page and the figures.
+Each run starts from the model of the one before, the first from the parts that the runs PIECE … made. The numbers go to
+FAMILY.json, and beside the last model's weights, for its card; `python docs/make.py` makes the page and the figures.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from typing import Any, get_args
 
 from longview.eval import card
 from longview.eval.card import training_facts
-from longview.eval.teacher_forcing import answered
-from longview.eval.world import GROUPS, Score, Shown, draw_cases, summarise
+from longview.eval.teacher_forcing import score_by_teacher_forcing
+from longview.eval.world import GROUPS, PictureInput, Score, draw_cases, summarise
 
 POINTS = 60
-"""Of a curve: more cannot be told apart."""
+"""Of a curve: more cannot be distinguished in the figure."""
 SEED = 0
 """Of the scenes: those of the model cards, not those that the recipes were chosen by."""
 EVERY = 2
-"""Of how many questions the models before the last one are asked one."""
-TOLD = "told"
-"""How scenes reach a model that sees nothing: in words."""
+"""Models before the last one are asked one of so many questions."""
+AS_TEXT = "told"
+"""In the numbers: scenes given as text, to a model without pictures."""
 
 
 def measure(
@@ -39,8 +38,8 @@ def measure(
     The last model's folder gets what its card is made from.
 
     Args:
-        before: Runs that made the parts which the first one begins with.
-        files: A folder to keep the painted scenes in, for the next family; None: nothing is kept.
+        before: Runs that made the parts which the first one starts from.
+        files: A folder to keep the rendered scenes in, for the next family; None: nothing is kept.
     """
     from longview.engine import load
 
@@ -53,20 +52,24 @@ def measure(
             folder = run / "after" / stage["name"]
             if stage is recipe[-1] and not folder.exists():
                 folder = run / "model"
-            told = {name: stage[name] for name in ("name", "objective", "train", "learning_rate")}
-            told |= {"run": run.name, **facts[stage["name"]], "curve": curve(run / "log.jsonl", stage["name"])}
-            stages.append(told)
+            facts_of_stage = {name: stage[name] for name in ("name", "objective", "train", "learning_rate")}
+            facts_of_stage |= {
+                "run": run.name,
+                **facts[stage["name"]],
+                "curve": curve(run / "log.jsonl", stage["name"]),
+            }
+            stages.append(facts_of_stage)
             if per_kind and (folder / "model.safetensors").exists():
                 folders.append(folder)
-                told["after"] = {}
+                facts_of_stage["after"] = {}
     if not folders:
         return {"seed": SEED, "per_kind": 0, "runs": [_run(run) for run in runs], "stages": stages}
-    words = all(stage["objective"] == "words" for stage in stages)
+    as_text = all(stage["objective"] == "words" for stage in stages)
     engines = [load(folder) for folder in folders]
-    after, last = accuracies(engines, per_kind, words, files)
+    after, last = accuracies(engines, per_kind, as_text, files)
     for stage, found in zip((stage for stage in stages if "after" in stage), after, strict=True):
         stage["after"] = found
-    if not words:
+    if not as_text:
         card.finish(engines[-1], folders[-1], [*before, *runs], SEED, per_kind, last)
     return {"seed": SEED, "per_kind": per_kind, "runs": [_run(run) for run in runs], "stages": stages}
 
@@ -82,7 +85,7 @@ def _run(run: Path) -> dict[str, Any]:
 
 
 def curve(log: Path, stage: str) -> list[list[float]]:
-    """Steps and losses of a stage, the means of `POINTS` stretches of it; of answers alone, where probes are noted."""
+    """Steps and mean losses of a stage, at most `POINTS`; the loss of answers alone, where the log has it."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     values = [(line["step"], line.get("answers", line["loss"])) for line in lines if line["stage"] == stage]
     size = -(-len(values) // POINTS)
@@ -91,21 +94,22 @@ def curve(log: Path, stage: str) -> list[list[float]]:
 
 
 def accuracies(
-    engines: Sequence[Any], per_kind: int, words: bool, files: Path | None = None
+    engines: Sequence[Any], per_kind: int, as_text: bool, files: Path | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, list[Score]]]:
-    """Of each model right answers and questions, by group with pictures shown, blank and swapped, and by kind shown.
+    """Right answers and questions of each model, by group for each `PictureInput`, and by kind with true pictures.
 
     Also the scores of the last one.
     """
     after: list[dict[str, Any]] = [{} for _ in engines]
     last: dict[str, list[Score]] = {}
-    for way in (TOLD,) if words else get_args(Shown):
-        count = per_kind if way in (TOLD, "shown") else max(1, per_kind // 3)
-        scores = answered(engines, draw_cases(SEED, count), None if words else way, EVERY, files)
+    for pictures in (AS_TEXT,) if as_text else get_args(PictureInput):
+        count = per_kind if pictures in (AS_TEXT, "shown") else max(1, per_kind // 3)
+        given = None if as_text else pictures
+        scores = score_by_teacher_forcing(engines, draw_cases(SEED, count), given, EVERY, files)
         for found, each in zip(after, scores, strict=True):
-            found[way] = _groups(each)
+            found[pictures] = _groups(each)
             found.setdefault("kinds", _kinds(each))
-        last[way] = scores[-1]
+        last[pictures] = scores[-1]
     return after, last
 
 
@@ -114,7 +118,7 @@ def _groups(scores: Sequence[Score]) -> dict[str, list[int]]:
 
 
 def _kinds(scores: Sequence[Score]) -> dict[str, list[int]]:
-    """By kind, over all groups; what is asked of one of several pictures counts as that kind."""
+    """By kind, over all groups; a question about one of several pictures counts as its kind."""
     kinds: dict[str, list[int]] = {}
     for score in scores:
         found = kinds.setdefault(score.kind.removesuffix(" of one"), [0, 0])
@@ -127,18 +131,17 @@ def _kinds(scores: Sequence[Score]) -> dict[str, list[int]]:
 
 
 def page(numbers: Mapping[str, Any], title: str, figure: str, about: str = "") -> str:
-    """A section of a Markdown page: the runs, what learned in them, the curves, and what can be answered after each.
+    """A section of a Markdown page: the runs, their stages, the curves, and the accuracies after each.
 
     Args:
-        about: What is to be said of it in words.
+        about: Text to begin it with.
     """
     measured = [stage for stage in numbers["stages"] if "after" in stage]
     lines = [f"## {title}", "", *([about.strip(), ""] if about else [])]
     lines += [f"* `longview train {run['recipe']}`: {run['minutes']:.0f} minutes" for run in numbers["runs"]]
     lines += ["", stages_table(numbers), "", f"![The loss of each stage of {title}]({figure})", ""]
     if measured:
-        told = TOLD in measured[-1]["after"]
-        how = "told in words" if told else "shown, blank, or another picture in its place"
+        how = "told in words" if AS_TEXT in measured[-1]["after"] else "shown, blank, or another picture in its place"
         lines += [f"Held-out questions answered right, {how}:", "", table(numbers), ""]
         lines += ["By kind of question, over all numbers of pictures, shown:", "", kinds_table(numbers), ""]
     lines += [run["notes"] + "\n" for run in numbers["runs"] if run["notes"]]
@@ -146,21 +149,21 @@ def page(numbers: Mapping[str, Any], title: str, figure: str, about: str = "") -
 
 
 def table(numbers: Mapping[str, Any]) -> str:
-    """Markdown: a line for each stage that left a model, and one for each way of showing it after the last."""
+    """Markdown: a line for each kept model and each kind of input."""
     measured = [stage for stage in numbers["stages"] if "after" in stage]
-    groups = [group for group in GROUPS if any(group in way for s in measured for way in s["after"].values())]
+    groups = [group for group in GROUPS if any(group in found for s in measured for found in s["after"].values())]
     lines = [f"| after | {' | '.join(groups)} | questions |", f"|---|{'---:|' * len(groups)}---:|"]
     for stage in measured:
-        ways = [way for way in (TOLD, *get_args(Shown)) if way in stage["after"]]
-        for way in ways:
-            cells = [_share(stage["after"][way].get(group)) for group in groups]
-            asked = sum(total for _, total in stage["after"][way].values())
-            lines.append(f"| {stage['name']}, {way} | {' | '.join(cells)} | {asked:,} |")
+        inputs = [each for each in (AS_TEXT, *get_args(PictureInput)) if each in stage["after"]]
+        for each in inputs:
+            cells = [_share(stage["after"][each].get(group)) for group in groups]
+            asked = sum(total for _, total in stage["after"][each].values())
+            lines.append(f"| {stage['name']}, {each} | {' | '.join(cells)} | {asked:,} |")
     return "\n".join(lines)
 
 
 def kinds_table(numbers: Mapping[str, Any]) -> str:
-    """Markdown: what each stage did to each kind of question, pictures shown."""
+    """Markdown: accuracy by kind of question after each stage, with true pictures."""
     measured = [stage for stage in numbers["stages"] if "after" in stage]
     kinds = list(measured[-1]["after"]["kinds"])
     lines = [f"| kind | {' | '.join(stage['name'] for stage in measured)} |", f"|---|{'---:|' * len(measured)}"]
@@ -171,7 +174,7 @@ def kinds_table(numbers: Mapping[str, Any]) -> str:
 
 
 def stages_table(numbers: Mapping[str, Any]) -> str:
-    """Markdown: what learns in each stage, for how long, and the mean loss of its first and its last fifth."""
+    """Markdown: trained parts, objective and length of each stage, and the mean loss of its first and last fifth."""
     lines = [
         "| stage | learns | objective | steps | minutes | loss, first fifth → last |",
         "|---|---|---|---:|---:|---:|",
@@ -191,8 +194,8 @@ def _share(found: Sequence[int] | None) -> str:
     return f"{found[0] / found[1]:.1%}" if found else "–"
 
 
-def draw(numbers: Mapping[str, Any], title: str, path: Path) -> None:
-    """The curves of all stages, side by side, as a PNG.
+def plot(numbers: Mapping[str, Any], title: str, path: Path) -> None:
+    """Plot the curves of all stages side by side, as a PNG.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

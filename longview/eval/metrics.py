@@ -1,12 +1,12 @@
-"""How the published benchmarks put a question, read an answer and score it. Pure functions: no model, no torch.
+"""Prompts, answer parsing and scoring of the published benchmarks. Pure functions: no model, no torch.
 
     TextVQA     normalise both sides, then agree with ten people       `vqa_normalised`, `vqa_scores`, `textvqa_key`
     MMMU        find the option, or the value, in what was said        `mmmu_prompt`, `mmmu_choice`, `mmmu_values`
     MathVista   a hint by kind of answer, and the nearest option       `mathvista_query`, `mathvista_normalised`
     POPE        yes or no                                              `says_yes`, `pope_scores`
 
-They follow the scripts that the numbers of the papers were made with, also where those are odd, because a number can be
-compared only with its like. `tests/golden/mgm/eval.json` was made by such scripts.
+They follow the scripts that produced the papers' numbers, also where those are odd, so that numbers are comparable.
+`tests/golden/mgm/eval.json` was made by such scripts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Needles in films: how often frames chosen by the question show the moment it is about, and how much that helps.
+"""Needle in a haystack: how often frames chosen by MDP3 show the needle of a video, and how many answers that saves.
 
-python -m longview.eval.needle measure FOLDER [RUN]   measure towers, keep the numbers beside their weights
+python -m longview.eval.needle measure FOLDER [RUN]   evaluate a SigLIP checkpoint, keep the numbers beside it
 python -m longview.eval.needle write FOLDER           make README.md from those numbers
 
-Each film is a real MP4 file of 40 held-out scenes; what the question names is seen for 2 of its 242 seconds. The demo
-model is asked about it twice, with as many frames chosen by MDP3 and uniformly.
+Each video is an MP4 file of 40 held-out scenes; what the question names is visible for 2 of its 242 seconds. The demo
+model is asked about it twice, with the same number of frames chosen by MDP3 and uniformly.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ NUMBERS = "evaluation.json"
 COMMAND = "longview train recipes/demo/siglip.yaml"
 SELECTS = ("mdp3", "uniform")
 FRAMES = 8
-PICTURES = 40  # among which a question must find the one it fits
+PICTURES = 40  # of which a question fits one
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A film's question, asked with frames chosen in one way."""
+class Result:
+    """The answer to a video's question, with frames chosen by one sampler."""
 
     select: str
     kind: str
-    hit: bool  # whether a chosen frame shows the needle
+    needle_shown: bool  # by a chosen frame
     right: bool
     truth: str
 
 
-def ask_about_films(
+def evaluate_needles(
     engine: Any, seed: int, count: int, frames: int = FRAMES, progress: Callable[[int, int], None] | None = None
-) -> list[Asked]:
-    """Ask an engine about `count` films, with frames chosen in each of `SELECTS`."""
+) -> list[Result]:
+    """Ask an engine about `count` videos, with frames chosen by each of `SELECTS`."""
     rng = random.Random(f"needles {seed}")
-    asked = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="longview-needle-") as folder:
         for number in range(count):
-            film = draw_needle_video(rng, KINDS[number % len(KINDS)])
-            path = write_needle_video(film, Path(folder) / "film.mp4", rng.randrange(1 << 30))
+            video = draw_needle_video(rng, KINDS[number % len(KINDS)])
+            path = write_needle_video(video, Path(folder) / "film.mp4", rng.randrange(1 << 30))
             for select in SELECTS:
                 answer = engine.answer(
-                    [longview.ask(film.question.text, longview.video(path))],
+                    [longview.ask(video.question.text, longview.video(path))],
                     media={"select": select, "frames": frames},
                     max_tokens=24,
                 )
-                right = normalise(answer.text) == normalise(film.question.answer)
-                hit = shows_needle(film, [frame.seconds for frame in answer.receipt.frames])
-                asked.append(Asked(select, film.question.kind, hit, right, film.question.answer))
+                right = normalise(answer.text) == normalise(video.question.answer)
+                shown = shows_needle(video, [frame.seconds for frame in answer.receipt.frames])
+                results.append(Result(select, video.question.kind, shown, right, video.question.answer))
             if progress:
                 progress(number + 1, count)
-    return asked
+    return results
 
 
-def shows_needle(film: NeedleVideo, seconds: Sequence[float | None]) -> bool:
-    """Whether one of these moments is the needle's."""
-    return any(moment is not None and film.begin <= moment < film.end for moment in seconds)
+def shows_needle(video: NeedleVideo, seconds: Sequence[float | None]) -> bool:
+    """Whether one of these times lies in the needle."""
+    return any(moment is not None and video.begin <= moment < video.end for moment in seconds)
 
 
-def find_pictures(similarity: Similarity, seed: int, count: int) -> Score:
-    """How often the picture nearest to a question is the one of `PICTURES` held-out ones that it fits."""
+def evaluate_retrieval(similarity: Similarity, seed: int, count: int) -> Score:
+    """Retrieval at 1: how often the picture most similar to a question is the one of `PICTURES` that it fits."""
     rng = random.Random(f"pictures {seed}")
     score = Score("pictures", "nearest")
     for number in range(count):
@@ -108,10 +108,10 @@ def _draw_set(rng: random.Random) -> tuple[list[Picture], int, str]:
 
 
 def measure(folder: Path, run: Path | None = None, count: int = 120, seed: int = 0) -> dict[str, Any]:
-    """Everything that the card says; also written beside the weights."""
+    """The numbers of the model card; also written beside the weights."""
     engine = longview.load("demo", similarity=folder)
-    asked = ask_about_films(engine, seed, count, progress=_report)
-    found = find_pictures(engine.similarity, seed, count)
+    results = evaluate_needles(engine, seed, count, progress=_report)
+    found = evaluate_retrieval(engine.similarity, seed, count)
     kept = json.loads((folder / NUMBERS).read_text()) if (folder / NUMBERS).exists() else {}
     numbers = {
         "model": {
@@ -122,26 +122,26 @@ def measure(folder: Path, run: Path | None = None, count: int = 120, seed: int =
         "seed": seed,
         "frames": FRAMES,
         "found": found.as_dict(),
-        "needle": {select: summary([row for row in asked if row.select == select]) for select in SELECTS},
+        "needle": {select: summary([row for row in results if row.select == select]) for select in SELECTS},
     }
     (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
     return numbers
 
 
-def summary(asked: Sequence[Asked]) -> dict[str, Any]:
-    """Needles shown and questions answered, in all and for each kind."""
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """Needles shown and questions answered right, in all and by kind."""
     return {
-        "shown": _count(asked, "shown", lambda row: row.hit),
-        "answered": _count(asked, "answered", lambda row: row.right),
+        "shown": _count(results, "shown", lambda row: row.needle_shown),
+        "answered": _count(results, "answered", lambda row: row.right),
         "kinds": {
-            kind: _count([row for row in asked if row.kind == kind], kind, lambda row: row.right) for kind in KINDS
+            kind: _count([row for row in results if row.kind == kind], kind, lambda row: row.right) for kind in KINDS
         },
     }
 
 
-def _count(asked: Sequence[Asked], name: str, counts: Callable[[Asked], bool]) -> dict[str, Any]:
-    score = Score("film", name, right=sum(map(counts, asked)), total=len(asked))
-    score.answers.update(row.truth for row in asked)
+def _count(results: Sequence[Result], name: str, counts: Callable[[Result], bool]) -> dict[str, Any]:
+    score = Score("film", name, right=sum(map(counts, results)), total=len(results))
+    score.answers.update(row.truth for row in results)
     return score.as_dict()
 
 
@@ -184,7 +184,7 @@ def _cell(score: Mapping[str, Any]) -> str:
 
 def _report(done: int, total: int) -> None:
     if done % 20 == 0 or done == total:
-        print(f"films: {done}/{total}", file=sys.stderr)
+        print(f"videos: {done}/{total}", file=sys.stderr)
 
 
 _CARD = """---

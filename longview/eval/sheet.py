@@ -1,4 +1,4 @@
-"""A contact sheet: the frames that were chosen of a video, and how near the rest of it was to the question.
+"""A contact sheet: the frames chosen from a video, and the relevance of its candidates over time.
 
     question
     ╭───────────── relevance over time ─────────────╮
@@ -6,7 +6,7 @@
     ╰───────────────────────────────────────────────╯
     ▦ 0:12.0   ▦ 0:48.5   ▦ 1:02.0   ▦ 1:40.5
 
-As one HTML file that needs nothing else, or as a PNG.
+Written as one self-contained HTML file, or as a PNG.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ ACCENT, CURVE = "#e4572e", "#3c6e91"
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is drawn: a video with its chosen frames, and, where a question was held against it, the relevance."""
+    """A video with its chosen frames and, where a question was given, the relevance of its candidates."""
 
     medium: Medium
     select: str
     question: str | None = None
 
     @property
-    def about(self) -> str:
-        """The video and the choice in one line."""
+    def summary(self) -> str:
+        """The video and the selection in one line."""
         medium = self.medium
         parts = [medium.name, f"{medium.width}×{medium.height}"]
         if medium.duration is not None:
-            parts.append(clock(medium.duration))
+            parts.append(format_time(medium.duration))
         chosen = f"{len(medium.frames)} of {medium.num_frames:,} frames, chosen by {self.select}"
         if medium.relevance and self.select == "mdp3":
             chosen += f" among {len(medium.relevance.indices):,}"
@@ -54,25 +54,25 @@ class Sheet:
 
     @property
     def curve(self) -> tuple[list[float], list[float]] | None:
-        """Where each candidate stands (seconds, or its number where there are no times) and how near it is."""
+        """The position of each candidate (seconds, or its index where there are no times) and its relevance."""
         relevance = self.medium.relevance
         if relevance is None:
             return None
-        places = relevance.seconds or [float(index) for index in relevance.indices]
-        return places, relevance.values
+        positions = relevance.seconds or [float(index) for index in relevance.indices]
+        return positions, relevance.values
 
-    def place(self, frame: Frame) -> float:
+    def position(self, frame: Frame) -> float:
         return float(frame.index) if frame.seconds is None else frame.seconds
 
     def label(self, frame: Frame) -> str:
-        return f"picture {frame.index + 1}" if frame.seconds is None else clock(frame.seconds)
+        return f"picture {frame.index + 1}" if frame.seconds is None else format_time(frame.seconds)
 
-    def nearness(self, frame: Frame) -> float | None:
+    def relevance(self, frame: Frame) -> float | None:
         return self.medium.relevance.of(frame.index) if self.medium.relevance else None
 
 
 def write(sheet: Sheet, path: Path) -> None:
-    """Write a sheet as the path's suffix says.
+    """Write a sheet in the format of the path's suffix.
 
     Raises:
         RequestError: another suffix, or a file that cannot be written.
@@ -89,7 +89,7 @@ def write(sheet: Sheet, path: Path) -> None:
 def check_path(path: Path) -> None:
     """
     Raises:
-        RequestError: a sheet cannot be written there, as far as can be told before.
+        RequestError: a sheet cannot be written there, as far as can be checked beforehand.
     """
     if path.suffix.lower() not in (".html", ".png"):
         raise RequestError(f"a sheet is written as .html or .png, and the file is {path.name!r:.80}; change its suffix")
@@ -97,8 +97,8 @@ def check_path(path: Path) -> None:
         raise RequestError(f"there is no folder {path.parent}; make it, or give another file")
 
 
-def clock(seconds: float) -> str:
-    """Seconds as a player shows them: 1:02.5, 1:00:02.5."""
+def format_time(seconds: float) -> str:
+    """Seconds as 1:02.5 or 1:00:02.5."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -106,14 +106,14 @@ def clock(seconds: float) -> str:
     return f"{lead}:{rest // 10:02d}.{rest % 10}"
 
 
-def ticks(length: float, most: int = 10) -> list[float]:
-    """Round moments from 0 to a length, at most so many."""
+def ticks(length: float, max_ticks: int = 10) -> list[float]:
+    """Round numbers from 0 to a length, at most so many."""
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-    step = next((step for step in steps if length / step < most), 14400 * math.ceil(length / 14400 / most))
+    step = next((step for step in steps if length / step < max_ticks), 14400 * math.ceil(length / 14400 / max_ticks))
     return [number * step for number in range(int(length / step) + 1)]
 
 
-def small(image: Image.Image) -> Image.Image:
+def thumbnail(image: Image.Image) -> Image.Image:
     copy = image.copy()
     copy.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return copy
@@ -123,56 +123,56 @@ def small(image: Image.Image) -> Image.Image:
 
 
 def html(sheet: Sheet) -> str:
-    """One page with everything in it: styles, pictures, and the curve as SVG."""
+    """A self-contained page: styles, pictures, and the curve as SVG."""
     title = escape(sheet.question or sheet.medium.name)
     cards = "\n".join(_card(sheet, number, frame) for number, frame in enumerate(sheet.medium.frames, 1))
     return _PAGE.format(
-        title=title, about=escape(sheet.about), curve=_svg(sheet), cards=cards, accent=ACCENT, curve_colour=CURVE
+        title=title, about=escape(sheet.summary), curve=_svg(sheet), cards=cards, accent=ACCENT, curve_colour=CURVE
     )
 
 
 def _card(sheet: Sheet, number: int, frame: Frame) -> str:
     data = io.BytesIO()
-    small(frame.image).save(data, "JPEG", quality=88)
+    thumbnail(frame.image).save(data, "JPEG", quality=88)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    near = sheet.nearness(frame)
-    told = "" if near is None else f'<span class="near">{near:.2f}</span>'
+    value = sheet.relevance(frame)
+    relevance = "" if value is None else f'<span class="near">{value:.2f}</span>'
     label = escape(sheet.label(frame))
     return (
         f'<figure id="frame-{number}"><img src="{source}" alt="frame {frame.index} at {label}">'
-        f"<figcaption><b>{label}</b><span>frame {frame.index:,}</span>{told}</figcaption></figure>"
+        f"<figcaption><b>{label}</b><span>frame {frame.index:,}</span>{relevance}</figcaption></figure>"
     )
 
 
 def _svg(sheet: Sheet) -> str:
-    """The curve, its picks as links to their pictures; nothing where no question was held against the video."""
+    """The curve, with the chosen frames as links to their pictures; nothing where there is no relevance."""
     if sheet.curve is None:
         return ""
     width, height, left, bottom, top = 1160.0, 220.0, 46.0, 28.0, 14.0
-    places, values = sheet.curve
+    positions, values = sheet.curve
     begin, end = _span(sheet)
     low, high = _range(values)
 
-    def x(place: float) -> float:
-        return left + (place - begin) / (end - begin) * (width - left - 12)
+    def x(position: float) -> float:
+        return left + (position - begin) / (end - begin) * (width - left - 12)
 
     def y(value: float) -> float:
         return top + (high - value) / (high - low) * (height - top - bottom)
 
-    line = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in zip(places, values, strict=True))
+    line = " ".join(f"{x(position):.1f},{y(value):.1f}" for position, value in zip(positions, values, strict=True))
     floor = height - bottom
-    parts = [f'<polygon class="area" points="{x(places[0]):.1f},{floor} {line} {x(places[-1]):.1f},{floor}"/>']
+    parts = [f'<polygon class="area" points="{x(positions[0]):.1f},{floor} {line} {x(positions[-1]):.1f},{floor}"/>']
     parts.append(f'<polyline class="line" points="{line}"/>')
     for value in (low, (low + high) / 2, high):
         parts.append(f'<text class="scale" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
         parts.append(f'<line class="rule" x1="{left}" x2="{width - 12}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-    for place, label in _marks(sheet):
-        parts.append(f'<text class="scale" x="{x(place):.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
+    for position, label in _marks(sheet):
+        parts.append(f'<text class="scale" x="{x(position):.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
     for number, frame in enumerate(sheet.medium.frames, 1):
-        near, place = sheet.nearness(frame), sheet.place(frame)
-        assert near is not None
-        title = f"{escape(sheet.label(frame))}, relevance {near:.2f}"
-        across, up = f"{x(place):.1f}", f"{y(near):.1f}"
+        relevance = sheet.relevance(frame)
+        assert relevance is not None
+        title = f"{escape(sheet.label(frame))}, relevance {relevance:.2f}"
+        across, up = f"{x(sheet.position(frame)):.1f}", f"{y(relevance):.1f}"
         parts.append(
             f'<a href="#frame-{number}"><line class="pick" x1="{across}" x2="{across}" y1="{up}" y2="{floor}"/>'
             f'<circle class="pick" cx="{across}" cy="{up}" r="5"/><title>{title}</title></a>'
@@ -180,16 +180,16 @@ def _svg(sheet: Sheet) -> str:
     drawn = "".join(parts)
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="relevance over time">{drawn}</svg>'
-        '<p class="legend">how near each candidate is to the question, from 0 (far) to 5 (the same); '
+        '<p class="legend">relevance of each candidate to the question, from 0 (far) to 5 (identical); '
         "<i></i> chosen frames</p>"
     )
 
 
 def _span(sheet: Sheet) -> tuple[float, float]:
-    """What the horizontal axis covers: the candidates and the chosen frames."""
+    """The range of the horizontal axis: the candidates and the chosen frames."""
     assert sheet.curve is not None
-    places = [*sheet.curve[0], *(sheet.place(frame) for frame in sheet.medium.frames)]
-    begin, end = min(places), max(places)
+    positions = [*sheet.curve[0], *(sheet.position(frame) for frame in sheet.medium.frames)]
+    begin, end = min(positions), max(positions)
     return (begin, end) if end > begin else (begin - 0.5, begin + 0.5)
 
 
@@ -200,11 +200,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _marks(sheet: Sheet) -> list[tuple[float, str]]:
-    """Places on the horizontal axis that get a label."""
+    """Positions on the horizontal axis, and their labels."""
     begin, end = _span(sheet)
     timed = sheet.medium.duration is not None
     marks = [tick for tick in ticks(end) if tick >= begin and (timed or tick == int(tick))]
-    return [(mark, clock(mark).removesuffix(".0") if timed else f"{mark + 1:.0f}") for mark in marks]
+    return [(mark, format_time(mark).removesuffix(".0") if timed else f"{mark + 1:.0f}") for mark in marks]
 
 
 _PAGE = """<!doctype html>
@@ -275,7 +275,7 @@ def png(sheet: Sheet) -> bytes:
         weight="bold",
         color=INK,
     )
-    figure.text(0.02, 1 - 0.72 / height, sheet.about, size=10, color=FAINT)
+    figure.text(0.02, 1 - 0.72 / height, sheet.summary, size=10, color=FAINT)
     if sheet.curve:
         bottom = (rows * tall + 0.15 + 0.45) / height
         _draw_curve(figure.add_axes((0.045, bottom, 0.935, (curve - 0.55) / height)), sheet)
@@ -283,14 +283,14 @@ def png(sheet: Sheet) -> bytes:
         left = 0.02 + (number % columns) * 0.97 / columns
         bottom = (0.1 + (rows - 1 - number // columns) * tall) / height
         axes = figure.add_axes((left, bottom + 0.3 / height, 0.97 / columns - 0.01, (tall - 0.42) / height))
-        axes.imshow(small(frame.image), aspect="equal")
+        axes.imshow(thumbnail(frame.image), aspect="equal")
         axes.set(xticks=[], yticks=[], anchor="NW")
         for spine in axes.spines.values():
             spine.set_color(RULE)
-        near = sheet.nearness(frame)
+        value = sheet.relevance(frame)
         axes.text(0, -0.03, sheet.label(frame), size=11, weight="bold", va="top", transform=axes.transAxes)
-        if near is not None:
-            axes.text(1, -0.03, f"{near:.2f}", size=10, va="top", ha="right", color=ACCENT, transform=axes.transAxes)
+        if value is not None:
+            axes.text(1, -0.03, f"{value:.2f}", size=10, va="top", ha="right", color=ACCENT, transform=axes.transAxes)
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor=figure.get_facecolor())
     return data.getvalue()
@@ -298,16 +298,20 @@ def png(sheet: Sheet) -> bytes:
 
 def _draw_curve(axes: Any, sheet: Sheet) -> None:
     assert sheet.curve is not None
-    places, values = sheet.curve
+    positions, values = sheet.curve
     low, high = _range(values)
-    axes.fill_between(places, values, low, color=CURVE, alpha=0.14, linewidth=0)
-    axes.plot(places, values, color=CURVE, linewidth=1.4)
-    picks = [(sheet.place(frame), near) for frame in sheet.medium.frames if (near := sheet.nearness(frame)) is not None]
-    axes.vlines([place for place, _ in picks], low, [near for _, near in picks], color=ACCENT, alpha=0.55, linewidth=1)
+    axes.fill_between(positions, values, low, color=CURVE, alpha=0.14, linewidth=0)
+    axes.plot(positions, values, color=CURVE, linewidth=1.4)
+    picks = [
+        (sheet.position(frame), value) for frame in sheet.medium.frames if (value := sheet.relevance(frame)) is not None
+    ]
+    axes.vlines(
+        [position for position, _ in picks], low, [value for _, value in picks], color=ACCENT, alpha=0.55, linewidth=1
+    )
     axes.plot(*zip(*picks, strict=True), "o", color=ACCENT, markersize=7, markeredgecolor=PAPER, clip_on=False)
     axes.set(xlim=_span(sheet), ylim=(low, high), facecolor=PAPER)
     marks = _marks(sheet)
-    axes.set_xticks([place for place, _ in marks], [label for _, label in marks])
+    axes.set_xticks([position for position, _ in marks], [label for _, label in marks])
     axes.tick_params(length=0, labelsize=9, labelcolor=FAINT)
     axes.locator_params(axis="y", nbins=4)
     axes.grid(axis="y", color=RULE)
@@ -316,6 +320,6 @@ def _draw_curve(axes: Any, sheet: Sheet) -> None:
         spine.set_visible(False)
 
 
-def _shortened(text: str, most: int = 88) -> str:
-    line = " ".join(text.split()).replace("$", r"\$")  # matplotlib would read formulas between dollars
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+def _shortened(text: str, max_length: int = 88) -> str:
+    line = " ".join(text.split()).replace("$", r"\$")  # matplotlib would typeset what is between dollars
+    return line if len(line) <= max_length else line[: max_length - 1].rstrip() + "…"

@@ -1,7 +1,7 @@
-"""Which questions models answer as they should, without decoding: question and true answer in one pass.
+"""Teacher-forced scoring: which questions models answer right, from one forward pass over question and true answer.
 
-A greedy answer is the true one if, and only if, each of its tokens is the likeliest after those before it. So a pass
-over the true answer tells what decoding would, at a fraction of the cost, and several models can share the files.
+A greedy answer is the true one if, and only if, each of its tokens is the most likely one after those before it. So one
+pass over the true answer gives the result of decoding at a fraction of its cost, and several models share the files.
 """
 
 from __future__ import annotations
@@ -13,57 +13,61 @@ from typing import Any
 
 import torch
 
-from longview.eval.world import Case, Score, Shown, ask_case
+from longview.eval.world import Case, PictureInput, Score, case_messages
 from longview.media import open_media
 from longview.messages import Message, ask
-from longview.models.base import IGNORED
+from longview.models.sequence import IGNORED
 from longview.world.scene_text import scene_text
 
 ROWS = 16
-"""Questions that pass a model at a time."""
+"""Questions of one batch."""
 
 
 @torch.inference_mode()
-def answered(
-    engines: Sequence[Any], cases: Sequence[Case], shown: Shown | None, every: int = 1, files: Path | None = None
+def score_by_teacher_forcing(
+    engines: Sequence[Any],
+    cases: Sequence[Case],
+    pictures: PictureInput | None,
+    every: int = 1,
+    folder: Path | None = None,
 ) -> list[list[Score]]:
-    """Scores of models of one family, to which the same files are shown.
+    """Scores of models of one family, which are given the same files.
 
     Args:
-        shown: How; None: the scenes are told in words, to a model that sees nothing.
-        every: Of how many questions all models but the last are asked one.
-        files: A folder to keep what is painted in, for the next family to be shown; None: nothing is kept.
+        pictures: Which pictures they are given; None: none, but the scenes as text.
+        every: All models but the last are asked one of so many questions.
+        folder: Where the files are kept, for the next family; None: they are not kept.
     """
     processor = engines[0].processor
-    tallies: list[dict[tuple[str, str], Score]] = [{} for _ in engines]
-    with tempfile.TemporaryDirectory(prefix="longview-world-") as beside:
+    scores: list[dict[tuple[str, str], Score]] = [{} for _ in engines]
+    with tempfile.TemporaryDirectory(prefix="longview-world-") as temporary:
         for at in range(0, len(cases), ROWS):
             some = cases[at : at + ROWS]
             rows = []
             for number, case in enumerate(some):
-                if shown is None:
+                if pictures is None:
                     messages = [ask(f"{scene_text(*case.media).text}\n{case.question.text}")]
                 else:
-                    kept = files / f"{shown} {case.group} {case.seed}" if files else Path(beside) / str(number)
-                    messages = ask_case(case, shown, kept, again=files is not None)
+                    kept = folder / f"{pictures} {case.group} {case.seed}" if folder else Path(temporary) / str(number)
+                    messages = case_messages(case, pictures, kept, reuse=folder is not None)
                 media = open_media(messages[0].media, None, default=processor.default_media)
                 answer = Message.of("assistant", case.question.answer)
                 rows.append(processor.prepare([*messages, answer], media, train=True))
             batches = {step: processor.collate(rows[::step]) for step in {1, every}}
-            for engine, tally in zip(engines, tallies, strict=True):
+            for engine, by_kind in zip(engines, scores, strict=True):
                 step = 1 if engine is engines[-1] else every
-                for case, right in zip(some[::step], _right(engine.model, batches[step]), strict=True):
-                    score = tally.setdefault(key := (case.group, case.question.kind), Score(*key))
+                for case, right in zip(some[::step], _is_right(engine.model, batches[step]), strict=True):
+                    score = by_kind.setdefault(key := (case.group, case.question.kind), Score(*key))
                     score.total += 1
                     score.right += right
                     score.answers[case.question.answer] += 1
-    return [list(tally.values()) for tally in tallies]
+    return [list(by_kind.values()) for by_kind in scores]
 
 
-def _right(model: Any, batch: Any) -> list[bool]:
-    """Which rows of a batch a model would answer as their labels say."""
+def _is_right(model: Any, batch: Any) -> list[bool]:
+    """Whether greedy decoding would give the labels, for each row of a batch."""
     arguments = model.embed_pictures(batch)
     labels = arguments.pop("labels")[:, 1:]
-    likeliest = model(**arguments, use_cache=False).logits[:, :-1].argmax(-1)
-    right: list[bool] = ((likeliest == labels) | (labels == IGNORED)).all(1).tolist()
+    predicted = model(**arguments, use_cache=False).logits[:, :-1].argmax(-1)
+    right: list[bool] = ((predicted == labels) | (labels == IGNORED)).all(1).tolist()
     return right

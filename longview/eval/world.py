@@ -1,7 +1,7 @@
 """Accuracy on the synthetic world: held-out scenes, written to real files, asked about through the engine.
 
-Every question is put three ways: with its media shown; with each picture replaced by a blank one, where a model that
-looks falls to what it can guess; and with other scenes of the same sort in their place.
+Two controls show whether a model uses the pictures: each of them replaced by a blank one, or by another scene of the
+same kind. A model that does falls to what can be guessed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from longview.world.questions import (
 from longview.world.render import write_clip, write_picture
 from longview.world.scenes import EVENTS, Clip, Picture, Scene, draw_clip, draw_picture
 
-Shown = Literal["shown", "blank", "swapped"]
+PictureInput = Literal["shown", "blank", "swapped"]
+"""Which pictures a model is given: the true ones, blank ones, or those of other scenes."""
 GROUPS: dict[str, int] = {
     "one picture": 1,
     "two pictures": 2,
@@ -38,13 +39,13 @@ GROUPS: dict[str, int] = {
     "small print": 1,
 }
 SET_KINDS = ("which image", "how many images", *(f"{kind} of one" for kind in PICTURE_KINDS))
-Z = 1.96  # of a 95 % interval
-KEPT = 256  # questions whose files exist at a time: more than are answered side by side
+Z = 1.96  # standard deviations of a 95 % interval
+MAX_FOLDERS = 256  # questions whose files exist at a time: more than are answered concurrently
 
 
 @dataclass(frozen=True)
 class Case:
-    """A question about some scenes, and the seed they are painted with."""
+    """A question about some scenes, and the seed that they are rendered with."""
 
     group: str
     question: Question
@@ -54,7 +55,7 @@ class Case:
 
 @dataclass
 class Score:
-    """How many of a kind's questions were answered right."""
+    """How many questions of a kind were answered right."""
 
     group: str
     kind: str
@@ -129,7 +130,7 @@ def evaluate(
     engine: Any,
     seed: int = 0,
     per_kind: int = 50,
-    shown: Shown = "shown",
+    pictures: PictureInput = "shown",
     groups: Iterable[str] = tuple(GROUPS),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
@@ -138,7 +139,7 @@ def evaluate(
     Args:
         engine: Anything with a `batch` of conversations that gives an object with `text` for each, in order.
         per_kind: Questions of each kind in each group; four times as many of each event of clips.
-        shown: "blank" replaces every picture by an empty one, "swapped" by another scene of the same sort.
+        pictures: "blank" replaces every picture by an empty one, "swapped" by another scene of the same kind.
 
     Returns:
         A score for each group and kind.
@@ -146,8 +147,10 @@ def evaluate(
     cases = draw_cases(seed, per_kind, groups)
     scores: dict[tuple[str, str], Score] = {}
     with tempfile.TemporaryDirectory(prefix="longview-world-") as folder:
-        asked = (ask_case(case, shown, Path(folder) / str(number % KEPT)) for number, case in enumerate(cases))
-        for number, (case, answer) in enumerate(zip(cases, engine.batch(asked), strict=True)):
+        conversations = (
+            case_messages(case, pictures, Path(folder) / str(number % MAX_FOLDERS)) for number, case in enumerate(cases)
+        )
+        for number, (case, answer) in enumerate(zip(cases, engine.batch(conversations), strict=True)):
             if isinstance(answer, LongviewError):
                 raise answer
             key = (case.group, case.question.kind)
@@ -160,38 +163,38 @@ def evaluate(
     return list(scores.values())
 
 
-def ask_case(case: Case, shown: Shown, folder: Path, again: bool = False) -> list[Message]:
-    """A case's question, with its media as files in a folder of their own.
+def case_messages(case: Case, pictures: PictureInput, folder: Path, reuse: bool = False) -> list[Message]:
+    """A case as messages, with its media written to a folder of their own.
 
     Args:
-        again: Take the files that are in the folder, if there are any.
+        reuse: Take the files that are in the folder, if there are any.
     """
-    painted = sorted(folder.iterdir()) if again and folder.exists() else []
-    if painted:
+    files = sorted(folder.iterdir()) if reuse and folder.exists() else []
+    if files:
         kind: Literal["video", "image"] = "video" if isinstance(case.media[0], Clip) else "image"
-        return [ask(case.question.text, *(Part(kind, source=file) for file in painted))]
+        return [ask(case.question.text, *(Part(kind, source=file) for file in files))]
     media = case.media
-    if shown == "blank":
+    if pictures == "blank":
         media = tuple(blank(scene) for scene in media)
-    elif shown == "swapped":
+    elif pictures == "swapped":
         rng = random.Random(f"swap {case.seed}")
-        media = tuple(_another(rng, scene) for scene in media)
+        media = tuple(_replacement(rng, scene) for scene in media)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     write_media(media, unfinished, case.seed)
     unfinished.rename(folder)
-    return ask_case(case, shown, folder, again=True)
+    return case_messages(case, pictures, folder, reuse=True)
 
 
 def normalise(answer: str) -> str:
-    """What does not matter in an answer: case, spaces around it, a final full stop."""
+    """An answer without what does not count: case, surrounding spaces, a final full stop."""
     return answer.strip().rstrip(".").lower()
 
 
 def write_media(scenes: Sequence[Scene], folder: Path, seed: int) -> list[Part]:
-    """Scenes as files: pictures as JPEG of any quality or PNG, clips as MP4."""
+    """Write scenes as files: pictures as JPEG of any quality or PNG, clips as MP4."""
     rng = random.Random(f"files {seed}")
     parts = []
     for number, scene in enumerate(scenes):
@@ -204,13 +207,13 @@ def write_media(scenes: Sequence[Scene], folder: Path, seed: int) -> list[Part]:
 
 
 def blank(scene: Scene) -> Scene:
-    """The same kind of medium with nothing in it."""
+    """A scene of the same kind with nothing in it."""
     if isinstance(scene, Clip):
         return replace(scene, frames=tuple(Picture(()) for _ in scene.frames))
     return Picture(())
 
 
-def _another(rng: random.Random, scene: Scene) -> Scene:
+def _replacement(rng: random.Random, scene: Scene) -> Scene:
     if isinstance(scene, Clip):
         return draw_clip(rng, held_out=True, event=scene.event)
     small = scene.sign is not None and scene.sign.cell is not None
@@ -218,7 +221,7 @@ def _another(rng: random.Random, scene: Scene) -> Scene:
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Score]:
-    """One score a group: its kinds with equal numbers of questions, added up."""
+    """One score a group: those of its kinds, added up."""
     totals: dict[str, Score] = {}
     for score in scores:
         total = totals.setdefault(score.group, Score(score.group, "all"))

@@ -1,4 +1,4 @@
-"""What is measured of a curriculum, and what is said of it."""
+"""Numbers of a curriculum, and the page that is made of them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import pytest
 
 import longview
 from longview.eval.card import training_facts
-from longview.eval.curriculum import curve, draw, kinds_table, page, stages_table, table
-from longview.eval.teacher_forcing import answered
+from longview.eval.curriculum import curve, kinds_table, page, plot, stages_table, table
+from longview.eval.teacher_forcing import score_by_teacher_forcing
 from longview.eval.world import draw_cases, evaluate
 
 
 @pytest.mark.parametrize("name", ["demo-owl3", "demo-ovis2", "demo-mgm"])
-def test_one_pass_over_the_true_answers_tells_what_decoding_would(name):
+def test_teacher_forcing_scores_as_decoding_does(name):
     engine = longview.load(name)
     groups = ["one picture", "two pictures", "clip"]
     decoded = evaluate(engine, seed=7, per_kind=1, groups=groups)
-    passed, again = answered([engine, engine], draw_cases(7, 1, groups), "shown")
+    passed, again = score_by_teacher_forcing([engine, engine], draw_cases(7, 1, groups), "shown")
     assert passed == again == decoded
     assert 0 < sum(score.right for score in passed) < sum(score.total for score in passed)
 
 
-def test_a_scene_told_in_words_is_another_question_than_one_shown():
+def test_scenes_as_text_are_other_inputs_than_pictures():
     engine = longview.load("demo-ovis2")
     cases = draw_cases(7, 1, ["one picture"])
-    told, shown = (sum(s.right for s in answered([engine], cases, how)[0]) for how in (None, "shown"))
+    told, shown = (sum(s.right for s in score_by_teacher_forcing([engine], cases, how)[0]) for how in (None, "shown"))
     assert told < shown
 
 
@@ -49,7 +49,7 @@ def run(tmp_path):
     return folder
 
 
-def test_runs_that_follow_one_another_are_told_together(run):
+def test_facts_of_successive_runs_are_merged(run):
     later = run.rename(run.parent / "curricula-ovis2")
     facts = training_facts([later])
     assert facts["recipes"] == ["recipes/demo/curricula/ovis2.yaml"]
@@ -59,7 +59,7 @@ def test_runs_that_follow_one_another_are_told_together(run):
     assert list(both["stages"]) == ["see", "tell", "see of curricula-ovis2", "tell of curricula-ovis2"]
 
 
-def test_a_curve_is_of_the_answers_where_probes_are_noted_beside_them(run):
+def test_a_curve_is_of_the_answers_where_the_log_has_probes(run):
     assert curve(run / "log.jsonl", "see") == [[10, 4.0], [20, 2.0]]
     assert curve(run / "log.jsonl", "tell") == [[10, 1.0], [20, 0.5]]
 
@@ -101,6 +101,6 @@ def test_the_page_says_what_was_measured():
         assert part in told
 
 
-def test_the_curves_are_drawn(tmp_path):
-    draw(NUMBERS, "Ovis2", tmp_path / "x.png")
+def test_the_curves_are_plotted(tmp_path):
+    plot(NUMBERS, "Ovis2", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

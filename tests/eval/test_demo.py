@@ -1,4 +1,4 @@
-"""The shipped models: they answer about scenes they never saw, and cannot without looking."""
+"""The embedded models: they answer about held-out scenes, and fall to chance without the pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_card_says_what_was_measured(demo):
     assert (folder / "README.md").read_text() == card(json.loads((folder / NUMBERS).read_text()))
 
 
-def test_it_falls_to_chance_without_looking(demo):
+def test_it_falls_to_chance_without_the_pictures(demo):
     """By the card: a blank picture is worth far less than a shown one, whatever the number of them."""
     groups = json.loads((demo[0] / NUMBERS).read_text())["groups"]
     for name in ("one picture", "two pictures", "four pictures", "eight pictures", "clip"):

@@ -1,4 +1,4 @@
-"""The shipped towers: they find what a question is about, and their card says what was measured."""
+"""The embedded SigLIP: MDP3 shows needles with it, and its card is that of the measured numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import longview
-from longview.eval.needle import NUMBERS, PICTURES, ask_about_films, card, find_pictures, shows_needle
+from longview.eval.needle import NUMBERS, PICTURES, card, evaluate_needles, evaluate_retrieval, shows_needle
 from longview.models.similarity import Similarity
 from longview.world.needle import draw_needle_video
 
@@ -24,29 +24,29 @@ def test_the_card_says_what_was_measured():
     assert (FOLDER / "README.md").read_text() == card(json.loads((FOLDER / NUMBERS).read_text()))
 
 
-def test_a_question_is_nearest_to_the_picture_it_fits():
-    found = find_pictures(Similarity.open("demo-siglip"), seed=1, count=30)
+def test_a_question_retrieves_the_picture_it_fits():
+    found = evaluate_retrieval(Similarity.open("demo-siglip"), seed=1, count=30)
     assert found.total == 30
     assert found.accuracy > 0.5  # by chance 1 in PICTURES
     assert PICTURES == 40
 
 
 def test_mdp3_shows_the_needle_where_uniform_frames_miss_it():
-    asked = ask_about_films(longview.load("demo"), seed=1, count=6)
-    hits = {select: sum(row.hit for row in asked if row.select == select) for select in ("mdp3", "uniform")}
-    assert len(asked) == 12
+    results = evaluate_needles(longview.load("demo"), seed=1, count=6)
+    hits = {select: sum(row.needle_shown for row in results if row.select == select) for select in ("mdp3", "uniform")}
+    assert len(results) == 12
     assert hits["mdp3"] >= 5
     assert hits["uniform"] <= 2
 
 
 def test_a_needle_is_shown_by_a_frame_within_its_seconds():
-    film = draw_needle_video(random.Random(0), "colour")
-    assert shows_needle(film, [0.0, film.begin + 0.5])
-    assert shows_needle(film, [float(film.begin)])
-    assert not shows_needle(film, [film.begin - 0.5, float(film.end), None])
+    video = draw_needle_video(random.Random(0), "colour")
+    assert shows_needle(video, [0.0, video.begin + 0.5])
+    assert shows_needle(video, [float(video.begin)])
+    assert not shows_needle(video, [video.begin - 0.5, float(video.end), None])
 
 
-def test_the_numbers_are_those_of_more_than_a_hundred_films():
+def test_the_numbers_are_those_of_more_than_a_hundred_videos():
     numbers = json.loads((FOLDER / NUMBERS).read_text())
     mdp3, uniform = (numbers["needle"][select] for select in ("mdp3", "uniform"))
     assert mdp3["shown"]["total"] == uniform["shown"]["total"] >= 100

@@ -1,4 +1,4 @@
-"""Contact sheets: everything chosen is on them, they need nothing else, and odd media do not break them."""
+"""Contact sheets: every chosen frame is on them, they are self-contained, and odd media do not break them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from samples import noise
 
 from longview.errors import RequestError
-from longview.eval.sheet import Sheet, clock, html, png, ticks, write
+from longview.eval.sheet import Sheet, format_time, html, png, ticks, write
 from longview.media import Frame, Medium, Relevance
 
 
@@ -60,7 +60,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_holds_every_frame_with_its_moment_and_needs_nothing_else():
+def test_the_page_holds_every_frame_with_its_time_and_is_self_contained():
     page = Page(text := html(sheet(5)))
     assert page.open == []
     assert len(page.pictures) == 5
@@ -123,7 +123,7 @@ def test_a_flat_curve_and_a_single_candidate_can_be_drawn():
     png(Sheet(medium, "mdp3", "What?"))
 
 
-def test_large_frames_are_shown_small():
+def test_large_frames_become_thumbnails():
     (picture,) = Page(html(sheet(1, size=(2000, 1000)))).pictures
     assert picture.size == (480, 240)
 
@@ -142,8 +142,8 @@ def test_files_that_cannot_be_written_are_named(tmp_path):
     ("seconds", "shown"),
     [(0, "0:00.0"), (59.96, "1:00.0"), (62.5, "1:02.5"), (3602.5, "1:00:02.5"), (7322, "2:02:02.0")],
 )
-def test_a_clock_reads_as_a_players(seconds, shown):
-    assert clock(seconds) == shown
+def test_times_are_formatted_as_players_do(seconds, shown):
+    assert format_time(seconds) == shown
 
 
 @given(st.floats(0.1, 200_000))

@@ -1,3 +1,5 @@
+"""Accuracy on held-out scenes, its controls and its intervals."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -44,19 +46,19 @@ def test_every_scene_that_is_asked_about_is_held_out():
         assert all(is_held_out(scene) for scene in case.media)
 
 
-@pytest.mark.parametrize(("shown", "same"), [("shown", True), ("blank", False), ("swapped", False)])
-def test_blank_and_swapped_media_are_not_the_ones_asked_about(shown, same, tmp_path):
-    seen: list[bytes] = []
+@pytest.mark.parametrize(("pictures", "same"), [("shown", True), ("blank", False), ("swapped", False)])
+def test_blank_and_swapped_media_are_not_those_of_the_question(pictures, same, tmp_path):
+    given: list[bytes] = []
 
-    class Camera(Scripted):
+    class Recorder(Scripted):
         def answer(self, messages):
-            seen.extend(part.source.read_bytes() for part in messages[0].media)
+            given.extend(part.source.read_bytes() for part in messages[0].media)
             return super().answer(messages)
 
     cases = draw_cases(6, 1, ["two pictures"])
-    evaluate(Camera([""] * len(cases)), seed=6, per_kind=1, shown=shown, groups=["two pictures"])
+    evaluate(Recorder([""] * len(cases)), seed=6, per_kind=1, pictures=pictures, groups=["two pictures"])
     truth = [part.source.read_bytes() for case in cases for part in write_media(case.media, tmp_path, case.seed)]
-    assert [a == b for a, b in zip(seen, truth, strict=True)] == [same] * len(truth)
+    assert [a == b for a, b in zip(given, truth, strict=True)] == [same] * len(truth)
 
 
 def test_cases_become_real_files_that_open(tmp_path):
