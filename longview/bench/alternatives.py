@@ -1,7 +1,7 @@
-"""What we are measured beside, in the same run and with the same shapes.
+"""Baselines, measured in the same run and with the same shapes.
 
 Interleaved     the same language model, with the pictures in its sequence, as LLaVA-NeXT-Interleave does
-recomputation   keys and values of pictures made anew for every token, as mPLUG-Owl3's authors' code does
+recomputation   keys and values of pictures recomputed for every token, as mPLUG-Owl3's authors' code does
 transformers    its own `generate`, one request at a time
 """
 
@@ -24,8 +24,8 @@ class Interleaved:
     """The subject's language model without hyper attention, with random embeddings for pictures.
 
     Args:
-        layers: How many of its layers are built and run. All cost the same, so their time is multiplied; the embedding
-            and the head are counted once. 0: all of them.
+        layers: How many of its layers are built and run; 0: all. Their time is multiplied, as all cost the same; the
+            embedding and the head are counted once.
     """
 
     def __init__(self, subject: Subject, layers: int = 0) -> None:
@@ -49,8 +49,8 @@ class Interleaved:
         self.config = config
 
     @property
-    def scaled(self) -> float:
-        """What the time of the layers is multiplied by."""
+    def scale(self) -> float:
+        """The factor that the time of the layers is multiplied by."""
         return self.num_layers / self.layers
 
     @torch.inference_mode()
@@ -62,7 +62,7 @@ class Interleaved:
 
     @torch.inference_mode()
     def token(self, num_pictures: int, num_tokens: int, repeats: int) -> float:
-        """Seconds a token, with keys and values of so many pictures in the cache. Media are drawn, not computed."""
+        """Seconds a token, with zeros as keys and values of so many pictures in the cache."""
         positions = num_pictures * self.patches + num_tokens
         cache = DynamicCache(config=self.config)
         heads, width = self.config.num_key_value_heads, self.config.hidden_size // self.config.num_attention_heads
@@ -70,16 +70,16 @@ class Interleaved:
             states = torch.zeros(1, heads, positions, width, dtype=self.model.dtype, device=self.model.device)
             cache.update(states, states.clone(), layer)
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
-        found = [self._seconds(input_ids=ids, **{CACHE_NAME: cache}) for _ in range(repeats + 1)]
-        return sorted(found[1:])[repeats // 2]
+        seconds = [self._seconds(input_ids=ids, **{CACHE_NAME: cache}) for _ in range(repeats + 1)]
+        return sorted(seconds[1:])[repeats // 2]
 
     def _seconds(self, **inputs: Any) -> float:
-        """Seconds of a pass and the choice of a token, as all layers would take."""
-        began = now(self.model.device)
+        """Seconds of a forward pass through all layers, extrapolated, and of choosing a token."""
+        start = now(self.model.device)
         hidden = self.model.model(**inputs, use_cache=True).last_hidden_state
-        layers = now(self.model.device) - began
+        layers = now(self.model.device) - start
         self.model.lm_head(hidden[:, -1:]).argmax()
-        return layers * self.scaled + (now(self.model.device) - began - layers)
+        return layers * self.scale + (now(self.model.device) - start - layers)
 
     def bytes_per_picture(self) -> int:
         """Bytes of keys and values of one picture, in all layers: measured on a cache that holds one."""
@@ -89,7 +89,7 @@ class Interleaved:
             embeds = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
             self.model.model(inputs_embeds=embeds, use_cache=True, **{CACHE_NAME: cache})
         held = sum(_size(layer.keys) + _size(layer.values) for layer in cache.layers)
-        return int(held * self.scaled)
+        return int(held * self.scale)
 
 
 def _qwen2_of(config: Any) -> Any:
@@ -103,7 +103,7 @@ def _size(tensor: Tensor) -> int:
 
 
 @torch.inference_mode()
-def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
+def visual_kv_bytes(subject: Subject, num_pictures: int) -> int:
     """Bytes of the keys and values of pictures in the hyper layers: measured on a cache that holds them."""
     model, messages = subject.model, subject.question(num_pictures)
     inputs = subject.engine.processor.prepare(messages, open_media(messages[0].media))
@@ -114,9 +114,9 @@ def bytes_of_a_look(subject: Subject, num_pictures: int) -> int:
 
 @torch.inference_mode()
 def recomputation(subject: Subject, num_pictures: int, pictures_at_a_time: int = 25) -> float:
-    """Seconds that it takes to make the keys and values of all pictures in all hyper layers once.
+    """Seconds to compute the keys and values of all pictures in all hyper layers once.
 
-    Measured on some pictures and multiplied: each costs the same.
+    Measured on some pictures and extrapolated: each costs the same.
     """
     config, model = subject.model.config, subject.model
     some = min(num_pictures, pictures_at_a_time)
@@ -124,18 +124,18 @@ def recomputation(subject: Subject, num_pictures: int, pictures_at_a_time: int =
     features = torch.zeros(shape, dtype=model.dtype, device=model.device)
     layers = [model.language_model.model.layers[number - 1] for number in config.hyper_layers]
     layers[0].project(features[:1], [0])
-    began = now(model.device)
+    start = now(model.device)
     for layer in layers:
         layer.project(features, list(range(some)))
-    return (now(model.device) - began) * num_pictures / some
+    return (now(model.device) - start) * num_pictures / some
 
 
 @torch.inference_mode()
 def generate(subject: Subject, messages: list[Any], max_tokens: int) -> float:
-    """Seconds that transformers' `generate` takes for one question, media and tower included."""
-    began = now(subject.model.device)
+    """Seconds of transformers' `generate` for one question, media and tower included."""
+    start = now(subject.model.device)
     parts = [part for message in messages for part in message.media]
     inputs = subject.engine.processor.prepare(messages, open_media(parts))
     settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False}
     subject.model.generate(**inputs.load_pixels().to(subject.model.device), **settings)
-    return now(subject.model.device) - began
+    return now(subject.model.device) - start

@@ -1,4 +1,4 @@
-"""What this machine can do, measured: how fast it multiplies matrices, and how fast it reads memory."""
+"""Limits of this machine, measured: rates of matrix products, and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def read_rate(device: torch.device, size: int = 1 << 28) -> float:
 
 
 def vector_rate(inner: int, columns: int, dtype: torch.dtype, device: torch.device, size: int = 1 << 29) -> float:
-    """Bytes a second when matrices that fit no cache are multiplied by one vector each, as decoding does."""
+    """Bytes a second when matrices too large for any cache are multiplied by one vector each, as in decoding."""
     count = max(2, size // (inner * columns * dtype.itemsize))
     matrices = torch.ones(count, columns, inner, dtype=dtype, device=device)
     vector = torch.ones(1, inner, dtype=dtype, device=device)
 
-    def work() -> None:
+    def multiply() -> None:
         for matrix in matrices:
             torch.nn.functional.linear(vector, matrix)
 
-    return matrices.numel() * dtype.itemsize / median_seconds(work, 3, device)
+    return matrices.numel() * dtype.itemsize / median_seconds(multiply, 3, device)
 
 
 def limits_of(model: Any) -> dict[str, float]:
-    """The limits for the shapes of one model: of its tower, of reading words, of decoding; and of plain reading."""
+    """The limits for the shapes of one model: of its tower, of prefill, of decoding; and the memory bandwidth."""
     device, dtype = model.device, model.dtype
-    words = model.language_model.config
+    language = model.language_model.config
     found = {
         "read bytes/s": read_rate(device),
-        "decode bytes/s": vector_rate(words.hidden_size, words.intermediate_size, dtype, device),
-        "prefill flop/s": matrix_rate(512, words.hidden_size, words.intermediate_size, dtype, device),
+        "decode bytes/s": vector_rate(language.hidden_size, language.intermediate_size, dtype, device),
+        "prefill flop/s": matrix_rate(512, language.hidden_size, language.intermediate_size, dtype, device),
     }
     tower = tower_of(model.config)
     if tower is not None:

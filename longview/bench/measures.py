@@ -1,4 +1,4 @@
-"""What is measured. Each measure asks the real engine, and returns a table with what follows from it."""
+"""The measures of `longview bench`. Each runs requests on the real engine and returns a `Result`."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from longview.bench.report import Result, command, machine
 from longview.bench.subject import GiB, Subject
 from longview.errors import RequestError
 from longview.messages import Answer, ask
-from longview.messages import video as shown
+from longview.messages import video as video_part
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the command line asks for."""
+class BenchOptions:
+    """The options of the command line."""
 
     pictures: Sequence[int]
     repeats: int = 3
     layers: int = 0
-    """Layers of the alternative that are run; see `alternatives.Interleaved`."""
-    most_interleaved: int = 16
-    """Pictures up to which the alternative is run."""
+    """Layers of the interleaved alternative that are run; see `alternatives.Interleaved`."""
+    max_interleaved: int = 16
+    """Pictures up to which the interleaved alternative is run."""
     tokens: int = 16
     requests: int = 16
     minutes: int = 10
     gigabytes: int = 8
 
 
-def first_token(subject: Subject, plan: Plan) -> Result:
-    """How long until the first word, by pictures, and where the time goes."""
+def first_token(subject: Subject, options: BenchOptions) -> Result:
+    """Time to the first token by number of pictures, and its parts."""
     rows: list[dict[str, Any]] = []
-    interleaved = None if subject.in_sequence else alternatives.Interleaved(subject, plan.layers)
-    for count in plan.pictures:
+    interleaved = None if subject.pictures_in_sequence else alternatives.Interleaved(subject, options.layers)
+    for count in options.pictures:
         answers = []
-        for turn in range(plan.repeats):
-            subject.forget(features=True)
+        for turn in range(options.repeats):
+            subject.clear_caches(features=True)
             messages = subject.question(count, first=1000 * turn)
             answers.append(subject.engine.answer(messages, max_tokens=1))
-        middle = _middle(answers, lambda answer: answer.receipt.timings.first_token)
+        middle = _median_answer(answers, lambda answer: answer.receipt.timings.first_token)
         timings, usage = middle.receipt.timings, middle.receipt.usage
         row: dict[str, Any] = {
             "pictures": count,
@@ -56,7 +56,7 @@ def first_token(subject: Subject, plan: Plan) -> Result:
         }
         if interleaved is not None:
             alone = None
-            if count <= plan.most_interleaved:
+            if count <= options.max_interleaved:
                 alone = interleaved.first_token(count, usage.prompt_tokens)
             row |= {
                 "interleaved prefill s": alone,
@@ -64,10 +64,10 @@ def first_token(subject: Subject, plan: Plan) -> Result:
                 "faster whole ×": alone and (alone + timings.first_token - timings.prefill) / timings.first_token,
             }
         if not subject.random_features:  # generate has no cache of features to look into
-            some = count <= plan.most_interleaved
+            some = count <= options.max_interleaved
             row["generate s"] = alternatives.generate(subject, messages, 1) if some else None
         rows.append(row)
-    result = _result(subject, plan, "first-token", rows, limits_of(subject.model))
+    result = _result(subject, options, "first-token", rows, limits_of(subject.model))
     result.about = (
         "Seconds from a question to its first token, medians. Interleaved is the same language model with the pictures "
         "in its sequence, from features that are there; whole adds the same media and encoding to both."
@@ -76,10 +76,10 @@ def first_token(subject: Subject, plan: Plan) -> Result:
         result.about += " Generate is transformers' own loop over the same model, tower included."
     drawn = ("first token s", "prefill s", "interleaved prefill s", "generate s")
     result.x, result.y = "pictures", [column for column in drawn if column in rows[0]]
-    if interleaved is not None and interleaved.scaled > 1:
+    if interleaved is not None and interleaved.scale > 1:
         result.findings.append(
             f"Interleaved ran {interleaved.layers} of its {interleaved.num_layers} layers, and their time is "
-            f"multiplied by {interleaved.scaled:g}: all cost the same."
+            f"multiplied by {interleaved.scale:g}: all cost the same."
         )
     for row in rows:
         if row.get("faster without tower ×"):
@@ -93,7 +93,7 @@ def first_token(subject: Subject, plan: Plan) -> Result:
 
 
 def _tower_share(subject: Subject, rows: Sequence[dict[str, Any]], limits: dict[str, float]) -> list[str]:
-    """How much of the matrix rate the tower reaches, counted from its linear layers and its attention."""
+    """The share of the matrix rate that the tower reaches, counted from its linear layers and its attention."""
     tower = tower_of(subject.model.config)
     if tower is None or "tower flop/s" not in limits or not hasattr(tower, "intermediate_size"):
         return []
@@ -109,19 +109,19 @@ def _tower_share(subject: Subject, rows: Sequence[dict[str, Any]], limits: dict[
     return found
 
 
-def decode(subject: Subject, plan: Plan) -> Result:
-    """How fast tokens come, by pictures in context."""
+def decode(subject: Subject, options: BenchOptions) -> Result:
+    """Tokens a second by number of pictures in context."""
     rows: list[dict[str, Any]] = []
-    interleaved = None if subject.in_sequence else alternatives.Interleaved(subject, plan.layers)
-    for count in plan.pictures:
+    interleaved = None if subject.pictures_in_sequence else alternatives.Interleaved(subject, options.layers)
+    for count in options.pictures:
         messages = subject.question(count)
-        answers = [subject.engine.answer(messages, **_exactly(plan.tokens)) for _ in range(plan.repeats + 1)]
-        middle = _middle(answers[1:], _token_seconds)  # the first may compile
+        answers = [subject.engine.answer(messages, **_exactly(options.tokens)) for _ in range(options.repeats + 1)]
+        middle = _median_answer(answers[1:], _token_seconds)  # the first may compile
         each = _token_seconds(middle)
         row: dict[str, Any] = {"pictures": count, "ms a token": 1000 * each, "tokens/s": 1 / each}
         if interleaved is not None:
-            words = middle.receipt.usage.prompt_tokens
-            alone = interleaved.token(count, words, plan.repeats) if count <= plan.most_interleaved else None
+            tokens = middle.receipt.usage.prompt_tokens
+            alone = interleaved.token(count, tokens, options.repeats) if count <= options.max_interleaved else None
             again = alternatives.recomputation(subject, count) if count else 0.0
             row |= {
                 "interleaved tokens/s": alone and 1 / alone,
@@ -129,7 +129,7 @@ def decode(subject: Subject, plan: Plan) -> Result:
                 "faster than recomputing ×": (each + again) / each,
             }
         rows.append(row)
-    result = _result(subject, plan, "decode", rows, limits_of(subject.model))
+    result = _result(subject, options, "decode", rows, limits_of(subject.model))
     result.about = "Tokens a second of one request, by pictures in its context, medians."
     if interleaved is not None:
         result.about += (
@@ -151,40 +151,42 @@ def decode(subject: Subject, plan: Plan) -> Result:
     return result
 
 
-def batch(subject: Subject, plan: Plan) -> Result:
-    """Many requests with one picture each: together, one after the other, and by transformers' generate."""
-    engine, count = subject.engine, plan.requests
-    settings = _exactly(plan.tokens)
+def batch(subject: Subject, options: BenchOptions) -> Result:
+    """Many requests with one picture each: batched, sequentially, and by transformers' generate."""
+    engine, count = subject.engine, options.requests
+    settings = _exactly(options.tokens)
 
     def questions(first: int) -> list[Any]:
-        subject.forget(features=True)
+        subject.clear_caches(features=True)
         return [subject.question(1, first=first + number) for number in range(count)]
 
-    def timed(work: Callable[[list[Any]], Any], first: int) -> float:
-        asked = questions(first)
-        began = time.perf_counter()
-        work(asked)
-        return time.perf_counter() - began
+    def timed(run: Callable[[list[Any]], Any], first: int) -> float:
+        conversations = questions(first)
+        start = time.perf_counter()
+        run(conversations)
+        return time.perf_counter() - start
 
     ways: dict[str, Callable[[list[Any]], Any]] = {
-        "together": lambda asked: list(engine.batch(asked, **settings)),
-        "one after the other": lambda asked: [engine.answer(each, **settings) for each in asked],
-        "transformers generate": lambda asked: [alternatives.generate(subject, each, plan.tokens) for each in asked],
+        "together": lambda conversations: list(engine.batch(conversations, **settings)),
+        "one after the other": lambda conversations: [engine.answer(each, **settings) for each in conversations],
+        "transformers generate": lambda conversations: [
+            alternatives.generate(subject, each, options.tokens) for each in conversations
+        ],
     }
     if subject.random_features:  # generate has no cache of features to look into
         del ways["transformers generate"]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(plan.repeats + 1):  # the first does not count
-        for number, (name, work) in enumerate(ways.items()):
-            seconds[name].append(timed(work, 100_000 * turn + 10_000 * number))
+    for turn in range(options.repeats + 1):  # the first does not count
+        for number, (name, run) in enumerate(ways.items()):
+            seconds[name].append(timed(run, 100_000 * turn + 10_000 * number))
     medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
     rows = [
-        {"way": name, "seconds": found, "requests/s": count / found, "tokens/s": count * plan.tokens / found}
+        {"way": name, "seconds": found, "requests/s": count / found, "tokens/s": count * options.tokens / found}
         for name, found in medians.items()
     ]
-    result = _result(subject, plan, "batch", rows, {})
+    result = _result(subject, options, "batch", rows, {})
     result.about = (
-        f"{count} requests with a picture and {plan.tokens} tokens each, medians of {plan.repeats} runs in turn."
+        f"{count} requests with a picture and {options.tokens} tokens each, medians of {options.repeats} runs in turn."
     )
     ratio = medians["one after the other"] / medians["together"]
     result.findings.append(f"Together: {ratio:.1f}× the throughput of one after the other.")
@@ -194,24 +196,24 @@ def batch(subject: Subject, plan: Plan) -> Result:
     return result
 
 
-def again(subject: Subject, plan: Plan) -> Result:
-    """A second question about the same video, beside the first."""
-    count = max(plan.pictures)
+def second_question(subject: Subject, options: BenchOptions) -> Result:
+    """Time to the first token of a second question about the same video, beside the first."""
+    count = max(options.pictures)
     found: dict[str, list[Answer]] = {"first question": [], "second question": [], "the first again": []}
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
-        for turn in range(plan.repeats):
-            subject.forget(features=True)
-            film = write_numbered_video(Path(folder) / f"{turn}.mp4", max(count, 30), turn)
-            for name, words in (
+        for turn in range(options.repeats):
+            subject.clear_caches(features=True)
+            path = write_numbered_video(Path(folder) / f"{turn}.mp4", max(count, 30), turn)
+            for name, text in (
                 ("first question", "What happens in it?"),
                 ("second question", "Who is there, and where?"),
                 ("the first again", "What happens in it?"),
             ):
                 settings = {"max_tokens": 1, "media": {"frames": count, "select": "uniform"}}
-                found[name].append(subject.engine.answer([ask(words, shown(film))], **settings))
+                found[name].append(subject.engine.answer([ask(text, video_part(path))], **settings))
     rows: list[dict[str, Any]] = []
     for name, answers in found.items():
-        middle = _middle(answers, lambda answer: answer.receipt.timings.first_token)
+        middle = _median_answer(answers, lambda answer: answer.receipt.timings.first_token)
         timings, usage = middle.receipt.timings, middle.receipt.usage
         rows.append(
             {
@@ -223,98 +225,96 @@ def again(subject: Subject, plan: Plan) -> Result:
                 "cached tokens": usage.cached_tokens,
             }
         )
-    result = _result(subject, plan, "again", rows, {})
+    result = _result(subject, options, "again", rows, {})
     result.about = f"Seconds to the first token of questions about the same video of {count} frames, medians."
     share = rows[1]["first token s"] / rows[0]["first token s"]
     result.findings.append(f"The second question takes {share:.1%} of the first one's time to its first token.")
     return result
 
 
-def video(subject: Subject | None, plan: Plan) -> Result:
-    """Frames out of a long H.264 file, beside decoding it through."""
+def video(subject: Subject | None, options: BenchOptions) -> Result:
+    """Reading frames of a long H.264 file, beside decoding all of it."""
     import av
 
     from longview.media.video import VideoReader
 
-    count = max(plan.pictures)
+    count = max(options.pictures)
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
-        path = write_numbered_video(Path(folder) / "film.mp4", plan.minutes * 60 * VIDEO_FPS, 0)
+        path = write_numbered_video(Path(folder) / "film.mp4", options.minutes * 60 * VIDEO_FPS, 0)
         seconds, right = [], 0
-        for _ in range(plan.repeats):
-            began = time.perf_counter()
+        for _ in range(options.repeats):
+            start = time.perf_counter()
             with VideoReader(path) as reader:
                 step = reader.num_frames / count
                 wanted = [int((number + 0.5) * step) for number in range(count)]
                 frames = list(reader.read(wanted))
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start)
             right = sum(number_of(frame.image) == index for frame, index in zip(frames, wanted, strict=True))
-        began, keep = time.perf_counter(), set(wanted)
+        start, keep = time.perf_counter(), set(wanted)
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "AUTO"
             pictures = [f.to_image() for number, f in enumerate(container.decode(video=0)) if number in keep]
-        through = time.perf_counter() - began
+        through = time.perf_counter() - start
     assert len(pictures) == count
     ours = statistics.median(seconds)
     rows = [
         {"way": "longview", "seconds": ours, "exact frames": f"{right} of {count}"},
         {"way": "decoding through", "seconds": through, "exact frames": f"{count} of {count}"},
     ]
-    settings = {"dims": f"{plan.minutes} minutes of H.264", "frames": count, "repeats": plan.repeats}
+    settings = {"dims": f"{options.minutes} minutes of H.264", "frames": count, "repeats": options.repeats}
     result = Result("video", "", settings, rows, machine=machine(), command=command())
     result.about = f"Seconds from a file to {count} frames spread over it; the file is indexed anew each time."
     result.findings.append(f"{through / ours:.1f}× faster than decoding the file through; {right} of {count} exact.")
     return result
 
 
-def memory(subject: Subject, plan: Plan) -> Result:
-    """How many pictures fit, measured on caches that hold some."""
-    if subject.in_sequence:
+def memory(subject: Subject, options: BenchOptions) -> Result:
+    """How many pictures fit into memory, measured on caches that hold some."""
+    if subject.pictures_in_sequence:
         raise RequestError(f"in {subject.name} pictures stand in the sequence already; give --dims owl3-1b, -2b or -7b")
-    ours = alternatives.bytes_of_a_look(subject, 6) // 6
-    theirs = alternatives.Interleaved(subject, plan.layers or 1).bytes_per_picture()
-    room = plan.gigabytes * GiB
+    ours = alternatives.visual_kv_bytes(subject, 6) // 6
+    theirs = alternatives.Interleaved(subject, options.layers or 1).bytes_per_picture()
+    room = options.gigabytes * GiB
     rows = [
-        {"way": "hyper attention", "MiB a picture": ours / 2**20, f"pictures in {plan.gigabytes} GiB": room // ours},
-        {"way": "interleaved", "MiB a picture": theirs / 2**20, f"pictures in {plan.gigabytes} GiB": room // theirs},
+        {"way": "hyper attention", "MiB a picture": ours / 2**20, f"pictures in {options.gigabytes} GiB": room // ours},
+        {"way": "interleaved", "MiB a picture": theirs / 2**20, f"pictures in {options.gigabytes} GiB": room // theirs},
     ]
-    result = _result(subject, plan, "memory", rows, {})
-    result.about = "Keys and values of pictures, in bytes of the tensors that hold them; weights and words left out."
+    result = _result(subject, options, "memory", rows, {})
+    result.about = "Keys and values of pictures, in bytes of the tensors that hold them; without weights and text."
     result.findings.append(
         f"Where 16 interleaved pictures fit, {16 * theirs // ours} fit with hyper attention: {theirs / ours:.1f}×."
     )
     return result
 
 
-def limits(subject: Subject, plan: Plan) -> Result:
-    """What the machine can do for the shapes of one model."""
+def limits(subject: Subject, options: BenchOptions) -> Result:
+    """The limits of the machine for the shapes of one model."""
     found = limits_of(subject.model)
     rows = [{"limit": name, "a second": value} for name, value in found.items()]
-    result = _result(subject, plan, "limits", rows, found)
-    result.about = (
-        "Matrix rates for the shapes of the tower and of reading words; bandwidth of reading and of decoding."
-    )
+    result = _result(subject, options, "limits", rows, found)
+    result.about = "Matrix rates for the shapes of the tower and of prefill; bandwidth of reading and of decoding."
     return result
 
 
-MEASURES: dict[str, Callable[[Any, Plan], Result]] = {
+MEASURES: dict[str, Callable[[Any, BenchOptions], Result]] = {
     "first-token": first_token,
     "decode": decode,
     "batch": batch,
-    "again": again,
+    "again": second_question,
     "video": video,
     "memory": memory,
     "limits": limits,
 }
 
 
-# ── what they share ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 VIDEO_FPS = 24
 BITS = 20
 
 
 def write_numbered_video(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:
-    """A film of numbered frames, with a key frame every 250, as encoders make them."""
+    """Write a video of numbered frames, with a key frame every 250, as encoders do."""
     import av
     import numpy as np
 
@@ -333,7 +333,7 @@ def write_numbered_video(path: Path, num_frames: int, seed: int, width: int = 32
 
 
 def number_of(image: Any) -> int:
-    """Which frame of such a film it is."""
+    """The number of a frame of such a video."""
     return sum(1 << bit for bit in range(BITS) if image.getpixel((bit * 16 + 8, 40))[0] > 140)
 
 
@@ -346,19 +346,21 @@ def _token_seconds(answer: Answer) -> float:
     return answer.receipt.timings.decode / (answer.receipt.usage.completion_tokens - 1)
 
 
-def _middle(answers: Sequence[Answer], by: Callable[[Answer], float]) -> Answer:
+def _median_answer(answers: Sequence[Answer], by: Callable[[Answer], float]) -> Answer:
     """The median answer."""
     return sorted(answers, key=by)[len(answers) // 2]
 
 
-def _result(subject: Subject, plan: Plan, measure: str, rows: list[dict[str, Any]], found: dict[str, float]) -> Result:
+def _result(
+    subject: Subject, options: BenchOptions, measure: str, rows: list[dict[str, Any]], found: dict[str, float]
+) -> Result:
     dtype = str(subject.model.dtype).removeprefix("torch.")
     settings = {
         "dims": subject.name,
         "dtype": dtype,
         "device": str(subject.model.device),
         "features": "random" if subject.random_features else "tower",
-        "repeats": plan.repeats,
-        **subject.ways,
+        "repeats": options.repeats,
+        **subject.options,
     }
     return Result(measure, "", settings, rows, limits=found, machine=machine(), command=command())

@@ -1,4 +1,4 @@
-"""A measurement: what was measured, on what, with what result; as a table, as JSON, as a plot, as a page."""
+"""The result of a measurement, as a table, JSON, plot or page."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from longview.errors import RequestError
 
 @dataclass
 class Result:
-    """One measurement."""
+    """The result of one measurement."""
 
     measure: str
     about: str
-    """What the numbers are, in a sentence or two."""
+    """A sentence or two about the numbers."""
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
     """One a line of the table; all have the same keys."""
     findings: list[str] = field(default_factory=list)
-    """What follows, in words: ratios, and shares of the limits."""
+    """Conclusions: ratios, and shares of the limits."""
     limits: dict[str, float] = field(default_factory=dict)
     x: str = ""
-    """The column a plot is drawn over, and the columns it shows; none: nothing to plot."""
+    """The column of the plot's horizontal axis, and the columns it shows; none: nothing to plot."""
     y: Sequence[str] = ()
     machine: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -46,10 +46,10 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """A result that was saved.
+        """Read a saved result.
 
         Raises:
-            RequestError: it is none.
+            RequestError: the file holds none.
         """
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -64,9 +64,9 @@ class Result:
         lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in self.rows]
         lines += ["", *(f"* {finding}" for finding in self.findings), ""]
         limits = ", ".join(f"{name} {_cell(value)}" for name, value in self.limits.items())
-        told = ", ".join(f"{name} {value}" for name, value in self.machine.items())
+        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         lines += [f"Limits measured in the same run: {limits}.", ""] if limits else []
-        return "\n".join([*lines, f"`{self.command}`", "", f"({told})", ""])
+        return "\n".join([*lines, f"`{self.command}`", "", f"({machine})", ""])
 
     def plot(self, path: Path) -> None:
         """Draw the rows as a PNG.
@@ -106,7 +106,7 @@ def _cell(value: Any) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Hardware and versions of this run."""
     import torch
     import transformers
 
@@ -126,7 +126,7 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """How to repeat it."""
+    """The command that repeats it."""
     return " ".join(["longview", *sys.argv[1:]])
 
 

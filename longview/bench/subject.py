@@ -1,7 +1,7 @@
-"""What is measured: a model of given dimensions with random weights, or a real one, behind the real engine.
+"""The model that is measured: of given dimensions with random weights, or a real one, in the real engine.
 
-Speed does not depend on what weights say. Random ones are drawn once and repeated, because drawing billions takes
-longer than many a measurement. The tokenizer spells every byte, but for the placeholder's five tokens.
+Speed does not depend on the values of weights. Random ones are drawn once and repeated, because drawing billions takes
+longer than many a measurement. The tokenizer has a token for each byte, but for the placeholder's five tokens.
 """
 
 from __future__ import annotations
@@ -117,30 +117,30 @@ class Subject:
     name: str
     engine: Engine
     random_features: bool
-    """The tower is left out: features of pictures are drawn, and lie in the cache before a question is asked."""
-    ways: Mapping[str, Any] = field(default_factory=dict)
-    """How it runs, where that is not as usual: compiled, quantised."""
+    """The tower is left out: the feature cache is filled with random features before a question is asked."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """`compile` and `quantize`, where given."""
 
     @property
     def model(self) -> Any:
         return self.engine.model
 
     @property
-    def in_sequence(self) -> bool:
-        """Pictures stand in the language sequence."""
+    def pictures_in_sequence(self) -> bool:
+        """Whether pictures take positions of the language sequence."""
         return bool(type(self.model).footprint(self.model.config, self.model.dtype).picture_positions)
 
-    def question(self, num_pictures: int, words: str = "What do the pictures show?", first: int = 0) -> list[Message]:
-        """A question about so many pictures, each of them whole: a video of that many frames."""
+    def question(self, num_pictures: int, text: str = "What do the pictures show?", first: int = 0) -> list[Message]:
+        """A question about so many uncropped pictures: a video of that many frames."""
         if not num_pictures:
-            return [ask(words)]
+            return [ask(text)]
         frames = [picture(first + number) for number in range(num_pictures)]
-        messages = [ask(words, video(frames))]
+        messages = [ask(text, video(frames))]
         if self.random_features:
-            self._draw_features(messages)
+            self._cache_random_features(messages)
         return messages
 
-    def _draw_features(self, messages: list[Message]) -> None:
+    def _cache_random_features(self, messages: list[Message]) -> None:
         model, scheduler = self.model, self.engine.scheduler
         media = open_media(messages[0].media)
         encoder_inputs = self.engine.processor.prepare(messages, media).encoder_inputs
@@ -154,14 +154,14 @@ class Subject:
             key = feature_key(scheduler.model_id, media[encoder_input.medium], encoder_input)
             self.engine.feature_cache.put(key, features.normal_(std=0.5))
 
-    def forget(self, features: bool = False) -> None:
-        """Let the engine forget conversations, and what it has seen if asked to."""
+    def clear_caches(self, features: bool = False) -> None:
+        """Empty the prefix cache, and the feature cache too if `features`."""
         self.engine.prefix_cache.clear()
         if features:
             self.engine.feature_cache.clear()
 
 
-def subject_of(
+def open_subject(
     dims: str,
     random_features: bool,
     dtype: str | None,
@@ -174,7 +174,7 @@ def subject_of(
     Raises:
         RequestError: no such dimensions, or they do not fit into this machine's memory.
     """
-    ways = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
+    options = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
     if dims in DIMENSIONS:
         model, processor = random_model(dims, dtype or "bfloat16")
         budget = Budget(features=8 * GiB, kv_cache=64 * GiB, prefixes=2 * GiB)
@@ -184,17 +184,16 @@ def subject_of(
                 raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
             quantization.check(quantize, place, model.dtype)
             quantization.quantize(model, quantize)
-        return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, ways)
+        return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, options)
     check_name(dims)
     engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize)
-    return Subject(dims, engine, random_features, ways)
+    return Subject(dims, engine, random_features, options)
 
 
 def check_name(dims: str) -> None:
-    """Make sure that what is not of DIMENSIONS may be a model's name.
-
+    """
     Raises:
-        RequestError: it cannot be.
+        RequestError: `dims` is none of DIMENSIONS and cannot be the name of a model.
     """
     if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
         known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
@@ -234,7 +233,7 @@ def fill(model: torch.nn.Module) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens, the special ones of Qwen2, and `image`, so that the placeholder has as many tokens as there."""
+    """A token a byte, Qwen2's special tokens, and `image`, so that the placeholder has five tokens as in Qwen2."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("i", "m"), ("im", "a"), ("ima", "g"), ("imag", "e")]
     vocabulary = {token: number for number, token in enumerate([*letters, *("".join(pair) for pair in merges)])}
@@ -247,6 +246,6 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def picture(number: int, side: int = 64) -> Image.Image:
-    """A picture like no other, and cheap to make."""
+    """A picture of random pixels, by number."""
     noise = torch.randint(256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
     return Image.fromarray(noise.numpy())

@@ -1,11 +1,11 @@
-"""What training costs: tokens a second and peak memory, by method and way, beside a plain loop over the same samples.
+"""Speed and memory of training: tokens a second and peak memory, by method and way, beside a plain loop.
 
-    method   full: the language model learns    LoRA: adapters on it    QLoRA: adapters on it in 4 bits
+    method   full: the language model trains    LoRA: adapters on it    QLoRA: adapters on it in 4 bits
     way      plain: pad, `model(**batch).loss.backward()`, next         padded, packed: the steps of `longview train`
 
-Each pair follows a recipe in a process of its own, so that peaks do not mix. All see the same samples, drawn from a
-seed: words only, or about a picture or three, with answers of a few words or of many. The vision side is frozen, and
-blocks are computed again on the way back, as in the recipes that fine-tune.
+Each pair runs a recipe in a process of its own, so that peaks do not mix. All train on the same samples, drawn from a
+seed: text only, or about one picture or three, with short and long answers. The vision side is frozen, and gradient
+checkpointing is on, as in the recipes for fine-objective.
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 WAYS = ("plain", "padded", "packed")
 MICRO_BATCH = 8
-"""Samples that pass the model at a time, where they are padded; a packed row is as long as the longest sample."""
-SHOWN = {0: 3, 1: 5, 3: 2}
-"""How many pictures a sample shows, and how often."""
-ANSWERS = {5: 5, 30: 3, 150: 2}
-"""About how many words an answer has, and how often."""
+"""Samples of a micro-batch, where they are padded; a packed row is as long as the longest sample."""
+PICTURES_PER_SAMPLE = {0: 3, 1: 5, 3: 2}
+"""Number of pictures → weight."""
+WORDS_PER_ANSWER = {5: 5, 30: 3, 150: 2}
+"""Approximate number of words → weight."""
 WORDS = ("the", "a", "red", "green", "blue", "large", "circle", "square", "stands", "left", "of", "right", "above")
 
 
 class Job(NamedTuple):
-    """What one process measures."""
+    """The measurement of one process."""
 
     recipe: Recipe
     way: str
     device: str
     steps: int
-    """Those that are timed, after one that is not."""
+    """Timed ones, after one to warm up."""
 
 
-class Cost(NamedTuple):
-    """What it found: sums over the timed steps."""
+class StepCosts(NamedTuple):
+    """The result of a job: sums over the timed steps."""
 
     seconds: float
     processor_seconds: float
     tokens: int
     samples: int
     positions: int
-    """Tokens, and the padding beside them."""
+    """Tokens and padding."""
     peak_bytes: int
 
 
@@ -92,20 +92,20 @@ def train(
     methods: Sequence[str] = (),
     ways: Sequence[str] = (),
 ) -> Result:
-    """What training a model costs here.
+    """Measure the training of a model on this machine.
 
     Args:
         dims: One of DIMENSIONS, for random weights; or an embedded model, a folder, a hub id.
-        samples: Of a step.
+        samples: Samples a step.
         frames: Above 0, steps of one sample instead, about a video of so many frames; of adapters only.
-        repeats: Steps that are timed.
+        repeats: Timed steps.
         methods, ways: Of METHODS and WAYS; none: all that there are.
 
     Raises:
         RequestError: no such dimensions, method, way or device, or none to train on.
     """
-    methods = _chosen("methods", methods, [method for method in METHODS if not (frames and method == "full")])
-    ways = _chosen("ways", ways, ("padded",) if frames else WAYS)
+    methods = _selected("methods", methods, [method for method in METHODS if not (frames and method == "full")])
+    ways = _selected("ways", ways, ("padded",) if frames else WAYS)
     device = device or best_device()
     check_device(device)
     if device == "mps":
@@ -113,7 +113,7 @@ def train(
     dtype = dtype or ("bfloat16" if dims in DIMENSIONS else "float32")
     if dtype not in ("float32", "bfloat16"):
         raise RequestError(f"dtype is {dtype!r:.40}; training computes in float32 or bfloat16")
-    told = machine()
+    hardware = machine()
     if lacking := "QLoRA" in methods and importlib.util.find_spec("bitsandbytes") is None:
         methods.remove("QLoRA")
     rows = []
@@ -129,15 +129,15 @@ def train(
             recipe = from_tree(
                 {"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [dataclasses.asdict(stage)]}
             )
-            cost = _in_a_process(Job(recipe, way, device, repeats))
-            rows.append({"training": f"{method} {way}", **_figures(cost, repeats, device)})
+            costs = _in_process(Job(recipe, way, device, repeats))
+            rows.append({"training": f"{method} {way}", **_columns(costs, repeats, device)})
     settings = {"dims": dims, "dtype": dtype, "device": device, "samples a step": samples, "frames": frames}
-    result = Result("train", "", settings | {"repeats": repeats}, rows, machine=told, command=command())
+    result = Result("train", "", settings | {"repeats": repeats}, rows, machine=hardware, command=command())
     steps = f"steps of {samples} sample{'s' * (samples > 1)} of mixed lengths"
     what = f"a video of {frames} frames a step" if frames else steps
     result.about = (
-        f"Training the language model on {what}, each row in a process of its own. Tokens are words and pictures in "
-        "the sequence, learned or not; padding is not counted. Peak memory is that of the steps"
+        f"Training the language model on {what}, each row in a process of its own. Tokens are text and pictures in "
+        "the sequence, with or without loss; padding is not counted. Peak memory is that of the steps"
         + (", the program included." if device == "cpu" else ", on the device.")
     )
     result.x, result.y = "training", ["tokens/s", "peak GiB"]
@@ -149,11 +149,11 @@ def train(
     return result
 
 
-def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Those that are wanted, as they are spelt here and in this order; all, where none is named.
+def _selected(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known names that are wanted, in their order and spelling; all, where none is.
 
     Raises:
-        RequestError: there is no such one.
+        RequestError: an unknown name.
     """
     lowered = [name.lower() for name in wanted]
     for name in wanted:
@@ -162,11 +162,11 @@ def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]
     return [name for name in known if not wanted or name.lower() in lowered]
 
 
-# ── what is trained, on what ─────────────────────────────────────────────────────────────────────────────────────────
+# ── model and data ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _start(dims: str, dtype: str, folder: Path) -> str:
-    """The model to start from: as it is, or random weights, written to a folder."""
+    """The checkpoint to start from; random weights are written to a folder first."""
     if dims in DIMENSIONS:
         model, processor = random_model(dims, dtype)
         model.save_pretrained(folder / "model")
@@ -177,20 +177,20 @@ def _start(dims: str, dtype: str, folder: Path) -> str:
 
 
 def write_rows(folder: Path, count: int, frames: int = 0, seed: int = 0) -> Path:
-    """A user's data, as `longview train` reads it: conversations of many lengths, or each about a video."""
+    """Write rows as `longview train` reads them: conversations of many lengths, or each about a video."""
     rng = random.Random(seed)
     names = [f"{number}.png" for number in range(max(16, frames))]
     for number, name in enumerate(names):
         picture(number).save(folder / name)
     lines = []
     for _ in range(count):
-        words = rng.choices(list(ANSWERS), list(ANSWERS.values()))[0] * rng.uniform(0.5, 1.5)
-        row: dict[str, Any] = {"response": " ".join(rng.choices(WORDS, k=max(1, round(words)))) + "."}
-        shown = rng.choices(list(SHOWN), list(SHOWN.values()))[0]
+        num_words = rng.choices(list(WORDS_PER_ANSWER), list(WORDS_PER_ANSWER.values()))[0] * rng.uniform(0.5, 1.5)
+        row: dict[str, Any] = {"response": " ".join(rng.choices(WORDS, k=max(1, round(num_words)))) + "."}
+        num_pictures = rng.choices(list(PICTURES_PER_SAMPLE), list(PICTURES_PER_SAMPLE.values()))[0]
         if frames:
             row |= {"query": "<video>What happens?", "videos": [names[:frames]]}
         else:
-            row |= {"query": "<image>" * shown + "What do you see?", "images": rng.sample(names, shown)}
+            row |= {"query": "<image>" * num_pictures + "What do you see?", "images": rng.sample(names, num_pictures)}
         lines.append(json.dumps(row))
     path = folder / "rows.jsonl"
     path.write_text("\n".join(lines))
@@ -200,83 +200,83 @@ def write_rows(folder: Path, count: int, frames: int = 0, seed: int = 0) -> Path
 # ── one process ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _in_a_process(job: Job) -> Cost | None:
-    """Measure in a process of its own; None: it does not fit into memory."""
-    context = get_context("forkserver")  # whose server has imported all and computed nothing
+def _in_process(job: Job) -> StepCosts | None:
+    """Run a job in a process of its own; None: it does not fit into memory."""
+    context = get_context("forkserver")  # the server imports everything once and computes nothing
     context.set_forkserver_preload([__name__, "peft", *(family.Model.__module__ for family in families().values())])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(measure, job).result()
-        except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool):  # the last: the system ended it
+        except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool):  # the last: killed by the system
             return None
 
 
-def measure(job: Job) -> Cost:
-    """Follow a job's recipe for a few steps."""
+def measure(job: Job) -> StepCosts:
+    """Run a few steps of a job's recipe."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
-        tuning, parameters = _tuning(job, Path(folder))
+        objective, parameters = _open_objective(job, Path(folder))
         steps = range(1, job.steps + 1)
-        laid_out = [_positions(tuning.samples(step), tuning.stage) for step in (0, *steps)]
+        sizes = [_positions(objective.samples(step), objective.stage) for step in (0, *steps)]
         learn: Callable[[int], Any] = (
-            _plain(tuning, job.recipe.model.dtype == "bfloat16") if job.way == "plain" else tuning.learn
+            _plain(objective, job.recipe.model.dtype == "bfloat16") if job.way == "plain" else objective.learn
         )
-        optimizers = make_optimizers(parameters, tuning.stage, tuning.model.parts)
-        _forget_peak(job.device)
+        optimizers = make_optimizers(parameters, objective.stage, objective.model.parts)
+        _reset_peak_memory(job.device)
 
-        def follow(step: int) -> None:
-            tuning.model.zero_grad()
+        def run_step(step: int) -> None:
+            objective.model.zero_grad()
             learn(step)
-            nn.utils.clip_grad_norm_(parameters.values(), tuning.stage.clip_norm)
+            nn.utils.clip_grad_norm_(parameters.values(), objective.stage.clip_norm)
             for optimizer in optimizers:
                 optimizer.step()
             if job.device != "cpu":
                 torch.cuda.synchronize(job.device)
 
-        follow(0)
-        began, worked = time.perf_counter(), time.process_time()
+        run_step(0)
+        start, processor_start = time.perf_counter(), time.process_time()
         for step in steps:
-            follow(step)
-        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
-        tokens, positions = (sum(numbers) for numbers in zip(*laid_out[1:], strict=True))
-        samples = job.steps * tuning.stage.batch
-        return Cost(seconds, processor_seconds, tokens, samples, positions, _peak(job.device))
+            run_step(step)
+        seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
+        tokens, positions = (sum(numbers) for numbers in zip(*sizes[1:], strict=True))
+        samples = job.steps * objective.stage.batch
+        return StepCosts(seconds, processor_seconds, tokens, samples, positions, _peak_memory(job.device))
 
 
-def _tuning(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
-    """The model of a job's recipe, ready to learn, and what learns of it."""
+def _open_objective(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
+    """The objective of a job's recipe, with its model, and the parameters that train."""
     recipe, stage = job.recipe, job.recipe.stages[0]
     model, processor = open_model(recipe, folder)
     add_adapter(recipe, model)
     model.to(job.device).train()
     for parameter in model.parameters():
-        if parameter.is_floating_point():  # out of the mapped file, whose pages count even where nothing uses them
+        if parameter.is_floating_point():  # out of the mapped file, whose pages count as memory even if unused
             parameter.data = parameter.data.clone()
     parameters = select_parts(model, stage.train)
     mixture = Mixture(stage, recipe.seed)
-    ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
-    tuning = Tuning(recipe, 0, model, processor, mixture, ward)
+    quarantine = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
+    objective = Tuning(recipe, 0, model, processor, mixture, quarantine)
     if job.way == "packed":
-        longest = max(sample.length for step in range(job.steps + 1) for sample in tuning.samples(step))
-        tuning.stage = dataclasses.replace(stage, pack=longest)
-    return tuning, parameters
+        longest = max(sample.length for step in range(job.steps + 1) for sample in objective.samples(step))
+        objective.stage = dataclasses.replace(stage, pack=longest)
+    return objective, parameters
 
 
 def _positions(samples: list[Sample], stage: Stage) -> tuple[int, int]:
-    """Tokens of a step, and the positions that they are laid out in."""
+    """Tokens of a step, and its positions with padding."""
     tokens = sum(sample.length for sample in samples)
     if stage.pack:
         return tokens, tokens
     return tokens, sum(len(row) * max(sample.length for sample in row) for row in rows_of(samples, stage))
 
 
-def _plain(tuning: Tuning, half: bool) -> Callable[[int], None]:
-    """The loop that one writes first: batches in the order of the data, padded, and the loss that the model returns."""
-    model, processor, device = tuning.model, tuning.processor, tuning.model.device
+def _plain(objective: Tuning, half: bool) -> Callable[[int], None]:
+    """A plain loop: padded batches in the order of the data, and the loss that the model returns."""
+    model, processor, device = objective.model, objective.processor, objective.model.device
 
     def learn(step: int) -> None:
-        rows = list(rows_of(tuning.samples(step), tuning.stage))
+        rows = list(rows_of(objective.samples(step), objective.stage))
         for row in rows:
             batch = processor.collate([sample.inputs for sample in row]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -286,18 +286,18 @@ def _plain(tuning: Tuning, half: bool) -> Callable[[int], None]:
     return learn
 
 
-def _forget_peak(device: str) -> None:
-    """Let the peak of memory be that of what follows."""
+def _reset_peak_memory(device: str) -> None:
+    """Reset the peak of memory to what is held now."""
     gc.collect()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # where this is not to be had, loading counts as well
+    with contextlib.suppress(OSError):  # elsewhere the peak includes loading
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: the peak becomes what is held now
 
 
-def _peak(device: str) -> int:
-    """Bytes held at most."""
+def _peak_memory(device: str) -> int:
+    """Peak memory in bytes."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -307,28 +307,28 @@ def _peak(device: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# ── what follows ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the result ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _figures(cost: Cost | None, steps: int, device: str) -> dict[str, Any]:
-    """The columns of a row; processor time tells more than seconds where the processor is shared."""
+def _columns(costs: StepCosts | None, steps: int, device: str) -> dict[str, Any]:
+    """The columns of a row; processor time is more reliable than seconds where the processor is shared."""
     figures: dict[str, Any] = {
-        "s a step": cost and cost.seconds / steps,
-        "samples/s": cost and cost.samples / cost.seconds,
-        "tokens/s": cost and cost.tokens / cost.seconds,
+        "s a step": costs and costs.seconds / steps,
+        "samples/s": costs and costs.samples / costs.seconds,
+        "tokens/s": costs and costs.tokens / costs.seconds,
     }
     if device == "cpu":
-        figures["tokens/processor s"] = cost and cost.tokens / cost.processor_seconds
+        figures["tokens/processor s"] = costs and costs.tokens / costs.processor_seconds
     return figures | {
-        "padding": cost and f"{1 - cost.tokens / cost.positions:.0%}",
-        "peak GiB": cost and cost.peak_bytes / 2**30,
+        "padding": costs and f"{1 - costs.tokens / costs.positions:.0%}",
+        "peak GiB": costs and costs.peak_bytes / 2**30,
     }
 
 
 def _findings(rows: list[dict[str, Any]]) -> list[str]:
-    """How the ways and the methods compare."""
+    """Comparisons of ways and methods."""
     found = {row["training"]: row for row in rows}
-    told = [f"{row['training']} does not fit into memory." for row in rows if row["tokens/s"] is None]
+    findings = [f"{row['training']} does not fit into memory." for row in rows if row["tokens/s"] is None]
 
     def ratio(column: str, one: str, other: str) -> float | None:
         above, below = (found.get(key, {}).get(column) for key in (one, other))
@@ -340,8 +340,10 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
             by = ratio("tokens/processor s", packed, plain)
             more = f" ({by:.2f}× by processor time)" if by else ""
             memory = ratio("peak GiB", packed, plain)
-            told.append(f"{method}: packed {times:.2f}× the plain loop's tokens/s{more}, in {memory:.2f}× its memory.")
+            findings.append(
+                f"{method}: packed {times:.2f}× the plain loop's tokens/s{more}, in {memory:.2f}× its memory."
+            )
     for (one, other), way in itertools.product((("LoRA", "full"), ("QLoRA", "LoRA")), WAYS):
         if share := ratio("peak GiB", f"{one} {way}", f"{other} {way}"):
-            told.append(f"{one} {way} needs {share:.2f}× the memory of {other} {way}.")
-    return told
+            findings.append(f"{one} {way} needs {share:.2f}× the memory of {other} {way}.")
+    return findings

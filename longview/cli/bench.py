@@ -40,8 +40,8 @@ def bench(
         int, typer.Option(metavar="N", help="Run so many layers of the alternative, and multiply; 0 runs all.")
     ] = 2,
     tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode and batch.")] = 16,
-    requests: Annotated[int, typer.Option(metavar="N", help="Requests side by side, in batch.")] = 16,
-    minutes: Annotated[int, typer.Option(metavar="N", help="Length of the film, in video.")] = 5,
+    requests: Annotated[int, typer.Option(metavar="N", help="Concurrent requests, in batch.")] = 16,
+    minutes: Annotated[int, typer.Option(metavar="N", help="Length of the video, in video.")] = 5,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples of a step, in train.")] = 16,
     frames: Annotated[
         int, typer.Option(metavar="N", help="In train: a step is one sample, about a video of so many frames.")
@@ -92,15 +92,15 @@ def bench(
             raise RequestError(f"{name} is {value}; give a whole number from {lowest} up")
     quieten(is_terminal() and not json)
     from longview.bench.measures import MEASURES as measures
-    from longview.bench.measures import Plan
-    from longview.bench.subject import subject_of
+    from longview.bench.measures import BenchOptions
+    from longview.bench.subject import open_subject
     from longview.bench.training import train
 
-    plan = Plan(
+    options = BenchOptions(
         pictures=counts,
         repeats=repeats,
         layers=layers,
-        most_interleaved=interleaved,
+        max_interleaved=interleaved,
         tokens=tokens,
         requests=requests,
         minutes=minutes,
@@ -112,9 +112,11 @@ def bench(
             result = train(dims, dtype, device, samples if not frames else 1, frames, repeats, *chosen)
         else:
             subject = (
-                None if measure == "video" else subject_of(dims, features == "random", dtype, device, compile, quantize)
+                None
+                if measure == "video"
+                else open_subject(dims, features == "random", dtype, device, compile, quantize)
             )
-            result = measures[measure](subject, plan)
+            result = measures[measure](subject, options)
     if plot is not None:
         result.plot(plot)
     if save is not None:

@@ -1,4 +1,4 @@
-"""`longview bench`: every measure runs, says what it measured, and counts right. No test looks at how long it took."""
+"""`longview bench`: every measure runs, says what it measured, and counts right. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from longview.bench import alternatives, limits, subject
-from longview.bench.measures import MEASURES, Plan, number_of, write_numbered_video
+from longview.bench.measures import MEASURES, BenchOptions, number_of, write_numbered_video
 from longview.bench.report import Result
 from longview.bench.subject import DIMENSIONS, Subject, byte_tokenizer, random_model
 from longview.errors import RequestError
 from longview.media.video import VideoReader
 from longview.models.families import families
 
-SMALL = Plan(pictures=(1, 3), repeats=1, layers=1, tokens=3, requests=3, minutes=1, gigabytes=1)
+SMALL = BenchOptions(pictures=(1, 3), repeats=1, layers=1, tokens=3, requests=3, minutes=1, gigabytes=1)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def small(monkeypatch) -> Subject:
     monkeypatch.setitem(DIMENSIONS, "small", ("owl3", kept))
     monkeypatch.setattr(limits, "read_rate", lambda *_: 1e9)
     monkeypatch.setattr(limits, "vector_rate", lambda *_: 1e9)
-    return subject.subject_of("small", random_features=True, dtype="float32", device="cpu")
+    return subject.open_subject("small", random_features=True, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize("measure", [name for name in MEASURES if name != "video"])
@@ -44,14 +44,14 @@ def test_every_measure_gives_a_table_that_can_be_saved_and_read(small, measure, 
     assert all(str(column) in result.page() for column in result.rows[0])
 
 
-def test_a_film_shows_its_frames_numbers_and_is_read_exactly(tmp_path):
+def test_a_numbered_video_is_read_exactly(tmp_path):
     path = write_numbered_video(tmp_path / "film.mp4", 300, seed=3)
     with VideoReader(path) as reader:
         wanted = [0, 1, 128, 255, 299]
         assert [number_of(frame.image) for frame in reader.read(wanted)] == wanted
 
 
-def test_features_that_are_drawn_leave_the_tower_out(small, monkeypatch):
+def test_random_features_leave_the_tower_out(small, monkeypatch):
     monkeypatch.setattr(small.model, "encode", lambda **_: pytest.fail("the tower ran"))
     answer = small.engine.answer(small.question(3), max_tokens=1)
     assert answer.receipt.usage.pictures == 3
@@ -59,23 +59,23 @@ def test_features_that_are_drawn_leave_the_tower_out(small, monkeypatch):
 
 def test_the_memory_of_pictures_is_that_of_the_models_own_footprint(small):
     footprint = type(small.model).footprint(small.model.config, torch.float32)
-    assert alternatives.bytes_of_a_look(small, 4) == 4 * footprint.picture_bytes
-    words = footprint.token_bytes * footprint.patches_per_picture
+    assert alternatives.visual_kv_bytes(small, 4) == 4 * footprint.picture_bytes
+    per_picture = footprint.token_bytes * footprint.patches_per_picture
     for layers in (0, 1, 2):
-        assert alternatives.Interleaved(small, layers).bytes_per_picture() == words
+        assert alternatives.Interleaved(small, layers).bytes_per_picture() == per_picture
 
 
 def test_the_alternative_is_the_same_language_model_whatever_part_of_it_runs(small):
     whole, part = alternatives.Interleaved(small), alternatives.Interleaved(small, 1)
-    assert (whole.layers, whole.scaled) == (4, 1)
-    assert (part.layers, part.scaled) == (1, 4)
+    assert (whole.layers, whole.scale) == (4, 1)
+    assert (part.layers, part.scale) == (1, 4)
     plain = small.model.plain_language_model()
     assert sum(p.numel() for p in whole.model.parameters()) == sum(p.numel() for p in plain.parameters())
     assert whole.first_token(2, 5) > 0
     assert whole.token(2, 5, repeats=1) > 0
 
 
-def test_the_tokenizer_spells_and_gives_the_placeholder_five_tokens():
+def test_the_tokenizer_has_a_token_a_byte_and_five_for_the_placeholder():
     tokenizer = byte_tokenizer()
     ids = tokenizer("<|image|>", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(ids) == 5

@@ -10,7 +10,7 @@ import torch
 from samples import tiny_model
 
 from longview.bench import training
-from longview.bench.training import Cost, train, write_rows
+from longview.bench.training import StepCosts, train, write_rows
 from longview.errors import RequestError
 from longview.models.families import families
 
@@ -31,8 +31,8 @@ def folder(tokenizer, tmp_path_factory):
 def here(monkeypatch):
     """Jobs run in this process, and are kept."""
     jobs = []
-    monkeypatch.setattr(training, "_in_a_process", lambda job: jobs.append(job) or training.measure(job))
-    monkeypatch.setattr(training, "_forget_peak", lambda device: None)  # which another test of this process may need
+    monkeypatch.setattr(training, "_in_process", lambda job: jobs.append(job) or training.measure(job))
+    monkeypatch.setattr(training, "_reset_peak_memory", lambda device: None)
     return jobs
 
 
@@ -71,7 +71,7 @@ def test_each_row_has_a_process_of_its_own(folder, monkeypatch, tmp_path, capsys
 def test_some_methods_and_ways_are_measured_alone(folder, monkeypatch, capsys):
     from longview.cli import main
 
-    monkeypatch.setattr(training, "_in_a_process", lambda job: COST)
+    monkeypatch.setattr(training, "_in_process", lambda job: COST)
     words = ["bench", "train", "--dims", str(folder), "--methods", "lora,full", "--ways", "packed", "--json"]
     with pytest.raises(SystemExit):
         main(words)
@@ -88,7 +88,7 @@ def test_some_methods_and_ways_are_measured_alone(folder, monkeypatch, capsys):
 
 
 def test_a_process_that_ends_early_is_a_row_that_does_not_fit(folder, monkeypatch):
-    monkeypatch.setattr(training, "_in_a_process", lambda job: None if job.way == "plain" else COST)
+    monkeypatch.setattr(training, "_in_process", lambda job: None if job.way == "plain" else COST)
     monkeypatch.setattr(training, "METHODS", {"full": {}})
     result = train(str(folder), None, "cpu", samples=2, frames=0, repeats=1)
     assert "full plain does not fit into memory." in result.findings
@@ -96,18 +96,18 @@ def test_a_process_that_ends_early_is_a_row_that_does_not_fit(folder, monkeypatc
     assert "–" in result.table()
 
 
-COST = Cost(seconds=2.0, processor_seconds=1.0, tokens=100, samples=4, positions=200, peak_bytes=1 << 30)
+COST = StepCosts(seconds=2.0, processor_seconds=1.0, tokens=100, samples=4, positions=200, peak_bytes=1 << 30)
 
 
-def test_what_follows_is_told_in_words(folder, monkeypatch):
-    def cost(job) -> Cost:
+def test_findings_compare_methods_and_ways(folder, monkeypatch):
+    def cost(job) -> StepCosts:
         faster = COST._replace(seconds=1.0, processor_seconds=0.4) if job.way == "packed" else COST
         return faster._replace(peak_bytes=(2 if job.recipe.model.adapter is None else 1) << 30)
 
-    monkeypatch.setattr(training, "_in_a_process", cost)
+    monkeypatch.setattr(training, "_in_process", cost)
     result = train(str(folder), None, "cpu", samples=2, frames=0, repeats=1)
-    said = "LoRA: packed 2.00× the plain loop's tokens/s (2.50× by processor time), in 1.00× its memory."
-    assert said in result.findings
+    expected = "LoRA: packed 2.00× the plain loop's tokens/s (2.50× by processor time), in 1.00× its memory."
+    assert expected in result.findings
     assert "LoRA packed needs 0.50× the memory of full packed." in result.findings
     assert "QLoRA packed needs 1.00× the memory of LoRA packed." in result.findings
 
@@ -129,7 +129,7 @@ def test_the_data_are_drawn_from_a_seed_and_mixed(tmp_path):
     assert write_rows(tmp_path, 40).read_text() == text
 
 
-def test_the_plain_loop_learns_as_the_steps_of_longview_do(folder, tmp_path):
+def test_the_plain_loop_has_the_gradients_of_longviews_steps(folder, tmp_path):
     """One row, one loss: their gradients are the same, so what differs is what they cost."""
     found = []
     for way in ("plain", "packed"):
@@ -138,14 +138,16 @@ def test_the_plain_loop_learns_as_the_steps_of_longview_do(folder, tmp_path):
         tree = {"model": {"start": str(folder), "adapter": {"dropout": 0.0}}, "stages": [stage]}
         job = training.Job(training.from_tree(tree), way, "cpu", 1)
         torch.manual_seed(0)
-        tuning, parameters = training._tuning(job, tmp_path / "run")
+        objective, parameters = training._open_objective(job, tmp_path / "run")
         if way == "plain":
-            tuning.mixture.at = lambda position, at=tuning.mixture.at: at(0)  # a mean of means is one of like rows
-            training._plain(tuning, half=False)(0)
+            objective.mixture.at = lambda position, at=objective.mixture.at: at(
+                0
+            )  # a mean of means is one of like rows
+            training._plain(objective, half=False)(0)
         else:
-            assert tuning.stage.pack
-            tuning.mixture.at = lambda position, at=tuning.mixture.at: at(0)
-            tuning.learn(0)
+            assert objective.stage.pack
+            objective.mixture.at = lambda position, at=objective.mixture.at: at(0)
+            objective.learn(0)
         found.append({name: p.grad for name, p in parameters.items()})
     largest = max(slope.abs().max() for slope in found[0].values())
     assert largest > 0
@@ -154,7 +156,7 @@ def test_the_plain_loop_learns_as_the_steps_of_longview_do(folder, tmp_path):
 
 def test_without_bitsandbytes_there_is_no_qlora(folder, here, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(training, "_in_a_process", lambda job: COST)
+    monkeypatch.setattr(training, "_in_process", lambda job: COST)
     result = train(str(folder), None, "cpu", samples=2, frames=0, repeats=1)
     assert {row["training"].split()[0] for row in result.rows} == {"full", "LoRA"}
     assert any(text.startswith("QLoRA is left out: bitsandbytes is not installed") for text in result.findings)
