@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from longview.train import run as training
+from longview.train.data.settings import DataSettings
 from longview.train.distributed import processes
-from longview.train.objectives.supervised import Tuning
-from longview.train.recipe import from_tree
+from longview.train.loop import Trainer
+from longview.train.recipe import Stage, from_tree
 from longview.train.saved import manifest
 from longview.train.saved.folder import newest_checkpoint
 
@@ -30,11 +32,93 @@ SMALL = 1e-4
 """Of gradients below this much is rounding, and AdamW makes steps of a size whatever their own."""
 
 
+WORLD_TREE = {
+    "model": {
+        "family": "owl3",
+        "attention": "eager",
+        "processor": {"cut_enable": False},
+        "config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "hyper_layers": [1, 3], "gate": "none", "tie_word_embeddings": True,
+            "max_position_embeddings": 512, "initializer_range": 0.1,
+            "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
+                              "num_hidden_layers": 2, "num_attention_heads": 2, "vision_use_head": False},
+        },
+    },
+    "pool": {"pictures": 24, "clips": 2},
+    "stages": [
+        {"name": "see", "objective": "contents", "train": ["vision", "connector"], "steps": 4, "warmup": 2,
+         "world": {"batch": 8}},
+        {"name": "tell", "objective": "answers", "train": ["connector", "language"], "steps": 6, "warmup": 2,
+         "optimizer": "muon", "checkpoint_every": 2,
+         "world": {"tokens": 200, "turns": 2, "mix": {"1": 1, "2": 1, "clip": 1}, "probe_layer": 1,
+                   "probe_weight": 0.1, "captions": 0.5}},
+    ],
+}  # fmt: skip
+
+
+NEW_OVIS2 = {
+    "family": "ovis2",
+    "processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": 24},
+    "config": {
+        "llm_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512,
+            "initializer_range": 0.1,
+        },
+        "visual_tokenizer_config": {
+            "model_type": "aimv2_visual_tokenizer", "vocab_size": 64,
+            "backbone_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
+                                "num_hidden_layers": 2, "num_attention_heads": 2},
+        },
+    },
+}  # fmt: skip
+NEW_MODELS = {"owl3": WORLD_TREE["model"], "ovis2": NEW_OVIS2}
+"""Tiny new models, and a recipe that teaches one the synthetic world."""
+
+_LLAMA = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512, "initializer_range": 0.1,
+}  # fmt: skip
+_TOWER = {"image_size": 8, "patch_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+         "num_attention_heads": 1}  # fmt: skip
+_MGM = {
+    "family": "mgm",
+    "config": {"image_size_aux": 16, "mm_projector_type": "mlp2x_gelu", "text_config": _LLAMA, "vision_config": _TOWER,
+               "vision_aux_config": {"hidden_sizes": [8, 8], "depths": [1, 1]}},
+}  # fmt: skip
+_WORDS = {
+    "name": "read", "objective": "words", "train": ["language"], "steps": 3, "warmup": 1,
+    "world": {"tokens": 300, "turns": 2, "mix": {"1": 1, "2": 1, "clip": 1}, "probe_layer": 1, "probe_weight": 0.1},
+}  # fmt: skip
+
+
+def train_language_model(output: Path) -> Path:
+    """A language model that has read three steps of the world, in text; returns its folder."""
+    tree = {"model": _MGM, "pool": {"pictures": 24, "clips": 2}, "stages": [_WORDS]}
+    return training.train(from_tree(tree), output, progress=False)
+
+
+OF_DATA = {entry.name for entry in dataclasses.fields(DataSettings)}
+
+
+def stage_tree(**settings: Any) -> dict:
+    """A stage over a user's rows: what belongs under `data` is put there."""
+    data = {key: settings.pop(key) for key in list(settings) if key in OF_DATA}
+    return {"name": "x", "objective": "supervised", "train": ["language"], **settings, "data": data}
+
+
+def data_stage(**settings: Any) -> Stage:
+    """The same as the trainer has it."""
+    tree = stage_tree(**{"steps": 1, "datasets": [], **settings})
+    return Stage(**tree | {"data": DataSettings(**tree["data"])})
+
+
 def tree(start: Path, data: Path, **stage: Any) -> dict:
-    base = {"name": "tune", "objective": "supervised", "train": ["connector", "language"], "steps": 6, "batch": 4,
+    base = {"name": "tune", "train": ["connector", "language"], "steps": 6, "batch": 4,
             "datasets": [{"path": str(data / "rows.jsonl")}], "warmup": 1, "learning_rate": 1e-3,
             "checkpoint_every": 2}  # fmt: skip
-    return {"model": {"start": str(start)}, "stages": [base | stage]}
+    return {"model": {"start": str(start)}, "stages": [stage_tree(**base | stage)]}
 
 
 def state(output: Path) -> dict[str, torch.Tensor]:
@@ -80,7 +164,7 @@ def log(output: Path) -> list[dict]:
 def reseal(folder: Path) -> None:
     """Make a checkpoint's manifest true again, after something in it was changed on purpose."""
     names = [path.name for path in folder.iterdir() if path.name != manifest.NAME]
-    manifest.seal(folder, {name: manifest.entry_of(folder / name) for name in names})
+    manifest.write_manifest(folder, {name: manifest.digest_of(folder / name) for name in names})
 
 
 def forked(work: Callable[[], Any], count: int = 1) -> list[int]:
@@ -120,19 +204,19 @@ def goes_on_elsewhere(
         before, after: In how many processes the stopped run goes, and their `parallel`.
         rank: Which process is told to stop; below 0 from the last one.
     """
-    whole, output, learn = folder / "whole", folder / "run", Tuning.learn
+    whole, output, learn = folder / "whole", folder / "run", Trainer.learn
     training.train(from_tree(recipe), whole, progress=False)
 
     def run(parallel: str, resume: bool) -> None:
         training.train(from_tree(recipe | {"parallel": parallel}), output, resume, progress=False)
 
     def stopped() -> None:
-        def learning(self: Tuning, step: int) -> Any:
+        def learning(self: Trainer, objective: Any, step: int) -> Any:
             if step == 2 and processes.rank() == rank % processes.count():
                 os.kill(os.getpid(), signal.SIGTERM)
-            return learn(self, step)
+            return learn(self, objective, step)
 
-        Tuning.learn = learning
+        Trainer.learn = learning
         try:
             run(before[1], False)
         except training.Interrupted:

@@ -37,12 +37,16 @@ from longview.bench.subject import DIMENSIONS, check_name, picture, random_model
 from longview.engine.devices import best_device, check_device
 from longview.errors import RequestError
 from longview.models import checkpoint
+from longview.models.base import checkpoint_activations
 from longview.models.families import families
 from longview.train.build import add_adapter, open_model
-from longview.train.data.datasets import Mixture, Quarantine
-from longview.train.objectives.supervised import Sample, Tuning, rows_of
+from longview.train.data.batches import batched
+from longview.train.data.samples import TrainingSample
+from longview.train.data.settings import DataSettings
+from longview.train.loop import accumulate_gradients
+from longview.train.objectives.supervised import Supervised
 from longview.train.optimizers import make_optimizers, select_parts
-from longview.train.recipe import DatasetPart, Recipe, Stage, from_tree
+from longview.train.recipe import Recipe, from_tree
 from longview.versions import requirement
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -120,15 +124,14 @@ def train(
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
         start = _start(dims, dtype, Path(folder))
         data = write_rows(Path(folder), samples * (repeats + 1), frames)
-        stage = Stage(
-            "tune", repeats + 1, ["language"], "supervised", batch=samples, micro_batch=min(samples, MICRO_BATCH),
-            frames=frames, learning_rate=1e-5, warmup=0, quarantine=0.0, gradient_checkpointing=True,
-            datasets=[DatasetPart(str(data))],
-        )  # fmt: skip
+        stage = {
+            "name": "tune", "objective": "supervised", "train": ["language"], "steps": repeats + 1, "warmup": 0,
+            "learning_rate": 1e-5, "gradient_checkpointing": True,
+            "data": {"datasets": [{"path": str(data)}], "batch": samples, "micro_batch": min(samples, MICRO_BATCH),
+                     "frames": frames, "quarantine": 0.0},
+        }  # fmt: skip
         for method, way in itertools.product(methods, ways):
-            recipe = from_tree(
-                {"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [dataclasses.asdict(stage)]}
-            )
+            recipe = from_tree({"model": {"start": start, "dtype": dtype} | METHODS[method], "stages": [stage]})
             costs = _in_process(Job(recipe, way, device, repeats))
             rows.append({"training": f"{method} {way}", **_columns(costs, repeats, device)})
     settings = {"dims": dims, "dtype": dtype, "device": device, "samples a step": samples, "frames": frames}
@@ -218,9 +221,11 @@ def measure(job: Job) -> StepCosts:
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
         objective, parameters = _open_objective(job, Path(folder))
         steps = range(1, job.steps + 1)
-        sizes = [_positions(objective.samples(step), objective.stage) for step in (0, *steps)]
+        sizes = [_positions(objective.samples(step), objective.settings) for step in (0, *steps)]
         learn: Callable[[int], Any] = (
-            _plain(objective, job.recipe.model.dtype == "bfloat16") if job.way == "plain" else objective.learn
+            _plain(objective, job.recipe.model.dtype == "bfloat16")
+            if job.way == "plain"
+            else lambda step: accumulate_gradients(objective, step)
         )
         optimizers = make_optimizers(parameters, objective.stage, objective.model.parts)
         _reset_peak_memory(job.device)
@@ -240,11 +245,11 @@ def measure(job: Job) -> StepCosts:
             run_step(step)
         seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
         tokens, positions = (sum(numbers) for numbers in zip(*sizes[1:], strict=True))
-        samples = job.steps * objective.stage.batch
+        samples = job.steps * objective.settings.batch
         return StepCosts(seconds, processor_seconds, tokens, samples, positions, _peak_memory(job.device))
 
 
-def _open_objective(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parameter]]:
+def _open_objective(job: Job, folder: Path) -> tuple[Supervised, dict[str, nn.Parameter]]:
     """The objective of a job's recipe, with its model, and the parameters that train."""
     recipe, stage = job.recipe, job.recipe.stages[0]
     model, processor = open_model(recipe, folder)
@@ -254,33 +259,34 @@ def _open_objective(job: Job, folder: Path) -> tuple[Tuning, dict[str, nn.Parame
         if parameter.is_floating_point():  # out of the mapped file, whose pages count as memory even if unused
             parameter.data = parameter.data.clone()
     parameters = select_parts(model, stage.train)
-    mixture = Mixture(stage, recipe.seed)
-    quarantine = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
-    objective = Tuning(recipe, 0, model, processor, mixture, quarantine)
+    checkpoint_activations(model, stage.gradient_checkpointing)
+    objective = Supervised(recipe, 0)
+    objective.attach(model, processor, folder)
     if job.way == "packed":
         longest = max(sample.length for step in range(job.steps + 1) for sample in objective.samples(step))
-        objective.stage = dataclasses.replace(stage, pack=longest)
+        objective.settings = dataclasses.replace(objective.settings, pack=longest)
     return objective, parameters
 
 
-def _positions(samples: list[Sample], stage: Stage) -> tuple[int, int]:
+def _positions(samples: list[TrainingSample], settings: DataSettings) -> tuple[int, int]:
     """Tokens of a step, and its positions with padding."""
     tokens = sum(sample.length for sample in samples)
-    if stage.pack:
+    if settings.pack:
         return tokens, tokens
-    return tokens, sum(len(row) * max(sample.length for sample in row) for row in rows_of(samples, stage))
+    batches = batched(samples, settings)
+    return tokens, sum(len(batch) * max(sample.length for sample in batch) for batch in batches)
 
 
-def _plain(objective: Tuning, half: bool) -> Callable[[int], None]:
+def _plain(objective: Supervised, half: bool) -> Callable[[int], None]:
     """A plain loop: padded batches in the order of the data, and the loss that the model returns."""
     model, processor, device = objective.model, objective.processor, objective.model.device
 
     def learn(step: int) -> None:
-        rows = list(rows_of(objective.samples(step), objective.stage))
-        for row in rows:
-            batch = processor.collate([sample.inputs for sample in row]).to(device)
+        batches = list(batched(objective.samples(step), objective.settings))
+        for batch in batches:
+            collated = processor.collate([sample.inputs for sample in batch]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss = model(**batch, use_cache=False).loss / len(rows)
+                loss = model(**collated, use_cache=False).loss / len(batches)
             loss.backward()
 
     return learn

@@ -29,7 +29,7 @@ class HubOptions:
     def check(self) -> None:
         """
         Raises:
-            RequestError, CheckpointError: they cannot be followed, as far as can be told before.
+            RequestError, CheckpointError: they contradict each other, or the hub's name or token is missing.
         """
         if self.private and self.push_to_hub is None:
             raise RequestError("--private is about --push-to-hub; name a repository, or leave it out")
@@ -39,7 +39,7 @@ class HubOptions:
             check_name(self.push_to_hub)
 
     def push(self, folder: Path, base: str | None, run: Path | None) -> str | None:
-        """Upload a folder with a card of its own; returns its address, or None where nobody wants that."""
+        """Upload a folder with a card of its own; returns its address, or None where that is not wanted."""
         if self.push_to_hub is None:
             return None
         from longview.train.saved.hub import push, write_card

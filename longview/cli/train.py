@@ -58,33 +58,34 @@ def train(
       longview train recipes/demo/owl3-tower.yaml --resume
       longview train recipes/demo/words.yaml seed=2 stages.0.steps=100 --output runs/short
       longview train recipes/demo/words.yaml --dry-run
-      longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.datasets.0.path='rows.jsonl#2000'
+      longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.data.datasets.0.path='rows.jsonl#2000'
       longview train recipes/owl3/3-instruct.yaml --nproc-per-node 8 parallel=fsdp2
     """
-    quieten(show=False)
-    from longview.train.distributed.launch import launch, make_plan
-    from longview.train.distributed.processes import is_first
     from longview.train.recipe import load_recipe, to_tree
+
+    understood = load_recipe(recipe, overrides or ())  # a mistake in it is told before torch is imported
+    quieten(show=False)
+    from longview.train.distributed.launch import make_launch, start
+    from longview.train.distributed.processes import is_first
     from longview.train.run import Interrupted
     from longview.train.run import train as follow
 
-    understood = load_recipe(recipe, overrides or ())
     if dry_run:
         import yaml
 
-        from longview.train.plan.dry_run import outlook
+        from longview.train.plan.dry_run import dry_run as describe
 
-        lines = list(outlook(understood, force))
+        lines = list(describe(understood, force))
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
         typer.echo("\n".join(f"# {line}" for line in lines))
         return
-    plan = make_plan(**asdict(devices))
+    launch = make_launch(**asdict(devices))
     flags = {"resume": resume, "force": force, "tensorboard": tensorboard}
     folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
-    if plan is not None:
-        words = ["train", str(recipe), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
-        words += [f"--{flag}" for flag, given in flags.items() if given]
-        raise typer.Exit(launch(plan, words))
+    if launch is not None:
+        arguments = ["train", str(recipe), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
+        arguments += [f"--{flag}" for flag, given in flags.items() if given]
+        raise typer.Exit(start(launch, arguments))
     try:
         trained = follow(understood, folder, resume, is_terminal(), force, tensorboard, answers)
         if is_first():

@@ -1,10 +1,9 @@
-"""Preferences about the world: true answers, each beside a wrong one that the model gave itself, as files.
+"""Preferences from a model's own errors: true answers about the world, each beside a wrong one of the model.
 
-python -m longview.curriculum.make_preferences MODEL FOLDER QUESTIONS
+    python -m longview.curriculum.make_preferences MODEL FOLDER QUESTIONS
 
-asks about scenes that are not held out, and keeps the errors.
-
-FOLDER/pairs.jsonl is what the objective `preference` reads; the pictures and clips lie beside it.
+The scenes are not held out. FOLDER/pairs.jsonl is data for `objective: preference`; the pictures and clips lie beside
+it.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from longview.world.render import write_clip, write_picture
 from longview.world.scenes import draw_clip, draw_picture
 
 MEDIA = (1, 1, 1, 2, 2, 4, 4, 8, 0)
-"""Pictures of a question, one as likely as another; 0 is a clip."""
+"""Numbers of pictures of a question, equally likely; 0 is a clip."""
 PLAUSIBLE = 0.15
 """Share of the questions answered right that are kept, beside an answer that another scene would have had."""
 
 
-def draw(folder: Path, questions: int, seed: int) -> Iterator[tuple[Question, list[Part], str]]:
+def draw_questions(folder: Path, questions: int, seed: int) -> Iterator[tuple[Question, list[Part], str]]:
     """Questions, their media as files in a folder, and an answer to a question of the same kind about other scenes."""
-    rng = random.Random(f"rivals {seed}")
+    rng = random.Random(f"rivals {seed}")  # this text decides which questions are drawn
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(questions):
         count = rng.choice(MEDIA)
@@ -42,10 +41,10 @@ def draw(folder: Path, questions: int, seed: int) -> Iterator[tuple[Question, li
         else:
             question = ask_about(rng, clip := draw_clip(rng))
             parts = [Part("video", source=write_clip(clip, folder / f"{number}.mp4", number))]
-        yield question, parts, _other(rng, question)
+        yield question, parts, _wrong_answer(rng, question)
 
 
-def _other(rng: random.Random, question: Question) -> str:
+def _wrong_answer(rng: random.Random, question: Question) -> str:
     """A wrong answer that makes sense."""
     wrong = [choice for choice in question.choices if choice != question.answer]
     while not wrong:
@@ -58,10 +57,10 @@ def _other(rng: random.Random, question: Question) -> str:
     return rng.choice(wrong)
 
 
-def write(engine: Any, folder: Path, questions: int, seed: int = 0) -> dict[str, int]:
-    """Write pairs.jsonl; returns how many questions were asked, and how many pairs of each sort it holds."""
+def write_preferences(engine: Any, folder: Path, questions: int, seed: int = 0) -> dict[str, int]:
+    """Ask, and write pairs.jsonl; returns the numbers of questions, and of pairs of each sort."""
     rng = random.Random(f"kept {seed}")
-    drawn = list(draw(folder, questions, seed))
+    drawn = list(draw_questions(folder, questions, seed))
     counts = {"questions": questions, "own errors": 0, "plausible": 0}
     asked = ([ask(question.text, *parts)] for question, parts, _ in drawn)
     rows = []
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(__doc__)
     from longview.engine import load
 
-    counts = write(load(arguments[0]), Path(arguments[1]), int(arguments[2]))
+    counts = write_preferences(load(arguments[0]), Path(arguments[1]), int(arguments[2]))
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
 
 

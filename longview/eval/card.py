@@ -104,8 +104,9 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
         notes = run / "notes.md"
         if notes.exists():
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
-        facts["pictures"] += recipe["data"]["pictures"]
-        facts["clips"] += recipe["data"]["clips"]
+        pool = recipe.get("pool", {})  # preferences are learned from files
+        facts["pictures"] += pool.get("pictures", 0)
+        facts["clips"] += pool.get("clips", 0)
     return facts
 
 

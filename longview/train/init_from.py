@@ -1,7 +1,7 @@
-"""Parts that a new model does not learn from nothing: towers and language models that exist.
+"""Initialise parts of a new model from others' weights: towers and language models that exist.
 
-A part is taken from any folder that holds it, whatever stands around it there: a language model's own folder, or a
-whole model of any family. Its tensors are found by what their names end in.
+A part is taken from any folder that holds it: a language model's own folder, or a whole model of any family. Its
+tensors are matched by the ends of their names.
 
     wanted   llm.model.layers.0.mlp.up_proj.weight
     found              model.layers.0.mlp.up_proj.weight   in a language model's own folder
@@ -23,43 +23,46 @@ from longview.models import adapters, checkpoint
 from longview.models.families import family_of
 
 
-def check_parts(model: Any, parts: Mapping[str, str]) -> None:
-    """Make sure that the model has the parts that are to begin as others.
+def check_parts(model: Any, sources: Mapping[str, str]) -> None:
+    """Make sure that the model has the parts that are to be initialised.
 
     Raises:
         RecipeError: it has no such part.
     """
-    for part in parts:
+    for part in sources:
         if part not in model.parts:
-            raise RecipeError(f"model.parts names {part!r}; the model's parts are {', '.join(model.parts)}")
+            raise RecipeError(f"model.init_from names {part!r}; the model's parts are {', '.join(model.parts)}")
 
 
 @torch.no_grad()
-def begin_as(model: Any, parts: Mapping[str, str]) -> dict[str, str]:
+def init_from(model: Any, sources: Mapping[str, str]) -> dict[str, str]:
     """Give parts of a new model the weights of others; returns the SHA-256 of each file that was read.
+
+    Args:
+        sources: Part → folder or hub id.
 
     Raises:
         RecipeError: a folder does not hold such a part, or one of another size.
         CheckpointError: a folder cannot be read.
     """
-    check_parts(model, parts)
+    check_parts(model, sources)
     digests: dict[str, str] = {}
-    for part, name in parts.items():
+    for part, name in sources.items():
         folder = checkpoint.resolve(name)
         found = _tensors(folder)
         wanted = {n: p for n, p in model.named_parameters() if adapters.part_of(model, n) == part}
         places = match(list(wanted), list(found), model.parts[part])
-        # A Qwen2 that begins as a Llama has offsets that it lacks; they begin at nothing.
+        # A Qwen2 from a Llama has biases that the Llama lacks; they become 0.
         lacking = [n for n in wanted if n not in places and not n.endswith(".bias")]
         if lacking:
             raise RecipeError(
-                f"model.parts.{part}: {name} has nothing for {lacking[0]!r}; name a folder that holds this part"
+                f"model.init_from.{part}: {name} has nothing for {lacking[0]!r}; name a folder that holds this part"
             )
         for own, other in places.items():
             if found[other].shape != wanted[own].shape:
                 raise RecipeError(
-                    f"model.parts.{part}: {other!r} in {name} is {tuple(found[other].shape)}, and {own!r} of the new "
-                    f"model is {tuple(wanted[own].shape)}; give model.config the sizes of the part"
+                    f"model.init_from.{part}: {other!r} in {name} is {tuple(found[other].shape)}, and {own!r} of the "
+                    f"new model is {tuple(wanted[own].shape)}; give model.config the sizes of the part"
                 )
         digests |= {
             f"{name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
@@ -74,7 +77,7 @@ def begin_as(model: Any, parts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    """What a folder holds: of a family's model under our names, of any other under its own."""
+    """The tensors of a folder: of a family's model under our names, of any other under its own."""
     checkpoint.tensor_shapes(folder)
     try:
         family = family_of(folder)
@@ -85,7 +88,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def match(wanted: list[str], found: list[str], marks: tuple[str, ...]) -> dict[str, str]:
-    """Which found tensor each wanted one begins as: under each mark of the part, the prefix that fits most of them."""
+    """Which found tensor each wanted one takes: under each mark of the part, the prefix that fits most of them."""
     places: dict[str, str] = {}
     known = set(found)
     prefixes = {name[: at + 1] for name in found for at in range(-1, len(name)) if at < 0 or name[at] == "."}
@@ -98,6 +101,6 @@ def match(wanted: list[str], found: list[str], marks: tuple[str, ...]) -> dict[s
     return places
 
 
-def words_of(parts: Mapping[str, str]) -> Path | None:
-    """The tokenizer that belongs to a language model which a recipe names."""
-    return checkpoint.resolve(parts["language"]) / "tokenizer.json" if "language" in parts else None
+def tokenizer_of(sources: Mapping[str, str]) -> Path | None:
+    """The tokenizer that belongs to the language model which a recipe initialises from."""
+    return checkpoint.resolve(sources["language"]) / "tokenizer.json" if "language" in sources else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 
 from longview.errors import RecipeError
 from longview.models import adapters
-from longview.train.recipe import OF_USERS, Stage
+from longview.train.recipe import Stage
 
 
 def make_optimizers(
     parameters: Mapping[str, nn.Parameter], stage: Stage, parts: Mapping[str, tuple[str, ...]] | None = None
 ) -> list[torch.optim.Optimizer]:
-    """AdamW; or Muon for the matrices between hidden states and AdamW for the rest (embeddings, norms, readers).
+    """AdamW; or Muon for the matrices between hidden states and AdamW for the rest (embeddings, norms, probes).
 
-    Of a model's `parts`, those to which the stage gives a share of the learning rate are groups of their own.
+    The parts of a model to which the stage gives a share of the learning rate are groups of their own.
     """
 
     def is_hidden(name: str, parameter: Tensor) -> bool:
-        return parameter.dim() == 2 and not any(mark in name for mark in ("embed", "lm_head", "readers"))
+        return parameter.dim() == 2 and not any(mark in name for mark in ("embed", "lm_head", "probes."))
 
     shares: dict[float, dict[str, nn.Parameter]] = {1.0: {}}
     for name, parameter in parameters.items():
-        part = next((part for part, marks in (parts or {}).items() if any(mark in name for mark in marks)), "readers")
+        part = next((part for part, marks in (parts or {}).items() if any(mark in name for mark in marks)), "")
         shares.setdefault(stage.rates.get(part, 1.0), {})[name] = parameter
     groups: list[dict[str, Any]] = []
     hidden: list[dict[str, Any]] = []
@@ -53,13 +53,29 @@ def make_optimizers(
     return optimizers
 
 
-def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up, then a cosine to `final_rate` of the peak.
+def state_keys(
+    optimizers: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, set[str]]:
+    """What optimizers remember of each parameter that learns, by name."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    return {
+        names[parameter]: {"momentum_buffer"}
+        if isinstance(optimizer, torch.optim.Muon)
+        else {"step", "exp_avg", "exp_avg_sq"}
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
-    With a user's data the cosine begins where the warm-up ends, as the published recipes have it.
+
+def learning_rate(stage: Stage, step: int, cosine_after_warmup: bool = True) -> float:
+    """Linear warm-up, and a cosine to `final_rate` of the peak.
+
+    Args:
+        cosine_after_warmup: The cosine begins where the warm-up ends, as the published recipes have it; else at once.
     """
     warm = min(1.0, (step + 1) / max(1, stage.warmup))
-    begin = min(stage.warmup, stage.steps - 1) if stage.objective in OF_USERS else 0
+    begin = min(stage.warmup, stage.steps - 1) if cosine_after_warmup else 0
     cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - begin) / (stage.steps - begin)))
     return stage.learning_rate * warm * (stage.final_rate + (1 - stage.final_rate) * cosine)
 
@@ -77,7 +93,7 @@ def select_parts(model: Any, names: list[str]) -> dict[str, nn.Parameter]:
     adapted = any(adapters.MARK in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
         learns = adapters.part_of(model, name) in names and (adapters.MARK in name or not adapted)
-        learns = learns and parameter.is_floating_point()  # which weights of 4 bits are not, before their adapters come
+        learns = learns and parameter.is_floating_point()  # weights of 4 bits are not, before they get adapters
         parameter.requires_grad_(learns)
         if learns:
             chosen[name] = parameter

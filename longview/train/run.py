@@ -1,57 +1,54 @@
 """A run: the stages of a recipe one after another, from nothing or from a checkpoint, to a checkpoint folder.
 
-What lies in the folder of a run stands in folder.py, the loop of steps in loop.py, what is left behind in export.py.
+    recipe ── make_plan ── estimate ── build_model ── Trainer: the steps of each stage ── export ── report
+
+What lies in the folder of a run stands in saved/folder.py, the loop of steps in loop.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import math
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from longview.curriculum.contrastive import SiglipModel
-from longview.curriculum.pool import Pool, paint_pool
-from longview.errors import CheckpointError, RecipeError
-from longview.train.build import add_adapter, open_model
-from longview.train.data.datasets import Mixture, trim_report
-from longview.train.data.sample_format import check_cutting
+from longview.errors import RecipeError
+from longview.train.build import ModelSpec, add_adapter, build_model, open_spec
+from longview.train.data.quarantine import trim_report
 from longview.train.distributed import processes, zero
-from longview.train.init_from import begin_as
-from longview.train.loop import Run
-from longview.train.optimizers import select_parts
-from longview.train.plan.estimate import bare_model, check_memory, forecasts
-from longview.train.recipe import OF_USERS, Recipe, Stage, check
+from longview.train.init_from import init_from
+from longview.train.loop import Trainer
+from longview.train.plan.estimate import check_memory, estimate
+from longview.train.plan.plan import Plan, make_plan
+from longview.train.recipe import Recipe, Stage, objective_class
 from longview.train.report.journal import check_tensorboard
 from longview.train.report.page import note_session, write_report
-from longview.train.saved.export import export, leave, restore
+from longview.train.saved.export import export, export_trained, restore
 from longview.train.saved.folder import (
-    REPAIR,
+    RECIPE,
     check_owner,
-    hold,
+    lock_folder,
     newest_checkpoint,
     read_state,
     reading,
+    recipe_text,
     replace_text,
-    resolved,
     trim_log,
     writing,
 )
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end before its end; says where it stopped and how to go on."""
+    """The run was asked to end early; says where it stopped and how to go on."""
 
 
 def train(
@@ -77,25 +74,44 @@ def train(
         CheckpointError: what is in `output` is damaged, or cannot be written.
     """
     output = Path(output)
-    with processes.joined(), contextlib.ExitStack() as held:
-        with processes.together():
-            check(recipe)
+    with processes.process_group(), contextlib.ExitStack() as held:
+        with processes.fail_together():
             check_processes(recipe)
             if tensorboard:
                 check_tensorboard()
-            mixtures = open_datasets(recipe)
-            recipe = settle(recipe, mixtures)
+            plan = make_plan(recipe)
             if processes.is_first():
-                held.enter_context(hold(output, resume))
-                check_owner(recipe, output, resume)
-        with processes.together():
+                held.enter_context(lock_folder(output, resume))
+                check_owner(plan.recipe, output, resume)
+        scratch = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        with processes.fail_together():
             check_shared(output)
-            costs = _costs(recipe, mixtures, force) if processes.is_first() else []
-        folder = _train(recipe, mixtures, output, resume, progress and processes.is_first(), costs, tensorboard)
-        with processes.together():
+            state = newest_checkpoint(output) if resume else None
+            keeps_tokenizer = state is not None and recipe.model.start is None
+            spec = open_spec(plan.recipe, scratch, output / "model" if keeps_tokenizer else None)
+            costs = _costs(plan, spec, force) if processes.is_first() else []
+        begun = _Begun(plan, spec, scratch, output, resume, state)
+        folder = _train(begun, progress and processes.is_first(), costs, tensorboard)
+        with processes.fail_together():
             if processes.is_first():
                 write_report(output, answers)
         return folder
+
+
+class _Begun(NamedTuple):
+    """What a run begins with."""
+
+    plan: Plan
+    spec: ModelSpec
+    scratch: Path
+    """The folder of the spec's files."""
+    output: Path
+    resume: bool
+    state: Path | None
+    """The checkpoint to go on from."""
+
+
+# ── what must hold before the first step ─────────────────────────────────────────────────────────────────────────────
 
 
 def check_processes(recipe: Recipe) -> None:
@@ -106,23 +122,23 @@ def check_processes(recipe: Recipe) -> None:
     """
     count = processes.count()
     zero.check_settings(recipe)
-    if count == 1 and recipe.deepspeed is not None:
-        raise RecipeError("deepspeed is for several processes, and one was started; add --nproc-per-node")
-    if count > 1 and recipe.model.quantize is not None and recipe.parallel != "ddp":
+    if count == 1:
+        if recipe.deepspeed is not None:
+            raise RecipeError("deepspeed is for several processes, and one was started; add --nproc-per-node")
+        return
+    if recipe.model.quantize is not None and recipe.parallel != "ddp":
         raise RecipeError(f"model.quantize {recipe.model.quantize!r} cannot be held in shares; take parallel=ddp")
-    for stage in recipe.stages if count > 1 else ():
+    for stage in recipe.stages:
         where = f"stages.{stage.name}"
-        if stage.objective not in OF_USERS:
+        if stage.data is None or not objective_class(stage).runs_anywhere:
+            raise RecipeError(f"{where}.objective {stage.objective!r} is for one process, and {count} were started")
+        if stage.data.batch < count:
             raise RecipeError(
-                f"{where}.objective {stage.objective!r} is made for one process, and {count} were started"
-            )
-        if stage.batch < count:
-            raise RecipeError(
-                f"{where}.batch is {stage.batch}, for {count} processes; give each a sample, or start fewer"
+                f"{where}.data.batch is {stage.data.batch}, for {count} processes; give each a sample, or start fewer"
             )
         if stage.optimizer == "muon" and recipe.parallel == "fsdp2":
             raise RecipeError(f"{where}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp")
-    if count > 1 and recipe.parallel in zero.STAGES:
+    if recipe.parallel in zero.STAGES:
         zero.check(recipe)
 
 
@@ -139,177 +155,15 @@ def check_shared(output: Path) -> None:
         )
 
 
-def open_datasets(recipe: Recipe) -> dict[str, Mixture]:
-    """The data of each stage that learns from a user's, by its name.
-
-    Raises:
-        RecipeError: a file cannot be read, or a row of it does not add up.
-    """
-    return {stage.name: Mixture(stage, recipe.seed) for stage in recipe.stages if stage.objective in OF_USERS}
-
-
-def settle(recipe: Recipe, mixtures: Mapping[str, Mixture]) -> Recipe:
-    """The recipe with steps in place of epochs and shares."""
-    stages = []
-    for stage in recipe.stages:
-        if stage.epochs:
-            steps = max(1, math.ceil(stage.epochs * mixtures[stage.name].epoch / stage.batch))
-            stage = dataclasses.replace(stage, steps=steps, epochs=0.0)
-        if stage.warmup_ratio:
-            stage = dataclasses.replace(stage, warmup=math.ceil(stage.warmup_ratio * stage.steps), warmup_ratio=0.0)
-        stages.append(stage)
-    return dataclasses.replace(recipe, stages=stages)
-
-
-def _costs(recipe: Recipe, mixtures: Mapping[str, Mixture], force: bool) -> list[float | None]:
-    """Operations of a step of each stage, after a look at whether all of it can be done here.
-
-    Raises:
-        RecipeError: the model lacks a part, or takes more memory than there is.
-    """
-    model, processor = bare_model(recipe)
-    check_stages(recipe, model)
-    check_cutting(recipe, processor, mixtures)
-    found = forecasts(recipe, mixtures, model, processor)
-    if not force:
-        check_memory(recipe, found)
-    return [forecast.operations for forecast in found]
-
-
-def _train(
-    recipe: Recipe,
-    mixtures: Mapping[str, Mixture],
-    output: Path,
-    resume: bool,
-    progress: bool,
-    costs: Sequence[float | None],
-    tensorboard: bool,
-) -> Path:
-    torch.manual_seed(recipe.seed)
-    state = newest_checkpoint(output) if resume else None
-    with processes.together():
-        if processes.is_first():
-            model, processor = _open(recipe, output, state)
-    with processes.together():
-        if not processes.is_first():
-            model, processor = _open_beside(recipe, output)
-    if state is None and recipe.model.parts:
-        with processes.together():
-            digests = begin_as(model, recipe.model.parts)
-            if processes.is_first():
-                with writing(output / "parts.json", output):
-                    replace_text(output / "parts.json", json.dumps(digests, indent=2) + "\n")
-    adapter = add_adapter(recipe, model)
-    sharded = recipe.parallel != "ddp" and processes.count() > 1
-    if all(stage.objective in OF_USERS for stage in recipe.stages) and not sharded:
-        model.to(processes.device())  # the synthetic world is made for one CPU core
-    run = Run(
-        recipe, output, model, processor, mixtures=mixtures, adapter=adapter, costs=costs, tensorboard=tensorboard
-    )
-    with processes.together():
-        if mixtures and processes.is_first():
-            check_data(mixtures, output, resume)
-    begin = run.load(state) if state else (0, 0)
-    with processes.together():
-        if processes.is_first():
-            _prepare(recipe, output, begin, resume)
-            note_session(output, begin, str(next(model.parameters()).device))
-    if sharded:
-        run.shard()
-    with _bar(progress) as bar, _stop_on_signal() as stopped:
-        if any(stage.name not in mixtures for stage in recipe.stages[begin[0] :]):
-            run.pool = _paint(recipe, output, model, bar, stopped)
-        if begin[0] and not begin[1]:  # the run may have ended just before it kept this
-            _keep(run, recipe.stages[begin[0] - 1])
-        for number, stage in enumerate(recipe.stages):
-            if number < begin[0]:
-                continue
-            if not run.follow(number, stage, begin[1] if number == begin[0] else 0, bar, stopped):
-                raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
-            _keep(run, stage)
-    run.journal.close()
-    folder = output / ("model" if adapter is None else "adapter")
-    with processes.together(), writing(folder, output):
-        if processes.is_first():
-            if sharded:
-                found = newest_checkpoint(output)
-                assert found is not None, "the last step leaves a checkpoint"
-                model, processor, adapter = restore(recipe, found, output / "model")
-            leave(model, processor, adapter, folder, recipe.model.start)
-    return folder
-
-
-def _open(recipe: Recipe, output: Path, state: Path | None) -> tuple[Any, Any]:
-    """The recipe's model and its processor; what tells its words from others is kept in the output."""
-    folder = output / "model"
-    words = folder / "tokenizer.json"
-    if state is None:
-        words.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-    elif recipe.model.start is None and not words.exists():
-        raise CheckpointError(f"{words} is missing, and the checkpoint was trained with it; {REPAIR}")
-    with writing(folder, output):
-        return open_model(recipe, folder)
-
-
-def _open_beside(recipe: Recipe, output: Path) -> tuple[Any, Any]:
-    """The same, for a process that writes nothing."""
-    with tempfile.TemporaryDirectory() as beside:
-        words = output / "model" / "tokenizer.json"
-        if recipe.model.start is None and words.exists():
-            shutil.copy(words, beside)
-        return open_model(recipe, Path(beside))
-
-
-def _prepare(recipe: Recipe, output: Path, begin: tuple[int, int], resume: bool) -> None:
-    """Leave of the files that grow what stands, and write down the recipe."""
-    with writing(output / "log.jsonl", output):
-        trim_log(output / "log.jsonl", recipe, begin)
-        trim_report(output / "quarantine.jsonl", begin)
-        if not resume:
-            replace_text(output / "recipe.json", resolved(recipe))
-
-
-def _keep(run: Run, stage: Stage) -> None:
-    """Leave the model behind as it is after a stage, where the recipe says so."""
-    folder = run.output / "after" / stage.name
-    if not stage.keep or not processes.is_first():
-        return
-    with writing(folder, run.output):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (run.output / "model").iterdir():
-            if path.name not in ("config.json", "model.safetensors"):
-                shutil.copy(path, folder)
-        export(run.model, run.processor, folder)
-
-
-def _paint(recipe: Recipe, output: Path, model: Any, bar: Progress, stopped: list[int]) -> Pool:
-    """The pictures of the synthetic world."""
-    painting = bar.add_task("painting", total=1.0, told="")
-
-    def painted(done: int, total: int) -> None:
-        bar.update(painting, completed=done / total)
-        if stopped:
-            raise Interrupted(_where(recipe, output))
-
-    told = all(stage.objective in ("words", *OF_USERS) for stage in recipe.stages)
-    pool = paint_pool(recipe.data, 0 if told else model.config.picture_size, recipe.seed, progress=painted)
-    bar.remove_task(painting)
-    if not pool.simple and any(stage.simple > 0 for stage in recipe.stages):
-        raise RecipeError(
-            f"a stage wants pictures that hold one thing (simple), and none of data.pictures={recipe.data.pictures}"
-            f" does with data.simple={recipe.data.simple}; raise either"
-        )
-    return pool
-
-
-def check_data(mixtures: Mapping[str, Mixture], output: Path, resume: bool) -> None:
+def check_data(plan: Plan, output: Path, resume: bool) -> None:
     """Write down which files a run learns from; a resumed one must find the same.
 
     Raises:
         RecipeError: a file has changed since.
     """
-    path = output / "datasets.json"
-    found = {name: digest for mixture in mixtures.values() for name, digest in mixture.digests().items()}
+    path, found = output / "datasets.json", plan.digests()
+    if not found:
+        return
     if not resume or not path.exists():
         with writing(path, output):
             replace_text(path, json.dumps(found, indent=2) + "\n")
@@ -322,6 +176,123 @@ def check_data(mixtures: Mapping[str, Mixture], output: Path, resume: bool) -> N
             f"dataset {changed[0]} has changed since the run in {output} began; restore it, or train anew in another "
             "folder"
         )
+
+
+def _costs(plan: Plan, spec: ModelSpec, force: bool) -> list[float | None]:
+    """Operations of a step of each stage, after a check that the model can do it, and that it fits into memory.
+
+    Raises:
+        RecipeError: the model lacks what a stage asks for, or takes more memory than there is.
+    """
+    found = estimate(plan, spec).stages
+    if not force:
+        check_memory(plan.recipe, found)
+    return [stage.operations for stage in found]
+
+
+# ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _train(begun: _Begun, progress: bool, costs: Sequence[float | None], tensorboard: bool) -> Path:
+    recipe, objectives = begun.plan
+    output, processor = begun.output, begun.spec.processor
+    model = _build(begun)
+    adapter = add_adapter(recipe, model)
+    sharded = recipe.parallel != "ddp" and processes.count() > 1
+    if all(objective.runs_anywhere for objective in objectives) and not sharded:
+        model.to(processes.device())
+    trainer = Trainer(recipe, output, model, processor, objectives, adapter, costs, tensorboard)
+    with processes.fail_together():
+        if processes.is_first():
+            check_data(begun.plan, output, begun.resume)
+    begin = trainer.load(begun.state) if begun.state else (0, 0)
+    with processes.fail_together():
+        if processes.is_first():
+            _prepare_files(recipe, output, begin, begun.resume)
+            note_session(output, begin, str(next(model.parameters()).device))
+    if sharded:
+        trainer.shard()
+    with _bar(progress) as bar, _stop_on_signal() as stopped:
+        _follow_stages(trainer, begin, bar, stopped)
+    trainer.journal.close()
+    folder = output / ("model" if adapter is None else "adapter")
+    with processes.fail_together(), writing(folder, output):
+        if processes.is_first():
+            if sharded:
+                model, processor, adapter = _restored(recipe, output)
+            export_trained(model, processor, adapter, folder, recipe.model.start)
+    return folder
+
+
+def _build(begun: _Begun) -> Any:
+    """The model with its weights, and its files in the output."""
+    recipe, output = begun.plan.recipe, begun.output
+    torch.manual_seed(recipe.seed)
+    with processes.fail_together():
+        if processes.is_first():
+            with writing(output / "model", output):
+                shutil.copytree(begun.scratch, output / "model", dirs_exist_ok=True)
+        model = build_model(recipe, begun.spec)
+    if begun.state is None and recipe.model.init_from:
+        with processes.fail_together():
+            digests = init_from(model, recipe.model.init_from)
+            if processes.is_first():
+                with writing(output / "init_from.json", output):
+                    replace_text(output / "init_from.json", json.dumps(digests, indent=2) + "\n")
+    return model
+
+
+def _follow_stages(trainer: Trainer, begin: tuple[int, int], bar: Progress, stopped: list[int]) -> None:
+    """Train all stages that are still to come.
+
+    Args:
+        begin: The stage and the step to begin with.
+
+    Raises:
+        Interrupted: a signal ended it early.
+    """
+    recipe, output = trainer.recipe, trainer.output
+    for objective in trainer.objectives[begin[0] :]:
+        with _task(recipe, output, bar, stopped) as progress:
+            objective.prepare(progress)
+    if begin[0] and not begin[1]:  # the run may have ended just before it kept this
+        _keep(trainer, recipe.stages[begin[0] - 1])
+    for number in range(begin[0], len(recipe.stages)):
+        step = begin[1] if number == begin[0] else 0
+        with _task(recipe, output, bar, stopped) as progress:
+            complete = trainer.train_stage(number, step, bar, stopped, progress)
+        if not complete:
+            raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
+        _keep(trainer, recipe.stages[number])
+
+
+def _restored(recipe: Recipe, output: Path) -> tuple[Any, Any, Any]:
+    """The model of the last checkpoint, whole, in this process."""
+    state = newest_checkpoint(output)
+    assert state is not None, "the last step leaves a checkpoint"
+    return restore(recipe, state, output / "model", output / "model")
+
+
+def _prepare_files(recipe: Recipe, output: Path, begin: tuple[int, int], resume: bool) -> None:
+    """Leave of the files that grow what stands, and write down the recipe."""
+    with writing(output / "log.jsonl", output):
+        trim_log(output / "log.jsonl", recipe, begin)
+        trim_report(output / "quarantine.jsonl", begin)
+        if not resume:
+            replace_text(output / RECIPE, recipe_text(recipe))
+
+
+def _keep(trainer: Trainer, stage: Stage) -> None:
+    """Leave the model behind as it is after a stage, where the recipe says so."""
+    folder = trainer.output / "after" / stage.name
+    if not stage.keep or not processes.is_first():
+        return
+    with writing(folder, trainer.output):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (trainer.output / "model").iterdir():
+            if path.name not in ("config.json", "model.safetensors"):
+                shutil.copy(path, folder)
+        export(trainer.model, trainer.processor, folder)
 
 
 def _where(recipe: Recipe, output: Path) -> str:
@@ -337,24 +308,7 @@ def _where(recipe: Recipe, output: Path) -> str:
     )
 
 
-def check_stages(recipe: Recipe, model: Any) -> None:
-    """Make sure that the model has what the stages speak of.
-
-    Raises:
-        RecipeError: it cannot be trained, has no such part, or too few blocks for the probes.
-    """
-    blocks = model.config.get_text_config().num_hidden_layers
-    for stage in recipe.stages:
-        select_parts(model, stage.train)
-        towers = isinstance(model, SiglipModel)
-        if stage.objective in (("words", "answers", *OF_USERS) if towers else ("pairs",)):
-            hint = "towers have no words of their own" if towers else "it takes two towers (family siglip)"
-            raise RecipeError(f"stages.{stage.name}.objective {stage.objective!r} does not fit this model: {hint}")
-        if stage.probe_layer and stage.probe_layer + 3 > blocks:
-            raise RecipeError(
-                f"stages.{stage.name}.probe_layer is {stage.probe_layer}, and three blocks must follow it; "
-                f"the model has {blocks}"
-            )
+# ── terminal and signals ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _bar(visible: bool) -> Progress:
@@ -362,10 +316,35 @@ def _bar(visible: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[text]}"),
         console=Console(stderr=True),
         disable=not visible,
     )
+
+
+@contextlib.contextmanager
+def _task(recipe: Recipe, output: Path, bar: Progress, stopped: list[int]) -> Iterator[Any]:
+    """A `Progress` that shows work other than steps on the bar, and ends it where the process is asked to end.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    shown: list[Any] = []
+
+    def progress(done: int, total: int, label: str) -> None:
+        if not shown:
+            shown.append(bar.add_task(label, text=""))
+        bar.update(shown[0], completed=done, total=total)
+        if done >= total:
+            bar.remove_task(shown.pop())
+        if stopped:
+            raise Interrupted(_where(recipe, output))
+
+    try:
+        yield progress
+    finally:
+        for task in shown:
+            bar.remove_task(task)
 
 
 @contextlib.contextmanager

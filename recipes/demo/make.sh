@@ -31,8 +31,8 @@ train words demo-words
 
 # Curricula.
 for family in owl3 ovis2 mgm; do train curricula/$family curricula-$family; done
-if [ ! -e runs/rivals-ovis2/pairs.jsonl ]; then
-    python -m longview.curriculum.make_preferences runs/curricula-ovis2/model runs/rivals-ovis2 1000
+if [ ! -e runs/preferences-ovis2/pairs.jsonl ]; then
+    python -m longview.curriculum.make_preferences runs/curricula-ovis2/model runs/preferences-ovis2 1000
 fi
 train curricula/ovis2-prefer curricula-ovis2-prefer
 

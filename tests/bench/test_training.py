@@ -13,6 +13,7 @@ from longview.bench import training
 from longview.bench.training import StepCosts, train, write_rows
 from longview.errors import RequestError
 from longview.models.families import families
+from longview.train.loop import accumulate_gradients
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_findings_compare_methods_and_ways(folder, monkeypatch):
 def test_a_video_is_one_step_of_adapters(folder, here):
     result = train(str(folder), None, "cpu", samples=1, frames=3, repeats=1)
     assert [row["training"] for row in result.rows] == ["LoRA padded", "QLoRA padded"]
-    assert all(job.recipe.stages[0].frames == 3 for job in here)
+    assert all(job.recipe.stages[0].data.frames == 3 for job in here)
     assert "a video of 3 frames a step" in result.about
 
 
@@ -133,8 +134,8 @@ def test_the_plain_loop_has_the_gradients_of_longviews_steps(folder, tmp_path):
     """One row, one loss: their gradients are the same, so what differs is what they cost."""
     found = []
     for way in ("plain", "packed"):
-        stage = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 2, "batch": 2,
-                 "micro_batch": 1, "datasets": [{"path": str(write_rows(tmp_path, 4))}]}  # fmt: skip
+        data = {"batch": 2, "micro_batch": 1, "datasets": [{"path": str(write_rows(tmp_path, 4))}]}
+        stage = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 2, "data": data}
         tree = {"model": {"start": str(folder), "adapter": {"dropout": 0.0}}, "stages": [stage]}
         job = training.Job(training.from_tree(tree), way, "cpu", 1)
         torch.manual_seed(0)
@@ -145,9 +146,9 @@ def test_the_plain_loop_has_the_gradients_of_longviews_steps(folder, tmp_path):
             )  # a mean of means is one of like rows
             training._plain(objective, half=False)(0)
         else:
-            assert objective.stage.pack
+            assert objective.settings.pack
             objective.mixture.at = lambda position, at=objective.mixture.at: at(0)
-            objective.learn(0)
+            accumulate_gradients(objective, 0)
         found.append({name: p.grad for name, p in parameters.items()})
     largest = max(slope.abs().max() for slope in found[0].values())
     assert largest > 0

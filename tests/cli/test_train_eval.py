@@ -24,9 +24,9 @@ model:
      hyper_layers: [1], tie_word_embeddings: true, max_position_embeddings: 512,
      vision_config: {image_size: 24, patch_size: 8, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2,
                      num_attention_heads: 2, vision_use_head: false}}
-data: {pictures: 24, clips: 2}
+pool: {pictures: 24, clips: 2}
 stages:
-  - {name: see, objective: contents, train: [vision, connector], steps: 2, batch: 8}
+  - {name: see, objective: contents, train: [vision, connector], steps: 2, world: {batch: 8}}
 """
 
 

@@ -21,9 +21,9 @@ def recipe(random_model, media, tmp_path):
     rows = [{"image": "red.jpg", "query": "<image>\nColour?", "response": "red"},
             {"videos": ["clip.mp4"], "query": "<video>\nWhat happens?", "response": "much"}]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = {"path": str(tmp_path / "rows.jsonl"), "folder": str(media)}
-    stage = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 2, "batch": 2, "frames": 2,
-             "warmup": 0, "learning_rate": 0.5, "datasets": [data]}  # fmt: skip
+    dataset = {"path": str(tmp_path / "rows.jsonl"), "folder": str(media)}
+    stage = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 2, "warmup": 0,
+             "learning_rate": 0.5, "data": {"batch": 2, "frames": 2, "datasets": [dataset]}}  # fmt: skip
     model = {"start": str(random_model), "adapter": {"rank": 2, "alpha": 8, "dropout": 0.0}}
     path = tmp_path / "lora.yaml"
     path.write_text(yaml.safe_dump({"model": model, "stages": [stage]}))
@@ -163,13 +163,14 @@ def test_what_cannot_be_followed_is_told_before_any_step(refused, recipe, tmp_pa
     def told(*changes: str) -> str:
         return refused("train", recipe, *changes, "--output", run)
 
-    assert "nearest known key is 'datasets'" in told("stages.0.dataset=[]")
+    assert "nearest known key is 'datasets'" in told("stages.0.data.dataset=[]")
+    assert "stages.0.datasets is now stages.0.data.datasets; write data: {datasets: []}" in told("stages.0.datasets=[]")
     assert "no part 'tower'; its parts are vision, connector, language" in told("stages.0.train=[tower]")
     rows = tmp_path / "other.jsonl"
     rows.write_text(json.dumps({"image": "red.jpg", "query": "<image><image>?", "response": "no"}))
-    assert "other.jsonl, line 1" in told(f"stages.0.datasets.0.path={rows}")
+    assert "other.jsonl, line 1" in told(f"stages.0.data.datasets.0.path={rows}")
     rows.write_text("")
-    assert "is empty" in told(f"stages.0.datasets.0.path={rows}")
+    assert "is empty" in told(f"stages.0.data.datasets.0.path={rows}")
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
     assert "kind 'llama', which belongs to none of longview's families" in told(f"model.start={tmp_path / 'llama'}")

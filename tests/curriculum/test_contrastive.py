@@ -10,12 +10,13 @@ import pytest
 import torch
 from tolerances import SAME_MATHS
 
-from longview.curriculum.contrastive import build_words, draw_text, fit, open_towers, pairs_loss
-from longview.curriculum.pool import paint_pool
+from longview.curriculum.contrastive import Contrastive, draw_text, fit
+from longview.curriculum.siglip import build_tokenizer
 from longview.errors import RecipeError
 from longview.models.similarity import Similarity
-from longview.train.loop import Run
-from longview.train.recipe import DataPart, Stage, from_tree
+from longview.train.build import open_model
+from longview.train.loop import Trainer
+from longview.train.recipe import from_tree
 from longview.train.run import train
 from longview.world.naming import all_facts, facts_held, facts_named
 from longview.world.scenes import Picture, Thing, draw_picture
@@ -27,10 +28,16 @@ CONFIG = {
 }
 TREE = {
     "model": {"family": "siglip", "config": CONFIG},
-    "data": {"pictures": 200, "clips": 0},
+    "pool": {"pictures": 200, "clips": 0},
     "stages": [
-        {"name": "see", "objective": "contents", "train": ["vision"], "batch": 16, "steps": 2},
-        {"name": "pair", "objective": "pairs", "train": ["vision", "language", "scale"], "batch": 16, "steps": 4},
+        {"name": "see", "objective": "contents", "train": ["vision"], "steps": 2, "world": {"batch": 16}},
+        {
+            "name": "pair",
+            "objective": "contrastive",
+            "train": ["vision", "language", "scale"],
+            "steps": 4,
+            "world": {"batch": 16},
+        },
     ],
 }
 
@@ -57,7 +64,7 @@ def test_every_drawn_text_fits_its_own_picture():
 
 
 def test_every_fact_can_be_spelt_without_unknown_words():
-    tokenizer = build_words()
+    tokenizer = build_tokenizer()
     for fact in all_facts():
         assert tokenizer.unk_token_id not in tokenizer(fact)["input_ids"], fact
     assert tokenizer("STOP, 42!")["input_ids"] == tokenizer("stop 4 2")["input_ids"]
@@ -65,12 +72,16 @@ def test_every_fact_can_be_spelt_without_unknown_words():
 
 
 def test_the_loss_is_the_papers(tmp_path):
-    recipe = from_tree(TREE)
+    stage = TREE["stages"][1] | {"world": {"batch": 6}}
+    recipe = from_tree(TREE | {"stages": [stage], "pool": {"pictures": 30, "clips": 0}})
     torch.manual_seed(0)
-    model, processor = open_towers(recipe.model, tmp_path)
-    pool = paint_pool(DataPart(pictures=30, clips=0), 48, 1)
-    stage = Stage(name="pair", steps=1, train=["vision"], objective="pairs", batch=6)
-    loss, notes = pairs_loss(model, processor, pool, stage, random.Random(5))
+    model, processor = open_model(recipe, tmp_path)
+    objective = Contrastive(recipe, 0)
+    objective.attach(model, processor, tmp_path)
+    objective.prepare(lambda done, total, label: None)
+    pool = objective.pool
+    batch, counts = objective.draw(random.Random(5))
+    loss, _ = objective.loss(batch)
     rng = random.Random(5)
     chosen = [rng.randrange(30) for _ in range(6)]
     texts = [draw_text(rng, pool.pictures[index]) for index in chosen]
@@ -85,7 +96,7 @@ def test_the_loss_is_the_papers(tmp_path):
             sign = 1 if facts_named(text) <= facts_held(pool.pictures[index]) else -1
             expected += math.log1p(math.exp(-sign * (10 * cosine - 3))) / 6
     assert loss.item() == pytest.approx(expected, abs=6 * SAME_MATHS)
-    assert notes["samples"] == 6
+    assert counts["samples"] == 6
 
 
 def test_a_run_leaves_a_folder_that_chooses_frames(tmp_path):
@@ -101,14 +112,14 @@ def test_a_run_that_broke_off_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     tree = json.loads(json.dumps(TREE))
     tree["stages"] = [{**tree["stages"][1], "checkpoint_every": 2, "steps": 4}]
     whole = train(from_tree(tree), tmp_path / "whole", progress=False)
-    loss = Run.loss
+    learn = Trainer.learn
 
-    def crashing(self, stage, step):
+    def crashing(self, objective, step):
         if step == 3:
             raise KeyboardInterrupt
-        return loss(self, stage, step)
+        return learn(self, objective, step)
 
-    monkeypatch.setattr(Run, "loss", crashing)
+    monkeypatch.setattr(Trainer, "learn", crashing)
     with pytest.raises(KeyboardInterrupt):
         train(from_tree(tree), tmp_path / "broken", progress=False)
     monkeypatch.undo()
@@ -118,7 +129,8 @@ def test_a_run_that_broke_off_ends_as_an_unbroken_one(tmp_path, monkeypatch):
 
 def test_towers_learn_which_texts_fit(tmp_path):
     tree = json.loads(json.dumps(TREE))
-    tree["stages"] = [{**tree["stages"][1], "batch": 32, "steps": 60, "warmup": 5, "learning_rate": 3e-3}]
+    changes = {"world": {"batch": 32}, "steps": 60, "warmup": 5, "learning_rate": 3e-3}
+    tree["stages"] = [tree["stages"][1] | changes]
     train(from_tree(tree), tmp_path / "run", progress=False)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.8 * losses[0]
@@ -127,7 +139,8 @@ def test_towers_learn_which_texts_fit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda tree: tree["stages"][1].update(objective="answers"), "does not fit this model"),
+        (lambda tree: tree["stages"][1].update(objective="answers", world={}), "does not fit this model"),
+        (lambda tree: tree["model"].update(init_from={"vision": "demo"}), r"init_from is for a new model of a family"),
         (lambda tree: tree["stages"][1].update(train=["connector"]), "no part 'connector'"),
         (lambda tree: tree["model"]["config"]["text_config"].update(hidden_size=64), "one hidden_size"),
         (lambda tree: tree["model"]["config"]["text_config"].update(vocab_size=9), "decided by the tokenizer"),

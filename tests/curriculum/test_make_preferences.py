@@ -6,11 +6,12 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from runs import data_stage
 
-from longview.curriculum import make_preferences as rivals
+from longview.curriculum import make_preferences
 from longview.errors import RequestError
 from longview.train.data.datasets import Mixture
-from longview.train.recipe import DatasetPart, Stage
+from longview.train.data.settings import DatasetSettings
 
 
 class Always:
@@ -26,10 +27,10 @@ class Always:
 
 
 def test_what_a_model_gets_wrong_is_what_it_shall_not_say(tmp_path):
-    counts = rivals.write(Always("maybe"), tmp_path, 24)
+    counts = make_preferences.write_preferences(Always("maybe"), tmp_path, 24)
     assert counts == {"questions": 24, "own errors": 24, "plausible": 0}
-    files = [DatasetPart(str(tmp_path / "pairs.jsonl"))]
-    mixture = Mixture(Stage("prefer", 1, ["language"], objective="preference", datasets=files), 1)
+    datasets = [DatasetSettings(str(tmp_path / "pairs.jsonl"))]
+    mixture = Mixture(data_stage(objective="preference", datasets=datasets), 1)
     assert mixture.epoch == 24
     kinds = set()
     for position in range(24):
@@ -42,13 +43,13 @@ def test_what_a_model_gets_wrong_is_what_it_shall_not_say(tmp_path):
 
 
 def test_an_answer_of_another_scene_stands_beside_some_right_ones(tmp_path):
-    told = list(rivals.draw(tmp_path, 60, seed=0))
+    told = list(make_preferences.draw_questions(tmp_path, 60, seed=0))
     assert all(other != question.answer for question, _, other in told)
     assert all(other in question.choices for question, _, other in told if question.choices)
     engine = SimpleNamespace(
         batch=lambda asked: (SimpleNamespace(text=q.answer) for (q, _, _), _ in zip(told, asked, strict=True))
     )
-    counts = rivals.write(engine, tmp_path, 60)
+    counts = make_preferences.write_preferences(engine, tmp_path, 60)
     assert counts["own errors"] == 0
     assert 1 <= counts["plausible"] <= 20
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -58,4 +59,4 @@ def test_an_answer_of_another_scene_stands_beside_some_right_ones(tmp_path):
 
 def test_a_question_that_fails_ends_it(tmp_path):
     with pytest.raises(RequestError, match="too long"):
-        rivals.write(Always(RequestError("too long")), tmp_path, 2)
+        make_preferences.write_preferences(Always(RequestError("too long")), tmp_path, 2)

@@ -43,8 +43,8 @@ def run(tmp_path):
     folder = tmp_path / "demo-ovis2"
     folder.mkdir()
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-    recipe = {"stages": [{"name": "see", "steps": 20}, {"name": "tell", "steps": 20}], "data": {}}
-    recipe["data"] = {"pictures": 100, "clips": 10}
+    recipe = {"stages": [{"name": "see", "steps": 20}, {"name": "tell", "steps": 20}]}
+    recipe["pool"] = {"pictures": 100, "clips": 10}
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder
 

@@ -58,8 +58,8 @@ def test_a_family_in_a_folder_of_its_own_answers_and_learns_by_the_program(outsi
     Image.new("RGB", (40, 30), "red").save(outside / "red.png")
     row = {"image": "red.png", "query": "<image>\nColour?", "response": "red"}
     (outside / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    stage = {"name": "tune", "objective": "supervised", "train": ["connector", "language"], "steps": 1, "batch": 1,
-             "warmup": 0, "datasets": [{"path": "rows.jsonl"}]}  # fmt: skip
+    stage = {"name": "tune", "objective": "supervised", "train": ["connector", "language"], "steps": 1, "warmup": 0,
+             "data": {"batch": 1, "datasets": [{"path": "rows.jsonl"}]}}  # fmt: skip
     recipe = {"model": {"start": "model"}, "stages": [stage]}
     (outside / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     question = ["red.png", "Which colour?", "--max-tokens", "4"]

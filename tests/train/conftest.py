@@ -13,7 +13,7 @@ from samples import tiny_model
 
 from longview.models.families import families
 from longview.train.distributed import processes
-from longview.train.objectives.supervised import Tuning
+from longview.train.loop import Trainer
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -54,14 +54,14 @@ def started(tokenizer, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def precise(monkeypatch, tmp_path):
     """Losses of runs as they are, not rounded for the log: a file beside each run's folder."""
-    learn = Tuning.learn
+    learn = Trainer.learn
 
-    def noted(self, step):
-        found = learn(self, step)
+    def noted(self, objective, step):
+        found = learn(self, objective, step)
         if processes.is_first():
-            with self.ward.path.with_name("losses").open("a") as file:
+            with (self.output / "losses").open("a") as file:
                 file.write(f"{step} {found[0]!r}\n")
         return found
 
-    monkeypatch.setattr(Tuning, "learn", noted)
+    monkeypatch.setattr(Trainer, "learn", noted)
     return lambda output: [float(line.split()[1]) for line in (output / "losses").read_text().splitlines()]

@@ -13,11 +13,12 @@ import pytest
 from runs import exported, forked, log, same, state, tree
 
 from longview.errors import CheckpointError
-from longview.train import loop
 from longview.train import run as training
-from longview.train.objectives.supervised import Tuning
+from longview.train.loop import Trainer
+from longview.train.objectives.of_data import DataObjective
+from longview.train.plan.plan import make_plan
 from longview.train.recipe import from_tree
-from longview.train.saved import manifest
+from longview.train.saved import checkpoint, manifest
 from longview.train.saved.export import export_checkpoint
 from longview.train.saved.folder import checkpoints
 
@@ -48,32 +49,32 @@ def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_p
     family, stage, model = KINDS[kind]
     recipe = copy.deepcopy(tree(started[family], data, **stage))
     recipe["model"] |= model
-    for part in recipe["stages"][0]["datasets"]:
-        part["path"] = str(data / part["path"])
+    for dataset in recipe["stages"][0]["data"]["datasets"]:
+        dataset["path"] = str(data / dataset["path"])
     understood = from_tree(recipe)
     taken = tmp_path / "taken"
-    learn, sample = Tuning.learn, Tuning.sample
+    learn, sample = Trainer.learn, DataObjective.sample
 
     def noted(self, position):
         with taken.open("a") as file:
             file.write(f"{position} {self.mixture.at(position)[1]}\n")
         return sample(self, position)
 
-    monkeypatch.setattr(Tuning, "sample", noted)
+    monkeypatch.setattr(DataObjective, "sample", noted)
     training.train(understood, tmp_path / "whole", progress=False)
     order = taken.read_text().splitlines()
-    steps = training.settle(understood, training.open_datasets(understood)).stages[0].steps
+    steps = make_plan(understood).recipe.stages[0].steps
     assert len(order) == steps * 4
     output = tmp_path / "killed"
     for moment in sorted(random.Random(kind).sample(range(1, steps), 3)):
 
-        def dying(self, step, moment=moment):
-            found = learn(self, step)
+        def dying(self, objective, step, moment=moment):
+            found = learn(self, objective, step)
             if step == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             return found
 
-        monkeypatch.setattr(Tuning, "learn", dying)
+        monkeypatch.setattr(Trainer, "learn", dying)
         taken.unlink()
         resume = (output / "recipe.json").exists()
         assert forked(lambda resume=resume: training.train(understood, output, resume, progress=False)) == [
@@ -81,7 +82,7 @@ def test_a_run_killed_in_any_step_resumes_bit_for_bit(kind, started, data, tmp_p
         ]
         seen = taken.read_text().splitlines()
         assert seen == order[(moment + 1) * 4 - len(seen) : (moment + 1) * 4]
-    monkeypatch.setattr(Tuning, "learn", learn)
+    monkeypatch.setattr(Trainer, "learn", learn)
     again = training.train(understood, output, resume=True, progress=False)
     assert again.name == ("adapter" if "adapter" in model else "model")
     assert same(state(tmp_path / "whole"), state(output))
@@ -96,13 +97,13 @@ def begun(started, data, tmp_path_factory):
     output = tmp_path_factory.mktemp("begun") / "run"
 
     def work():
-        save = training.Run.save
+        save = Trainer.save
 
         def dying(self, stage, step):
             save(self, stage, step)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        training.Run.save = dying
+        Trainer.save = dying
         training.train(recipe, output, progress=False)
 
     assert forked(work) == [-signal.SIGKILL]
@@ -114,7 +115,7 @@ def saving(recipe, output, moment: int | None = None, half: bool = False) -> int
     written. Without `moment`, how many things it does."""
 
     def work():
-        did, save, save_file = [0], training.Run.save, loop.save_file
+        did, save, save_file = [0], Trainer.save, checkpoint.save_file
 
         def watched(self, stage, step):
             did[0] = 1
@@ -133,9 +134,9 @@ def saving(recipe, output, moment: int | None = None, half: bool = False) -> int
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        training.Run.save = watched
+        Trainer.save = watched
         if half:
-            loop.save_file = halved
+            checkpoint.save_file = halved
         sys.addaudithook(note)
         training.train(recipe, output, resume=True, progress=False)
 
@@ -194,7 +195,7 @@ def test_a_bit_that_turned_is_told_by_its_file_before_any_step(file, begun, tmp_
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr(Tuning, "learn", None)
+    monkeypatch.setattr(Trainer, "learn", None)
     with pytest.raises(CheckpointError, match=rf"checkpoint-0000002/{file} is not what was written"):
         training.train(recipe, output, resume=True, progress=False)
     with pytest.raises(CheckpointError, match=rf"{file} is not what was written"):

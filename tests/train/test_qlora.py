@@ -11,6 +11,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from runs import stage_tree
 from samples import FOUR_BITS, four_bit_folders, noise
 from tolerances import SAME_MATHS
 
@@ -18,11 +19,11 @@ import longview
 from longview.errors import MissingExtraError, RecipeError
 from longview.models import adapters, quantization
 from longview.train import run as training
-from longview.train.build import add_adapter, open_model
+from longview.train.build import add_adapter, open_model, open_spec
 from longview.train.distributed import processes
-from longview.train.plan import estimate as estimates
-from longview.train.plan.dry_run import outlook
-from longview.train.plan.estimate import in_four_bits
+from longview.train.plan.dry_run import dry_run
+from longview.train.plan.estimate import count_four_bit, estimate
+from longview.train.plan.plan import make_plan
 from longview.train.recipe import Recipe, check, from_tree
 
 QUESTION = [longview.ask("What?", longview.image(noise(1)))]
@@ -45,10 +46,10 @@ def rows(tmp_path_factory):
 
 
 def recipe(start, rows, dtype="float32", **stage) -> Recipe:
-    base = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 30, "batch": 2, "warmup": 1,
+    base = {"name": "tune", "train": ["language"], "steps": 30, "batch": 2, "warmup": 1,
             "learning_rate": 0.02, "datasets": [{"path": str(rows / "rows.jsonl")}]}  # fmt: skip
     model = {"start": str(start), "dtype": dtype, "adapter": {"rank": 4, "alpha": 8, "dropout": 0.0}, "quantize": "nf4"}
-    return from_tree({"model": model, "stages": [base | stage]})
+    return from_tree({"model": model, "stages": [stage_tree(**base | stage)]})
 
 
 def unquantised(wanted: Recipe) -> Recipe:
@@ -65,7 +66,7 @@ def test_what_is_quantised_is_what_was_told_and_only_adapters_learn(family, fold
     add_adapter(wanted, model)
     small = [p for p in model.parameters() if isinstance(p, Params4bit)]
     weights = sum(p.quant_state.shape.numel() for p in small)
-    assert weights == in_four_bits(wanted, plain) > 10_000
+    assert weights == count_four_bit(wanted, plain) > 10_000
     held = sum(p.numel() + p.quant_state.absmax.numel() + 4 * p.quant_state.state2.absmax.numel() for p in small)
     assert held == pytest.approx(weights * quantization.NF4_BYTES, rel=0.02)
     assert {p.quant_state.quant_type for p in small} == {"nf4"}
@@ -101,7 +102,7 @@ def test_the_loss_goes_down_through_four_bits(dtype, stage, folders, rows, tmp_p
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_preferences_are_learned_against_the_base_in_four_bits(folders, rows, tmp_path):
+def test_preferences_are_learned_against_the_base_count_four_bit(folders, rows, tmp_path):
     pairs = {"objective": "preference", "steps": 12, "datasets": [{"path": str(rows / "pairs.jsonl")}]}
     training.train(recipe(folders["owl3"], rows, **pairs), tmp_path / "run", progress=False)
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
@@ -135,18 +136,18 @@ def test_what_is_learned_is_a_normal_adapter_for_whole_and_quantised_models(fold
 
 def test_the_dry_run_tells_of_four_bits_and_counts_them(folders, rows):
     whole = recipe(folders["owl3"], rows)
-    told = "\n".join(outlook(whole))
+    told = "\n".join(dry_run(whole))
     found = re.search(r"([\d,]+) frozen ones are kept in 4 bits \(NF4\): 0\.00 GiB", told)
     assert found
     assert int(found[1].replace(",", "")) > 10_000
 
 
-def test_an_adapter_on_four_bits_needs_less_memory(folders, rows):
-    wanted, taken = recipe(folders["owl3"], rows), []
+def test_an_adapter_on_four_bits_needs_less_memory(folders, rows, tmp_path):
+    wanted, taken, small = recipe(folders["owl3"], rows), [], 0
     for each in (wanted, unquantised(wanted)):
-        model, processor = estimates.bare_model(each)
-        small = in_four_bits(wanted, model)  # before it gets adapters
-        taken.append(estimates.forecasts(each, training.open_datasets(each), model, processor)[0].memory)
+        found = estimate(make_plan(each), open_spec(each, tmp_path))
+        taken.append(found.stages[0].memory)
+        small = small or found.four_bit
     saved = small * (4 - quantization.NF4_BYTES)
     assert taken[1] - taken[0] == pytest.approx(saved, rel=1e-3)
 
@@ -158,7 +159,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_read(folders, rows, tmp_
     with pytest.raises(RecipeError, match=r"model\.quantize is 'int4'; expected one of nf4"):
         from_tree({"model": {"start": "x", "quantize": "int4"}, "stages": []})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for follow in (lambda: training.train(wanted, tmp_path / "run", progress=False), lambda: list(outlook(wanted))):
+    for follow in (lambda: training.train(wanted, tmp_path / "run", progress=False), lambda: list(dry_run(wanted))):
         with pytest.raises(MissingExtraError, match=r"model\.quantize needs bitsandbytes.*pip install '?bitsandbytes"):
             follow()
 

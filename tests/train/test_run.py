@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -12,67 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import reseal
+from runs import NEW_MODELS, WORLD_TREE, reseal
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from longview.curriculum.objectives import look_once
-from longview.curriculum.pool import draw_sample, paint_pool
+from longview.curriculum import world
 from longview.errors import CheckpointError, RecipeError
-from longview.messages import Message, Part, ask
-from longview.train import loop
 from longview.train import run as training
-from longview.train.optimizers import learning_rate, make_optimizers, select_parts
-from longview.train.recipe import DataPart, Recipe, Stage, from_tree
-from longview.train.saved.folder import hold
-from longview.world.questions import describe
-
-TREE = {
-    "model": {
-        "family": "owl3",
-        "attention": "eager",
-        "processor": {"cut_enable": False},
-        "config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "hyper_layers": [1, 3], "gate": "none", "tie_word_embeddings": True,
-            "max_position_embeddings": 512, "initializer_range": 0.1,
-            "vision_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
-                              "num_hidden_layers": 2, "num_attention_heads": 2, "vision_use_head": False},
-        },
-    },
-    "data": {"pictures": 24, "clips": 2},
-    "stages": [
-        {"name": "see", "objective": "contents", "train": ["vision", "connector"], "steps": 4, "batch": 8, "warmup": 2},
-        {"name": "tell", "train": ["connector", "language"], "steps": 6, "tokens": 200, "turns": 2, "warmup": 2,
-         "mix": {"1": 1, "2": 1, "clip": 1}, "probe_layer": 1, "probe_weight": 0.1, "captions": 0.5,
-         "optimizer": "muon", "checkpoint_every": 2},
-    ],
-}  # fmt: skip
+from longview.train.build import open_model
+from longview.train.loop import Trainer
+from longview.train.optimizers import learning_rate, select_parts
+from longview.train.recipe import Recipe, Stage, from_tree
+from longview.train.saved import checkpoint
+from longview.train.saved.folder import lock_folder, newest_checkpoint
 
 
-OVIS2 = {
-    "family": "ovis2",
-    "processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": 24},
-    "config": {
-        "llm_config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512,
-            "initializer_range": 0.1,
-        },
-        "visual_tokenizer_config": {
-            "model_type": "aimv2_visual_tokenizer", "vocab_size": 64,
-            "backbone_config": {"image_size": 24, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48,
-                                "num_hidden_layers": 2, "num_attention_heads": 2},
-        },
-    },
-}  # fmt: skip
-MODELS = {"owl3": TREE["model"], "ovis2": OVIS2}
-ENDS = {"owl3": "<|im_end|><|endoftext|>", "ovis2": "<|im_end|>"}
-
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=NEW_MODELS)
 def recipe(request) -> Recipe:
-    return from_tree(TREE | {"model": MODELS[request.param]})
+    return from_tree(WORLD_TREE | {"model": NEW_MODELS[request.param]})
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +40,7 @@ def unbroken(recipe, tmp_path_factory) -> Path:
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    folder = training.newest_checkpoint(output)
+    folder = newest_checkpoint(output)
     assert folder is not None
     return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
 
@@ -92,15 +48,15 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("stop_at", [2, 4, 7])
 def test_a_stopped_run_resumes_bit_for_bit(recipe, unbroken, tmp_path, monkeypatch, stop_at):
     """The run is asked to end (as by Ctrl-C or a scheduler) in its n-th step, inside and between stages."""
-    steps, loss = [], training.Run.loss
+    steps, learn = [], Trainer.learn
 
-    def interrupted(self, stage, step):
+    def interrupted(self, objective, step):
         steps.append(step)
         if len(steps) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, stage, step)
+        return learn(self, objective, step)
 
-    monkeypatch.setattr(training.Run, "loss", interrupted)
+    monkeypatch.setattr(Trainer, "learn", interrupted)
     with pytest.raises(training.Interrupted, match=r"after step \d of \d; .*--resume"):
         training.train(recipe, tmp_path / "run", progress=False)
     assert len(steps) == stop_at
@@ -116,14 +72,14 @@ def test_a_crash_loses_only_the_steps_since_the_last_checkpoint(recipe, unbroken
     class Crash(Exception):
         pass
 
-    loss = training.Run.loss
+    learn = Trainer.learn
 
-    def crashing(self, stage, step):
-        if stage.name == "tell" and step == 3:
+    def crashing(self, objective, step):
+        if objective.stage.name == "tell" and step == 3:
             raise Crash
-        return loss(self, stage, step)
+        return learn(self, objective, step)
 
-    monkeypatch.setattr(training.Run, "loss", crashing)
+    monkeypatch.setattr(Trainer, "learn", crashing)
     with pytest.raises(Crash):
         training.train(recipe, tmp_path / "run", progress=False)
     (tmp_path / "run" / ".unfinished").mkdir()
@@ -146,7 +102,7 @@ def test_the_trained_model_opens_as_a_checkpoint_and_answers(unbroken):
 
 def test_only_the_named_parts_learn(recipe, unbroken, tmp_path):
     torch.manual_seed(recipe.seed)
-    fresh, _ = training.open_model(recipe, tmp_path / "model")
+    fresh, _ = open_model(recipe, tmp_path / "model")
     before, after = fresh.state_dict(), weights(unbroken)
     # Run the first stage alone: the language model must not have moved by it.
     first = dataclasses.replace(recipe, stages=recipe.stages[:1])
@@ -176,69 +132,21 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(recipe, unbroken, tmp_path
 
 
 def test_an_unknown_part_or_family_is_a_recipe_error(recipe, tmp_path):
-    model, _ = training.open_model(recipe, tmp_path)
+    model, _ = open_model(recipe, tmp_path)
     with pytest.raises(RecipeError, match="'tower'; its parts are vision, connector, language"):
         select_parts(model, ["tower"])
     with pytest.raises(RecipeError, match="'owl4'"):
-        training.open_model(from_tree(TREE | {"model": {"family": "owl4"}}), tmp_path)
-
-
-def test_a_probe_needs_three_blocks_after_it(recipe, tmp_path):
-    stages = [dataclasses.replace(recipe.stages[1], probe_layer=2)]
-    with pytest.raises(RecipeError, match="three blocks must follow"):
-        training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
-
-
-def test_the_learned_tokens_are_exactly_the_assistants_words(recipe, tmp_path):
-    _, processor = training.open_model(recipe, tmp_path)
-    pool = paint_pool(DataPart(pictures=12, clips=2), 24, seed=3)
-    rng = random.Random(0)
-    for kind in ("1", "3", "clip"):
-        sample = draw_sample(rng, pool, Stage("x", 1, [], turns=3, captions=0.5), kind)
-        inputs = processor.prepare(sample.messages, sample.media, train=True).load_pixels()
-        learned = inputs["labels"][0]
-        expected = "".join(
-            f"{message.text}{ENDS[recipe.model.family]}" for message in sample.messages if message.role == "assistant"
-        )
-        assert processor.tokenizer.decode(learned[learned != -100]) == expected
-        assert len(inputs["pixel_values"]) == len(sample.indices) == {"1": 1, "3": 3, "clip": 8}[kind]
-
-
-def test_painting_is_decided_by_the_seed_and_split():
-    part = DataPart(pictures=6, clips=1)
-    one, again, other = (paint_pool(part, 24, seed) for seed in (1, 1, 2))
-    assert (one.pixels == again.pixels).all()
-    assert (one.pixels != other.pixels).any()
-    assert not set(one.pictures) & set(paint_pool(part, 24, 1, held_out=True).pictures)
-
-
-def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
-    """The same question about eight pictures: only a look tells the answers apart."""
-    torch.manual_seed(0)
-    model, processor = training.open_model(recipe, tmp_path)
-    pool = paint_pool(DataPart(pictures=8, clips=0, simple=1.0), 24, seed=0)
-    samples = [
-        ([ask("What is this?", Part("image")), Message.of("assistant", describe(picture))], [pool.medium(index)])
-        for index, picture in enumerate(pool.pictures)
-    ]
-    batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
-    (optimizer,) = make_optimizers(dict(model.named_parameters()), Stage("x", 1, [], learning_rate=5e-3))
-    for _ in range(320):
-        loss = model(**batch, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.05
-    blind = dict(batch) | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
-    assert model(**blind, use_cache=False).loss.item() > 0.3
+        open_model(from_tree(WORLD_TREE | {"model": {"family": "owl4"}}), tmp_path)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_last_share():
-    stage = Stage("x", 100, [], learning_rate=1.0, final_rate=0.1, warmup=10)
-    rates = [learning_rate(stage, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1, rel=0.02)
-    assert max(rates) == rates[10] or max(rates) == rates[9]
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+    stage = Stage("x", "answers", [], steps=100, learning_rate=1.0, final_rate=0.1, warmup=10)
+    for cosine_after_warmup, peak in ((False, {9, 10}), (True, {9, 10})):
+        rates = [learning_rate(stage, step, cosine_after_warmup) for step in range(100)]
+        assert rates[0] == pytest.approx(0.1, rel=0.02)
+        assert rates.index(max(rates)) in peak
+        assert (max(rates) == 1.0) is cosine_after_warmup
+        assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
 @pytest.fixture
@@ -248,7 +156,7 @@ def damaged(unbroken, tmp_path) -> Path:
 
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_one_holds_it(recipe, damaged):
-    with hold(damaged, resume=True), pytest.raises(RecipeError, match="another process is training in"):
+    with lock_folder(damaged, resume=True), pytest.raises(RecipeError, match="another process is training in"):
         training.train(recipe, damaged, resume=True, progress=False)
     training.train(recipe, damaged, resume=True, progress=False)
 
@@ -256,7 +164,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_holds_it(recipe
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "empty"])
 def test_a_damaged_checkpoint_file_is_named_and_nothing_is_exported(recipe, damaged, file, damage):
-    folder = training.newest_checkpoint(damaged)
+    folder = newest_checkpoint(damaged)
     assert folder is not None
     (damaged / "model" / "model.safetensors").unlink()
     path = folder / file
@@ -277,7 +185,7 @@ def test_a_damaged_checkpoint_file_is_named_and_nothing_is_exported(recipe, dama
      '{"stage": 1, "step": 2, "losses": [true]}'],
 )  # fmt: skip
 def test_a_state_that_the_recipe_does_not_have_is_refused(recipe, damaged, state):
-    folder = training.newest_checkpoint(damaged)
+    folder = newest_checkpoint(damaged)
     assert folder is not None
     (folder / "state.json").write_text(state)
     reseal(folder)
@@ -285,9 +193,9 @@ def test_a_state_that_the_recipe_does_not_have_is_refused(recipe, damaged, state
         training.train(recipe, damaged, resume=True, progress=False)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "readers.safetensors"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "probes.safetensors"])
 def test_tensors_that_do_not_fit_the_model_are_refused(recipe, damaged, file):
-    folder = training.newest_checkpoint(damaged)
+    folder = newest_checkpoint(damaged)
     assert folder is not None
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
     name, tensor = next((name, tensor) for name, tensor in tensors.items() if tensor.dim() == 2)
@@ -323,7 +231,7 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
         save_file(tensors, path)
 
     saved: list[Path] = []
-    monkeypatch.setattr(loop, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     output = tmp_path / "run"
     with pytest.raises(CheckpointError, match=r"No space left on device.*no checkpoint yet"):
         training.train(recipe, output, progress=False)
@@ -336,7 +244,7 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
             raise SafetensorError("I/O error: No space left on device")
         save_file(tensors, path)
 
-    monkeypatch.setattr(loop, "save_file", full_later)
+    monkeypatch.setattr(checkpoint, "save_file", full_later)
     with pytest.raises(CheckpointError, match=r"No space.*intact in .*checkpoint-0000004"):
         training.train(recipe, output, resume=True, progress=False)
     monkeypatch.undo()
@@ -347,7 +255,7 @@ def test_a_full_disk_is_told_with_the_checkpoint_that_is_left(recipe, unbroken, 
 
 def test_a_run_that_has_ended_paints_nothing_when_resumed(recipe, damaged, monkeypatch):
     left = (damaged / "model" / "model.safetensors").read_bytes()
-    monkeypatch.setattr(training, "paint_pool", lambda *_, **__: pytest.fail("painted"))
+    monkeypatch.setattr(world, "paint_pool", lambda *_, **__: pytest.fail("painted"))
     training.train(recipe, damaged, resume=True, progress=False)
     assert (damaged / "model" / "model.safetensors").read_bytes() == left
 
@@ -355,7 +263,7 @@ def test_a_run_that_has_ended_paints_nothing_when_resumed(recipe, damaged, monke
 def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
     log = damaged / "log.jsonl"
     lines = log.read_text().splitlines()
-    folder = training.newest_checkpoint(damaged)
+    folder = newest_checkpoint(damaged)
     assert folder is not None
     (folder / "state.json").write_text('{"stage": 1, "step": 5, "losses": []}')
     reseal(folder)
@@ -377,7 +285,7 @@ def test_a_resumed_run_does_not_log_a_step_twice(recipe, damaged):
     ],
 )
 def test_a_config_that_makes_no_model_leaves_no_run_behind(tmp_path, config, message):
-    recipe = from_tree(TREE | {"model": {"family": "owl3", "config": config}})
+    recipe = from_tree(WORLD_TREE | {"model": {"family": "owl3", "config": config}})
     with pytest.raises(RecipeError, match=message):
         training.train(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "recipe.json").exists()
@@ -388,40 +296,3 @@ def test_an_output_that_is_no_folder_is_refused(recipe, tmp_path):
     for output in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/none/run")):
         with pytest.raises(RecipeError, match="cannot be used"):
             training.train(recipe, output, progress=False)
-
-
-def test_pictures_seen_once_teach_what_pictures_seen_each_time_do(recipe, tmp_path):
-    model, processor = training.open_model(recipe, tmp_path)
-    pool = paint_pool(recipe.data, 24, seed=1)
-    run = training.Run(recipe, tmp_path, model, processor, pool)
-    stage = dataclasses.replace(recipe.stages[1], train=["language"])
-    run._learning(stage)
-    each_time = run.loss(stage, 3)[0]
-    pool.features = look_once(model, processor, pool)
-    once = run.loss(stage, 3)[0]
-    assert once.item() == pytest.approx(each_time.item(), abs=1e-4)
-    pool.features += 1
-    assert run.loss(stage, 3)[0].item() != pytest.approx(each_time.item(), abs=1e-2)
-
-
-def test_a_stage_that_teaches_language_alone_looks_once_and_leaves_the_rest_as_it_was(recipe, tmp_path, monkeypatch):
-    looked = []
-    monkeypatch.setattr(loop, "look_once", lambda *arguments: looked.append(1) or look_once(*arguments))
-    words = dataclasses.replace(recipe.stages[1], train=["language"], steps=3)
-    stages = [recipe.stages[0], words, dataclasses.replace(words, name="more")]
-    training.train(dataclasses.replace(recipe, stages=stages), tmp_path / "run", progress=False)
-    assert looked == [1]
-    first = dataclasses.replace(recipe, stages=stages[:1])
-    training.train(first, tmp_path / "first", progress=False)
-    after, before = weights(tmp_path / "run"), weights(tmp_path / "first")
-    patch = next(name for name, tensor in before.items() if tensor.dim() == 4)
-    assert torch.equal(after[patch], before[patch])
-
-
-def test_where_places_are_read_one_by_one_their_mean_need_not_tell_them_apart(recipe, tmp_path):
-    model, processor = training.open_model(recipe, tmp_path)
-    pool = paint_pool(recipe.data, 24, seed=1)
-    run = training.Run(recipe, tmp_path, model, processor, pool)
-    losses = [run.loss(dataclasses.replace(recipe.stages[0], objective=o), 0) for o in ("contents", "places")]
-    assert losses[1][0].item() == pytest.approx(9 * losses[1][1]["each"] + losses[1][1]["signs"], abs=1e-2)
-    assert losses[0][0] > losses[1][0] + 10

@@ -1,9 +1,9 @@
-"""A user's datasets as one stream of samples: which row stands where, and which could not be shown.
+"""A user's datasets as one stream of samples: which row stands at which position.
 
-    sources.py (rows) ── Reading ── Dataset: any row, all checked at first ─┐
-                            └────── Stream: rows in order, never all held  ─┴─ Mixture: the sample at each position
+    sources.py (rows) ── RowReader ─┬─ Dataset: random access, all rows checked at first ─┬─ Mixture: the sample at
+                                    └─ Stream: rows in order, a buffer in memory ─────────┘  each position
 
-Nothing is drawn while training goes on: the row at each position of each epoch follows from the recipe's seed, so a
+Nothing is drawn while training runs: the row at each position of each epoch follows from the recipe's seed, so a
 resumed run sees what an unbroken one would have.
 """
 
@@ -12,47 +12,43 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-import json
 import random
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from longview.errors import RecipeError, RequestError
 from longview.train.data.grouping import grouped
-from longview.train.data.rows import NAMES, Example, bare, read_row
-from longview.train.data.sources import Opened, Place, locate, open_source, parse
-from longview.train.recipe import DatasetPart, Stage
-from longview.train.saved.folder import fsync, replace_text, writing
+from longview.train.data.rows import NAMES, Example, as_caption, read_row
+from longview.train.data.settings import DatasetSettings
+from longview.train.data.sources import OpenedSource, Place, locate, open_source, parse
+from longview.train.recipe import Stage, data_of
 
-GRACE = 100
-"""The share of broken samples is taken of so many at least, so that the first one does not end a run."""
 LOOKED_AT = 100
 """Rows of a stream that are checked before the first step."""
 ROUND = 1000
 """Samples after which the mixture of streams begins anew: to each its weight's share of them."""
 
 
-class Reading:
+class RowReader:
     """How the rows of a dataset become examples in a stage."""
 
-    def __init__(self, part: DatasetPart, opened: Opened, stage: Stage) -> None:
-        self._part, self._opened = part, opened
-        self._plain = stage.template == "plain"
+    def __init__(self, settings: DatasetSettings, opened: OpenedSource, stage: Stage) -> None:
+        self._settings, self._opened = settings, opened
+        self._plain = data_of(stage).template == "plain"
         self._rejected = stage.objective == "preference"
 
     def __call__(self, row: Any) -> Example:
-        """Raises RecipeError: the row does not add up."""
-        part, opened = self._part, self._opened
+        """Raises RecipeError: the row is not understood."""
+        settings, opened = self._settings, self._opened
         row = parse(row)
         if isinstance(row, dict):
             row = self._named(row)
-        example = read_row(row, opened.folder, part.ignore, opened.caption_template)
+        example = read_row(row, opened.folder, settings.ignore, opened.caption_template)
         if opened.captions is not None and example.plain != opened.captions:
             form, found = ("caption", "conversation")[:: 1 if opened.captions else -1]
             raise RecipeError(f"the row is a {found}, and data_format says {form}")
@@ -63,49 +59,49 @@ class Reading:
                 "column under ignore"
             )  # fmt: skip
         if self._plain and not example.plain:
-            example = bare(example)
-        return replace(example, text_rich=True) if part.text_rich else example
+            example = as_caption(example)
+        return replace(example, text_rich=True) if settings.text_rich else example
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with the columns' known names, and the question of every row, where it holds none."""
-        part = self._part
-        clash = next((new for old, new in part.columns.items() if old in row and new in row), None)
+        settings = self._settings
+        clash = next((new for old, new in settings.columns.items() if old in row and new in row), None)
         if clash:
             raise RecipeError(f"columns calls another one {clash!r}, and the row has a column of that name")
-        row = {part.columns.get(key, key): value for key, value in row.items()}
+        row = {settings.columns.get(key, key): value for key, value in row.items()}
         asked = any(NAMES.get(key) in ("messages", "query", "caption") for key, value in row.items() if value)
-        return row if asked or not part.query else row | {"query": part.query}
+        return row if asked or not settings.query else row | {"query": settings.query}
 
 
 class Dataset:
     """The rows of one source, or as many of them as its name says; each is checked on opening.
 
     Raises:
-        RecipeError: the source cannot be read or is empty, or a row does not add up; names its line.
+        RecipeError: the source cannot be read or is empty, or a row is not understood; names its line.
     """
 
     streams = False
 
-    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+    def __init__(self, settings: DatasetSettings, seed: int, stage: Stage, which: int = 0) -> None:
         """Args:
         which: Its number among the stage's datasets; each has an order of its own.
         """
-        opened = open_source(part)
+        opened = open_source(settings)
         self.path, self.digest = opened.path, opened.digest
-        self._source, self._read = opened.source, Reading(part, opened, stage)
-        held, wanted = len(self._source), locate(part.path).count
+        self._source, self._read = opened.source, RowReader(settings, opened, stage)
+        held, wanted = len(self._source), locate(settings.path).count
         if not held:
-            raise RecipeError(f"dataset {part.path} is empty; give one with a row or more")
+            raise RecipeError(f"dataset {settings.path} is empty; give one with a row or more")
         if wanted > held:
-            raise RecipeError(f"dataset {part.path} asks for {wanted} rows, and it holds {held}; ask for fewer")
-        chosen = random.Random(f"{seed} {part.path}").sample(range(held), wanted) if wanted else range(held)
+            raise RecipeError(f"dataset {settings.path} asks for {wanted} rows, and it holds {held}; ask for fewer")
+        chosen = random.Random(f"{seed} {settings.path}").sample(range(held), wanted) if wanted else range(held)
         self._chosen = np.array(sorted(chosen), np.int64)
-        self._stream = f"{seed} {stage.name} dataset {which}"
+        self._seed = f"{seed} {stage.name} dataset {which}"
         self._pass = lru_cache(maxsize=2)(self._draw_pass)
         self.lengths = np.zeros(len(self), np.int32)
-        """Words of each row, see `Example.words`; below 0 where it shows nothing."""
+        """Words of each row, see `Example.words`; negative where it has no media."""
         self.cuts = False
-        """Whether a row says how many crops its pictures become."""
+        """Whether a row has a `max_partition` of its own."""
         for number in range(len(self)):
             example = self[number]
             self.lengths[number] = example.words * (1 if example.media else -1)
@@ -130,7 +126,7 @@ class Dataset:
         return np.concatenate(passes)[turns - begin // len(self) * len(self)]
 
     def _draw_pass(self, passed: int) -> np.ndarray:
-        return shuffled(len(self), f"{self._stream} pass {passed}")
+        return shuffled(len(self), f"{self._seed} pass {passed}")
 
 
 class Stream:
@@ -141,22 +137,22 @@ class Stream:
     pictures.
 
     Raises:
-        RecipeError: the source cannot be read or is empty, or one of the first rows does not add up.
+        RecipeError: the source cannot be read or is empty, or one of the first rows is not understood.
     """
 
     streams = True
 
-    def __init__(self, part: DatasetPart, seed: int, stage: Stage, which: int = 0) -> None:
+    def __init__(self, settings: DatasetSettings, seed: int, stage: Stage, which: int = 0) -> None:
         """Args:
         which: Its number among the stage's datasets; each has an order of its own.
         """
-        opened = open_source(part)
+        opened = open_source(settings)
         self.path, self.digest, self.cuts = opened.path, opened.digest, False
-        self._source, self._read = opened.source, Reading(part, opened, stage)
-        self._name, self._buffer, self._wanted = part.path, part.buffer, locate(part.path).count or None
-        self._stream = f"{seed} {stage.name} dataset {which}"
+        self._source, self._read = opened.source, RowReader(settings, opened, stage)
+        self._name, self._buffer, self._wanted = settings.path, settings.buffer, locate(settings.path).count or None
+        self._seed = f"{seed} {stage.name} dataset {which}"
         self._walks: list[Any] = []
-        weakref.finalize(self, _close, self._walks)  # while its libraries are there, also when the program ends
+        weakref.finalize(self, _close, self._walks)  # before its libraries are unloaded at exit
         seen = 0
         for number, row in itertools.islice(self._walk(), self._wanted or LOOKED_AT):
             try:
@@ -180,7 +176,7 @@ class Stream:
         self._rest = self._walk()
 
     def _find(self, number: int) -> tuple[int, Any]:
-        """A row as it lies in the buffer that holds it."""
+        """A row, from the buffer that it falls into."""
         if number < self._begin:
             self._rewind()
         while number >= self._begin + len(self._rows):
@@ -189,7 +185,7 @@ class Stream:
             if not rows:
                 self._passed, self._blocks, self._rows, self._rest = self._passed + 1, 0, [], self._walk()
                 continue
-            order = shuffled(len(rows), f"{self._stream} pass {self._passed} buffer {self._blocks}")
+            order = shuffled(len(rows), f"{self._seed} pass {self._passed} buffer {self._blocks}")
             self._rows = [rows[place] for place in order]
             self._blocks += 1
         return self._rows[number - self._begin]
@@ -198,7 +194,7 @@ class Stream:
         return Place(self.path, self._source.unit, self._find(number)[0])
 
     def __getitem__(self, number: int) -> Example:
-        """Raises RequestError: the row does not add up, which nobody could know before."""
+        """Raises RequestError: the row is not understood; it is read here for the first time."""
         try:
             return self._read(self._find(number)[1])
         except RecipeError as error:
@@ -213,24 +209,25 @@ def _close(walks: list[Any]) -> None:
 class Mixture:
     """Datasets as one endless stream, epoch after epoch, each in an order of its own.
 
-    An epoch takes weight · rows of each dataset; what a fraction leaves out comes in the epochs after it. Where any of
-    them streams, its length is not known, and weights are shares of the samples instead.
+    An epoch takes weight · rows of each dataset; the rest of a fraction comes in the next epochs. Where any of them
+    streams, its length is unknown, and weights are shares of the samples instead.
     """
 
     def __init__(self, stage: Stage, seed: int) -> None:
-        parts = stage.datasets
-        if not parts:
-            raise RecipeError(f"stages.{stage.name}.datasets is empty; name one file or more")
+        self._settings, self._seed = data_of(stage), f"{seed} {stage.name}"
+        wanted = self._settings.datasets
+        if not wanted:
+            raise RecipeError(f"stages.{stage.name}.data.datasets is empty; name one file or more")
         self.datasets = [
-            (Stream if part.streaming else Dataset)(part, seed, stage, which) for which, part in enumerate(parts)
+            (Stream if settings.streaming else Dataset)(settings, seed, stage, which)
+            for which, settings in enumerate(wanted)
         ]
-        self._stage, self._stream = stage, f"{seed} {stage.name}"
         self.streams = any(data.streams for data in self.datasets)
         if self.streams:
-            total = sum(part.weight for part in parts)
-            shares = [ROUND * part.weight / total for part in parts]
+            total = sum(settings.weight for settings in wanted)
+            shares = [ROUND * settings.weight / total for settings in wanted]
         else:
-            shares = [part.weight * len(data) for part, data in zip(parts, self.datasets, strict=True)]  # type: ignore[arg-type]
+            shares = [s.weight * len(data) for s, data in zip(wanted, self.datasets, strict=True)]  # type: ignore[arg-type]
         self._shares = [max(1, round(share)) for share in shares]
         self._ends = list(itertools.accumulate(self._shares))
         self._order = lru_cache(maxsize=2)(self._draw_order)
@@ -260,12 +257,12 @@ class Mixture:
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         """The slot at each position of an epoch. Those of a stream follow one another."""
-        name = f"{self._stream} epoch {epoch}"
-        if self._stage.group_by_length:
+        name = f"{self._seed} epoch {epoch}"
+        if self._settings.group_by_length:
             lengths = np.concatenate([data.lengths for data in self.datasets if isinstance(data, Dataset)])
             begins = np.cumsum([0, *(len(data) for data in self.datasets[:-1] if isinstance(data, Dataset))])
             rows = self._numbers(epoch) + np.repeat(begins, self._shares)
-            batch, chunks = self._stage.batch, max(1, self._stage.batch // self._stage.micro_batch)
+            batch, chunks = self._settings.batch, max(1, self._settings.batch // self._settings.micro_batch)
             return grouped(lengths[rows], batch, chunks, generator(name), lead=-epoch * self.epoch % batch)
         order = shuffled(self.epoch, name)
         for data, share, end in zip(self.datasets, self._shares, self._ends, strict=True):
@@ -275,66 +272,10 @@ class Mixture:
         return order
 
 
-def generator(stream: str) -> np.random.Generator:
-    """A random generator for a purpose of its own."""
-    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big")))
+def generator(name: str) -> np.random.Generator:
+    """A random generator of its own for each name."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")))
 
 
-def shuffled(count: int, stream: str) -> np.ndarray:
-    return generator(stream).permutation(count)
-
-
-class Quarantine:
-    """Samples that could not be shown: each is told in a report, and too many of them end the run.
-
-    Args:
-        path: The report: JSON lines with stage, step, where the row stands, and what was wrong.
-        share: The most that may be broken, of the samples drawn so far.
-    """
-
-    def __init__(self, path: Path, share: float, stage: str, number: int) -> None:
-        self.path, self.share, self.stage = path, share, stage
-        self.broken = sum(line["stage"] == number for line in read_quarantine(path))
-        self._number = number
-
-    def add(self, step: int, drawn: int, place: Place, reason: str) -> None:
-        """Write a sample down.
-
-        Args:
-            drawn: Samples of the stage so far.
-
-        Raises:
-            RecipeError: more are broken than the recipe allows.
-        """
-        line = {"stage": self._number, "step": step, "file": str(place.path), place.unit: place.number}
-        with writing(self.path, self.path.parent), self.path.open("a", encoding="utf-8") as report:
-            report.write(json.dumps(line | {"reason": reason}, ensure_ascii=False) + "\n")
-        self.broken += 1
-        if self.broken > self.share * max(drawn, GRACE):
-            fsync(self.path)
-            raise RecipeError(
-                f"{self.broken} of {drawn} samples are broken, more than stages.{self.stage}.quarantine={self.share:g} "
-                f"allows; the last is {place}: {reason}; {self.path} lists them: mend the data, or allow more"
-            )
-
-
-def trim_report(path: Path, begin: tuple[int, int]) -> None:
-    """Drop what will be told again: lines of steps that are taken again, and a last line that was cut short."""
-    if path.exists():
-        kept = [
-            json.dumps(x, ensure_ascii=False) + "\n" for x in read_quarantine(path) if (x["stage"], x["step"]) < begin
-        ]
-        replace_text(path, "".join(kept))
-
-
-def read_quarantine(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a report that are whole."""
-    if not path.exists():
-        return
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut short when the machine went down
-            continue
-        if isinstance(line, dict) and isinstance(line.get("stage"), int) and isinstance(line.get("step"), int):
-            yield line
+def shuffled(count: int, name: str) -> np.ndarray:
+    return generator(name).permutation(count)

@@ -1,8 +1,8 @@
-"""Samples of one modality side by side: MGM's sampler.
+"""MGM's sampler: a step holds samples of one modality.
 
 A step holds samples with pictures or samples without, never both, but for the last ones of an epoch; within it, the
-samples are dealt out so that those that pass the model together hold about as many words each time. How long a sample
-is, its words between spaces tell: nothing is tokenised and no picture opened.
+samples are dealt out so that those that pass the model together have about as many words each time. A sample's length
+is its number of words between spaces: nothing is tokenised and no picture opened.
 
 Source: the sampler of MGM's trainer, which is LLaVA's.
 """
@@ -18,7 +18,7 @@ def grouped(lengths: np.ndarray, batch: int, chunks: int, generator: np.random.G
     """An order of samples, (n,).
 
     Args:
-        lengths: Of each sample, (n,); below 0 where it shows nothing.
+        lengths: Of each sample, (n,); negative where it has no media.
         batch: Samples of a step.
         chunks: How often in a step samples pass the model.
         lead: Samples that the step which the epoch before has begun still lacks; they are taken from the last ones, so

@@ -9,8 +9,8 @@
 
 Any of them may hold `rejected_response`, the answer that is to become less likely. In a user's text `<image>` is the
 next picture and `<video>` the next video, as is a block {"type": "image"} that names none; where there are neither, the
-media stand in front of the first question. Elsewhere these are letters. A key that is not understood is refused, not
-dropped.
+media stand in front of the first question. Elsewhere these are ordinary text. A key that is not understood is refused,
+not dropped.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ SYNONYMS = {
 """Our name of each column, and all that it is known by."""
 NAMES = {name: column for column, names in SYNONYMS.items() for name in names}
 UNUSED = ("id",)
-"""Columns that say nothing to a model."""
+"""Columns without meaning for a model."""
 UNLEARNABLE = ("audios", "audio", "tools", "objects", "label", "channel", "chat_template_kwargs", "rejected_images")
-"""Columns of ms-swift that mean something no model here can learn; empty ones are let pass."""
+"""Columns of ms-swift that no model here can learn from; empty ones are accepted."""
 ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant",
     "system": "system", "developer": "system",
@@ -55,12 +55,12 @@ TAG = re.compile("<(image|video)>")
 
 Kind = Literal["text", "single", "several", "video"]
 KINDS: tuple[str, ...] = get_args(Kind)
-"""What a sample shows: pictures rich in text, another single picture, several of them, or video."""
+"""What media a sample has: pictures rich in text, another single picture, several of them, or video."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What is to be learned: a conversation whose last word is the assistant's."""
+    """A conversation to learn from; its last message is the assistant's."""
 
     messages: tuple[Message, ...]
     rejected: Message | None = None
@@ -80,7 +80,7 @@ class Example:
 
     @property
     def kind(self) -> Kind | None:
-        """None: it shows nothing."""
+        """None: it has no media."""
         media = self.media
         if any(part.type == "video" for part in media):
             return "video"
@@ -94,11 +94,11 @@ class Example:
         return len(self.media) + sum(len(part.text.split()) for message in self.messages for part in message.parts)
 
 
-def bare(example: Example) -> Example:
-    """What is shown and what is answered, to be learned without the chat template; the question is left out.
+def as_caption(example: Example) -> Example:
+    """The media and the answer alone, for the template `plain`; the question is left out.
 
     Raises:
-        RecipeError: there is more than one answer, or nothing is shown.
+        RecipeError: there is more than one answer, or there are no media.
     """
     roles = [message.role for message in example.messages]
     if roles != ["user", "assistant"] or not example.media:
@@ -119,7 +119,7 @@ def read_row(row: Any, folder: Path, ignore: Sequence[str] = (), caption_templat
         caption_template: Text around the `<image>` in front of a caption; default: the picture alone.
 
     Raises:
-        RecipeError: a column is unknown, or the row does not add up; says what was expected.
+        RecipeError: a column is unknown, or the row is not understood; says what was expected.
     """
     if not isinstance(row, Mapping):
         raise RecipeError(f"a row is an object with messages, not {row!r:.60}")
@@ -173,7 +173,7 @@ def _crops(value: Any) -> int | None:
     return int(value)
 
 
-# ── who says what ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Turn = tuple[str, Any, bool]
 """A role, its content (text or blocks), and whether it is learned."""
@@ -192,7 +192,7 @@ def _turns(columns: Mapping[str, Any], caption_template: str | None) -> list[Tur
         turns = list(_question(columns))
     if "system" in columns:
         if turns and turns[0][0] == "system":
-            raise RecipeError("the system speaks in its own column and in the messages; keep one")
+            raise RecipeError("the row has a column system and a message of role system; keep one")
         turns.insert(0, ("system", columns["system"], False))
     if not turns:
         raise RecipeError("the row holds no messages")
@@ -200,7 +200,7 @@ def _turns(columns: Mapping[str, Any], caption_template: str | None) -> list[Tur
 
 
 def _caption(columns: Mapping[str, Any], template: str | None) -> list[Turn]:
-    """What stands around a picture, and its caption. Nothing else is said."""
+    """The text around a picture, and its caption."""
     extra = next((key for key in ("system", "rejected_response", "rejected_messages") if key in columns), None)
     if extra:
         raise RecipeError(f"the row has a caption and a column {extra!r} as well; keep one of them")
@@ -217,13 +217,13 @@ def _messages(value: Any) -> Iterator[Turn]:
         raise RecipeError(f"messages are a list of objects with role and content, not {value!r:.60}")
     for message in value:
         if "human" in message or "assistant" in message:  # a question and its answer in one
-            _no_more(message, ("human", "assistant"))
+            _check_keys(message, ("human", "assistant"))
             if set(message) != {"human", "assistant"}:
                 raise RecipeError(f"a pair holds human and assistant; found {', '.join(message)}")
             yield "user", message["human"], False
             yield "assistant", message["assistant"], True
             continue
-        _no_more(message, ("role", "from", "content", "value", "loss", "loss_scale"))
+        _check_keys(message, ("role", "from", "content", "value", "loss", "loss_scale"))
         role, content = (_one_of(message, keys) for keys in (("role", "from"), ("content", "value")))
         if role not in ROLES:
             raise RecipeError(f"unknown role {role!r:.40}; expected one of {', '.join(ROLES)}")
@@ -238,7 +238,7 @@ def _messages(value: Any) -> Iterator[Turn]:
 
 
 def _question(columns: Mapping[str, Any]) -> Iterator[Turn]:
-    """A question and an answer, and those before them."""
+    """A question and its answer, and those before them."""
     lacking = [key for key in ("query", "response") if key not in columns]
     if lacking:
         names = ", ".join(SYNONYMS[lacking[0]])
@@ -266,8 +266,8 @@ def _rejected(columns: Mapping[str, Any], messages: Sequence[Message]) -> Messag
             )
         mine = [(message.role, TAG.sub("", message.text)) for message in messages[:-1]]
         if len(turns) > 1 and any(
-            (role, TAG.sub("", content)) != said
-            for (role, content, _), said in zip(turns, mine, strict=False)
+            (role, TAG.sub("", content)) != expected
+            for (role, content, _), expected in zip(turns, mine, strict=False)
             if isinstance(content, str)
         ):
             raise RecipeError("rejected_messages differ from messages before the last answer; only that may differ")
@@ -285,13 +285,13 @@ def _rejected(columns: Mapping[str, Any], messages: Sequence[Message]) -> Messag
     return Message.of("assistant", answer)
 
 
-# ── where the media stand ────────────────────────────────────────────────────────────────────────────────────────────
+# ── media ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _place(
     turns: Sequence[Turn], given: Mapping[str, list[Part]], folder: Path
 ) -> tuple[tuple[Message, ...], frozenset[int]]:
-    """Turns with their media in the places of their tags."""
+    """Turns → messages with their media in the places of their tags."""
     tags = [tag for role, content, _ in turns if role == "user" for tag in _tags(content)]
     for kind, parts in given.items():
         if tags.count(kind) not in (0, len(parts)):
@@ -328,7 +328,7 @@ def _tags(content: Any) -> list[str]:
 
 
 def _is_tag(block: Any) -> bool:
-    """A block that says where a picture or video stands, and not which."""
+    """A block that marks the place of a picture or video, and does not name it."""
     named = isinstance(block, Mapping) and block.get("type") in ("image", "video")
     return named and all(value is None for key, value in block.items() if key != "type")
 
@@ -383,12 +383,12 @@ def _source(source: Any, kind: str, folder: Path) -> Source:
         raise RecipeError(f"{kind} {source!r:.60} is no path, URL or data URI")
     if re.match(r"(https?|data|file):", source, re.IGNORECASE):
         return source
-    return str(_kept(folder / Path(source).expanduser()))
+    return str(_relocated(folder / Path(source).expanduser()))
 
 
-def _kept(path: Path) -> Path:
-    """Where the collections that LLaVA's and MGM's files name keep a picture today: OCR-VQA's may be PNG, and both
-    parts of Visual Genome lie in one folder."""
+def _relocated(path: Path) -> Path:
+    """The present path of a picture in the collections that LLaVA's and MGM's files name: OCR-VQA's may be PNG, and
+    both parts of Visual Genome lie in one folder."""
     if any("ocr" in part for part in path.parts) and path.suffix == ".jpg":
         other = path.with_suffix(".png")
     elif {"VG_100K", "VG_100K_2"} & {*path.parts}:
@@ -405,7 +405,7 @@ def _one_of(message: Mapping[str, Any], keys: tuple[str, str]) -> Any:
     return message[found[0]]
 
 
-def _no_more(message: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_keys(message: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in message:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]

@@ -1,8 +1,8 @@
-"""What a stage says of its samples: how many frames of a film are seen, and which pictures are cut into crops."""
+"""A stage's settings of its samples: frames of a film, and which pictures are cut into crops."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from longview.errors import RecipeError
@@ -12,15 +12,21 @@ from longview.models.base import SampleFormat
 from longview.requests import MediaOptions
 from longview.train.data.datasets import Mixture
 from longview.train.data.rows import Example
-from longview.train.recipe import OF_USERS, Recipe, Stage
+from longview.train.data.settings import DataSettings
+from longview.train.recipe import Stage, data_of
 
 
-def open_shown(parts: Sequence[Part], stage: Stage, default: MediaOptions) -> list[Medium]:
-    """Pictures and videos, in so many frames as the stage says. A list of pictures has no times: fps is for films."""
-    plain = MediaOptions(frames=stage.frames or None)
-    if not stage.fps:
+def open_shown(parts: Sequence[Part], frames: int, fps: float, default: MediaOptions) -> list[Medium]:
+    """Pictures and videos. A list of pictures has no times: `fps` is for films.
+
+    Args:
+        frames: Of a video at most; 0: as many as `default` says.
+        fps: Frames a second of a film; 0: as `default` says.
+    """
+    plain = MediaOptions(frames=frames or None)
+    if not fps:
         return open_media(parts, plain, default=default)
-    timed = MediaOptions(frames=stage.frames or None, fps=stage.fps)
+    timed = MediaOptions(frames=frames or None, fps=fps)
     films = [part.type == "video" and not isinstance(part.source, (list, tuple)) for part in parts]
     opened = {
         is_film: iter(
@@ -35,32 +41,29 @@ def open_shown(parts: Sequence[Part], stage: Stage, default: MediaOptions) -> li
     return [next(opened[film]) for film in films]
 
 
-def sample_format_of(example: Example, stage: Stage, draw: float) -> SampleFormat:
-    """How a sample is laid out: the row's own word first, then the stage's for its kind, then the processor's."""
+def sample_format_of(example: Example, settings: DataSettings, draw: float) -> SampleFormat:
+    """How a sample is laid out: the row's own setting first, then the stage's for its kind, then the processor's."""
     kind = example.kind
-    share = None if kind is None else stage.crop.get(kind)
-    most = None if kind is None else stage.max_partition.get(kind)
+    share = None if kind is None else settings.crop.get(kind)
+    most = None if kind is None else settings.max_partition.get(kind)
     return SampleFormat(example.plain, None if share is None else draw < share, example.max_partition or most)
 
 
-def check_cutting(recipe: Recipe, processor: Any, mixtures: Mapping[str, Mixture]) -> None:
-    """Make sure that the model's pictures can be cut as the stages, and rows of their data, say.
+def check_cutting(stage: Stage, processor: Any, mixture: Mixture) -> None:
+    """Make sure that the model's pictures can be cut as the stage, and rows of its data, ask for.
 
     Raises:
         RecipeError: they cannot.
     """
-    for stage in recipe.stages:
-        if stage.objective not in OF_USERS:
-            continue
-        for key, needed in (("crop", "cut"), ("max_partition", "max_partition")):
-            if getattr(stage, key) and needed not in processor.crop_settings:
-                raise RecipeError(
-                    f"stages.{stage.name}.{key} means nothing to this model, which decides itself how pictures are "
-                    "cut; leave it out"
-                )
-        said = next((data.path for data in mixtures[stage.name].datasets if data.cuts), None)
-        if said is not None and "max_partition" not in processor.crop_settings:
+    for key, needed in (("crop", "cut"), ("max_partition", "max_partition")):
+        if getattr(data_of(stage), key) and needed not in processor.crop_settings:
             raise RecipeError(
-                f"dataset {said} says max_partition, and this model cuts no picture into so many crops; name the "
-                "column under ignore"
+                f"stages.{stage.name}.data.{key} means nothing to this model, which decides itself how pictures are "
+                "cut; leave it out"
             )
+    named = next((data.path for data in mixture.datasets if data.cuts), None)
+    if named is not None and "max_partition" not in processor.crop_settings:
+        raise RecipeError(
+            f"dataset {named} says max_partition, and this model cuts no picture into so many crops; name the column "
+            "under ignore"
+        )

@@ -1,4 +1,4 @@
-"""Where the rows of a dataset lie: JSON lines, a JSON list, Parquet, Hugging Face datasets in folders or on the hub.
+"""The sources of rows: JSON lines, a JSON list, Parquet, Hugging Face datasets in folders or on the hub.
 
     rows.jsonl · rows.json · rows.parquet     files, known by what they hold
     info.json:NAME                            an entry of Ovis's dataset info: {NAME: {"meta_file", "image_dir", …}}
@@ -7,7 +7,7 @@
     modelscope:owner/name                     on ModelScope's, fetched whole
     …#2000                                    so many of the rows
 
-Tables come as they are stored: pictures inside them stay encoded until a sample is shown.
+Tables are read as they are stored: pictures inside them stay encoded until a sample is opened.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from longview.errors import MissingExtraError, RecipeError
-from longview.train.recipe import DatasetPart
+from longview.train.data.settings import DatasetSettings
 
 BATCH = 64
-"""Rows of a table that are taken out of it at a time."""
+"""Rows of a table that are read at a time."""
 HUB_NAME = r"[\w.-]+/[\w.-]+"
 MODELSCOPE = "modelscope:"
 
@@ -44,7 +44,7 @@ class Place(NamedTuple):
         return f"{self.path}, {self.unit} {self.number}"
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Rows by their number, from 0."""
 
     unit: str
@@ -55,10 +55,10 @@ class Source(Protocol):
         """Raises RecipeError: it is not JSON."""
 
     def number(self, row: int) -> int:
-        """What a user counts it as, from 1."""
+        """Its number for a user, from 1."""
 
     def walk(self) -> Iterator[tuple[int, Any]]:
-        """All rows in order, each with what a user counts it as; those of lines are not parsed yet. A list has none."""
+        """All rows in order, each with its number for a user; JSON lines are not parsed yet. A list has none."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Location:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSource:
     """A source, and what is known about its rows."""
 
-    source: Source
-    path: Path  # what to call it
+    source: RowSource
+    path: Path  # its name in messages
     digest: str
     folder: Path  # where relative paths of media begin
-    captions: bool | None = None  # whether its rows are captions; None: they say so themselves
+    captions: bool | None = None  # whether its rows are captions; None: each row tells
     caption_template: str | None = None
 
 
@@ -108,38 +108,38 @@ def locate(name: str) -> Location:
     return Location(target, None, count)
 
 
-def open_source(part: DatasetPart) -> Opened:
+def open_source(settings: DatasetSettings) -> OpenedSource:
     """Open what a dataset's path names.
 
     Raises:
         RecipeError: it cannot be read, holds no such entry or split, or is not what it should be.
     """
-    location = locate(part.path)
+    location = locate(settings.path)
     if location.target.startswith(MODELSCOPE):
         location = Location(str(fetch_modelscope(location.target.removeprefix(MODELSCOPE))), None, location.count)
     path = location.path
-    folder = Path(part.folder).expanduser() if part.folder is not None else None
+    folder = Path(settings.folder).expanduser() if settings.folder is not None else None
     on_hub = re.fullmatch(HUB_NAME, location.target) and path.suffix not in (".json", ".jsonl", ".parquet")
     if path.is_dir() or (on_hub and not path.exists()):
-        source, digest = open_table(location, part)
-        return Opened(source, path, digest, folder or (path if path.is_dir() else Path()))
-    if part.split != "train":
-        raise RecipeError(f"dataset {part.path} is a file, which has no splits; leave out split")
+        source, digest = open_table(location, settings)
+        return OpenedSource(source, path, digest, folder or (path if path.is_dir() else Path()))
+    if settings.split != "train":
+        raise RecipeError(f"dataset {settings.path} is a file, which has no splits; leave out split")
     if location.name is not None:
         entry = read_info(path, location.name)
-        source, digest = open_file(entry.meta_file, part.streaming)
+        source, digest = open_file(entry.meta_file, settings.streaming)
         begin = folder or entry.folder or entry.meta_file.parent
-        return Opened(source, entry.meta_file, digest, begin, entry.captions, entry.caption_template)
+        return OpenedSource(source, entry.meta_file, digest, begin, entry.captions, entry.caption_template)
     refuse_info(path)
-    source, digest = open_file(path, part.streaming)
-    return Opened(source, path, digest, folder or path.parent)
+    source, digest = open_file(path, settings.streaming)
+    return OpenedSource(source, path, digest, folder or path.parent)
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Lines:
-    """JSON lines; in memory is where each begins, or not even that if they are only walked through."""
+    """JSON lines; the offset of each is in memory, or nothing if they are only iterated."""
 
     unit = "line"
 
@@ -175,7 +175,7 @@ class Lines:
 
 
 class Rows:
-    """A list of rows, or a table of Hugging Face's, which reads them from the disk."""
+    """A list of rows, or a Hugging Face table, which reads them from the disk."""
 
     unit = "row"
 
@@ -200,7 +200,7 @@ class Rows:
 
 
 def parse(row: Any) -> Any:
-    """A line → a row; rows are given back as they are."""
+    """A line → a row; rows are returned as they are."""
     if not isinstance(row, bytes):
         return row
     try:
@@ -209,8 +209,8 @@ def parse(row: Any) -> Any:
         raise RecipeError(f"not JSON ({' '.join(str(error).split())[:200]})") from error
 
 
-def open_file(path: Path, streaming: bool = False) -> tuple[Source, str]:
-    """A file of rows, and what tells it from another: its SHA-256; its size and time where it is not read whole."""
+def open_file(path: Path, streaming: bool = False) -> tuple[RowSource, str]:
+    """A file of rows, and its digest: its SHA-256, or that of its size and time where it is not read whole."""
     try:
         with path.open("rb") as file:
             begin = file.read(1 << 16)
@@ -251,7 +251,7 @@ def digest_of(paths: list[Path], root: Path, whole: bool = True) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class InfoEntry:
     """One dataset of an info file."""
 
     meta_file: Path
@@ -260,15 +260,15 @@ class Entry:
     caption_template: str | None
 
 
-ENTRY = ("meta_file", "image_dir", "data_format", "caption_template", "storage_type")
-"""Keys of an entry. How its pictures are stored, `storage_type`, has no meaning here: they are files."""
+ENTRY_KEYS = ("meta_file", "image_dir", "data_format", "caption_template", "storage_type")
+"""Keys of an entry. `storage_type`, how its pictures are stored, is ignored: they are files."""
 
 
-def read_info(path: Path, name: str) -> Entry:
+def read_info(path: Path, name: str) -> InfoEntry:
     """The entry of an info file.
 
     Raises:
-        RecipeError: the file has no such entry, or the entry does not say what is needed.
+        RecipeError: the file has no such entry, or the entry lacks what is needed.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -284,10 +284,10 @@ def read_info(path: Path, name: str) -> Entry:
         raise RecipeError(f"{path} names no dataset {name!r}{hint}")
     entry, where = entries[name], f"{path}, {name!r}"
     for key in entry:
-        if key not in ENTRY:
-            near = difflib.get_close_matches(str(key), ENTRY, n=1, cutoff=0)
+        if key not in ENTRY_KEYS:
+            near = difflib.get_close_matches(str(key), ENTRY_KEYS, n=1, cutoff=0)
             raise RecipeError(f"{where}: unknown key {key!r}; the nearest known one is {near[0]!r}")
-    wrong = [key for key in ENTRY if not isinstance(entry.get(key, ""), str)]
+    wrong = [key for key in ENTRY_KEYS if not isinstance(entry.get(key, ""), str)]
     if wrong or not entry.get("meta_file"):
         raise RecipeError(f"{where}: {(wrong or ['meta_file'])[0]} is to be text, and meta_file must be there")
     form = entry.get("data_format", "conversation")
@@ -297,11 +297,11 @@ def read_info(path: Path, name: str) -> Entry:
     if template is not None and (form != "caption" or template.count("<image>") != 1):
         raise RecipeError(f"{where}: caption_template is for data_format caption, and holds <image> once: {template!r}")
     folder = path.parent / entry["image_dir"] if entry.get("image_dir") else None
-    return Entry(path.parent / entry["meta_file"], folder, form == "caption", template)
+    return InfoEntry(path.parent / entry["meta_file"], folder, form == "caption", template)
 
 
 def refuse_info(path: Path) -> None:
-    """A dataset info of which no dataset is named; lines and lists of rows are let pass."""
+    """Refuse a dataset info of which no dataset is named; lines and lists of rows are accepted."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 22 else None
         entries = found if isinstance(found, dict) else {}
@@ -313,29 +313,29 @@ def refuse_info(path: Path) -> None:
 # ── Hugging Face datasets ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def open_table(location: Location, part: DatasetPart) -> tuple[Source, str]:
-    """A dataset in a folder or on the hub, and what tells it from another: its files, or the hub's commit."""
+def open_table(location: Location, settings: DatasetSettings) -> tuple[RowSource, str]:
+    """A dataset in a folder or on the hub, and its digest: that of its files, or the hub's commit."""
     path = location.path
-    with _tables(part.path) as datasets:
+    with _tables(settings.path) as datasets:
         if (path / "dataset_dict.json").exists():
-            path = path / part.split
+            path = path / settings.split
             if not path.is_dir():
                 names = ", ".join(sorted(each.name for each in location.path.iterdir() if each.is_dir()))
-                raise RecipeError(f"dataset {part.path} has no split {part.split!r}; it has {names}")
-        elif (path / "state.json").exists() and part.split != "train":
-            raise RecipeError(f"dataset {part.path} is a single table, which has no splits; leave out split")
+                raise RecipeError(f"dataset {settings.path} has no split {settings.split!r}; it has {names}")
+        elif (path / "state.json").exists() and settings.split != "train":
+            raise RecipeError(f"dataset {settings.path} is a single table, which has no splits; leave out split")
         if (path / "state.json").exists():
             rows = datasets.load_from_disk(str(path))
-            rows = rows.to_iterable_dataset() if part.streaming else rows
+            rows = rows.to_iterable_dataset() if settings.streaming else rows
             digest = ""
         else:
             builder = datasets.load_dataset_builder(location.target if not path.is_dir() else str(path), location.name)
             digest = str(builder.hash)
-            rows = _rows(builder, part.split, part.streaming)
+            rows = _rows(builder, settings.split, settings.streaming)
         if path.is_dir():
             files = sorted(each for each in path.rglob("*") if each.is_file())
-            digest = digest_of(files, path, whole=not part.streaming)
-        return Rows(rows.with_format("arrow"), part.path), digest
+            digest = digest_of(files, path, whole=not settings.streaming)
+        return Rows(rows.with_format("arrow"), settings.path), digest
 
 
 def fetch_modelscope(name: str) -> Path:
@@ -350,12 +350,12 @@ def fetch_modelscope(name: str) -> Path:
         raise MissingExtraError("modelscope: names", "modelscope") from error
     try:
         return Path(dataset_snapshot_download(name))
-    except Exception as error:  # the client documents no exception classes
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"modelscope has no dataset {name!r} to fetch ({reason}); check the name") from error
 
 
-def _open_parquet(path: Path, streaming: bool) -> Source:
+def _open_parquet(path: Path, streaming: bool) -> RowSource:
     with _tables(str(path)) as datasets:
         builder = datasets.load_dataset_builder("parquet", data_files=str(path))
         return Rows(_rows(builder, "train", streaming).with_format("arrow"), str(path))
@@ -370,7 +370,7 @@ def _rows(builder: Any, split: str, streaming: bool) -> Any:
 
 @contextlib.contextmanager
 def _tables(name: str) -> Iterator[Any]:
-    """The library, and its errors as one line."""
+    """The library `datasets`; its errors as one line."""
     try:
         import datasets
     except ImportError as error:

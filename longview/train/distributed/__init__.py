@@ -1,1 +1,1 @@
-"""Training in several processes: starting them, what they tell one another, weights held in shares."""
+"""Training in several processes: starting them, gathering values, sharded weights."""

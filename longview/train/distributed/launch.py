@@ -1,7 +1,7 @@
-"""Starting a run in several processes, of one machine or of many, by torchrun's own launcher.
+"""Start a run in several processes, on one machine or on many, by torchrun's own launcher.
 
 Every machine is given the same command, by hand, by a loop over ssh or by a scheduler. A `hostfile` names the machines
-and how many processes each takes, as DeepSpeed's do; a machine finds its own place in it.
+and how many processes each takes, as DeepSpeed's do; a machine finds itself in it by its name or address.
 
     # comment
     node-1 slots=8
@@ -21,11 +21,11 @@ from longview.errors import RecipeError
 from longview.train.distributed import processes
 
 PORT = 29500
-"""Where the first machine waits for the others, unless said otherwise; torchrun's own."""
+"""The default port of the first machine; torchrun's own."""
 
 
-class Plan(NamedTuple):
-    """Who takes part, as one of the machines sees it."""
+class Launch(NamedTuple):
+    """The processes of a run, as one of the machines starts them."""
 
     processes: int  # on this machine
     machines: int = 1
@@ -42,13 +42,13 @@ class Plan(NamedTuple):
         return [*here, *place, f"--master-addr={self.first}", f"--master-port={self.port}"]
 
 
-def make_plan(
+def make_launch(
     nproc_per_node: int | None,
     nnodes: int | None = None,
     node_rank: int | None = None,
     master_addr: str | None = None,
     hostfile: Path | None = None,
-) -> Plan | None:
+) -> Launch | None:
     """What the options of `longview train` come to; None where there are none, and nothing is to be started.
 
     Raises:
@@ -74,13 +74,13 @@ def make_plan(
     if nproc_per_node < 1 or machines < 1:
         raise RecipeError(f"--nproc-per-node is {nproc_per_node} and --nnodes {machines}; give 1 or more")
     if machines == 1:
-        return Plan(nproc_per_node)
+        return Launch(nproc_per_node)
     if node_rank is None or address is None:
         raise RecipeError(
             f"--nnodes is {machines}, so each machine needs --node-rank (0 to {machines - 1}) and --master-addr "
             "HOST:PORT, of machine 0; or give all of them a --hostfile"
         )
-    return Plan(nproc_per_node, machines, _number(node_rank, machines), address, port)
+    return Launch(nproc_per_node, machines, _number(node_rank, machines), address, port)
 
 
 def _address(text: str | None) -> tuple[str | None, int]:
@@ -125,7 +125,7 @@ def read_hosts(path: Path) -> dict[str, int]:
     return hosts
 
 
-def _from_hosts(path: Path, hosts: dict[str, int], node_rank: int | None, address: str | None, port: int) -> Plan:
+def _from_hosts(path: Path, hosts: dict[str, int], node_rank: int | None, address: str | None, port: int) -> Launch:
     names = list(hosts)
     if node_rank is None:
         here = [number for number, name in enumerate(names) if _is_here(name)]
@@ -137,7 +137,7 @@ def _from_hosts(path: Path, hosts: dict[str, int], node_rank: int | None, addres
             )
         node_rank = here[0]
     number = _number(node_rank, len(names))
-    return Plan(hosts[names[number]], len(names), number, address or names[0], port)
+    return Launch(hosts[names[number]], len(names), number, address or names[0], port)
 
 
 def _is_here(name: str) -> bool:
@@ -156,10 +156,10 @@ def _is_here(name: str) -> bool:
     return False
 
 
-def launch(plan: Plan, words: Sequence[str]) -> int:
-    """Start this machine's processes of `longview WORDS`, and wait for them; returns the exit code.
+def start(launch: Launch, arguments: Sequence[str]) -> int:
+    """Start this machine's processes of `longview ARGUMENTS`, and wait for them; returns the exit code.
 
-    They speak for themselves; the launcher keeps quiet.
+    Their errors are theirs to print; the launcher's own messages are suppressed.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -169,7 +169,7 @@ def launch(plan: Plan, words: Sequence[str]) -> int:
         if name.startswith(("torch.distributed.run", "torch.distributed.elastic")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        torchrun.run(torchrun.parse_args([*plan.options(), "-m", "longview", *words]))
+        torchrun.run(torchrun.parse_args([*launch.options(), "-m", "longview", *arguments]))
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         return next((code for code in codes if code > 0), 1)

@@ -1,7 +1,7 @@
-"""The processes that train together: which one this is, what they tell one another, and that none waits in vain.
+"""torch.distributed helpers: rank, gather, and an error in one process that ends all of them.
 
-torchrun starts them, one a device, and tells each who it is (RANK, WORLD_SIZE, LOCAL_RANK); without it there is one,
-and everything here costs nothing. The first process alone prints, logs and writes what there is once.
+torchrun starts the processes, one a device, and sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process,
+and everything here costs nothing. The first process alone prints, logs, and writes what there is once.
 
 Tested with gloo on CPUs; what is for GPUs (nccl) has not been run.
 """
@@ -20,14 +20,14 @@ import torch.distributed as dist
 
 from longview.errors import LongviewError, RecipeError
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 NAMED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets beside WORLD_SIZE."""
-PARTING = timedelta(seconds=20)
-"""How long the processes of a run wait for one another at its end, before each ends alone."""
+EXIT_TIMEOUT = timedelta(seconds=20)
+"""How long the processes of a run wait for one another at its end."""
 
 _control: Any = None
-"""The group that words go through, gloo's, whatever device tensors are on."""
+"""The gloo group for Python objects, whatever device tensors are on."""
 
 
 def count() -> int:
@@ -62,8 +62,8 @@ def device() -> torch.device:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
-    """Meet the other processes, and part from them at the end."""
+def process_group() -> Iterator[None]:
+    """The process group of a run, from its beginning to its end."""
     global _control
     if count() == 1 or _control is not None:
         yield
@@ -76,38 +76,38 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _control = dist.new_group(backend="gloo")
-    at_odds = True
+    failed = True
     try:
         yield
-        at_odds = False
+        failed = False
     except (LongviewError, SystemExit, KeyboardInterrupt):
-        at_odds = False
+        failed = False
         raise
     finally:
-        # Without it the first to leave takes the connection away from the others, who may not all come.
-        if not at_odds:
+        # Without it the first to leave would close the connection under the others; some may never come.
+        if not failed:
             with contextlib.suppress(RuntimeError), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                dist.monitored_barrier(_control, PARTING)
+                dist.monitored_barrier(_control, EXIT_TIMEOUT)
         _control = None
         dist.destroy_process_group()
 
 
-def gather(value: Told) -> list[Told]:
-    """What each process says, in order."""
+def gather(value: Value) -> list[Value]:
+    """The values of all processes, in the order of their ranks."""
     if count() == 1:
         return [value]
-    assert _control is not None, "processes speak once they have joined"
-    said: list[Any] = [None] * count()
-    dist.all_gather_object(said, value, group=_control)
-    return said
+    assert _control is not None, "values are gathered within `process_group`"
+    gathered: list[Any] = [None] * count()
+    dist.all_gather_object(gathered, value, group=_control)
+    return gathered
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """What one process fails in, all give up: the first one tells the reason, the others end as it does.
+def fail_together() -> Iterator[None]:
+    """A LongviewError in one process ends all of them; the first process reports it.
 
-    Not to be nested: what an inner one raises is agreed on already.
+    Not to be nested: what an inner one raises has been gathered already.
 
     Raises:
         LongviewError: the first reason there is.
@@ -121,7 +121,8 @@ def together() -> Iterator[None]:
         yield
     except LongviewError as error:
         failed = error
-    reason = next((said for said in gather(None if failed is None else str(failed)) if said is not None), None)
+    reasons = gather(None if failed is None else str(failed))
+    reason = next((reason for reason in reasons if reason is not None), None)
     if reason is None:
         return
     if not is_first():

@@ -1,11 +1,11 @@
 """One model in several processes: a copy in each (`ddp`), or a share of each weight in each (`fsdp2`).
 
-    ddp      samples ── forward, backward in each process ── gradients, summed ── the same step everywhere
-    fsdp2    shares ── gathered when a block's turn comes ── gradients, summed and shared out ── step on shares
+    ddp      samples ── forward, backward in each process ── gradients, all-reduced ── the same step everywhere
+    fsdp2    shards ── all-gathered for each block ── gradients, reduce-scattered ── step on shards
 
-With shares, what belongs to a block of the language model is gathered and let go block by block. All the rest (towers,
-connectors, embeddings, head) is gathered as one: processes see different numbers of pictures, in different numbers of
-chunks, and each gathering needs them all.
+With fsdp2 the weights of a block of the language model are gathered and freed block by block. All the rest (towers,
+connectors, embeddings, head) is gathered as one: processes have different numbers of pictures, in different numbers of
+chunks, and each gathering needs all processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BUCKET = 1 << 25
 
 
 def shard(model: Any) -> None:
-    """Leave this process its share of a model's weights; `embed_pictures` and `forward` gather what they need.
+    """Leave this process its shard of a model's weights; `encode`, `embed_pictures`, `forward` gather what they need.
 
     Source: PyTorch FSDP (arXiv 2304.11277), in its second form, `fully_shard`.
     """
@@ -40,7 +40,7 @@ def shard(model: Any) -> None:
     for method in ("encode", "embed_pictures"):
         register_fsdp_forward_method(model, method)
     for unit in model.modules():
-        if isinstance(unit, FSDPModule):  # the loss is divided by what all processes learn from: gradients add up
+        if isinstance(unit, FSDPModule):  # the loss is divided by the samples of all processes: gradients add up
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)
 
@@ -49,8 +49,8 @@ def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "reshard")
 
 
-def let_go(model: Any) -> None:
-    """After a forward pass that no backward pass follows: free what was gathered, which the next step makes old."""
+def free_gathered(model: Any) -> None:
+    """After a forward pass that no backward pass follows: free the gathered weights, which the next step changes."""
     if is_sharded(model):
         model.reshard()
 
@@ -62,17 +62,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     found = torch.tensor([parameter.grad is not None for parameter in learning], device=learning[0].device).int()
     dist.all_reduce(found)
-    slopes = []
+    gradients = []
     for parameter, times in zip(learning, found.tolist(), strict=True):
         if times:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            slopes.append(parameter.grad)
-    for bucket in _buckets(slopes):
-        summed = torch.cat([slope.flatten() for slope in bucket])
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        summed = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(summed)
-        for slope, part in zip(bucket, summed.split([slope.numel() for slope in bucket]), strict=True):
-            slope.copy_(part.view_as(slope))
+        for gradient, part in zip(bucket, summed.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -86,27 +86,27 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be held in shares, put together; all processes must ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, whole; all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor as the parameter it belongs to is held: in shares, or whole on its device."""
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, sharded as the parameter it belongs to is, and on its device."""
     tensor = tensor.to(parameter.device)
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def dealt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, those that this process is to write; where nothing is sharded, the first one writes them all."""
+def tensors_to_write(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole tensors that this process is to write; where nothing is sharded, the first process writes them all."""
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
     total, before, mine = sum(tensor.numel() for tensor in tensors.values()), 0, {}
     for name, tensor in tensors.items():
         owner = before * processes.count() // max(1, total) if sharded else 0
         before += tensor.numel()
-        full = whole(tensor.detach())
+        full = full_tensor(tensor.detach())
         if owner == processes.rank():
             mine[name] = full.cpu() if sharded else full
     return mine

@@ -1,10 +1,10 @@
-"""DeepSpeed's ZeRO underneath: optimizer and gradients in shares (`zero2`), or the weights as well (`zero3`).
+"""DeepSpeed's ZeRO: optimizer state and gradients are sharded (`zero2`), or the weights as well (`zero3`).
 
-    rows ── engine.forward ── engine.backward, gradients summed and shared out ── engine.step on shares
+    batches ── engine.forward ── engine.backward, gradients reduce-scattered ── engine.step on shards
 
-DeepSpeed takes the mean of what the processes learn; our loss is divided by what all of them learn from, so gradients
-must add up, and the loss is multiplied by the number of processes before its way back. Each process has to take part
-in each sum: all have the same number of rows, as with `fsdp2`. Checkpoints hold whole tensors, as everywhere.
+DeepSpeed takes the mean over the processes; our loss is divided by the samples of all of them, so gradients must add
+up, and the loss is multiplied by the number of processes before the backward pass. Each process has to take part in
+each reduction: all have the same number of batches, as with `fsdp2`. Checkpoints hold whole tensors, as everywhere.
 
 What a DeepSpeed JSON may add is offloading, sizes of buckets and the like; what a recipe decides stays with the recipe.
 Source: ZeRO (arXiv 1910.02054); DeepSpeed's documentation of its configuration.
@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from longview.errors import MissingExtraError, RecipeError
 from longview.train.distributed import processes
-from longview.train.recipe import Recipe, Stage
+from longview.train.recipe import Recipe, Stage, data_of
 
 STAGES = {"zero2": 2, "zero3": 3}
 """ZeRO's number of what a recipe calls `parallel`."""
@@ -39,8 +39,8 @@ PASSED_ON = (
 """What DeepSpeed gets as its JSON has it."""
 DECIDED = {
     "optimizer": "optimizer, learning_rate and weight_decay", "scheduler": "learning_rate, warmup and final_rate",
-    "train_batch_size": "batch", "train_micro_batch_size_per_gpu": "micro_batch",
-    "gradient_accumulation_steps": "batch and micro_batch", "gradient_clipping": "clip_norm",
+    "train_batch_size": "data.batch", "train_micro_batch_size_per_gpu": "data.micro_batch",
+    "gradient_accumulation_steps": "data.batch and data.micro_batch", "gradient_clipping": "clip_norm",
 }  # fmt: skip
 """What stages of a recipe decide, by its names in DeepSpeed's JSON."""
 PRECISIONS = ("fp16", "bf16", "amp", "torch_autocast")
@@ -48,7 +48,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Zero:
-    """A model and its optimizer in DeepSpeed's hands, for one stage of a recipe."""
+    """A model and its optimizer as DeepSpeed holds them, for one stage of a recipe."""
 
     def __init__(
         self,
@@ -65,37 +65,37 @@ class Zero:
         """
         settings = config(recipe, stage)
         self._library = library()
-        with contextlib.redirect_stdout(sys.stderr):  # it tells of what it builds
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it builds
             if recipe.parallel == "zero3":  # weight by weight, as all of them may not fit
                 self._library.zero.Init(module=model, config_dict_or_path=settings)
             model.to(processes.device())
-            self.engine = self._library.initialize(model=_Rows(model), optimizer=optimizer, config=settings)[0]
+            self.engine = self._library.initialize(model=_Forward(model), optimizer=optimizer, config=settings)[0]
         self._parameters = parameters
         self._steps = int(max((value.item() for name, value in loaded.items() if name.endswith("|step")), default=0))
-        self._waiting = False
+        self._has_gradients = False
         self._begin(loaded)
 
     def forward(self, work: Callable[[], Tensor]) -> Tensor:
-        """The loss of a row; `work` makes it from the model."""
+        """The loss of a batch, which `work` computes from the model."""
         return self.engine(work)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add up the gradients of a row; with the step's last one they are complete."""
+        """Add up the gradients of a batch; with the step's last one they are complete."""
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * processes.count(), scale_wrt_gas=False)
-        self._waiting = True
+        self._has_gradients = True
 
     def step(self) -> float:
         """Clip the gradients and step, where there are any; returns their norm before."""
-        if not self._waiting:
+        if not self._has_gradients:
             return 0.0
-        self._waiting = False
+        self._has_gradients = False
         self.engine.step()
         self._steps += 1
         return float(self.engine.get_global_grad_norm())
 
     def weights(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Weights, whole, in the first process; the others get none, and must ask, too."""
+        """Weights, whole, in the first process; the others get none, and must call it, too."""
         found = {}
         for name, parameter in weights.items():
             with self._library.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
@@ -148,15 +148,15 @@ class Zero:
 
 
 def library() -> Any:
-    """DeepSpeed, told which devices it is for before it looks for others and says so."""
+    """DeepSpeed, with its device type set before it detects one and prints so."""
     os.environ.setdefault("DS_ACCELERATOR", processes.device().type)
     import deepspeed
 
     return deepspeed
 
 
-class _Rows(nn.Module):
-    """What DeepSpeed takes for the model: whatever is done with the real one is a forward pass."""
+class _Forward(nn.Module):
+    """A module around the model whose forward pass is any computation with the model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -172,11 +172,13 @@ class _Rows(nn.Module):
 def config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """DeepSpeed's settings for a stage: those of the recipe's `deepspeed`, and what the recipe decides."""
     own = read_settings(recipe)
-    size = 1 if stage.pack else stage.micro_batch
-    rows = -(-stage.batch // size)
+    data = data_of(stage)
+    batches = -(-data.batch // (1 if data.pack else data.micro_batch))
     return own | {
-        "train_micro_batch_size_per_gpu": 1,  # a row
-        "gradient_accumulation_steps": -(-rows // processes.count()),  # at most: we say which is the last
+        "train_micro_batch_size_per_gpu": 1,  # a batch
+        "gradient_accumulation_steps": -(
+            -batches // processes.count()
+        ),  # at most: `backward` is told which is the last
         "gradient_clipping": stage.clip_norm,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": own.get("zero_optimization", {}) | {"stage": STAGES[recipe.parallel]},

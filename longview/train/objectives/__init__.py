@@ -1,1 +1,1 @@
-"""What a stage over a user's data minimises."""
+"""What a stage minimises: the contract of an objective, and the objectives over a user's rows."""

@@ -1,1 +1,1 @@
-"""What a recipe will take, found before a weight is read: cost of a pass, memory and time, the dry run."""
+"""What a recipe will take, before a weight is read: cost of a pass, memory and time, the dry run."""

@@ -1,7 +1,7 @@
-"""What a pass through a model costs, found by making it without memory: operations, and bytes kept for the way back.
+"""The cost of a pass through a model on the meta device: operations, and bytes kept for the backward pass.
 
-The model and its inputs are on PyTorch's `meta` device, where every layer runs and no number is computed. So nothing
-here knows any architecture: what is counted is what will be done, adapters and frozen parts included.
+On PyTorch's `meta` device every layer runs and no number is computed. So nothing here knows any architecture: what is
+counted is what will be computed, adapters and frozen parts included.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ MULTIPLYING = (
     *(functional.linear, functional.conv2d, functional.scaled_dot_product_attention),
     *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch._grouped_mm),
 )
-"""What nearly all operations are spent in, and what autocast computes in half precision."""
+"""Where nearly all operations are, and what autocast computes in half precision."""
 
 
-class Cost(NamedTuple):
+class PassCost(NamedTuple):
     """Of one pass; multiplications and additions count one each."""
 
     forward: float
-    """Operations on the way there."""
+    """Operations of the forward pass."""
     backward: float
-    """On the way back; 0 where nothing learns."""
+    """Operations of the backward pass; 0 where nothing learns."""
     kept: float
-    """Bytes kept in between."""
+    """Bytes kept between them."""
     blocks_forward: float
     """Of `forward`, those in blocks that checkpointing computes again."""
     kept_checkpointed: float
     """Bytes kept where blocks are computed again: their inputs, all of one block, and what is outside of blocks."""
 
     @classmethod
-    def nothing(cls) -> Cost:
+    def nothing(cls) -> PassCost:
         return cls(0, 0, 0, 0, 0)
 
-    def __add__(self, other: Any) -> Cost:
-        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+    def __add__(self, other: Any) -> PassCost:
+        return PassCost(*(a + b for a, b in zip(self, other, strict=True)))
 
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(*(a - b for a, b in zip(self, other, strict=True)))
+    def __sub__(self, other: PassCost) -> PassCost:
+        return PassCost(*(a - b for a, b in zip(self, other, strict=True)))
 
-    def times(self, count: float) -> Cost:
-        return Cost(*(count * value for value in self))
+    def times(self, count: float) -> PassCost:
+        return PassCost(*(count * value for value in self))
 
     def operations(self, checkpointing: bool) -> float:
         return self.forward + self.backward + (self.blocks_forward if checkpointing and self.backward else 0.0)
@@ -58,7 +58,7 @@ class Cost(NamedTuple):
 
 
 class _Attention(torch.autograd.Function):
-    """Fused attention, which keeps what goes in and comes out, and no weights."""
+    """Fused attention, which keeps its inputs and its output, and no weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -68,18 +68,18 @@ class _Attention(torch.autograd.Function):
 
 
 class _Counter(TorchFunctionMode):
-    """Counts the operations of what multiplies matrices, and makes autocast's casts, of which `meta` has none."""
+    """Counts the operations of matrix products, and makes autocast's casts, which `meta` does not."""
 
-    def __init__(self, lowered: bool) -> None:
+    def __init__(self, half: bool) -> None:
         super().__init__()
         self.forward = self.backward = 0.0
-        self._lowered = lowered
+        self._half = half
         self._cast: dict[Tensor, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in MULTIPLYING:
             return func(*args, **(kwargs or {}))
-        if self._lowered:
+        if self._half:
             args = tuple(self._lower(each) if isinstance(each, Tensor) else each for each in args)
         if func is functional.scaled_dot_product_attention:
             output = _Attention.apply(*args[:3])
@@ -87,7 +87,7 @@ class _Counter(TorchFunctionMode):
             self.backward += 2.5 * operations * output.requires_grad  # its weights are computed again
         else:
             left, right = args[:2]
-            if func is torch._grouped_mm:  # `meta` has it not: each row meets one expert's matrix, whichever it is
+            if func is torch._grouped_mm:  # not on `meta`: each row is multiplied with one expert's matrix
                 right, func, kwargs = right[0], torch.matmul, {}
             output = func(left, right, *args[2:], **(kwargs or {}))
             terms = right[0].numel() if func is functional.conv2d else left.shape[-1]
@@ -106,12 +106,12 @@ class _Counter(TorchFunctionMode):
         return self._cast[tensor]
 
 
-def try_out(model: nn.Module, passing: Callable[[], Tensor], lowered: bool = False) -> Cost:
-    """Make a pass, and see what the way back from its result will take, where something learns.
+def cost_of(model: nn.Module, run: Callable[[], Tensor], half: bool = False) -> PassCost:
+    """Cost of a forward pass, and of the backward pass from its result, where something learns.
 
     Args:
         model: On the device `meta`.
-        lowered: As under autocast to bfloat16.
+        half: As under autocast to bfloat16.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, int] = {}
@@ -127,7 +127,7 @@ def try_out(model: nn.Module, passing: Callable[[], Tensor], lowered: bool = Fal
 
     begun: list[tuple[int, float]] = []
     inside: list[tuple[int, float, int]] = []
-    """Of each block: bytes kept, operations, and bytes that go in."""
+    """Of each block: bytes kept, operations, and bytes of its inputs."""
 
     def enter(*_: Any) -> None:
         begun.append((total, counter.forward))
@@ -141,10 +141,10 @@ def try_out(model: nn.Module, passing: Callable[[], Tensor], lowered: bool = Fal
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    counter = _Counter(lowered)
+    counter = _Counter(half)
     try:
         with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = passing()
+            result = run()
     finally:
         for hook in hooks:
             hook.remove()
@@ -154,4 +154,4 @@ def try_out(model: nn.Module, passing: Callable[[], Tensor], lowered: bool = Fal
     again = sum(operations for _, operations, _ in learned)
     entering = sum(size for _, _, size in learned)
     backward = counter.backward * result.requires_grad
-    return Cost(counter.forward, backward, total, again, outside + largest + entering)
+    return PassCost(counter.forward, backward, total, again, outside + largest + entering)

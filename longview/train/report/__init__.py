@@ -1,1 +1,1 @@
-"""What a run tells: its log, curves, answers before and after, all of it on one page."""
+"""What a run reports: its log, curves, answers before and after, all of it on one page."""

@@ -1,4 +1,4 @@
-"""Curves for a page: small SVG pictures that need no script and take their colours from the page."""
+"""Curves for the report: small SVG charts that need no script and take their colours from the page."""
 
 from __future__ import annotations
 

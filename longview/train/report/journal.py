@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: log.jsonl, TensorBoard's events where they are wanted, and the time left."""
+"""The log of a run while it trains: log.jsonl, TensorBoard events where they are wanted, and the time left."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from longview.train.saved.folder import writing
 LOG, EVENTS = "log.jsonl", "tensorboard"
 LOG_EVERY = 10  # steps
 COUNTED = ("samples", "tokens", "pictures")
-"""What a step may say it has worked through; the log tells how many a second."""
+"""Notes that count what a step has processed; the log has them by the second."""
 
 
 class Journal:
-    """The log of one run; it opens when a stage begins or goes on.
+    """The log of one run.
 
     Args:
         costs: What a step of each stage takes, in units of any kind; None: not known, so that all steps count the same.
@@ -43,32 +43,32 @@ class Journal:
         self._wants_events = tensorboard and processes.is_first()
         self._events: Any = None
         self.losses: list[float] = []
-        """Of the steps that no line tells yet; they are part of a run's state."""
+        """Of the steps that are in no line yet; they are part of a run's state."""
 
     def begin(self, stage: int, step: int) -> None:
-        """A stage begins, or goes on, after some steps; events from there on, of a run that was killed, are dropped."""
+        """A stage begins, or goes on, after `step` steps; later events, of a run that was killed, are dropped."""
         if self._wants_events and self._events is None:
             self._events = _writer(self._output / EVENTS, self._done(stage, step) + 1)
         self._began = step, time.monotonic()
-        self._worked, self._since = Counter[str](), time.monotonic()
+        self._counts, self._since = Counter[str](), time.monotonic()
 
     def step(self, stage: int, step: int, loss: float, norm: float, rate: float, notes: Mapping[str, Any]) -> str:
-        """Take note of a step, the `step`-th of its stage, from 1; returns what to tell of it beside a bar.
+        """Log a step, the `step`-th of its stage, from 1; returns a text for the progress bar.
 
         Args:
-            notes: What the objective says of it; what is in `COUNTED` is told by the second.
+            notes: Of the objective.
 
         Raises:
             CheckpointError: the disk is full.
         """
         self.losses.append(loss)
-        self._worked.update({what: notes[what] for what in COUNTED if what in notes})
+        self._counts.update({what: notes[what] for what in COUNTED if what in notes})
         elapsed = time.monotonic() - self._since
         mean = sum(self.losses) / len(self.losses)
-        speeds = {f"{what}_s": round(count / elapsed, 2) for what, count in self._worked.items()}
-        told = [f"loss {mean:.3f}", *(f"{speeds[f'{what}_s']:,.0f} {what}/s" for what in COUNTED[1:] if what in notes)]
+        speeds = {f"{what}_s": round(count / elapsed, 2) for what, count in self._counts.items()}
+        text = [f"loss {mean:.3f}", *(f"{speeds[f'{what}_s']:,.0f} {what}/s" for what in COUNTED[1:] if what in notes)]
         if step < self._steps[stage]:
-            told.append(f"{clock(self._left(stage, step))} left")
+            text.append(f"{clock(self._left(stage, step))} left")
         if step % LOG_EVERY == 0 or step == self._steps[stage]:
             line = {"stage": self._names[stage], "step": step, "loss": round(mean, 4), "norm": round(norm, 3)}
             line |= {"rate": round(rate, 7), **speeds, "time": round(time.time()), **notes}
@@ -76,8 +76,8 @@ class Journal:
                 with writing(self._output / LOG, self._output):
                     self._write(line, self._done(stage, step))
             self.losses.clear()
-            self._worked, self._since = Counter(), time.monotonic()
-        return "  ".join(told)
+            self._counts, self._since = Counter(), time.monotonic()
+        return "  ".join(text)
 
     def _write(self, line: Mapping[str, Any], done: int) -> None:
         with (self._output / LOG).open("a", encoding="utf-8") as log:

@@ -3,14 +3,15 @@
     name, what it is, where it stands
     curves of each stage      loss, what its objective notes, learning rate, throughput
     sample answers            the model before the run, and after it
-    quarantine                samples that could not be shown, with reasons
-    recipe, data, machines    all that is needed to do it again
+    quarantine                samples that could not be opened, with reasons
+    recipe, data, machines    what is needed to repeat the run
 
-The page needs nothing else: no network, no scripts. It is made from what lies in the run's folder.
+The page needs no network and no scripts. It is made from the files in the run's folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,30 +25,26 @@ import yaml
 
 import longview
 from longview.engine.devices import name_of
-from longview.train.data.datasets import read_quarantine
-from longview.train.recipe import OF_USERS, Recipe, Stage, from_tree, to_tree
-from longview.train.report.answers import answered, sample_answers
+from longview.train.data.quarantine import read_quarantine
+from longview.train.data.settings import DataSettings
+from longview.train.recipe import Recipe, Stage, objective_class, to_tree
+from longview.train.report.answers import moments_of, sample_answers
 from longview.train.report.curves import chart
 from longview.train.report.journal import COUNTED, LOG, clock
-from longview.train.saved.folder import newest_checkpoint, read_state, reading, replace_text, writing
+from longview.train.saved.folder import newest_checkpoint, read_recipe, read_state, reading, replace_text, writing
 
 PAGE, SESSIONS = "report.html", "sessions.jsonl"
 PAUSE = 1800
-"""Seconds between two lines of the log; a longer time is none of training."""
+"""Seconds between two lines of the log; a longer time is no training."""
 LISTED = 50
-"""Samples of the quarantine that are told one by one."""
-TITLES = {
-    "margin": "margin of chosen over rejected", "preferred": "share of pairs preferred", "norm": "gradient norm",
-    "rate": "learning rate", "answers": "loss of answers", "probe": "probe: contents of pictures",
-    "asked": "probe: what is asked", "found": "probe: the picture meant", "pointed": "probe: where to look",
-    "each": "loss of each place", "signs": "loss of signs", "fit": "share of texts that fit",
-}  # fmt: skip
-"""Of what the log notes, where its name does not say enough."""
+"""Samples of the quarantine that are listed one by one."""
+TITLES = {"norm": "gradient norm", "rate": "learning rate"}
+"""Of what every stage notes; its objective has those of its own."""
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 
 
 class Facts(NamedTuple):
-    """What lies in the folder of a run."""
+    """The files of a run, read."""
 
     output: Path
     recipe: Recipe
@@ -68,7 +65,7 @@ class Facts(NamedTuple):
 
 
 def note_session(output: Path, begin: tuple[int, int], device: str) -> None:
-    """Write down that the run begins, or goes on, here and now."""
+    """Note in sessions.jsonl that the run begins, or goes on, now on this machine."""
     versions = {name: metadata.version(name) for name in PACKAGES if _is_there(name)}
     line = {"time": round(time.time()), "stage": begin[0], "step": begin[1], "machine": name_of(device)}
     line["versions"] = {"longview": longview.__version__, **versions}
@@ -85,7 +82,7 @@ def _is_there(package: str) -> bool:
 
 
 def write_report(output: Path, answers: int = 0) -> Path:
-    """Make the page of a run that is finished, goes on, or was interrupted.
+    """Write the page of a run that is finished, still training, or interrupted.
 
     Args:
         answers: Questions to ask of the model as it was before the run, and as it is now.
@@ -93,8 +90,7 @@ def write_report(output: Path, answers: int = 0) -> Path:
     Raises:
         CheckpointError: the folder holds no run, or something in it is damaged; or the page cannot be written.
     """
-    with reading(output / "recipe.json"):
-        recipe = from_tree(json.loads((output / "recipe.json").read_text(encoding="utf-8")))
+    recipe = read_recipe(output)
     digests: dict[str, str] = {}
     if (output / "datasets.json").exists():
         with reading(output / "datasets.json"):
@@ -147,7 +143,8 @@ def page(facts: Facts) -> str:
 def _about(recipe: Recipe) -> str:
     what = f"from {recipe.model.start}" if recipe.model.start else f"a new {recipe.model.family}"
     how = "by adapters" if recipe.model.adapter else ""
-    data = [part.path for stage in recipe.stages for part in stage.datasets] or ["the synthetic world"]
+    data = [dataset.path for stage in recipe.stages if stage.data for dataset in stage.data.datasets]
+    data = data or ["the synthetic world"]
     more = f" and {len(data) - 2} more" if len(data) > 2 else ""
     return " · ".join(filter(None, [what, how, f"on {', '.join(Path(name).name for name in data[:2])}{more}"]))
 
@@ -171,8 +168,8 @@ def _tiles(facts: Facts) -> dict[str, str]:
         speeds = [line[f"{what}_s"] for line in facts.log if f"{what}_s" in line]
         if speeds:
             tiles[f"{what} a second"] = f"{sum(speeds) / len(speeds):,.0f}"
-    users = any(stage.objective in OF_USERS for stage in facts.recipe.stages)
-    return tiles | ({"in quarantine": f"{len(facts.quarantine):,}"} if users else {})
+    of_data = any(stage.data is not None for stage in facts.recipe.stages)
+    return tiles | ({"in quarantine": f"{len(facts.quarantine):,}"} if of_data else {})
 
 
 def _steps_done(facts: Facts, stage: int) -> int:
@@ -182,7 +179,7 @@ def _steps_done(facts: Facts, stage: int) -> int:
 
 
 def training_seconds(log: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[str, Any]]) -> float:
-    """How long was trained, by the times in the log; what passed between two sessions does not count."""
+    """Seconds of training, by the times in the log; the time between two sessions does not count."""
     begins = {line["time"] for line in sessions}
     times = sorted([*begins, *(line["time"] for line in log if "time" in line)])
     return sum(min(after - before, PAUSE) for before, after in pairwise(times) if after not in begins)
@@ -191,7 +188,10 @@ def training_seconds(log: Sequence[Mapping[str, Any]], sessions: Sequence[Mappin
 def _stages(facts: Facts) -> Iterator[str]:
     for number, stage in enumerate(facts.recipe.stages):
         lines = [line for line in facts.log if line.get("stage") == stage.name and isinstance(line.get("step"), int)]
-        charts = "".join(_charts(lines)) or '<p class="faint">nothing is in the log yet</p>'
+        charts = (
+            "".join(_charts(lines, TITLES | objective_class(stage).titles))
+            or '<p class="faint">nothing is in the log yet</p>'
+        )
         done = f"{_steps_done(facts, number):,} of {stage.steps:,} steps"
         yield (
             f"<section><h2>{escape(stage.name)}<small>stage {number + 1} of {len(facts.recipe.stages)} · "
@@ -200,14 +200,14 @@ def _stages(facts: Facts) -> Iterator[str]:
         )
 
 
-def _charts(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _charts(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Iterator[str]:
     """Loss first, then what the objective notes, then how it was trained and how fast."""
     found = dict.fromkeys(name for line in lines for name, value in line.items() if isinstance(value, (int, float)))
     speeds = [f"{what}_s" for what in COUNTED]
     noted = [name for name in found if name not in ("loss", "rate", "norm", "stage", "step", "time", *COUNTED, *speeds)]
     for name in ("loss", *noted, "rate", "norm", *speeds[1:]):
         some = [line for line in lines if isinstance(line.get(name), (int, float))]
-        title = TITLES.get(name, name.replace("_s", " a second"))
+        title = titles.get(name, name.replace("_s", " a second"))
         yield chart(
             title, [line["step"] for line in some], [line[name] for line in some], name not in ("rate", *speeds)
         )
@@ -217,24 +217,24 @@ def _answers(facts: Facts) -> str:
     if not facts.answers or not facts.answers["samples"]:
         return ""
     samples = facts.answers["samples"]
-    moments = answered(samples)
+    moments = moments_of(samples)
     cards = []
     for sample in samples:
         pictures = "".join(f'<img src="{picture}" alt="">' for picture in sample["pictures"])
         more = f'<span class="faint">and {sample["more"]} more</span>' if sample["more"] else ""
-        told = [("right answer" if "before" not in moments else "in the data", sample["expected"], "right")]
-        told += [(f"{moment} the run", sample["answers"][moment], moment) for moment in moments]
+        answers = [("right answer" if "before" not in moments else "in the data", sample["expected"], "right")]
+        answers += [(f"{moment} the run", sample["answers"][moment], moment) for moment in moments]
         rows = "".join(
-            f'<dt>{name}</dt><dd class="{kind}">{escape(text) or "<i>nothing</i>"}</dd>' for name, text, kind in told
+            f'<dt>{name}</dt><dd class="{kind}">{escape(text) or "<i>nothing</i>"}</dd>' for name, text, kind in answers
         )
         cards.append(
             f'<article><div class="pictures">{pictures}{more}</div><p class="question">{escape(sample["question"])}</p>'
             f"<dl>{rows}</dl></article>"
         )
-    told_before = "" if "before" in moments else "; it was made from nothing, so there is no answer from before"
+    no_before = "" if "before" in moments else "; it was made from nothing, so there is no answer from before"
     return (
         f"<section><h2>Sample answers<small>{escape(facts.answers['about'])}, asked greedily after "
-        f'{facts.answers["steps"]:,} steps{told_before}</small></h2><div class="cards">{"".join(cards)}</div></section>'
+        f'{facts.answers["steps"]:,} steps{no_before}</small></h2><div class="cards">{"".join(cards)}</div></section>'
     )
 
 
@@ -249,7 +249,7 @@ def _quarantine(facts: Facts) -> str:
     rows = [(*key, f"{len(steps):,}×, first in step {steps[0]:,}") for key, steps in list(met.items())[:LISTED]]
     more = len(met) - LISTED
     rest = f'<p class="faint">and {more:,} more, in quarantine.jsonl</p>' if more > 0 else ""
-    about = f"{len(met):,} samples could not be shown and were left out, {len(facts.quarantine):,} times"
+    about = f"{len(met):,} samples could not be opened and were left out, {len(facts.quarantine):,} times"
     return _table("Quarantine", about, ("sample", "reason", "met"), rows, rest)
 
 
@@ -285,13 +285,23 @@ def _settings(facts: Facts) -> str:
 def shortened(recipe: Recipe) -> dict[str, Any]:
     """A recipe without what is as it would be anyway."""
     tree, stages = to_tree(recipe), []
-    for given in tree["stages"]:
-        blank = to_tree(Recipe(recipe.model, [Stage(given["name"], given["steps"], given["train"])]))["stages"][0]
-        kept = ("name", "steps", "train", "objective", "learning_rate", "batch")
-        stages.append({key: value for key, value in given.items() if key in kept or value != blank[key]})
+    for stage, given in zip(recipe.stages, tree["stages"], strict=True):
+        blank = Stage(stage.name, stage.objective, stage.train)
+        short = _changed(given, blank, ("name", "objective", "train", "steps", "learning_rate"))
+        if stage.data is not None:
+            short["data"] = _changed(given["data"], DataSettings(stage.data.datasets), ("datasets", "batch"))
+        else:
+            short["world"] = _changed(given["world"], type(stage.world)())
+        stages.append(short)
     model = {key: value for key, value in tree["model"].items() if value not in (None, {})}
-    data = {} if any(stage.objective in OF_USERS for stage in recipe.stages) else {"data": tree["data"]}
-    return {"seed": recipe.seed, "model": model, **data, "stages": stages}
+    pool = {"pool": tree["pool"]} if "pool" in tree else {}
+    return {"seed": recipe.seed, "model": model, **pool, "stages": stages}
+
+
+def _changed(given: Mapping[str, Any], blank: Any, kept: Sequence[str] = ()) -> dict[str, Any]:
+    """What of some settings differs from blank ones, or is always shown."""
+    defaults = dataclasses.asdict(blank)
+    return {key: value for key, value in given.items() if key in kept or value != defaults[key]}
 
 
 _PAGE = """<!doctype html>

@@ -1,1 +1,1 @@
-"""What lies in the folder of a run: its files, checkpoints, the exported model, the way to the hub."""
+"""The folder of a run: its files, checkpoints, the exported model, upload to the hub."""

@@ -1,4 +1,4 @@
-"""What is left behind by a run: a checkpoint folder, or an adapter."""
+"""Export what a run has trained: a checkpoint folder, or an adapter."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from longview.curriculum.contrastive import FAMILY as TOWERS
 from longview.errors import RecipeError
 from longview.models import adapters, checkpoint
+from longview.models.families import families
 from longview.models.official import make_official
-from longview.train.build import add_adapter, kept, open_model
-from longview.train.recipe import Recipe, from_tree
-from longview.train.saved.folder import newest_checkpoint, reading
+from longview.train.build import add_adapter, open_model, saved_parameters
+from longview.train.recipe import Recipe
+from longview.train.saved.folder import newest_checkpoint, read_recipe
 from longview.train.saved.manifest import read_weights, verify
 
 
@@ -38,7 +38,7 @@ def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dt
     return folder
 
 
-def leave(model: Any, processor: Any, adapter: Any, folder: Path, base: str | None) -> Path:
+def export_trained(model: Any, processor: Any, adapter: Any, folder: Path, base: str | None) -> Path:
     """Write what was trained: the model, or the adapter that it was given."""
     if adapter is None:
         return export(model, processor, folder)
@@ -46,12 +46,17 @@ def leave(model: Any, processor: Any, adapter: Any, folder: Path, base: str | No
     return folder
 
 
-def restore(recipe: Recipe, state: Path, folder: Path) -> tuple[Any, Any, Any]:
-    """The model of a checkpoint, its processor and adapter; beside `folder`, where its words are or will be."""
+def restore(recipe: Recipe, state: Path, folder: Path, kept: Path) -> tuple[Any, Any, Any]:
+    """The model of a checkpoint, its processor and adapter.
+
+    Args:
+        folder: Where the processor's files are written.
+        kept: The folder of the run's tokenizer, which a new model takes.
+    """
     verify(state)
-    model, processor = open_model(recipe, folder)
+    model, processor = open_model(recipe, folder, None if recipe.model.start is not None else kept)
     adapter = add_adapter(recipe, model)
-    model.load_state_dict(read_weights(state, "model", kept(model)), strict=False)
+    model.load_state_dict(read_weights(state, "model", saved_parameters(model)), strict=False)
     return model, processor, adapter
 
 
@@ -66,19 +71,17 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
         CheckpointError: something in the run's folder is damaged.
     """
     output, folder = Path(output), Path(folder)
-    with reading(output / "recipe.json"):
-        recipe = from_tree(json.loads((output / "recipe.json").read_text()))
-    if official and (recipe.model.adapter is not None or recipe.model.family == TOWERS):
+    recipe = read_recipe(output)
+    of_a_family = recipe.model.start is not None or recipe.model.family in families()
+    if official and (recipe.model.adapter is not None or not of_a_family):
         merging = f"longview merge {output / 'adapter'} FOLDER --official makes one"
         hint = merging if recipe.model.adapter else "leave out --official"
         raise RecipeError(f"{output} trains no whole model of a family, which alone has an official form; {hint}")
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
-    folder.mkdir(parents=True, exist_ok=True)
-    if (output / "model" / "tokenizer.json").exists():
-        shutil.copy(output / "model" / "tokenizer.json", folder)
-    leave(*restore(recipe, state, folder), folder, recipe.model.start)
+    model, processor, adapter = restore(recipe, state, folder, output / "model")
+    export_trained(model, processor, adapter, folder, recipe.model.start)
     if official:
         make_official(folder, None if recipe.model.start is None else checkpoint.resolve(recipe.model.start))
     return folder

@@ -1,26 +1,27 @@
-"""The folder of a run: who holds it, what may be read from it, and what is told when it cannot be written.
+"""The folder of a run: its files, its lock, and errors of reading and writing as one line.
 
 output/
-  .lock                   held by the process that trains here
+  .lock                   locked by the process that trains here
   recipe.json             the resolved recipe
   log.jsonl               a line every few steps
-  sessions.jsonl          when and where it was begun, and gone on with
+  sessions.jsonl          when and where it was begun and resumed
   tensorboard/            the same as the log, where wanted
-  datasets.json           which files of a user's it learns from, with their SHA-256
-  parts.json              which files its parts began as, with their SHA-256
-  quarantine.jsonl        samples of them that could not be shown, each with its reason
+  datasets.json           which files it learns from, with their SHA-256
+  init_from.json          which files its parts were initialised from, with their SHA-256
+  quarantine.jsonl        samples of them that could not be opened, each with its reason
   checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32); manifest.py
   .unfinished/            a checkpoint that is being written; ignored
   after/<stage>/          the model as it was after a stage that keeps it
   model/                  the trained model as a checkpoint folder, at the end
   adapter/                in its place, where an adapter was trained
-  answers.json            what the model says before and after, to some questions
+  answers.json            answers to some questions before and after the run
   report.html             all of it on one page
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -34,12 +35,13 @@ from safetensors import SafetensorError
 from longview.errors import CheckpointError, RecipeError
 from longview.train.recipe import Recipe, from_tree, to_tree
 
+RECIPE = "recipe.json"
 REPAIR = "restore the file from a copy, or train anew in another folder"
 
 
 @contextlib.contextmanager
-def hold(output: Path, resume: bool) -> Iterator[None]:
-    """Keep other runs out of the folder; the system lets go when the process ends, however it ends.
+def lock_folder(output: Path, resume: bool) -> Iterator[None]:
+    """Keep other runs out of the folder; the system releases the lock when the process ends, however it ends.
 
     Raises:
         RecipeError: the folder cannot be used, another process trains there, or there is nothing to resume.
@@ -73,24 +75,34 @@ def check_owner(recipe: Recipe, output: Path, resume: bool) -> None:
     Raises:
         RecipeError: it holds another run, or this one without leave to resume it.
     """
-    path = output / "recipe.json"
+    path = output / RECIPE
     if not resume:
         if path.exists():
             raise RecipeError(f"{output} already holds a run; add --resume to continue it, or choose another folder")
         return
-    with reading(path):
-        tree = json.loads(path.read_bytes())
-    try:
-        # Keys may have come since, with defaults; and a run may go on in another number of processes.
-        how = {"parallel": recipe.parallel, "deepspeed": recipe.deepspeed}
-        same = from_tree(tree | how) == from_tree(json.loads(resolved(recipe)))
-    except (RecipeError, TypeError):
-        same = False
-    if not same:
+    # Keys may have been added since, with defaults; and a run may go on in another number of processes.
+    begun = dataclasses.replace(read_recipe(output), parallel=recipe.parallel, deepspeed=recipe.deepspeed)
+    if begun != from_tree(json.loads(recipe_text(recipe))):
         raise RecipeError(f"{output} was begun with another recipe; resume with {path}, or choose another folder")
 
 
-def resolved(recipe: Recipe) -> str:
+def read_recipe(output: Path) -> Recipe:
+    """The resolved recipe of a run.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        RecipeError: it was written by a version that spelt recipes in another way; says how they are spelt now.
+    """
+    path = output / RECIPE
+    with reading(path):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return from_tree(tree)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def recipe_text(recipe: Recipe) -> str:
     """The text of recipe.json."""
     return json.dumps(to_tree(recipe), indent=2)
 
@@ -113,7 +125,7 @@ def fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, output: Path) -> Iterator[None]:
-    """A full disk, or whatever else keeps a file from being written, as one line.
+    """Errors of writing a file, such as a full disk, as one line.
 
     Raises:
         CheckpointError: says which checkpoint is still whole.
@@ -130,7 +142,7 @@ def writing(path: Path, output: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """A file of the run that is missing or damaged, as one line."""
+    """Errors of reading a file of the run, missing or damaged, as one line."""
     try:
         yield
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
@@ -173,7 +185,7 @@ def read_state(folder: Path, recipe: Recipe) -> tuple[int, int]:
 
 
 def read_losses(folder: Path) -> list[float]:
-    """The losses of the steps before a checkpoint that no line of the log tells yet.
+    """The losses of the steps before a checkpoint that are in no line of the log yet.
 
     Raises:
         CheckpointError: state.json is missing or damaged.
@@ -187,7 +199,7 @@ def read_losses(folder: Path) -> list[float]:
 
 
 def trim_log(path: Path, recipe: Recipe, begin: tuple[int, int]) -> None:
-    """Drop the lines of steps that will be taken again, and a last line that was cut short."""
+    """Drop the log lines of steps that will be repeated, and a last line that was cut short."""
     if not path.exists():
         return
     order = {stage.name: number for number, stage in enumerate(recipe.stages)}

@@ -1,4 +1,4 @@
-"""A model card, and the way of a trained model or adapter to the Hugging Face hub."""
+"""A model card, and upload of a trained model or adapter to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import longview
 from longview.errors import CheckpointError
 from longview.models import adapters
 from longview.models.families import family_of
-from longview.train.recipe import Recipe, from_tree
+from longview.train.recipe import Recipe
 from longview.train.report.page import shortened
-from longview.train.saved.folder import reading
+from longview.train.saved.folder import RECIPE, read_recipe, reading
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -24,7 +24,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def check_name(name: str) -> None:
     """
     Raises:
-        CheckpointError: it is no name on the hub, or nobody is logged in there.
+        CheckpointError: it is no name on the hub, or there is no token.
     """
     from huggingface_hub import get_token
 
@@ -64,9 +64,8 @@ def write_card(folder: Path, name: str, base: str | None, run: Path | None = Non
         run: The folder of the run that trained it, if there is one.
     """
     recipe, digests = None, {}
-    if run is not None and (run / "recipe.json").is_file():
-        with reading(run / "recipe.json"):
-            recipe = from_tree(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+    if run is not None and (run / RECIPE).is_file():
+        recipe = read_recipe(run)
         if (run / "datasets.json").exists():
             with reading(run / "datasets.json"):
                 digests = json.loads((run / "datasets.json").read_text(encoding="utf-8"))

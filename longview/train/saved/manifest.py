@@ -1,7 +1,7 @@
-"""What a checkpoint of a run consists of: each file with its size and SHA-256, written last.
+"""The manifest of a checkpoint: each file with its size and SHA-256, written last.
 
-A folder with a manifest that is true is a checkpoint; one bit that turned on the disk is told before anything is
-trained from it. Tensors lie in `model.safetensors`, or, where several processes hold them, in one file of each:
+A folder is a checkpoint if its manifest is true; a flipped bit is reported before anything is trained from it. Tensors
+lie in `model.safetensors`, or, where several processes hold them, in one file of each:
 `model-00001-of-00002.safetensors`. Each tensor is whole in one of them, so any number of processes can go on.
 """
 
@@ -23,8 +23,8 @@ from longview.train.saved.folder import REPAIR, reading
 NAME = "manifest.json"
 
 
-class Entry(NamedTuple):
-    """A file of a checkpoint."""
+class FileDigest(NamedTuple):
+    """Size and SHA-256 of a file."""
 
     bytes: int
     sha256: str
@@ -35,18 +35,18 @@ def name_of(stem: str, rank: int, count: int) -> str:
     return f"{stem}.safetensors" if count == 1 else f"{stem}-{rank + 1:05d}-of-{count:05d}.safetensors"
 
 
-def entry_of(path: Path) -> Entry:
+def digest_of(path: Path) -> FileDigest:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return Entry(path.stat().st_size, digest.hexdigest())
+    return FileDigest(path.stat().st_size, digest.hexdigest())
 
 
-def seal(folder: Path, entries: Mapping[str, Entry]) -> Path:
+def write_manifest(folder: Path, digests: Mapping[str, FileDigest]) -> Path:
     """Write the manifest of a checkpoint."""
     path = folder / NAME
-    path.write_text(json.dumps({name: entries[name]._asdict() for name in sorted(entries)}, indent=2) + "\n")
+    path.write_text(json.dumps({name: digests[name]._asdict() for name in sorted(digests)}, indent=2) + "\n")
     return path
 
 
@@ -56,13 +56,13 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: names the first file that is missing or has changed.
     """
-    for name, entry in _read(folder).items():
+    for name, digest in _read(folder).items():
         path = folder / name
         with reading(path):
-            found = entry_of(path)
-        if found.bytes != entry.bytes:
-            raise CheckpointError(f"{path} has {found.bytes} bytes, and {entry.bytes} were written; {REPAIR}")
-        if found != entry:
+            found = digest_of(path)
+        if found.bytes != digest.bytes:
+            raise CheckpointError(f"{path} has {found.bytes} bytes, and {digest.bytes} were written; {REPAIR}")
+        if found != digest:
             raise CheckpointError(f"{path} is not what was written: its SHA-256 is another; {REPAIR}")
 
 
@@ -127,12 +127,12 @@ def check_tensor(path: str, name: str, found: Tensor, expected: Tensor) -> None:
         )
 
 
-def _read(folder: Path) -> dict[str, Entry]:
+def _read(folder: Path) -> dict[str, FileDigest]:
     path = folder / NAME
     with reading(path):
         tree = json.loads(path.read_text(encoding="utf-8"))
         try:
-            return {str(name): Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in tree.items()}
+            return {str(name): FileDigest(int(entry["bytes"]), str(entry["sha256"])) for name, entry in tree.items()}
         except (AttributeError, TypeError, KeyError) as error:
             raise ValueError("no files with bytes and sha256") from error
 

@@ -7,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from runs import data_stage
 
 from longview.errors import RecipeError
-from longview.train.data.datasets import Dataset, Mixture, Quarantine, trim_report
-from longview.train.recipe import DatasetPart, Stage
+from longview.train.data.datasets import Dataset, Mixture
+from longview.train.data.quarantine import Quarantine, trim_report
+from longview.train.data.settings import DatasetSettings
 
 
 @pytest.fixture
@@ -30,12 +32,12 @@ def rows(tmp_path):
     return write
 
 
-def stage(*parts, **changes):
-    return Stage("x", 1, ["language"], datasets=list(parts), **{"objective": "supervised"} | changes)
+def stage(*datasets, **changes):
+    return data_stage(datasets=list(datasets), **changes)
 
 
 def dataset(path, seed=0, **changes):
-    return Dataset(DatasetPart(path), seed, stage(**changes))
+    return Dataset(DatasetSettings(path), seed, stage(**changes))
 
 
 def said(data, number):
@@ -59,12 +61,12 @@ def test_a_count_draws_rows_without_repeating_any_and_always_the_same(rows):
 
 
 def test_an_epoch_takes_each_dataset_by_its_weight(rows):
-    parts = [
-        DatasetPart(rows("a.jsonl", 6)),
-        DatasetPart(rows("b.jsonl", 4), weight=2),
-        DatasetPart(rows("c.jsonl", 8), 0.25),
+    datasets = [
+        DatasetSettings(rows("a.jsonl", 6)),
+        DatasetSettings(rows("b.jsonl", 4), weight=2),
+        DatasetSettings(rows("c.jsonl", 8), 0.25),
     ]
-    mixture = Mixture(stage(*parts), seed=0)
+    mixture = Mixture(stage(*datasets), seed=0)
     assert mixture.epoch == 6 + 8 + 2
     epochs = [[said(*mixture.at(e * 16 + n)) for n in range(16)] for e in range(4)]
     for epoch in epochs:
@@ -74,7 +76,7 @@ def test_an_epoch_takes_each_dataset_by_its_weight(rows):
         assert sum(seen[f"c.jsonl {n}"] for n in range(8)) == 2
     assert len({text for epoch in epochs for text in epoch if text.startswith("c")}) == 8  # four quarters are the whole
     assert epochs[0] != epochs[1]
-    again = Mixture(stage(*parts), seed=0)
+    again = Mixture(stage(*datasets), seed=0)
     assert [said(*again.at(16 + n)) for n in range(16)] == epochs[1]  # without the epoch before
 
 
@@ -86,7 +88,7 @@ def test_the_order_does_not_depend_on_where_the_files_lie(rows, tmp_path):
     orders = [
         [said(*mixture.at(position)) for position in range(60)]
         for mixture in (
-            Mixture(stage(DatasetPart(str(path), streaming=streaming)), seed=0)
+            Mixture(stage(DatasetSettings(str(path), streaming=streaming)), seed=0)
             for streaming in (False, True)
             for path in (name, moved)
         )
@@ -114,7 +116,7 @@ def test_a_file_that_cannot_be_learned_from_is_refused_before_the_first_step(tmp
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        Mixture(stage(DatasetPart(str(path))), seed=0)
+        Mixture(stage(DatasetSettings(str(path))), seed=0)
 
 
 def test_a_dataset_that_cannot_be_found_or_counted_is_named(rows, tmp_path):
@@ -132,11 +134,13 @@ def test_a_dataset_that_cannot_be_found_or_counted_is_named(rows, tmp_path):
 def test_broken_samples_are_reported_until_there_are_too_many(rows, tmp_path):
     data = dataset(rows("a.jsonl", 5))
     report = tmp_path / "quarantine.jsonl"
-    ward = Quarantine(report, 0.02, "tune", 0)
-    ward.add(0, 1, data.place(1), "it is cut short")
-    ward.add(3, 9, data.place(2), "it is no picture")
-    with pytest.raises(RecipeError, match=r"3 of 12 samples are broken, .*quarantine=0\.02.*a\.jsonl, line 1: gone"):
-        ward.add(4, 12, data.place(0), "gone")
+    quarantine = Quarantine(report, 0.02, "tune", 0)
+    quarantine.add(0, 1, data.place(1), "it is cut short")
+    quarantine.add(3, 9, data.place(2), "it is no picture")
+    with pytest.raises(
+        RecipeError, match=r"3 of 12 samples are broken, .*data\.quarantine=0\.02.*a\.jsonl, line 1: gone"
+    ):
+        quarantine.add(4, 12, data.place(0), "gone")
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert [line["reason"] for line in lines] == ["it is cut short", "it is no picture", "gone"]
     assert lines[0] == {"stage": 0, "step": 0, "file": str(data.path), "line": 3, "reason": "it is cut short"}

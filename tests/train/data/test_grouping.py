@@ -7,10 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from runs import data_stage
 
 from longview.train.data.datasets import Mixture, generator
 from longview.train.data.grouping import deal, grouped
-from longview.train.recipe import DatasetPart, Stage
+from longview.train.data.settings import DatasetSettings
 
 
 def test_a_step_is_dealt_out_as_the_authors_trainer_does():
@@ -50,8 +51,11 @@ def test_every_epoch_is_grouped_and_holds_the_same_rows(tmp_path):
     for name, row in rows.items():
         lines = [json.dumps(row | {"query": f"{name} {n} " + "word " * n}) for n in range(20)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    parts = [DatasetPart(str(tmp_path / "shown.jsonl")), DatasetPart(str(tmp_path / "told.jsonl"), weight=0.5)]
-    stage = Stage("x", 1, ["language"], "supervised", 4, datasets=parts, micro_batch=2, group_by_length=True)
+    datasets = [
+        DatasetSettings(str(tmp_path / "shown.jsonl")),
+        DatasetSettings(str(tmp_path / "told.jsonl"), weight=0.5),
+    ]
+    stage = data_stage(batch=4, datasets=datasets, micro_batch=2, group_by_length=True)
     mixture = Mixture(stage, seed=0)
     assert mixture.epoch == 30
     found = [data[number] for data, number in map(mixture.at, range(60))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+from runs import data_stage
 from samples import noise, tiny_model
 
 from longview.errors import RecipeError
@@ -16,11 +17,12 @@ from longview.media import open_media
 from longview.messages import Message, image, video
 from longview.models.base import SampleFormat
 from longview.models.families import families
-from longview.train.data.datasets import Mixture, Quarantine
 from longview.train.data.rows import Example
-from longview.train.data.sample_format import check_cutting, open_shown, sample_format_of
-from longview.train.objectives.supervised import Tuning
-from longview.train.recipe import DatasetPart, Recipe, Stage, check, from_tree
+from longview.train.data.sample_format import open_shown, sample_format_of
+from longview.train.data.settings import DatasetSettings, DataSettings
+from longview.train.loop import accumulate_gradients
+from longview.train.objectives.supervised import Supervised
+from longview.train.recipe import ModelSettings, Recipe, Stage, check
 
 CAPTION = "A cat <|im_end|> on a mat."
 FAMILIES = ("mgm", "ovis2", "owl3")
@@ -63,27 +65,21 @@ def test_captions_of_a_padded_and_a_packed_step_are_learned_alike(opened, tmp_pa
     for model, processor in opened.values():
         losses = []
         for sample_format in ({"micro_batch": 4}, {"pack": 400}):
-            stage = Stage(
-                "x", 1, ["language"], "supervised", 4, datasets=[part(tmp_path / "rows.jsonl")], **sample_format
-            )
-            tuning = tuned(model, processor, stage, tmp_path)
-            losses.append(tuning.learn(0)[0])
+            stage = data_stage(batch=4, datasets=[DatasetSettings(str(tmp_path / "rows.jsonl"))], **sample_format)
+            objective = attached(model, processor, stage, tmp_path)
+            losses.append(accumulate_gradients(objective, 0)[0])
             model.zero_grad()
         assert losses[0] == pytest.approx(losses[1], abs=1e-4)
         assert not (tmp_path / "quarantine.jsonl").exists()
 
 
-def part(path: Path, **settings) -> DatasetPart:
-    return DatasetPart(str(path), **settings)
-
-
-def tuned(model, processor, stage: Stage, folder: Path, seed: int = 0) -> Tuning:
-    recipe = Recipe(from_tree({"model": {"start": "x"}, "stages": []}).model, [stage], seed=seed)
+def attached(model, processor, stage: Stage, folder: Path, seed: int = 0) -> Supervised:
+    recipe = Recipe(ModelSettings("x"), [stage], seed=seed)
     check(recipe)
-    ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
-    mixture = Mixture(stage, seed)
-    check_cutting(recipe, processor, {stage.name: mixture})
-    return Tuning(recipe, 0, model, processor, mixture, ward)
+    objective = Supervised(recipe, 0)
+    objective.check_model(model, processor)
+    objective.attach(model, processor, folder)
+    return objective
 
 
 # ── crops ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,31 +112,32 @@ def shown(tmp_path):
     return tmp_path
 
 
-def cut_of(tuning: Tuning, position: int) -> tuple[str, bool]:
-    data, number = tuning.mixture.at(position)
-    return data[number].messages[-1].text, tuning.sample(position).inputs.num_pictures > len(data[number].media)
+def cut_of(objective: Supervised, position: int) -> tuple[str, bool]:
+    data, number = objective.mixture.at(position)
+    return data[number].messages[-1].text, objective.sample(position).inputs.num_pictures > len(data[number].media)
 
 
 def test_the_published_policy_cuts_pictures_by_kind_and_always_the_same_ones(opened, shown):
     model, processor = opened["owl3"]
-    parts = [part(shown / f"{name}.jsonl", text_rich=name == "text") for name in ("single", "text", "several", "none")]
-    stage = Stage("x", 1, ["language"], "supervised", 40, datasets=parts, crop=POLICY | {"single": 0.5})
-    tuning = tuned(model, processor, stage, shown)
-    found = [cut_of(tuning, position) for position in range(40)]
+    names = ("single", "text", "several", "none")
+    datasets = [DatasetSettings(str(shown / f"{name}.jsonl"), text_rich=name == "text") for name in names]
+    stage = data_stage(batch=40, datasets=datasets, crop=POLICY | {"single": 0.5})
+    objective = attached(model, processor, stage, shown)
+    found = [cut_of(objective, position) for position in range(40)]
     cut = Counter(kind for kind, was_cut in found if was_cut)
     assert cut["text"] == 10
     assert 1 <= cut["single"] <= 9
     assert cut.keys() == {"text", "single"}
-    again = tuned(model, processor, stage, shown)
+    again = attached(model, processor, stage, shown)
     backwards = [cut_of(again, position) for position in reversed(range(40))]
     assert backwards[::-1] == found, "whoever asks, and in whichever order"
-    other = tuned(model, processor, stage, shown, seed=1)
+    other = attached(model, processor, stage, shown, seed=1)
     assert [cut_of(other, position) for position in range(40)] != found
 
 
 def test_a_rows_own_number_of_crops_goes_before_the_stages(opened):
     example = Example((Message.of("user", image(noise(1))), Message.of("assistant", "x")))
-    stage = Stage("x", 1, ["language"], max_partition={"single": 9, "several": 1}, crop={"single": 0.5})
+    stage = DataSettings([], max_partition={"single": 9, "several": 1}, crop={"single": 0.5})
     assert sample_format_of(example, stage, 0.4) == SampleFormat(cut=True, max_partition=9)
     assert sample_format_of(dataclasses.replace(example, max_partition=4), stage, 0.5) == SampleFormat(
         cut=False, max_partition=4
@@ -151,34 +148,33 @@ def test_a_rows_own_number_of_crops_goes_before_the_stages(opened):
 @pytest.mark.parametrize(
     ("family", "settings", "row", "message"),
     [
-        ("mgm", {"crop": POLICY}, {}, r"stages\.x\.crop means nothing to this model"),
-        ("owl3", {"max_partition": {"single": 2}}, {}, r"stages\.x\.max_partition means nothing to this model"),
+        ("mgm", {"crop": POLICY}, {}, r"stages\.x\.data\.crop means nothing to this model"),
+        ("owl3", {"max_partition": {"single": 2}}, {}, r"stages\.x\.data\.max_partition means nothing to this model"),
         ("owl3", {}, {"max_partition": 2}, r"rows\.jsonl says max_partition, and this model cuts no picture"),
     ],
 )
 def test_crops_that_a_family_cannot_make_are_refused(opened, shown, family, settings, row, message):
     rows = {"image": "a.png", "query": "What?", "response": "x"} | row
     (shown / "rows.jsonl").write_text(json.dumps(rows))
-    stage = Stage("x", 1, ["language"], "supervised", datasets=[part(shown / "rows.jsonl")], **settings)
+    stage = data_stage(datasets=[DatasetSettings(str(shown / "rows.jsonl"))], **settings)
     with pytest.raises(RecipeError, match=message):
-        tuned(*opened[family], stage, shown)
+        attached(*opened[family], stage, shown)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crop": {"singel": 1.0}}, r"stages\.x\.crop holds 'singel'; the kinds of samples are text, single"),
-        ({"crop": {"single": 1.5}}, r"stages\.x\.crop\.single is 1\.5"),
-        ({"max_partition": {"single": 0}}, r"stages\.x\.max_partition\.single is 0"),
-        ({"fps": -1.0}, r"stages\.x\.fps is -1"),
+        ({"crop": {"singel": 1.0}}, r"stages\.x\.data\.crop holds 'singel'; the kinds of samples are text, single"),
+        ({"crop": {"single": 1.5}}, r"stages\.x\.data\.crop\.single is 1\.5"),
+        ({"max_partition": {"single": 0}}, r"stages\.x\.data\.max_partition\.single is 0"),
+        ({"fps": -1.0}, r"stages\.x\.data\.fps is -1"),
         ({"template": "plain", "objective": "preference"}, "template 'plain' means nothing to objective 'preference'"),
-        ({"objective": "answers", "crop": POLICY, "datasets": []}, "crop means nothing to objective 'answers'"),
+        ({"objective": "answers"}, "objective is 'answers'; of a stage with data it is one of supervised, preference"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(change, message):
-    settings = {"objective": "supervised", "datasets": [DatasetPart("x.jsonl")]} | change
     with pytest.raises(RecipeError, match=message):
-        check(Recipe(from_tree({"model": {"start": "x"}, "stages": []}).model, [Stage("x", 1, ["vision"], **settings)]))
+        check(Recipe(ModelSettings("x"), [data_stage(datasets=[DatasetSettings("x.jsonl")], **change)]))
 
 
 # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,7 +199,6 @@ def film(tmp_path_factory) -> Path:
 def test_a_stage_says_how_many_frames_of_a_film_are_seen(opened, film, policy, expected):
     listed = video([noise(n) for n in range(4)])
     parts = [listed, video(str(film)), image(noise(9))]
-    stage = Stage("x", 1, ["language"], "supervised", **policy)
-    media = open_shown(parts, stage, opened["owl3"][1].default_media)
+    media = open_shown(parts, policy.get("frames", 0), policy.get("fps", 0.0), opened["owl3"][1].default_media)
     kept = min(4, policy.get("frames", 4))  # a list has no times, so its frames are only counted
     assert [len(medium.frames) for medium in media] == [kept, expected, 1]

@@ -13,12 +13,14 @@ import datasets as hf
 import pyarrow
 import pyarrow.parquet
 import pytest
+from runs import data_stage
 from samples import noise
 
 from longview.errors import MissingExtraError, RecipeError, RequestError
 from longview.messages import Message, image
 from longview.train.data.datasets import ROUND, Dataset, Mixture, Stream
-from longview.train.recipe import DatasetPart, Recipe, Stage, check, from_tree
+from longview.train.data.settings import DatasetSettings
+from longview.train.recipe import ModelSettings, Recipe, Stage, check
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +29,13 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
-def stage(*parts: DatasetPart, **changes) -> Stage:
-    return Stage("x", 1, ["language"], datasets=list(parts), **{"objective": "supervised"} | changes)
+def stage(*datasets: DatasetSettings, **changes) -> Stage:
+    return data_stage(datasets=list(datasets), **changes)
 
 
 def opened(path, seed=0, **settings):
-    part = DatasetPart(str(path), **settings)
-    return (Stream if part.streaming else Dataset)(part, seed, stage(part))
+    dataset = DatasetSettings(str(path), **settings)
+    return (Stream if dataset.streaming else Dataset)(dataset, seed, stage(dataset))
 
 
 def png(seed: int) -> bytes:
@@ -142,7 +144,7 @@ def test_columns_are_renamed_and_a_question_is_given_to_all(tmp_path):
     with pytest.raises(RecipeError, match=r"line 1: columns calls another one 'question', and the row has a column of"):
         opened(tmp_path / "rows.jsonl", columns={"text": "question"})
     with pytest.raises(RecipeError, match=r"columns names unknown 'respones'; the nearest known column is 'response'"):
-        check_stage(stage(DatasetPart("rows.jsonl", columns={"text": "respones"})))
+        check_stage(stage(DatasetSettings("rows.jsonl", columns={"text": "respones"})))
 
 
 def test_a_dataset_is_fetched_from_modelscope_by_its_client(tmp_path, monkeypatch):
@@ -269,9 +271,12 @@ def test_the_first_rows_of_a_stream_are_checked_and_later_ones_are_broken_sample
 
 def test_streams_and_datasets_are_mixed_by_weight(tmp_path):
     paths = [write(tmp_path / f"{name}.jsonl", [row | {"response": name} for row in ROWS]) for name in "abc"]
-    parts = [DatasetPart(str(paths[0]), 3.0, streaming=True), DatasetPart(str(paths[1]), 6.0, streaming=True, buffer=7),
-             DatasetPart(str(paths[2]), 1.0)]  # fmt: skip
-    mixture = Mixture(stage(*parts), seed=0)
+    datasets = [
+        DatasetSettings(str(paths[0]), 3.0, streaming=True),
+        DatasetSettings(str(paths[1]), 6.0, streaming=True, buffer=7),
+        DatasetSettings(str(paths[2]), 1.0),
+    ]
+    mixture = Mixture(stage(*datasets), seed=0)
     found = [data[number] for data, number in map(mixture.at, range(2 * ROUND))]
     assert Counter(example.messages[-1].text for example in found) == {"a": 600, "b": 1200, "c": 200}
     seen = {
@@ -279,7 +284,7 @@ def test_streams_and_datasets_are_mixed_by_weight(tmp_path):
     }
     assert len({*seen["a"][:30]}) == len({*seen["b"][30:60]}) == 30, "a pass of a stream gives each row once"
     assert set(Counter(seen["c"]).values()) == {6, 7}, "and of a dataset, before any comes again"
-    again = Mixture(stage(*parts), seed=0)
+    again = Mixture(stage(*datasets), seed=0)
     data, number = again.at(1234)
     assert data[number] == found[1234]
 
@@ -293,11 +298,10 @@ def test_streams_and_datasets_are_mixed_by_weight(tmp_path):
 )
 def test_what_needs_all_rows_is_refused_of_a_stream(changes, message):
     with pytest.raises(RecipeError, match=message):
-        check_stage(Stage(**{"name": "x", "steps": 1, "train": ["language"], "objective": "supervised",
-                             "datasets": [DatasetPart("a.jsonl", streaming=True)]} | changes))  # fmt: skip
+        check_stage(stage(DatasetSettings("a.jsonl", streaming=True), **changes))
     with pytest.raises(RecipeError, match="buffer means nothing without streaming"):
-        check_stage(stage(DatasetPart("a.jsonl", buffer=9)))
+        check_stage(stage(DatasetSettings("a.jsonl", buffer=9)))
 
 
 def check_stage(which: Stage) -> None:
-    check(Recipe(from_tree({"model": {"start": "x"}, "stages": []}).model, [which]))
+    check(Recipe(ModelSettings("x"), [which]))

@@ -17,12 +17,12 @@ import pytest
 from runs import exported, forked, goes_on_elsewhere, log, near, same, state, tree
 
 from longview.errors import LongviewError, RecipeError
-from longview.train import loop
 from longview.train import run as training
 from longview.train.distributed import processes
-from longview.train.distributed.launch import Plan, make_plan, read_hosts
-from longview.train.objectives.supervised import Tuning
+from longview.train.distributed.launch import Launch, make_launch, read_hosts
+from longview.train.loop import Trainer
 from longview.train.recipe import from_tree
+from longview.train.saved import checkpoint
 from longview.train.saved.folder import newest_checkpoint
 
 ALL = ["vision", "connector", "language"]
@@ -46,8 +46,8 @@ def case(name: str, started, data, **changes) -> dict:
     family, stage, adapter = CASES[name]
     pairs = {"datasets": [{"path": str(data / "pairs.jsonl")}]} if stage.get("objective") == "preference" else {}
     recipe = copy.deepcopy(tree(started[family], data, **SHORT | stage | pairs | changes))
-    for part in recipe["stages"][0]["datasets"]:
-        part["path"] = str(data / part["path"])
+    for dataset in recipe["stages"][0]["data"]["datasets"]:
+        dataset["path"] = str(data / dataset["path"])
     recipe["model"]["adapter"] = adapter
     return recipe
 
@@ -86,17 +86,17 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_sam
 ):
     recipe = case("lora", started, data, steps=5)
     recipe["model"]["adapter"] |= {"dropout": 0.2}
-    understood, learn = from_tree(recipe | {"parallel": parallel}), Tuning.learn
+    understood, learn = from_tree(recipe | {"parallel": parallel}), Trainer.learn
     assert forked(lambda: training.train(understood, tmp_path / "whole", progress=False), 2) == [0, 0]
     output = tmp_path / "run"
 
     def dying():
-        def learning(self, step):
+        def learning(self, objective, step):
             if step == 3 and processes.rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return learn(self, step)
+            return learn(self, objective, step)
 
-        Tuning.learn = learning
+        Trainer.learn = learning
         training.train(understood, output, progress=False)
 
     assert forked(dying, 2) == [1, -signal.SIGKILL]
@@ -109,14 +109,14 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_sam
 def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_path, capfd, monkeypatch):
     """The second one's disk is full, and its samples are broken, which the first could not know; a file is damaged,
     which the first alone looks at."""
-    save_file = loop.save_file
+    save_file = checkpoint.save_file
 
     def full(tensors, path):
         if path.name == "optimizer-00002-of-00002.safetensors":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save_file(tensors, path)
 
-    monkeypatch.setattr(loop, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     recipe = case("padded", started, data)
     output = tmp_path / "full"
     assert forked(lambda: told(from_tree(recipe | {"parallel": "fsdp2"}), output), 2) == [2, 2]
@@ -132,7 +132,7 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(started, data, tmp_pa
     (tmp_path / "rows.jsonl").write_text((data / "rows.jsonl").read_text())
     broken = tree(started["ovis2"], tmp_path, batch=8, quarantine=0.0)
     assert forked(lambda: told(from_tree(broken), tmp_path / "run"), 2) == [2, 2]
-    assert capfd.readouterr().err.count("samples are broken, more than stages.tune.quarantine=0 allows") == 1
+    assert capfd.readouterr().err.count("samples are broken, more than stages.tune.data.quarantine=0 allows") == 1
 
 
 def told(recipe, output: Path, resume: bool = False) -> None:
@@ -164,7 +164,7 @@ def test_samples_left_out_in_either_process_are_told_in_their_order(started, dat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch": 1}, r"stages\.tune\.batch is 1, for 2 processes"),
+        ({"batch": 1}, r"stages\.tune\.data\.batch is 1, for 2 processes"),
         ({"optimizer": "muon"}, "'muon' needs whole matrices; take adamw, or parallel=ddp"),
     ],
 )
@@ -176,8 +176,9 @@ def test_what_several_processes_cannot_follow_is_refused(change, message, data, 
     quantised = dataclasses.replace(recipe.model, quantize="nf4")
     with pytest.raises(RecipeError, match="'nf4' cannot be held in shares; take parallel=ddp"):
         training.check_processes(dataclasses.replace(recipe, model=quantised))
-    world = from_tree({"model": {"family": "owl3"}, "stages": [{"name": "see", "train": ["vision"], "steps": 1}]})
-    with pytest.raises(RecipeError, match="'answers' is made for one process"):
+    stage = {"name": "see", "objective": "answers", "train": ["vision"], "steps": 1, "world": {}}
+    world = from_tree({"model": {"family": "owl3"}, "stages": [stage]})
+    with pytest.raises(RecipeError, match="'answers' is for one process, and 2 were started"):
         training.check_processes(world)
 
 
@@ -200,11 +201,11 @@ def test_a_hostfile_says_who_is_who(tmp_path):
     path = tmp_path / "hostfile"
     path.write_text("# two machines\nnode-1 slots=8\n\n127.0.0.1 slots=4  # this one\n")
     assert read_hosts(path) == {"node-1": 8, "127.0.0.1": 4}
-    assert make_plan(None, hostfile=path) == Plan(4, 2, 1, "node-1")
-    assert make_plan(None, hostfile=path, node_rank=0, master_addr="10.0.0.1:400") == Plan(8, 2, 0, "10.0.0.1", 400)
-    assert make_plan(2) == Plan(2)
-    assert make_plan(None) is None
-    options = make_plan(8, 4, 3, "[fe80::1]:77").options()
+    assert make_launch(None, hostfile=path) == Launch(4, 2, 1, "node-1")
+    assert make_launch(None, hostfile=path, node_rank=0, master_addr="10.0.0.1:400") == Launch(8, 2, 0, "10.0.0.1", 400)
+    assert make_launch(2) == Launch(2)
+    assert make_launch(None) is None
+    options = make_launch(8, 4, 3, "[fe80::1]:77").options()
     assert options == ["--nproc-per-node=8", "--nnodes=4", "--node-rank=3", "--master-addr=fe80::1", "--master-port=77"]
 
 
@@ -229,7 +230,7 @@ def test_machines_that_do_not_add_up_are_refused(tmp_path, lines, options, messa
         (tmp_path / "hosts").write_text(lines)
         options = options | {"hostfile": tmp_path / "hosts"}
     with pytest.raises(RecipeError, match=message):
-        make_plan(**{"nproc_per_node": None} | options)
+        make_launch(**{"nproc_per_node": None} | options)
 
 
 def on_command(words: list[str]) -> subprocess.CompletedProcess:

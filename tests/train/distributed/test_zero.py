@@ -135,7 +135,10 @@ def test_deepspeed_is_told_what_the_recipe_decides_and_what_the_json_adds(tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train_batch_size": 128}, "has train_batch_size, which stages decide by batch; take it out, or write 'auto'"),
+        (
+            {"train_batch_size": 128},
+            "has train_batch_size, which stages decide by data\.batch; take it out, or write 'auto'",
+        ),
         ({"optimizer": {"type": "Adam"}}, "has optimizer, which stages decide by optimizer, learning_rate and"),
         ({"bf16": {"enabled": True}}, "has bf16, which model.dtype decides"),
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3, and parallel is zero2"),

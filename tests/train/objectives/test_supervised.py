@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 import signal
@@ -17,21 +16,27 @@ from torch.nn import functional
 
 from longview.errors import RecipeError
 from longview.models import adapters
+from longview.models.base import checkpoint_activations
+from longview.train import loop
 from longview.train import run as training
 from longview.train.build import open_model
-from longview.train.data.datasets import Mixture, Quarantine
-from longview.train.objectives import supervised
-from longview.train.objectives.supervised import Tuning, answer_log_probs, dpo_loss
+from longview.train.loop import Trainer, accumulate_gradients
+from longview.train.objectives.base import make_objectives
+from longview.train.objectives.log_probs import answer_log_probs
+from longview.train.objectives.of_data import DataObjective
+from longview.train.objectives.preference import dpo_loss
 from longview.train.optimizers import select_parts
-from longview.train.recipe import Recipe, Stage, check, from_tree
+from longview.train.recipe import Recipe, check, from_tree
 
 
-def tuned(model, processor, recipe: Recipe, folder: Path, reference=None) -> Tuning:
-    stage = recipe.stages[0]
+def attached(model, processor, recipe: Recipe, folder: Path, reference=None) -> DataObjective:
+    """The objective of a recipe's only stage, with a model that is ready to learn."""
+    (stage,) = recipe.stages
     select_parts(model, stage.train)
-    mixture = Mixture(stage, recipe.seed)
-    ward = Quarantine(folder / "quarantine.jsonl", stage.quarantine, stage.name, 0)
-    return Tuning(recipe, 0, model.train(), processor, mixture, ward, reference)
+    checkpoint_activations(model, stage.gradient_checkpointing)
+    (objective,) = make_objectives(recipe)
+    objective.attach(model.train(), processor, folder, reference)
+    return objective
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -50,7 +55,7 @@ def test_the_loss_of_a_step_does_not_depend_on_how_its_samples_are_laid_out(tiny
     for name, layout in LAYOUTS.items():
         recipe = from_tree(tree(tmp_path, data, batch=8, **layout))
         copied = copy.deepcopy(model)
-        loss, notes = tuned(copied, processor, recipe, tmp_path).learn(0)
+        loss, notes = accumulate_gradients(attached(copied, processor, recipe, tmp_path), 0)
         assert notes["samples"] == 8
         assert not (tmp_path / "quarantine.jsonl").exists()
         found[name] = loss, gradients(copied)
@@ -63,17 +68,17 @@ def test_the_loss_of_a_step_does_not_depend_on_how_its_samples_are_laid_out(tiny
         assert all((others[key] - slopes[key]).abs().max() < 2e-4 * largest for key in slopes), name
 
 
-def test_the_loss_is_the_mean_over_the_learned_words(tiny, data, tmp_path):
+def test_the_loss_is_the_mean_over_the_learned_tokens(tiny, data, tmp_path):
     model, processor = copy.deepcopy(tiny)
-    tuning = tuned(model, processor, from_tree(tree(tmp_path, data, batch=8)), tmp_path)
+    objective = attached(model, processor, from_tree(tree(tmp_path, data, batch=8)), tmp_path)
     total = count = 0
-    for sample in tuning.samples(0):
+    for sample in objective.samples(0):
         arguments = model.embed_pictures(processor.collate([sample.inputs]))
         labels = arguments.pop("labels")[0, 1:]
         logits = model(**arguments, use_cache=False).logits[0, :-1]
         total += functional.cross_entropy(logits, labels, reduction="sum").item()
         count += int((labels != -100).sum())
-    assert tuning.learn(0)[0] == pytest.approx(total / count, rel=1e-5)
+    assert accumulate_gradients(objective, 0)[0] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_an_answer_with_loss_false_is_context_only(tiny, data, tmp_path):
@@ -81,8 +86,8 @@ def test_an_answer_with_loss_false_is_context_only(tiny, data, tmp_path):
     turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "abc", "loss": False},
              {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "xyz"}]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns}))
-    tuning = tuned(copy.deepcopy(model), processor, from_tree(tree(tmp_path, tmp_path, batch=1)), tmp_path)
-    labels = tuning.samples(0)[0].inputs.text_inputs["labels"][0]
+    objective = attached(copy.deepcopy(model), processor, from_tree(tree(tmp_path, tmp_path, batch=1)), tmp_path)
+    labels = objective.samples(0)[0].inputs.text_inputs["labels"][0]
     learned = processor.tokenizer.decode(labels[labels != -100])
     assert "xyz" in learned
     assert "abc" not in learned
@@ -92,14 +97,13 @@ def test_bfloat16_comes_near(tiny, data, tmp_path):
     model, processor = tiny
     losses = []
     for dtype in ("float32", "bfloat16"):
-        shape = tree(tmp_path, data, batch=8, pack=400)
-        recipe = from_tree(shape | {"model": {"start": "x", "dtype": dtype}})
+        recipe = from_tree(tree(tmp_path, data, batch=8, pack=400) | {"model": {"start": "x", "dtype": dtype}})
         copied = copy.deepcopy(model)
         if dtype == "bfloat16":  # what learns stays in fp32, as the run has it
             for name, parameter in copied.named_parameters():
                 if adapters.part_of(copied, name) == "vision":
                     parameter.data = parameter.data.bfloat16()
-        losses.append(tuned(copied, processor, recipe, tmp_path).learn(0)[0])
+        losses.append(accumulate_gradients(attached(copied, processor, recipe, tmp_path), 0)[0])
         assert all(torch.isfinite(slope).all() for slope in gradients(copied).values())
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
@@ -148,9 +152,11 @@ def test_a_broken_picture_is_told_skipped_and_not_replaced(started, data, tmp_pa
     ]
     line = json.loads((output / "log.jsonl").read_text().splitlines()[-1])
     assert line["samples"] == 4 - sum(entry["step"] == 3 for entry in report)
-    strict = dataclasses.replace(recipe.stages[0], quarantine=0.0)
-    with pytest.raises(RecipeError, match=r"1 of \d samples are broken, more than stages\.tune\.quarantine=0 allows"):
-        training.train(dataclasses.replace(recipe, stages=[strict]), tmp_path / "strict", progress=False)
+    strict = tree(started["ovis2"], tmp_path, steps=4, checkpoint_every=1, quarantine=0.0)
+    with pytest.raises(
+        RecipeError, match=r"1 of \d samples are broken, more than stages\.tune\.data\.quarantine=0 allows"
+    ):
+        training.train(from_tree(strict), tmp_path / "strict", progress=False)
 
 
 def test_a_sample_that_is_too_long_is_skipped_and_told(started, data, tmp_path):
@@ -175,8 +181,8 @@ def test_a_dataset_that_changed_does_not_continue_a_run(started, data, tmp_path)
         ({"datasets": []}, "datasets is empty"),
         ({"epochs": 1.0}, "has steps 6 and epochs 1; give one"),
         ({"steps": 0}, "has steps 0 and epochs 0"),
-        ({"turns": 3}, "turns means nothing to objective 'supervised'"),
-        ({"objective": "answers"}, "datasets means nothing to objective 'answers'"),
+        ({"beta": 0.3}, r"data\.beta means nothing to objective 'supervised'"),
+        ({"objective": "answers"}, "objective is 'answers'; of a stage with data it is one of supervised, preference"),
         ({"rates": {"vision": 2.0}}, "rates names 'vision', which does not learn"),
         ({"datasets": [{"path": "x.jsonl", "weight": 0}]}, r"datasets\.0\.weight is 0"),
         ({"objective": "preference", "pack": 9}, "pack means nothing to objective 'preference'"),
@@ -191,9 +197,9 @@ def test_a_stage_that_contradicts_itself_is_refused(data, change, message):
 def test_adapters_need_a_model_that_exists_and_data_of_users(data):
     with pytest.raises(RecipeError, match=r"name one in model\.start"):
         check(from_tree(tree(Path("x"), data) | {"model": {"family": "owl3", "adapter": {}}}))
-    world = Stage("see", 1, ["vision"], "contents")
-    with pytest.raises(RecipeError, match="are for objectives supervised and preference"):
-        check(Recipe(from_tree(tree(Path("x"), data) | {"model": {"start": "x", "adapter": {}}}).model, [world]))
+    world = {"name": "see", "steps": 1, "train": ["vision"], "objective": "contents", "world": {}}
+    with pytest.raises(RecipeError, match=r"are for stages with data, and stages\.see has world"):
+        check(from_tree({"model": {"start": "x", "adapter": {}}, "stages": [world]}))
 
 
 def test_liger_kernels_are_for_cuda_and_replace_those_of_model_and_reference_alike(tiny, data, tmp_path, monkeypatch):
@@ -202,12 +208,16 @@ def test_liger_kernels_are_for_cuda_and_replace_those_of_model_and_reference_ali
     with pytest.raises(RecipeError, match=r"model\.liger: Liger kernels run on CUDA devices only"):
         open_model(from_tree(wanted), tmp_path / "run")
     fused: list = []
-    monkeypatch.setattr(supervised, "apply_liger_kernel", fused.append)
-    reference = copy.deepcopy(model)
-    tuned(model, processor, from_tree(wanted), tmp_path, reference)
-    assert fused == [model, reference]
-    tuned(model, processor, from_tree(preference(data, batch=7)), tmp_path, reference)
+    monkeypatch.setattr(loop, "apply_liger_kernel", fused.append)
+    trainer = trainer_of(wanted, model, processor, tmp_path)
+    assert fused == [model, trainer.reference]
+    trainer_of(preference(data, batch=7), model, processor, tmp_path)
     assert len(fused) == 2
+
+
+def trainer_of(tree: dict, model, processor, folder: Path) -> Trainer:
+    recipe = from_tree(tree)
+    return Trainer(recipe, folder, model, processor, make_objectives(recipe))
 
 
 def test_a_dataset_is_named_once_it_cannot_be_read(started, tmp_path):
@@ -231,9 +241,11 @@ def test_the_loss_of_preferences_is_the_papers(tiny, data, tmp_path):
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.mul_(0.95)
-    tuning = tuned(model, processor, from_tree(preference(data, batch=7, micro_batch=3, beta=0.3)), tmp_path, reference)
+    objective = attached(
+        model, processor, from_tree(preference(data, batch=7, micro_batch=3, beta=0.3)), tmp_path, reference
+    )
     expected = []
-    for sample in tuning.samples(0):
+    for sample in objective.samples(0):
         added = []
         for inputs in (sample.inputs, sample.rejected):
             told = []
@@ -245,7 +257,7 @@ def test_the_loss_of_preferences_is_the_papers(tiny, data, tmp_path):
             added.append(told[0] - told[1])
         expected.append(-functional.logsigmoid(torch.tensor(0.3 * (added[0] - added[1]))).item())
     assert max(expected) - min(expected) > 1e-3
-    assert tuning.learn(0)[0] == pytest.approx(sum(expected) / 7, rel=1e-3)
+    assert accumulate_gradients(objective, 0)[0] == pytest.approx(sum(expected) / 7, rel=1e-3)
 
 
 @pytest.mark.parametrize(("learning", "times"), [(["language"], 1), (["connector", "language"], 2), (["vision"], 2)])
@@ -257,8 +269,8 @@ def test_pictures_of_a_pair_are_encoded_once_and_nothing_else_changes(tiny, data
     for name, parameter in reference.named_parameters():
         if adapters.part_of(reference, name) in learning:
             parameter.data.mul_(0.9)
-    tuning = tuned(model, processor, recipe, tmp_path, reference)
-    samples, total = tuning.samples(0), 0.0
+    objective = attached(model, processor, recipe, tmp_path, reference)
+    samples, total = objective.samples(0), 0.0
     for row in (samples[:3], samples[3:6], samples[6:]):
         batches = [processor.collate([getattr(sample, side) for sample in row]) for side in ("inputs", "rejected")]
         added = [
@@ -272,7 +284,7 @@ def test_pictures_of_a_pair_are_encoded_once_and_nothing_else_changes(tiny, data
     expected, seen = gradients(model), []
     for each in (model, reference):
         each.encode = lambda *args, encode=each.encode, **kwargs: seen.append(len(args[0])) or encode(*args, **kwargs)
-    assert tuning.learn(0)[0] == pytest.approx(total, rel=1e-4)
+    assert accumulate_gradients(objective, 0)[0] == pytest.approx(total, rel=1e-4)
     assert len(seen) == 3 * times
     found, largest = gradients(model), max(slope.abs().max() for slope in expected.values())
     assert found.keys() == expected.keys()
@@ -281,8 +293,8 @@ def test_pictures_of_a_pair_are_encoded_once_and_nothing_else_changes(tiny, data
 
 def test_only_the_last_answers_are_compared(tiny, data, tmp_path):
     model, processor = copy.deepcopy(tiny)
-    tuning = tuned(model, processor, from_tree(preference(data, batch=7)), tmp_path, model)
-    for sample in tuning.samples(0):
+    objective = attached(model, processor, from_tree(preference(data, batch=7)), tmp_path, model)
+    for sample in objective.samples(0):
         labels = sample.rejected.text_inputs["labels"][0]
         assert "no" in (learned := processor.tokenizer.decode(labels[labels != -100]))
         assert "green" not in learned
@@ -297,17 +309,17 @@ def test_preferences_are_learned_and_survive_a_stop(adapter, started, data, tmp_
     line = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
     assert line["preferred"] == 1.0
     assert line["margin"] > 0.5
-    learn = Tuning.learn
+    learn = Trainer.learn
 
-    def stopping(self, step):
-        found = learn(self, step)
+    def stopping(self, objective, step):
+        found = learn(self, objective, step)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         elif step == 0:  # nothing has been added to the reference yet
             assert found[0] == pytest.approx(0.6931, abs=1e-3)
         return found
 
-    monkeypatch.setattr(Tuning, "learn", stopping)
+    monkeypatch.setattr(Trainer, "learn", stopping)
     with pytest.raises(training.Interrupted):
         training.train(from_tree(recipe), tmp_path / "run", progress=False)
     training.train(from_tree(recipe), tmp_path / "run", resume=True, progress=False)

@@ -13,7 +13,7 @@ from samples import tiny_model
 
 from longview.models.families import families
 from longview.train import run as training
-from longview.train.plan.dry_run import outlook
+from longview.train.plan.dry_run import dry_run
 from longview.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -48,14 +48,14 @@ def fitted(path: Path, folders, rows):
     objective = load_recipe(path).stages[0].objective
     start = folders.get(path.parent.name, folders["ovis2"])
     datasets = f'[{{"path": "{rows[objective]}"}}]'
-    return load_recipe(path, [f"model.start={start}", f"stages.0.datasets={datasets}", "stages.0.batch=4"])
+    return load_recipe(path, [f"model.start={start}", f"stages.0.data.datasets={datasets}", "stages.0.data.batch=4"])
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_published_stage_is_understood_and_says_what_it_takes(path, tiny_folders, rows):
     assert len(path.read_text().splitlines()) <= 50
     recipe = fitted(path, tiny_folders, rows)
-    told = "\n".join(outlook(recipe))
+    told = "\n".join(dry_run(recipe))
     stage = recipe.stages[0]
     assert re.search(rf"stage 1, {stage.name}: {stage.objective}, 2 steps of 4 samples", told)
     learning = set(re.findall(r"(\w+): [\d,]+ parameters, learns", told))
@@ -68,7 +68,7 @@ def test_a_published_stage_is_understood_and_says_what_it_takes(path, tiny_folde
 
 def test_what_is_told_of_an_adapter_is_what_is_made(tiny_folders, rows, tmp_path):
     recipe = fitted(RECIPES / "lora.yaml", tiny_folders, rows)
-    told = "\n".join(outlook(recipe))
+    told = "\n".join(dry_run(recipe))
     output = training.train(recipe, tmp_path / "run", progress=False)
     from safetensors.torch import load_file
 
@@ -80,9 +80,11 @@ def test_what_is_told_of_an_adapter_is_what_is_made(tiny_folders, rows, tmp_path
 
 def test_a_stream_is_told_as_one(tiny_folders, rows):
     recipe = fitted(RECIPES / "lora.yaml", tiny_folders, rows)
-    stage = dataclasses.replace(recipe.stages[0], steps=3, epochs=0.0)
-    streamed = [dataclasses.replace(part, streaming=True) for part in stage.datasets]
-    told = "\n".join(outlook(dataclasses.replace(recipe, stages=[dataclasses.replace(stage, datasets=streamed)])))
+    (stage,) = recipe.stages
+    streamed = [dataclasses.replace(dataset, streaming=True) for dataset in stage.data.datasets]
+    data = dataclasses.replace(stage.data, datasets=streamed)
+    stage = dataclasses.replace(stage, steps=3, epochs=0.0, data=data)
+    told = "\n".join(dry_run(dataclasses.replace(recipe, stages=[stage])))
     assert "data: a stream, 12 samples of it" in told
 
 
@@ -91,10 +93,10 @@ def test_a_demo_recipe_says_what_it_takes(path, rows):
     """Without the pieces that runs before it would have made."""
     recipe = load_recipe(path)
     if recipe.model.start is not None:
-        recipe = load_recipe(path, ["model.start=demo-ovis2", f"stages.0.datasets.0.path={rows['preference']}"])
-    elif recipe.model.parts:
-        recipe = load_recipe(path, ["model.parts={}"])
-    told = "\n".join(outlook(recipe))
+        recipe = load_recipe(path, ["model.start=demo-ovis2", f"stages.0.data.datasets.0.path={rows['preference']}"])
+    elif recipe.model.init_from:
+        recipe = load_recipe(path, ["model.init_from={}"])
+    told = "\n".join(dry_run(recipe))
     for number, stage in enumerate(recipe.stages):
         assert f"stage {number + 1}, {stage.name}: {stage.objective}" in told
 

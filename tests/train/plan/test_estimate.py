@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from runs import stage_tree
 from samples import tiny_model
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,12 +18,16 @@ from longview.errors import RecipeError
 from longview.models import adapters
 from longview.models.families import families
 from longview.train import run as training
+from longview.train.build import open_spec
+from longview.train.data.settings import DataSettings
+from longview.train.objectives.of_data import pass_shape
 from longview.train.optimizers import select_parts
 from longview.train.plan import estimate
-from longview.train.plan.cost import try_out
-from longview.train.plan.dry_run import outlook
-from longview.train.plan.estimate import Forecast, bare_model, check_memory, forecasts, layout
-from longview.train.recipe import Stage, from_tree
+from longview.train.plan.cost import cost_of
+from longview.train.plan.dry_run import dry_run
+from longview.train.plan.estimate import StageEstimate, check_memory
+from longview.train.plan.plan import make_plan
+from longview.train.recipe import from_tree
 
 POSITIONS = 48
 
@@ -84,7 +89,7 @@ def test_a_trial_counts_what_is_done(name, way, tokenizer):
     bare = copy.deepcopy(model).to("meta")
     for make in (reading, seeing):
         operations, kept = done(model, make(model, "cpu"))
-        cost = try_out(bare, make(bare, "meta"))
+        cost = cost_of(bare, make(bare, "meta"))
         if (name, way, make) != (
             "mgm",
             "everything",
@@ -101,7 +106,7 @@ def test_experts_are_counted_as_often_as_words_meet_them():
         model = families()["mgm"].Model(families()["mgm"].Config.tiny("mixtral")).train()
     select_parts(model, ["language"])
     words = model.config.text_config
-    cost = try_out(model, reading(model, "meta"))
+    cost = cost_of(model, reading(model, "meta"))
     matrices = 3 * words.hidden_size * words.intermediate_size * words.num_experts_per_tok * words.num_hidden_layers
     assert cost.forward > 2 * 2 * POSITIONS * matrices
     assert cost.forward < 2 * 2 * POSITIONS * matrices * words.num_local_experts / words.num_experts_per_tok
@@ -109,11 +114,8 @@ def test_experts_are_counted_as_often_as_words_meet_them():
 
 
 def test_samples_are_laid_out_as_the_stage_says():
-    stage = Stage("x", 1, [], objective="supervised", batch=12, micro_batch=3)
-    assert layout(stage, 50, 2, 10) == (3, 50, 6, 30, 4)
-    packed = Stage("x", 1, [], objective="supervised", batch=12, pack=200)
-    assert layout(packed, 50, 2, 10) == (1, 200, 8, 40, 3)
-    assert layout(Stage("x", 1, [], objective="contents", batch=64), 0, 1, 0).pictures == 64
+    assert pass_shape(DataSettings([], batch=12, micro_batch=3), 50, 2, 10) == (3, 50, 6, 30, 4)
+    assert pass_shape(DataSettings([], batch=12, pack=200), 50, 2, 10) == (1, 200, 8, 40, 3)
 
 
 @pytest.fixture
@@ -123,9 +125,9 @@ def recipe(tiny_start, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 8))
 
     def make(model: dict | None = None, **stage):
-        base = {"name": "tune", "objective": "supervised", "train": ["language"], "steps": 2, "batch": 4,
-                "datasets": [{"path": str(tmp_path / "rows.jsonl")}]}  # fmt: skip
-        return from_tree({"model": {"start": str(tiny_start), **(model or {})}, "stages": [base | stage]})
+        base = {"name": "tune", "steps": 2, "batch": 4, "datasets": [{"path": str(tmp_path / "rows.jsonl")}]}
+        model = {"start": str(tiny_start), **(model or {})}
+        return from_tree({"model": model, "stages": [stage_tree(**base | stage)]})
 
     return make
 
@@ -139,24 +141,26 @@ def tiny_start(tokenizer, tmp_path_factory):
     return folder
 
 
-def forecast(recipe) -> Forecast:
-    return forecasts(recipe, training.open_datasets(recipe), *bare_model(recipe))[0]
+@pytest.fixture
+def taken(tmp_path):
+    """What a recipe's only stage is said to take."""
+    return lambda recipe: estimate.estimate(make_plan(recipe), open_spec(recipe, tmp_path / "spec")).stages[0]
 
 
-def test_what_takes_more_is_said_to_take_more(recipe):
-    plain, adapter = forecast(recipe(batch=4)), {"adapter": {"rank": 2, "alpha": 4, "dropout": 0.0}}
-    assert forecast(recipe(batch=8)).operations == pytest.approx(2 * plain.operations)
-    assert forecast(recipe(batch=8)).memory == plain.memory
-    assert forecast(recipe(micro_batch=4)).memory > plain.memory
-    assert forecast(recipe(micro_batch=4, gradient_checkpointing=True)).memory < forecast(recipe(micro_batch=4)).memory
-    assert forecast(recipe(gradient_checkpointing=True)).operations > plain.operations
-    assert forecast(recipe(adapter)).operations < plain.operations
-    assert forecast(recipe({"dtype": "bfloat16", **adapter})).memory < forecast(recipe(adapter)).memory
-    assert forecast(recipe(train=["vision", "connector", "language"])).operations > plain.operations
+def test_what_takes_more_is_said_to_take_more(recipe, taken):
+    plain, adapter = taken(recipe(batch=4)), {"adapter": {"rank": 2, "alpha": 4, "dropout": 0.0}}
+    assert taken(recipe(batch=8)).operations == pytest.approx(2 * plain.operations)
+    assert taken(recipe(batch=8)).memory == plain.memory
+    assert taken(recipe(micro_batch=4)).memory > plain.memory
+    assert taken(recipe(micro_batch=4, gradient_checkpointing=True)).memory < taken(recipe(micro_batch=4)).memory
+    assert taken(recipe(gradient_checkpointing=True)).operations > plain.operations
+    assert taken(recipe(adapter)).operations < plain.operations
+    assert taken(recipe({"dtype": "bfloat16", **adapter})).memory < taken(recipe(adapter)).memory
+    assert taken(recipe(train=["vision", "connector", "language"])).operations > plain.operations
 
 
-def test_a_run_that_does_not_fit_is_refused_before_it_begins(recipe, tmp_path, monkeypatch):
-    needed = forecast(recipe(micro_batch=4)).memory
+def test_a_run_that_does_not_fit_is_refused_before_it_begins(recipe, taken, tmp_path, monkeypatch):
+    needed = taken(recipe(micro_batch=4)).memory
     monkeypatch.setattr(estimate, "memory_of", lambda _: round(needed / 1.2))
     with pytest.raises(RecipeError, match=r"stages\.tune takes about .* GiB of memory, and cpu has .* GiB; .*--force"):
         training.train(recipe(micro_batch=4), tmp_path / "run", progress=False)
@@ -164,24 +168,24 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins(recipe, tmp_path, m
     assert not (tmp_path / "run" / "recipe.json").exists()
     training.train(recipe(micro_batch=4), tmp_path / "run", progress=False, force=True)
     monkeypatch.setattr(estimate, "memory_of", lambda _: round(needed / 1.05))
-    check_memory(recipe(micro_batch=4), [forecast(recipe(micro_batch=4))])
+    check_memory(recipe(micro_batch=4), [taken(recipe(micro_batch=4))])
 
 
 def test_the_remedies_are_those_that_are_left(recipe, monkeypatch):
     monkeypatch.setattr(estimate, "memory_of", lambda _: 1 << 20)
     with pytest.raises(RecipeError) as told:
-        check_memory(recipe(micro_batch=4), [Forecast(memory=1 << 30)])
+        check_memory(recipe(micro_batch=4), [StageEstimate({}, memory=1 << 30)])
     assert all(way in str(told.value) for way in ("micro_batch than 4", "checkpointing", "adapter", "bfloat16"))
     done = recipe({"dtype": "bfloat16", "adapter": {"rank": 2}}, pack=500, gradient_checkpointing=True)
     with pytest.raises(RecipeError) as told:
-        check_memory(done, [Forecast(memory=1 << 30)])
+        check_memory(done, [StageEstimate({}, memory=1 << 30)])
     assert "pack than 500" in str(told.value)
     assert not any(way in str(told.value) for way in ("micro_batch", "checkpointing", "adapter", "bfloat16"))
 
 
-def test_the_outlook_names_the_machine_and_the_time(recipe, monkeypatch):
-    monkeypatch.setattr("longview.train.plan.dry_run.rate_of", lambda *_: 1e6)
-    told = "\n".join(outlook(recipe(steps=100)))
-    operations = forecast(recipe(steps=100)).operations
+def test_the_dry_run_names_the_machine_and_the_time(recipe, taken, monkeypatch):
+    monkeypatch.setattr(estimate, "matrix_rate", lambda *_: 1e6)
+    told = "\n".join(dry_run(recipe(steps=100)))
+    operations = taken(recipe(steps=100)).operations
     assert f"{operations:.2g} operations and {operations / 1e6:.2g} s a step" in told
     assert "GFLOP/s in matrices" in told

@@ -13,7 +13,8 @@ from longview.train.report.journal import Journal, clock
 
 @pytest.fixture
 def recipe() -> Recipe:
-    stages = [{"name": name, "steps": steps, "train": ["language"]} for name, steps in (("one", 20), ("two", 10))]
+    base = {"objective": "answers", "train": ["language"], "world": {}}
+    stages = [base | {"name": name, "steps": steps} for name, steps in (("one", 20), ("two", 10))]
     return from_tree({"model": {"family": "owl3"}, "stages": stages})
 
 

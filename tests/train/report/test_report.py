@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from runs import stage_tree
 from samples import tiny_model
 
 from longview.engine import load
@@ -35,7 +36,7 @@ def recipe(tokenizer, tmp_path_factory):
     stage = {"train": ["language"], "batch": 3, "warmup": 0, "learning_rate": 0.1, "quarantine": 1.0}
     kinds = (("tune", "supervised", 12, "rows.jsonl"), ("prefer", "preference", 2, "pairs.jsonl"))
     stages = [
-        stage | {"name": name, "objective": objective, "steps": steps, "datasets": [{"path": str(folder / file)}]}
+        stage_tree(**stage, name=name, objective=objective, steps=steps, datasets=[{"path": str(folder / file)}])
         for name, objective, steps, file in kinds
     ]
     return from_tree({"model": {"start": str(folder / "start"), "adapter": {"rank": 2}}, "stages": stages})

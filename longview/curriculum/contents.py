@@ -1,0 +1,87 @@
+"""`contents` and `places`: what stands in a picture must be readable from its features.
+
+pixels ── encode ── features ── linear probes ── what stands where
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+
+from longview.curriculum.labels import CONTENT_CLASSES, PLACE_CLASSES
+from longview.curriculum.probes import label_loss
+from longview.curriculum.siglip import SiglipModel
+from longview.curriculum.world import WorldObjective
+from longview.train.objectives.base import Notes, PassShape, SampleSizes
+
+SIGN_CLASSES = CONTENT_CLASSES[27:]
+
+
+class PictureBatch(NamedTuple):
+    """Pictures of the pool."""
+
+    indices: list[int]
+    number: int = 0
+
+
+class Contents(WorldObjective):
+    """Cross-entropy of what stands in random pictures, read from their features by linear probes.
+
+    One probe reads all places, as a search for "the circle" has to find it anywhere; another reads the mean of the
+    features: the sign, and what stands where.
+    """
+
+    titles = {"each": "loss of each place", "signs": "loss of signs"}  # noqa: RUF012
+
+    def describe(self) -> tuple[str, str | None]:
+        return f"{self.settings.batch:,} pictures", None
+
+    def measure(self, model: Any, processor: Any) -> SampleSizes | None:
+        return None if isinstance(model, SiglipModel) else SampleSizes([0], [1], [0])
+
+    def pass_shape(self, tokens: float, pictures: float, learned: float) -> PassShape:
+        return PassShape(self.settings.batch, 0, self.settings.batch * pictures, 0, 1)
+
+    def draw(self, rng: random.Random) -> tuple[PictureBatch, Notes]:
+        indices = [rng.randrange(len(self.pool.pictures)) for _ in range(self.settings.batch)]
+        return PictureBatch(indices), {"samples": len(indices), "pictures": len(indices)}
+
+    def loss(self, batch: PictureBatch) -> tuple[Tensor, Notes]:
+        images = [self.pool.image(index) for index in batch.indices]
+        features = self.model.encode(**self.processor.pixel_inputs(images))  # (N, P, D)
+        side = math.isqrt(features.shape[1])
+        grid = features.transpose(1, 2).unflatten(-1, (side, side))
+        places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
+        labels = self.pool.labels[batch.indices]
+        held = labels[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
+        features, places = self.normalise(features), self.normalise(places)
+        mean = self.probes["mean"](features.mean(1))
+        signs = label_loss(mean[:, -sum(SIGN_CLASSES) :], labels[:, 27:], SIGN_CLASSES)
+        whole = self.whole_loss(mean, labels, signs)
+        each = label_loss(self.probes["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
+        return whole + 9 * each, {"each": each.item(), "signs": signs.item()}
+
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Features (…, D) as the probes read them."""
+        return hidden
+
+    def whole_loss(self, logits: Tensor, labels: Tensor, signs: Tensor) -> Tensor:
+        """Of the mean of the features: all labels (N, 31)."""
+        return label_loss(logits, labels, CONTENT_CLASSES)
+
+
+class Places(Contents):
+    """The same for models that take a picture's places into the language sequence one by one, and normalise them.
+
+    Their order says what stands where, so the mean is held to the sign alone.
+    """
+
+    def normalise(self, hidden: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, hidden.shape[-1:])
+
+    def whole_loss(self, logits: Tensor, labels: Tensor, signs: Tensor) -> Tensor:
+        return signs

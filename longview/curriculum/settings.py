@@ -1,0 +1,115 @@
+"""A recipe's settings of the synthetic world: the scenes that are painted, and the samples of a stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar
+
+from longview.errors import RecipeError
+from longview.train.settings import INFINITE, bounded, check_number
+from longview.world.questions import PICTURE_KINDS, SET_KINDS
+
+if TYPE_CHECKING:
+    from longview.train.recipe import Recipe, Stage
+
+MAX_PICTURES = 8
+"""Of a sample of the synthetic world; its clips and films have as many frames."""
+PICTURES = ("batch",)
+"""Settings of objectives that draw pictures."""
+CONVERSATIONS = ("tokens", "mix", "simple", "kinds", "turns", "captions", "probe_layer", "probe_weight")
+"""Settings of objectives that draw conversations."""
+READ = {
+    "contents": PICTURES, "places": PICTURES, "contrastive": PICTURES, "answers": CONVERSATIONS, "words": CONVERSATIONS
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """`pool` of a recipe: how many scenes of each kind are painted before training."""
+
+    pictures: int = bounded(20_000, 1, 10**6)
+    clips: int = bounded(1_000, 0, 10**6)
+    simple: float = bounded(0.3, 0, 1)  # share of pictures that hold one thing and no sign
+    signs: float = bounded(0.25, 0, 1)  # share of the other pictures that hold a sign
+    prints: float = bounded(0.0, 0, 1)  # share of the other pictures that hold small print
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """`world` of a stage: it learns from the synthetic world.
+
+    Objectives:
+        contents: What stands in each place of a picture, read by a linear probe from the mean of its features.
+        places: The same, read from the features of each place: for models that take places one by one.
+        answers: Next-token loss on the assistant's tokens in conversations about pictures, clips and films.
+        words: `answers` about scenes that are described in text: for a language model without pictures.
+        contrastive: Of two towers (family siglip): which texts fit which pictures.
+    """
+
+    OBJECTIVES: ClassVar[dict[str, str]] = {
+        "contents": "longview.curriculum.contents:Contents",
+        "places": "longview.curriculum.contents:Places",
+        "answers": "longview.curriculum.conversations:Answers",
+        "words": "longview.curriculum.conversations:Words",
+        "contrastive": "longview.curriculum.contrastive:Contrastive",
+    }
+    MODELS: ClassVar[dict[str, str]] = {"siglip": "longview.curriculum.siglip:open_towers"}
+
+    batch: int = bounded(64, 1, 10**6)  # contents, places, contrastive: pictures a step
+    tokens: int = bounded(2500, 1, 10**7)  # answers, words: text tokens a step, about
+    mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, clip, film
+    simple: float = bounded(0.0, 0, 1)  # share of samples whose pictures hold one thing, or one sign, each
+    kinds: dict[str, float] = field(default_factory=dict)  # how much more often than others a kind of question is asked
+    turns: int = bounded(8, 1, 64)  # questions about the same media in one sample
+    captions: float = bounded(0.0, 0, 1)  # share of samples that begin with descriptions of numbered pictures
+    probe_layer: int = bounded(
+        0, 0, 10**4
+    )  # the block whose placeholders are probed for their picture's contents; 0: none
+    probe_weight: float = bounded(0.0, 0)
+
+    def check(self, recipe: Recipe, stage: Stage, where: str) -> None:
+        """Make sure that a stage's values are possible, as far as is known without its model.
+
+        Raises:
+            RecipeError: names the value and what was expected.
+        """
+        check_number(f"{where}.steps", stage.steps, 1, 10**9)
+        if stage.epochs:
+            raise RecipeError(f"{where}.epochs counts passes over a user's rows, and the world has none; give steps")
+        if recipe.model.adapter is not None or recipe.model.dtype != "float32" or recipe.model.liger:
+            raise RecipeError(f"model.adapter, model.dtype and model.liger are for stages with data, and {where} has "
+                              "world; leave them out")  # fmt: skip
+        blank = WorldSettings()
+        for key in (entry.name for entry in fields(self) if entry.name not in READ[stage.objective]):
+            if getattr(self, key) != getattr(blank, key):
+                raise RecipeError(f"{where}.world.{key} means nothing to objective {stage.objective!r}; leave it out")
+        _check_mix(f"{where}.world.mix", self.mix)
+        _check_kinds(f"{where}.world.kinds", self.kinds)
+        pool = recipe.pool or PoolSettings()
+        if self.mix.get("clip") and not pool.clips:
+            raise RecipeError(f"{where}.world.mix holds clip, but pool.clips is 0; give 1 or more")
+        if self.mix.get("film") and pool.pictures < MAX_PICTURES:
+            raise RecipeError(
+                f"{where}.world.mix holds film, but pool.pictures is {pool.pictures}; give {MAX_PICTURES} or more"
+            )
+
+
+def _check_mix(where: str, mix: Mapping[str, float]) -> None:
+    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|clip|film", kind)]
+    if unknown or not mix:
+        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), clip and film")
+    for kind, share in mix.items():
+        check_number(f"{where}.{kind}", share, 0)
+    total = sum(mix.values())
+    if not 0 < total < INFINITE:
+        raise RecipeError(f"{where} adds up to {total}; give at least one share above 0")
+
+
+def _check_kinds(where: str, kinds: Mapping[str, float]) -> None:
+    known = (*PICTURE_KINDS, *SET_KINDS)
+    for kind, share in kinds.items():
+        if kind not in known:
+            raise RecipeError(f"{where} holds {kind!r}; the kinds of questions are {', '.join(known)}")
+        check_number(f"{where}.{kind}", share, 0, above=True)
