@@ -11,7 +11,7 @@ from PIL import Image
 
 from longview.errors import RecipeError
 from longview.messages import Message, image, video
-from longview.train.data.rows import Example, bare, read_row
+from longview.train.data.rows import Example, as_caption, read_row
 
 SWIFT = [
     '{"messages": [{"role": "user", "content": "浙江的省会在哪?"}, '
@@ -190,12 +190,12 @@ def test_a_caption_stands_right_behind_its_picture():
 
 
 def test_a_question_is_left_out_where_only_the_answer_is_learned():
-    assert bare(read({"image": "a.jpg", "query": "What?", "response": "A cat."})) == Example(
+    assert as_caption(read({"image": "a.jpg", "query": "What?", "response": "A cat."})) == Example(
         (Message.of("user", image("/data/a.jpg")), TOLD), plain=True
     )
     for row in (PAIR, PAIR | {"image": "a.jpg", "history": [["a", "b"]]}, PAIR | {"image": "a.jpg", "system": "x"}):
         with pytest.raises(RecipeError, match="template plain learns one answer about pictures"):
-            bare(read(row))
+            as_caption(read(row))
 
 
 def test_what_a_sample_shows_decides_its_kind_and_its_words_its_length():

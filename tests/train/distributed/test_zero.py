@@ -137,7 +137,7 @@ def test_deepspeed_is_told_what_the_recipe_decides_and_what_the_json_adds(tmp_pa
     [
         (
             {"train_batch_size": 128},
-            "has train_batch_size, which stages decide by data\.batch; take it out, or write 'auto'",
+            r"has train_batch_size, which stages decide by data\.batch; take it out, or write 'auto'",
         ),
         ({"optimizer": {"type": "Adam"}}, "has optimizer, which stages decide by optimizer, learning_rate and"),
         ({"bf16": {"enabled": True}}, "has bf16, which model.dtype decides"),
