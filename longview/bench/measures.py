@@ -63,7 +63,7 @@ def first_token(subject: Subject, options: BenchOptions) -> Result:
                 "faster without tower ×": alone and alone / timings.prefill,
                 "faster whole ×": alone and (alone + timings.first_token - timings.prefill) / timings.first_token,
             }
-        if not subject.random_features:  # generate has no cache of features to look into
+        if not subject.random_features:  # generate has no feature cache
             some = count <= options.max_interleaved
             row["generate s"] = alternatives.generate(subject, messages, 1) if some else None
         rows.append(row)
@@ -173,7 +173,7 @@ def batch(subject: Subject, options: BenchOptions) -> Result:
             alternatives.generate(subject, each, options.tokens) for each in conversations
         ],
     }
-    if subject.random_features:  # generate has no cache of features to look into
+    if subject.random_features:  # generate has no feature cache
         del ways["transformers generate"]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(options.repeats + 1):  # the first does not count
@@ -271,7 +271,9 @@ def video(subject: Subject | None, options: BenchOptions) -> Result:
 def memory(subject: Subject, options: BenchOptions) -> Result:
     """How many pictures fit into memory, measured on caches that hold some."""
     if subject.pictures_in_sequence:
-        raise RequestError(f"in {subject.name} pictures stand in the sequence already; give --dims owl3-1b, -2b or -7b")
+        raise RequestError(
+            f"in {subject.name} pictures take positions of the sequence already; give --dims owl3-1b, -2b or -7b"
+        )
     ours = alternatives.visual_kv_bytes(subject, 6) // 6
     theirs = alternatives.Interleaved(subject, options.layers or 1).bytes_per_picture()
     room = options.gigabytes * GiB

@@ -147,7 +147,7 @@ def card(numbers: Mapping[str, Any]) -> str:
 
 def _group_row(group: str, groups: Mapping[str, Any]) -> str:
     score = groups["shown"][group]
-    blank, swapped = (groups[shown][group]["accuracy"] for shown in ("blank", "swapped"))
+    blank, swapped = (groups[pictures][group]["accuracy"] for pictures in ("blank", "swapped"))
     interval = f"{score['low']:.1%} – {score['high']:.1%}"
     return f"| {group} | {score['total']} | **{score['accuracy']:.1%}** | {interval} | {blank:.1%} | {swapped:.1%} |"
 
@@ -156,10 +156,10 @@ def _without_fine_tower(groups: Mapping[str, Any]) -> list[str]:
     """What the high-resolution tower contributes, where there is one."""
     if "fine tower blank" not in groups:
         return []
-    shown, blank = (groups[how][BLANKED]["accuracy"] for how in ("shown", "fine tower blank"))
+    whole, blank = (groups[pictures][BLANKED]["accuracy"] for pictures in ("shown", "fine tower blank"))
     return [
-        f"\nSmall print is {SMALL_PRINT:.1%} of the picture's side high. With what the high-resolution tower sees of "
-        f"it,\n{shown:.1%} is read right; with that tower shown grey in its place, {blank:.1%}."
+        f"\nSmall print is {SMALL_PRINT:.1%} of the picture's side high. {whole:.1%} of it is read correctly; with "
+        f"grey input to the\nhigh-resolution tower, {blank:.1%}."
     ]
 
 
@@ -188,7 +188,7 @@ TITLES = {"owl3": "mPLUG-Owl3", "ovis2": "Ovis2", "mgm": "MGM (Mini-Gemini)"}
 WHAT = {
     "owl3": "A whole mPLUG-Owl3 of the 241101 architecture: fused hyper attention, two-layer projector, SigLIP tower, "
     "Qwen2\nlanguage model.",
-    "ovis2": "A whole Ovis2: AIMv2 tower, a visual tokenizer that tells each patch as a distribution over 507 visual "
+    "ovis2": "A whole Ovis2: AIMv2 tower, a visual tokenizer that gives each patch a distribution over 507 visual "
     "words,\nthe visual embedding table, Qwen2 language model.",
     "mgm": "A whole MGM: CLIP tower at 72 × 72 pixels, ConvNeXt tower at full size, patch info mining, two-layer "
     "projector,\nLlama language model.",
@@ -208,8 +208,8 @@ tokens; it is never cut into crops.
 It knows one small world: eight colours, six shapes, two sizes, nine places, signs with one of 24 words or a number
 from 0 to 99, up to eight such pictures at once, and clips of eight seconds in which something moves, flashes, or comes
 after something else. It answers short English questions about them. It is there so that the first run of `longview`
-works offline and the test suite has a model that really looks; it knows nothing about photographs, and is no substitute
-for the released checkpoints.
+works offline and the test suite has a model that uses its pictures. It knows nothing of photographs, and is no
+substitute for the released checkpoints.
 """
 
 _HOW = """Held-out scenes, written to JPEG, PNG and MP4 files and asked about through
@@ -221,7 +221,7 @@ frequent true answer of the kind.
 _TAIL = """## Limits
 
 Pictures that are not of this world get confident nonsense. Questions in other words than the training's phrasings may
-fail. More than eight pictures, or clips with more frames, were never seen in training.
+fail. More than eight pictures, or clips with more frames, were not in the training data.
 """
 
 

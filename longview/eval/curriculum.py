@@ -141,7 +141,7 @@ def page(numbers: Mapping[str, Any], title: str, figure: str, about: str = "") -
     lines += [f"* `longview train {run['recipe']}`: {run['minutes']:.0f} minutes" for run in numbers["runs"]]
     lines += ["", stages_table(numbers), "", f"![The loss of each stage of {title}]({figure})", ""]
     if measured:
-        how = "told in words" if AS_TEXT in measured[-1]["after"] else "shown, blank, or another picture in its place"
+        how = "given as text" if AS_TEXT in measured[-1]["after"] else "shown, blank, or another picture in its place"
         lines += [f"Held-out questions answered right, {how}:", "", table(numbers), ""]
         lines += ["By kind of question, over all numbers of pictures, shown:", "", kinds_table(numbers), ""]
     lines += [run["notes"] + "\n" for run in numbers["runs"] if run["notes"]]
@@ -158,7 +158,9 @@ def table(numbers: Mapping[str, Any]) -> str:
         for each in inputs:
             cells = [_share(stage["after"][each].get(group)) for group in groups]
             asked = sum(total for _, total in stage["after"][each].values())
-            lines.append(f"| {stage['name']}, {each} | {' | '.join(cells)} | {asked:,} |")
+            lines.append(
+                f"| {stage['name']}, {'as text' if each == AS_TEXT else each} | {' | '.join(cells)} | {asked:,} |"
+            )
     return "\n".join(lines)
 
 

@@ -195,14 +195,14 @@ pipeline_tag: zero-shot-image-classification
 
 # The embedded towers: a tiny SigLIP that chooses frames for the demo models
 
-A SigLIP (transformers' `SiglipModel`) with {millions:.2f} million parameters, {megabytes:.1f} MB in bf16. It says how
-near a picture of the demo models' small world is to a question, and `--select mdp3` chooses frames by it when the model
-is one of the demos. It knows nothing about photographs; for them name a released checkpoint with `--similarity`.
+A SigLIP (transformers' `SiglipModel`) with {millions:.2f} million parameters, {megabytes:.1f} MB in bf16. It scores
+pictures of the demo models' small world against a question, and `--select mdp3` chooses frames by it when the model is
+one of the demos. It knows nothing of photographs; for them name a released checkpoint with `--similarity`.
 
 ## A needle in a film
 
-{films} films of four minutes, each a real MP4 file of 40 held-out scenes. What the question names is seen for two
-seconds, 0.8 % of the film. `longview.load("demo")` is asked with {frames} frames, chosen by MDP3 among one a second
+{films} films of four minutes, each a real MP4 file of 40 held-out scenes. What the question names is visible for
+two seconds, 0.8 % of the film. `longview.load("demo")` is asked with {frames} frames, chosen by MDP3 among one a second
 and uniformly (95 % intervals in brackets).
 
 | | MDP3 | uniform |
@@ -215,7 +215,7 @@ Answers by kind of question, beside always giving the most frequent one:
 |---|---|---|---|
 {kinds}
 
-In training the demo model saw films of eight unrelated scenes, none of them held out.
+The demo model was trained on films of eight unrelated scenes, none of them held out.
 
 Nearest of {pictures} held-out pictures to a question that fits one of them: {found} questions; by chance {chance:.1%}.
 
@@ -230,7 +230,7 @@ held out. {notes}
 ## Limits
 
 A text names colours, shapes, sizes and signs; places and numbers of things are not understood. Texts of more than 16
-words are read in pieces.
+words are split.
 """
 
 

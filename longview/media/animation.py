@@ -20,7 +20,7 @@ from longview.requests import Limits
 
 
 def is_animated(data: bytes) -> bool:
-    """Whether a picture file holds several frames that are shown in turn. Nothing is checked but that."""
+    """Whether a picture file holds several frames that are shown in turn. Checks nothing else."""
     form = image_format_of(data[:HEAD])
     try:
         header = read_header(data, form, "the picture")

@@ -27,7 +27,7 @@ class _Batch:
 
 
 class VideoReader:
-    """A video as a sequence of frames, decoded when asked for."""
+    """A video as a sequence of frames, decoded on demand."""
 
     def __init__(self, path: str | Path, ctx: Any = None, num_threads: int = 0) -> None:
         self._reader = _Reader(Path(path))
@@ -36,7 +36,7 @@ class VideoReader:
         return self._reader.num_frames
 
     def get_avg_fps(self) -> float:
-        """Frames a second on average; 0.0 where the file does not tell."""
+        """Frames a second on average; 0.0 where it is unknown."""
         return self._reader.fps or 0.0
 
     def get_batch(self, indices: Sequence[int]) -> _Batch:

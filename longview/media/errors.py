@@ -1,7 +1,7 @@
 """The errors of this package: a medium over a limit, and whatever Pillow or FFmpeg raise while decoding.
 
-`decoder_errors` is the one place where a library's exceptions become a `MediaError`: every call into Pillow or PyAV on
-bytes from outside stands inside it. Their own texts are never passed on: they differ between versions and have leaked
+`decoder_errors` is the one place where a library's exceptions become a `MediaError`: every call of Pillow or PyAV on
+bytes from outside is inside it. Their own messages are never passed on: they differ between versions and have leaked
 memory addresses.
 """
 

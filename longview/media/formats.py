@@ -10,7 +10,7 @@ from longview.errors import MediaError
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 SUPPORTED = "JPEG, PNG, WebP, GIF, BMP, TIFF pictures, and MP4, MOV, MKV, WebM, AVI videos"
 
-HEAD = 64  # bytes from which any format can be told
+HEAD = 64  # bytes by which any format is recognised
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot")
 

@@ -211,7 +211,7 @@ def _png_chunks(data: bytes) -> Iterator[Chunk]:
 # ── JPEG ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Not a stuffed zero, a fill byte or a restart marker, which stand inside a scan."""
+"""Not a stuffed zero, a fill byte or a restart marker, which belong to a scan."""
 _START_OF_SCAN, _END_OF_IMAGE, _APP1, _ALONE = 0xDA, 0xD9, 0xE1, (0x01, 0xD8)
 
 

@@ -14,7 +14,7 @@ from longview.media.video import VideoReader
 
 
 class VideoFileClip:
-    """A video and the frame on the screen at any moment of it, decoded when asked for."""
+    """A video whose frame at any time is decoded on demand."""
 
     def __init__(self, filename: str | Path) -> None:
         self._reader = VideoReader(Path(filename))

@@ -120,7 +120,7 @@ class PictureList:
     def read(
         self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
     ) -> Iterator[Frame]:
-        """Yield the pictures asked for; `indices` may repeat."""
+        """Yield the pictures at `indices`, which may repeat."""
         for done, index in enumerate(indices, 1):
             image, warnings = self._pictures[index].decode(self.limits)
             self.warnings += [warning for warning in warnings if warning not in self.warnings]

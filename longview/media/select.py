@@ -70,10 +70,10 @@ def by_rate(seconds: Sequence[float], rate: float, end: float | None = None) -> 
         ticks = np.maximum(np.floor(starts * rate) - 2, 0)  # the first tick that shows each frame, or one just before
         for _ in range(5):
             ticks += ticks / rate + times[0] + tolerance < times
-        shown = ticks <= last
+        visible = ticks <= last
         # Beyond 2**53 neighbouring ticks are the same float; but two ticks or more never miss a frame.
-        shown[:-1] &= (ticks[:-1] < ticks[1:]) | (np.diff(starts) * rate > 2)
-    return np.flatnonzero(shown).tolist()
+        visible[:-1] &= (ticks[:-1] < ticks[1:]) | (np.diff(starts) * rate > 2)
+    return np.flatnonzero(visible).tolist()
 
 
 def fps(timeline: Timeline, rate: float, count: int) -> list[int]:

@@ -267,17 +267,17 @@ def _read_index(track: Track) -> _Index:
     pts_of = np.frombuffer(times, np.int64) if times else _empty()
     key_positions = np.frombuffer(keys, np.int64) if keys else _empty()
     timed = pts_of != NO_TIME
-    shown = np.ones(len(times), dtype=bool)
-    shown[hidden] = False
+    presented = np.ones(len(times), dtype=bool)
+    presented[hidden] = False
     if len(key_positions) and timed[key_positions[0]]:
-        shown &= ~(timed & (pts_of < pts_of[key_positions[0]]))
-    if not shown.any():
+        presented &= ~(timed & (pts_of < pts_of[key_positions[0]]))
+    if not presented.any():
         raise MediaError(f"{track.name} has a video track without a frame to show; save or download it again")
-    known = np.flatnonzero(shown & timed)
+    known = np.flatnonzero(presented & timed)
     in_order = not (np.diff(pts_of[known]) < 0).any() and not track.context.has_b_frames
-    # AVI has no presentation times; what stands for them is wrong for codecs that reorder their frames.
+    # AVI has no presentation times; FFmpeg's substitutes are wrong for codecs that reorder their frames.
     guessed = track.format == "avi" and track.codec in ("h264", "hevc", "mpeg4") and not in_order
-    count, rate = int(shown.sum()), track.rate
+    count, rate = int(presented.sum()), track.rate
     if guessed or len(np.unique(pts_of[known])) < count:
         return _Index(len(times), False, array("d", np.arange(count) / rate), count / rate, rate)
     known = known[np.argsort(pts_of[known], kind="stable")]

@@ -147,7 +147,7 @@ def _ascii(host: str) -> str:
 
 
 def _check_plain_address(host: str) -> None:
-    """Refuse the spellings of an IPv4 address that only some parsers know: octal, hexadecimal, one number."""
+    """Refuse spellings of an IPv4 address that only some parsers accept: octal, hexadecimal, a single number."""
     try:
         ipaddress.IPv4Address(host)
     except ValueError:

@@ -1,10 +1,10 @@
-"""What a text names and what a picture holds, as facts in the same words: so it can be said which pictures a text fits.
+"""Facts that a text names and facts that a picture holds, in the same form, to decide which pictures a text fits.
 
     "How big is the red circle?"    names    red circle
     a picture                       holds    circle, red thing, large thing, red circle, large red circle, …
 
-A text fits a picture that holds everything it names. Places are left out: where a thing stands is what is asked, more
-often than what is known.
+A text fits a picture that holds everything it names. Places are left out: a question asks for
+them more often than it names them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Does a picture come from the synthetic world? Embedded models know nothing else, and answer about anything.
+"""Recognise pictures of the synthetic world: embedded models know no others, and answer about anything.
 
-A painted scene has one light background that covers more than half of it, and on it a few known colours. Photographs
-and frames of real videos have hardly a pixel of such a background.
+A rendered scene has one light background that covers more than half of it, and a few known colours. Photographs and
+frames of real videos have hardly a pixel of such a background.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from PIL import Image
 
 from longview.world.render import BACKGROUNDS, RGB
 
-SIDE = 96  # pixels looked at, a side
+SIDE = 96  # pixels of the side that pictures are resized to
 BACKGROUND_SHARE = 0.35
 KNOWN_SHARE = 0.75
 """Shares of the pixels that are background, and that are background or a known colour. Of 502 held-out pictures and
@@ -19,7 +19,7 @@ frames the smallest are 0.56 and 0.90; of 328 photographs and frames of real vid
 
 
 def is_drawn(image: Image.Image) -> bool:
-    """Whether a picture looks like one that `render` painted, whatever its size and compression."""
+    """Whether a picture looks like one of `render`, whatever its size and compression."""
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.int16)
     pixels = pixels.reshape(-1, 3)
     backgrounds = _near(pixels, np.array(BACKGROUNDS), 14)  # (pixels, backgrounds)
@@ -33,9 +33,9 @@ def is_drawn(image: Image.Image) -> bool:
     return bool(background.mean() >= BACKGROUND_SHARE and known.mean() >= KNOWN_SHARE)
 
 
-def _near(pixels: np.ndarray, colours: np.ndarray, most: int) -> np.ndarray:
-    """Which pixels (n, 3) differ from which colours (m, 3) by at most so much in every channel: bool (n, m)."""
-    return np.abs(pixels[:, None] - colours[None]).max(-1) <= most
+def _near(pixels: np.ndarray, colours: np.ndarray, tolerance: int) -> np.ndarray:
+    """Which pixels (n, 3) differ from which colours (m, 3) by at most `tolerance` in every channel: bool (n, m)."""
+    return np.abs(pixels[:, None] - colours[None]).max(-1) <= tolerance
 
 
 def warning_of(
@@ -45,7 +45,7 @@ def warning_of(
     example: str = "mPLUG/mPLUG-Owl3-7B-241101",
     what: str = "answer",
 ) -> str:
-    """What to tell who gives an embedded model something else.
+    """The warning about a picture or video of another world.
 
     Args:
         model: The embedded model.

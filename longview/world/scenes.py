@@ -1,7 +1,7 @@
-"""What a scene is: a picture of a few things and perhaps a sign, or a clip in which something happens.
+"""Scenes: a picture of a few things and perhaps a sign, or a clip in which something happens.
 
-A scene says everything that a question can ask about; `render` adds what no question asks about (the exact tint, the
-background). Scenes are drawn from a `random.Random`, so that a seed decides them on every machine.
+A scene holds everything that a question can ask about; `render` adds the rest (the exact tint, the background). Scenes
+are drawn from a `random.Random`, so that a seed gives the same ones on every machine.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Sign:
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """The cells that it leaves no room in."""
+        """The cells that it takes, so that no thing is drawn there."""
         return tuple(range(self.row * 3, self.row * 3 + 3)) if self.cell is None else (self.cell,)
 
     @property
@@ -102,12 +102,12 @@ Scene: TypeAlias = "Picture | Clip"
 def is_held_out(scene: Scene) -> bool:
     """Whether a scene is kept for evaluation: one in ten, by a hash of what it shows (not of its exact coordinates)."""
     if isinstance(scene, Clip):
-        shown = f"{scene.event} {scene.direction} {scene.flashes} " + ";".join(
+        content = f"{scene.event} {scene.direction} {scene.flashes} " + ";".join(
             f"{thing.name} {thing.cell}" for thing in scene.subjects
         )
     else:
-        shown = ";".join(f"{thing.name} {thing.cell}" for thing in scene.things) + f" {scene.sign}"
-    return hashlib.sha256(shown.encode()).digest()[0] < 26
+        content = ";".join(f"{thing.name} {thing.cell}" for thing in scene.things) + f" {scene.sign}"
+    return hashlib.sha256(content.encode()).digest()[0] < 26
 
 
 def draw_thing(rng: random.Random, cell: int) -> Thing:

@@ -26,8 +26,10 @@ def test_teacher_forcing_scores_as_decoding_does(name):
 def test_scenes_as_text_are_other_inputs_than_pictures():
     engine = longview.load("demo-ovis2")
     cases = draw_cases(7, 1, ["one picture"])
-    told, shown = (sum(s.right for s in score_by_teacher_forcing([engine], cases, how)[0]) for how in (None, "shown"))
-    assert told < shown
+    as_text, shown = (
+        sum(s.right for s in score_by_teacher_forcing([engine], cases, how)[0]) for how in (None, "shown")
+    )
+    assert as_text < shown
 
 
 LINES = [
@@ -96,9 +98,9 @@ def test_the_page_says_what_was_measured():
         "| tell, swapped | 0.0% | 4 |",
     ]
     assert kinds_table(NUMBERS).splitlines()[2:] == ["| order | 75.0% |"]
-    told = page(NUMBERS, "Ovis2", "x.png")
+    text = page(NUMBERS, "Ovis2", "x.png")
     for part in ("longview train recipes/demo/ovis2.yaml", "Slowly.", "(x.png)", table(NUMBERS)):
-        assert part in told
+        assert part in text
 
 
 def test_the_curves_are_plotted(tmp_path):

@@ -166,37 +166,37 @@ def _relation(rng: random.Random, picture: Picture) -> Question | None:
 
 
 def _exists(rng: random.Random, picture: Picture) -> Question:
-    seen = rng.choice(picture.things) if picture.things else None
-    asked = {"colour": rng.choice(COLOURS), "shape": rng.choice(SHAPES)}
-    if seen:
+    source = rng.choice(picture.things) if picture.things else None
+    wanted = {"colour": rng.choice(COLOURS), "shape": rng.choice(SHAPES)}
+    if source:
         # Near misses (a red circle where there is a red square) make the question worth asking.
         roll = rng.random()
         if roll < 0.75:
-            asked["colour"] = seen.colour
+            wanted["colour"] = source.colour
         if roll < 0.45 or roll > 0.75:
-            asked["shape"] = seen.shape
+            wanted["shape"] = source.shape
     way = rng.random()
-    if way > 0.85 and len(matching(picture.things, shape=asked["shape"])) == 1:
+    if way > 0.85 and len(matching(picture.things, shape=wanted["shape"])) == 1:
         # "Is the circle red?" of the only circle.
-        fits = matching(picture.things, **asked)
-        text = f"Is the {asked['shape']} {asked['colour']}?"
+        fits = matching(picture.things, **wanted)
+        text = f"Is the {wanted['shape']} {wanted['colour']}?"
         return Question("existence", text, yes_or_no(fits), YES_NO, cells=cells_of(fits))
     if way < 0.1:
-        shape = asked["shape"]
+        shape = wanted["shape"]
         phrasing = rng.choice((f"Are there any {plural(shape)}?", f"Do you see any {plural(shape)}?"))
         found = matching(picture.things, shape=shape)
         return Question("existence", phrasing, yes_or_no(found), YES_NO, cells=cells_of(found))
     if way < 0.25:
-        del asked["colour"]
-        name = asked["shape"]
+        del wanted["colour"]
+        name = wanted["shape"]
     elif way < 0.4:
-        del asked["shape"]
-        name = f"{asked['colour']} {rng.choice(('thing', 'object'))}"
+        del wanted["shape"]
+        name = f"{wanted['colour']} {rng.choice(('thing', 'object'))}"
     else:
-        name = f"{asked['colour']} {asked['shape']}"
+        name = f"{wanted['colour']} {wanted['shape']}"
     one = f"{'an' if name[0] == 'o' else 'a'} {name}"
     phrasings = (f"Is there {one}?", f"Do you see {one}?", f"Can you see {one}?", f"Is {one} in the picture?")
-    found = matching(picture.things, **asked)
+    found = matching(picture.things, **wanted)
     return Question("existence", rng.choice(phrasings), yes_or_no(found), YES_NO, cells=cells_of(found))
 
 

@@ -86,8 +86,8 @@ def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | 
         f"Where is {the}, in which {medium}?",
     )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    shown = (numbers[0] - 1,)
-    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0], found_in=shown)
+    found_in = (numbers[0] - 1,)
+    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0], found_in=found_in)
 
 
 def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:
@@ -102,8 +102,8 @@ def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Questio
         f"In how many {media} is there {one}?",
     )
     choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    shown = tuple(number - 1 for number in numbers)
-    return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices, found_in=shown)
+    found_in = tuple(number - 1 for number in numbers)
+    return Question("how many images", rng.choice(phrasings), str(len(numbers)), choices, found_in=found_in)
 
 
 SET_KINDS = {"one": 6.0, "which image": 3.0, "how many images": 1.0}
@@ -123,8 +123,8 @@ def ask_about_pictures(
             elif drawn == "how many images":
                 question = _how_many_images(rng, pictures)
             else:
-                asked = None if drawn == "one" else drawn.removesuffix(" of one")
-                question = ask_about_one_of(rng, pictures, asked, shares)
+                picture_kind = None if drawn == "one" else drawn.removesuffix(" of one")
+                question = ask_about_one_of(rng, pictures, picture_kind, shares)
         except LookupError:
             continue
         if question:
