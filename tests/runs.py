@@ -25,7 +25,7 @@ from longview.train.recipe import Stage, from_tree
 from longview.train.saved import manifest
 from longview.train.saved.folder import newest_checkpoint
 
-PATIENCE = 300  # seconds, on a busy machine
+DEADLINE = 300  # seconds, on a busy machine
 TOLERANCE = {"weights": 3e-6, "moments": 1e-6}
 """Of the root mean square of weights, a thousandth of how far they move; of each moment."""
 SMALL = 1e-4
@@ -183,7 +183,7 @@ def forked(work: Callable[[], Any], count: int = 1) -> list[int]:
             os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_PORT": port})
             os._exit(_exit_code(work))
         children.append(child)
-    deadline, codes = time.monotonic() + PATIENCE, dict.fromkeys(children)
+    deadline, codes = time.monotonic() + DEADLINE, dict.fromkeys(children)
     while None in codes.values():
         for child in [child for child in children if codes[child] is None]:
             found, status = os.waitpid(child, os.WNOHANG)
