@@ -224,8 +224,9 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         side_cache: VisualKVCache | None = None,
         sample_starts: Sequence[Sequence[int]] | None = None,
         media_offset: Tensor | Sequence | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> Owl3Output:
+    ) -> Owl3Output | tuple:
         """One pass over `input_ids` (B, T), which continue `past_key_values` where there are any.
 
         Args:
@@ -276,6 +277,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             side_cache=side_cache if side_cache is not None and side_cache.num_pictures else None,
+            return_dict=True,
             **{CACHE_NAME: past_key_values},
             **kwargs,
         )
@@ -285,7 +287,8 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             side_cache.end_pass()
         if isinstance(past_key_values, Owl3Cache):
             past_key_values.side_cache = side_cache
-        return Owl3Output(**output, side_cache=side_cache)
+        found = Owl3Output(**output, side_cache=side_cache)
+        return found.to_tuple() if return_dict is False else found
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """Where the placeholders of one row of `embed_pictures`'s arguments start."""

@@ -71,6 +71,16 @@ def test_forward_and_generate_take_the_official_inputs_as_they_take_ours(owl):
     assert isinstance(ours["placeholder_starts"][0][0], int)
 
 
+@torch.no_grad()
+def test_the_output_is_a_tuple_where_that_is_asked_for(owl):
+    model, processor = owl
+    inputs = prepared(processor, "What?", 1)
+    output = model(**inputs)
+    logits, cache, side_cache = model(**inputs, return_dict=False)
+    assert torch.equal(logits, output.logits)
+    assert cache.side_cache is side_cache
+
+
 def test_generate_says_what_it_needs(owl):
     model, processor = owl
     with pytest.raises(RequestError, match="input_ids"):
