@@ -129,7 +129,12 @@ class VisualKVCache:
             placeholder_starts: Where the pictures of each row stand in it.
             positions: Their MI-RoPE positions.
             sample_starts: For packed rows: where the samples of each begin.
+
+        Raises:
+            RuntimeError: earlier pictures are pending, because the pass that was to project them has failed.
         """
+        if self.pending is not None:
+            raise RuntimeError("earlier pictures have not been projected; begin the conversation with a new cache")
         batch_size = len(placeholder_starts)
         if len(self.rows) != batch_size:  # rows that shared pictures get pictures of their own
             self.rows = [self.rows[self.row_of(number, batch_size)].copy() for number in range(batch_size)]

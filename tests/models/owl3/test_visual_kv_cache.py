@@ -211,6 +211,20 @@ def test_features_move_to_a_device_once_however_many_layers_are_there(monkeypatc
         assert all(key.device == elsewhere for key, _ in side_cache.key_values(layer)), "they stay where they are read"
 
 
+@torch.no_grad()
+def test_pictures_that_a_failed_pass_left_behind_are_told(owl, monkeypatch):
+    model, processor = owl
+    inputs, cache = prepared(processor, "What?", 1), Owl3Cache(config=model.config)
+    kept = model(**inputs, past_key_values=cache).side_cache
+    monkeypatch.setattr(model.language_model, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(**inputs, past_key_values=cache)
+    monkeypatch.undo()
+    assert kept.pending is not None
+    with pytest.raises(RuntimeError, match="new cache"):
+        model(**inputs, past_key_values=cache)
+
+
 def test_what_is_projected_without_being_stored_leaves_nothing_behind():
     side_cache = VisualKVCache(2, patches=3)
     side_cache.add(torch.zeros(1, 3, 8), [[], [4]], [[], [4]])
