@@ -236,7 +236,7 @@ def video(subject: Subject | None, options: BenchOptions) -> Result:
     """Reading frames of a long H.264 file, beside decoding all of it."""
     import av
 
-    from longview.media.video import VideoReader
+    from longview.media.decoders.video import VideoReader
 
     count = max(options.pictures)
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:

@@ -5,7 +5,7 @@
                           relevance_query=RelevanceQuery(…)   frames scored against a question
     sniff(path)                                 "image" or "video", by content
 
-`fetch` gets the bytes of files, URLs and data URIs under limits; `decode` and `video` decode them; `select` holds the
+`fetch` gets the bytes of files, URLs and data URIs under limits; `decoders` decodes them; `select` holds the
 frame samplers, `mdp3` selection by relevance to a question.
 """
 

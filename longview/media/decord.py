@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longview.media.video import VideoReader as _Reader
+from longview.media.decoders.video import VideoReader as _Reader
 
 
 def cpu(index: int = 0) -> None:

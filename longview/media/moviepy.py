@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longview.media.video import VideoReader
+from longview.media.decoders.video import VideoReader
 
 
 class VideoFileClip:

@@ -14,12 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
-from longview.media.animation import AnimationReader
 from longview.media.candidates import Candidates, RelevanceQuery, score_candidates, select_by_relevance
+from longview.media.decoders.animation import AnimationReader
+from longview.media.decoders.isolation import IsolatedReader
+from longview.media.decoders.pictures import JPEG_LIST, PictureList, PictureSource
+from longview.media.decoders.video import VideoReader
 from longview.media.errors import format_bytes, over_limit
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.isolation import IsolatedReader
 from longview.media.medium import (
     UNDECODED,
     Frame,
@@ -30,9 +32,7 @@ from longview.media.medium import (
     Progress,
     Relevance,
 )
-from longview.media.pictures import JPEG_LIST, PictureList, PictureSource
 from longview.media.select import SAMPLERS, Timeline
-from longview.media.video import VideoReader
 from longview.messages import Part, Source
 from longview.requests import CANDIDATES, FRAME_SAMPLERS, Limits, MediaOptions
 

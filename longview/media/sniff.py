@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from longview.errors import MediaError
-from longview.media.animation import is_animated
+from longview.media.decoders.animation import is_animated
+from longview.media.decoders.isolation import is_animated_isolated
 from longview.media.fetch import fetch, read_file
 from longview.media.formats import HEAD, SUPPORTED, container_of, foreign_format_of, image_format_of, read_head
-from longview.media.isolation import is_animated_isolated
 from longview.requests import Limits
 
 

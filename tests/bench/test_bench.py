@@ -12,7 +12,7 @@ from longview.bench.measures import MEASURES, BenchOptions, number_of, write_num
 from longview.bench.report import Result
 from longview.bench.subject import DIMENSIONS, Subject, byte_tokenizer, random_model
 from longview.errors import RequestError
-from longview.media.video import VideoReader
+from longview.media.decoders.video import VideoReader
 from longview.models.families import families
 
 SMALL = BenchOptions(pictures=(1, 3), repeats=1, layers=1, tokens=3, requests=3, minutes=1, gigabytes=1)

@@ -23,8 +23,8 @@ from longview.engine.features import FeatureCache, VideoCache, digest_of, featur
 from longview.engine.prepare import parse_request, prepare
 from longview.errors import MediaError, RequestError
 from longview.media import open_media
+from longview.media.decoders.video import VideoReader
 from longview.media.medium import UNDECODED
-from longview.media.video import VideoReader
 from longview.requests import Limits, MediaOptions
 from longview.world.render import write_clip
 from longview.world.scenes import draw_clip

@@ -594,10 +594,10 @@ def test_only_one_module_opens_sockets():
     import longview
 
     root = Path(longview.__path__[0]) / "media"
-    users = {p.name for p in root.glob("*.py") if "import socket" in p.read_text() or "http.client" in p.read_text()}
+    users = {p.name for p in root.rglob("*.py") if "import socket" in p.read_text() or "http.client" in p.read_text()}
     assert users == {"web.py"}
     others = [
-        p for p in root.glob("*.py") if any(word in p.read_text() for word in ("urllib.request", "requests", "httpx"))
+        p for p in root.rglob("*.py") if any(word in p.read_text() for word in ("urllib.request", "requests", "httpx"))
     ]
     assert [p.name for p in others if "import requests" in p.read_text() or "urllib.request" in p.read_text()] == []
 

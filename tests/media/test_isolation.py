@@ -18,7 +18,8 @@ from PIL import Image
 from test_malformed_pictures import SAMPLES, scan_bomb
 
 from longview.errors import LongviewError, MediaError
-from longview.media import isolation, open_media, open_medium, sniff
+from longview.media import open_media, open_medium, sniff
+from longview.media.decoders import isolation
 from longview.messages import Part
 from longview.requests import Limits, MediaOptions
 
@@ -44,7 +45,7 @@ def children() -> dict[int, str]:
                 command = (folder / "cmdline").read_bytes()
             except OSError:  # it has ended meanwhile
                 continue
-            if int(parent) == os.getpid() and (state == "Z" or b"longview.media.worker" in command):
+            if int(parent) == os.getpid() and (state == "Z" or b"longview.media.decoders.worker" in command):
                 found[int(folder.name)] = state
     return found
 
@@ -214,7 +215,8 @@ def test_the_time_that_a_caller_takes_is_not_decoding(videos):
 def test_workers_end_with_their_parent_and_its_forks_leave_them_alone(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(gradient()))
     script = (
-        "import os, sys\nfrom longview.media import isolation, open_medium\nfrom longview.messages import Part\n"
+        "import os, sys\nfrom longview.media import open_medium\n"
+        "from longview.media.decoders import isolation\nfrom longview.messages import Part\n"
         "from longview.requests import Limits\n"
         "look = lambda: open_medium(Part('image', source=sys.argv[1]), limits=Limits(isolate=True)).width\n"
         "look()\n(worker,) = isolation._idle\nprint(worker._process.pid, flush=True)\n"

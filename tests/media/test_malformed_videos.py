@@ -15,9 +15,10 @@ import pytest
 from media_samples import number_of, one_clear_line, write_video
 
 from longview.errors import MediaError
-from longview.media import containers, open_medium
-from longview.media.containers import MAX_SAMPLES
-from longview.media.video import VideoReader
+from longview.media import open_medium
+from longview.media.decoders import containers
+from longview.media.decoders.containers import MAX_SAMPLES
+from longview.media.decoders.video import VideoReader
 from longview.messages import Part
 from longview.requests import Limits, MediaOptions
 
@@ -237,7 +238,8 @@ def test_malformed_videos_take_little_memory(small, tmp_path):
     (tmp_path / "tracks.mp4").write_bytes(build(boxes))
     (tmp_path / "good.mp4").write_bytes(small["a.mp4"])
     script = (
-        "import resource, sys\nfrom longview.errors import MediaError\nfrom longview.media.video import VideoReader\n"
+        "import resource, sys\nfrom longview.errors import MediaError\n"
+        "from longview.media.decoders.video import VideoReader\n"
         "from pathlib import Path\nmost = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for name in ('good', 'samples', 'tracks'):\n"
         "    try:\n        VideoReader(Path(sys.argv[1]) / f'{name}.mp4').close()\n"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from longview.errors import LongviewError, MediaError, RequestError
 from longview.media import Medium, RelevanceQuery, open_media, open_medium, sniff
-from longview.media.pictures import framed_digest
+from longview.media.decoders.pictures import framed_digest
 from longview.media.select import SAMPLERS
 from longview.messages import Part
 from longview.requests import FRAME_SAMPLERS, Limits, MediaOptions

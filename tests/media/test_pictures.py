@@ -17,8 +17,9 @@ from media_samples import encoded, gradient, number_of, numbered, one_clear_line
 from PIL import Image, ImageSequence
 
 from longview.errors import LongviewError, MediaError
-from longview.media import Medium, decode, open_medium, sniff
-from longview.media import animation as animations
+from longview.media import Medium, open_medium, sniff
+from longview.media.decoders import animation as animations
+from longview.media.decoders import pillow
 from longview.media.errors import format_bytes
 from longview.messages import Part
 from longview.requests import Limits, MediaOptions
@@ -312,7 +313,7 @@ def test_bombs_are_refused_before_they_are_decoded(width, height):
 def test_pillows_own_cap_does_not_come_before_the_limit():
     data = bomb(20_000, 10_000)
     assert "the limit is 50,000,000" in refusal(data)
-    assert decode.open_image(data, "a.png", Limits(max_pixels=400_000_000))[0].size == (20_000, 10_000)
+    assert pillow.open_image(data, "a.png", Limits(max_pixels=400_000_000))[0].size == (20_000, 10_000)
 
 
 @pytest.mark.parametrize("oddity", [b"", b"!\xff\0\x03,ab\0", b"!\xff\x0bNETSCAPE2.0\0\x01,\0"])

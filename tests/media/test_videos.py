@@ -28,8 +28,8 @@ from media_samples import (
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media import track, video
-from longview.media.video import VideoReader
+from longview.media.decoders import track, video
+from longview.media.decoders.video import VideoReader
 from longview.requests import Limits
 
 

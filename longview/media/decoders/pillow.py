@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from longview.errors import MediaError
+from longview.media.decoders.headers import SCANNED, PictureHeader, read_directory, read_header
 from longview.media.errors import decoder_errors, over_limit
 from longview.media.formats import SUPPORTED, container_of, foreign_format_of, image_format_of
-from longview.media.headers import SCANNED, PictureHeader, read_directory, read_header
 from longview.requests import Limits
 
 # Every picture is checked against `Limits.max_pixels` before its pixels are decoded; Pillow's own limit, which may be

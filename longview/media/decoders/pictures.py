@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from longview.errors import MediaError, RequestError
-from longview.media.decode import check_size, orientation_of, read_picture, to_rgb, to_upright
+from longview.media.decoders.isolation import read_picture_isolated
+from longview.media.decoders.pillow import check_size, orientation_of, read_picture, to_rgb, to_upright
 from longview.media.errors import decoder_errors, over_limit
 from longview.media.fetch import fetch, read_file
-from longview.media.isolation import read_picture_isolated
 from longview.media.medium import Frame, FrameTransform
 from longview.messages import Progress, Source
 from longview.requests import Limits

@@ -1,4 +1,4 @@
-"""The child process that decodes: `longview.media.isolation` starts it and reads its replies.
+"""The child process that decodes: `longview.media.decoders.isolation` starts it and reads its replies.
 
 Requests come on standard input, replies go to standard output, each as a frame of four bytes with the length of a JSON
 header, the header, and as many bytes of data as its field `bytes` says:
@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from longview.errors import LongviewError, RequestError
-from longview.media.animation import AnimationReader, is_animated
-from longview.media.decode import read_picture
+from longview.media.decoders.animation import AnimationReader, is_animated
+from longview.media.decoders.pillow import read_picture
+from longview.media.decoders.video import VideoReader
 from longview.media.errors import DecoderMemoryError
 from longview.media.medium import FrameReader
-from longview.media.video import VideoReader
 from longview.requests import Limits
 
 GRACE = 1.0  # seconds after the deadline, in which a decoder that checks it can say so

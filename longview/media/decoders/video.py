@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longview.errors import MediaError
+from longview.media.decoders.track import Track
 from longview.media.medium import Frame, FrameTransform
-from longview.media.track import Track
 from longview.messages import Progress
 from longview.requests import Limits
 

@@ -10,10 +10,10 @@ from itertools import accumulate
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.decode import check_size, is_animation, load_image, open_image, to_upright
+from longview.media.decoders.headers import read_header
+from longview.media.decoders.pillow import check_size, is_animation, load_image, open_image, to_upright
 from longview.media.errors import DAMAGED, decoder_errors, format_bytes, over_limit
 from longview.media.formats import HEAD, image_format_of
-from longview.media.headers import read_header
 from longview.media.medium import Frame, FrameTransform
 from longview.messages import Progress
 from longview.requests import Limits

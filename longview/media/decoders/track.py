@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import MediaError
-from longview.media.containers import MAX_TRACKS, WHAT_TO_DO, check_container
-from longview.media.decode import check_size
+from longview.media.decoders.containers import MAX_TRACKS, WHAT_TO_DO, check_container
+from longview.media.decoders.pillow import check_size
 from longview.media.errors import decoder_errors, over_limit
 from longview.media.formats import HEAD, container_of
 from longview.requests import Limits

@@ -3,7 +3,7 @@
 `Limits(isolate=True)` asks for it. A decoder that hangs is killed at the deadline, one that takes too much memory fails
 alone, one that crashes ends its process and not this one; each becomes a `MediaError`.
 
-    IsolatedReader ── _Session ── requests, replies ── worker process (longview.media.worker)
+    IsolatedReader ── _Session ── requests, replies ── worker process (longview.media.decoders.worker)
 
 Workers that ended a job normally are kept for the next; one that was killed has been waited for, so that no zombie is
 left. Replies are JSON and raw pixels, never pickles, and their sizes are checked: a worker has parsed hostile bytes.
@@ -30,10 +30,10 @@ from typing import Any, Literal
 from PIL import Image
 
 from longview.errors import MediaError, RequestError
-from longview.media.decode import check_size
+from longview.media.decoders.pillow import check_size
+from longview.media.decoders.worker import GRACE, frame_header
 from longview.media.errors import DAMAGED, over_limit
 from longview.media.medium import Frame, FrameTransform, Progress
-from longview.media.worker import GRACE, frame_header
 from longview.requests import Limits
 
 MAX_IDLE = min(8, os.cpu_count() or 1)
@@ -48,11 +48,13 @@ DECODING = (
     "max_decoder_bytes", "decode_seconds",
 )  # fmt: skip
 """Limits that a worker needs; the others are checked here."""
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from longview.media.worker import main; main()"
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from longview.media.decoders.worker import main; main()"
+)
 
 
 def read_picture_isolated(data: bytes, name: str, limits: Limits) -> tuple[Image.Image, list[str]]:
-    """As `longview.media.decode.read_picture`, in a worker."""
+    """As `longview.media.decoders.pillow.read_picture`, in a worker."""
     with contextlib.closing(_Session(name, limits)) as session:
         session.send({"do": "picture"}, data)
         header, pixels = session.receive(3 * limits.max_pixels)
@@ -60,7 +62,7 @@ def read_picture_isolated(data: bytes, name: str, limits: Limits) -> tuple[Image
 
 
 def is_animated_isolated(data: bytes, limits: Limits) -> bool:
-    """As `longview.media.animation.is_animated`, in a worker."""
+    """As `longview.media.decoders.animation.is_animated`, in a worker."""
     try:
         with contextlib.closing(_Session("the picture", limits)) as session:
             session.send({"do": "animated"}, data)
