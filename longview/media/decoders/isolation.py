@@ -32,12 +32,15 @@ from PIL import Image
 from longview.errors import MediaError, RequestError
 from longview.media.decoders.pillow import check_size
 from longview.media.decoders.worker import GRACE, frame_header
-from longview.media.errors import DAMAGED, over_limit
+from longview.media.errors import over_limit
 from longview.media.medium import Frame, FrameTransform, Progress
+from longview.media.text import printable
 from longview.requests import Limits
 
 MAX_IDLE = min(8, os.cpu_count() or 1)
 MAX_HEADER_BYTES = 1 << 20
+MAX_TEXT = 400  # characters of a message
+CRASHED = "is damaged: its decoder crashed; save or download it again, or re-encode it"
 MAX_INDEX_BYTES = 1 << 28  # the times of a video's frames
 PIPE_BYTES = 1 << 20  # pictures of dozens of megabytes go through it
 START_SECONDS = SEND_SECONDS = 60.0
@@ -58,7 +61,8 @@ def read_picture_isolated(data: bytes, name: str, limits: Limits) -> tuple[Image
     with contextlib.closing(_Session(name, limits)) as session:
         session.send({"do": "picture"}, data)
         header, pixels = session.receive(3 * limits.max_pixels)
-        return session.image(header, pixels), [str(warning) for warning in header["warnings"]]
+        with session.validation():
+            return session.image(header, pixels), [printable(warning, MAX_TEXT) for warning in header["warnings"]]
 
 
 def is_animated_isolated(data: bytes, limits: Limits) -> bool:
@@ -66,7 +70,9 @@ def is_animated_isolated(data: bytes, limits: Limits) -> bool:
     try:
         with contextlib.closing(_Session("the picture", limits)) as session:
             session.send({"do": "animated"}, data)
-            return bool(session.receive(0)[0]["animated"])
+            header, _ = session.receive(0)
+            with session.validation():
+                return bool(header["animated"])
     except MediaError:  # whoever opens it next gets this error, with the file's name
         return False
 
@@ -85,10 +91,16 @@ class IsolatedReader:
         self.name = name
         self._kind, self._source, self._limits = kind, source, limits
         self._session, facts, seconds = self._open()
-        self.width, self.height, self.num_frames = (int(facts[key]) for key in ("width", "height", "num_frames"))
-        self.duration, self.fps = float(facts["duration"]), float(facts["fps"])
-        self.warnings = [str(warning) for warning in facts["warnings"]]
-        self.seconds = array("d", seconds)
+        try:
+            with self._session.validation():
+                self.width, self.height = int(facts["width"]), int(facts["height"])
+                self.duration, self.fps = float(facts["duration"]), float(facts["fps"])
+                self.warnings = [printable(warning, MAX_TEXT) for warning in facts["warnings"]]
+                self.seconds = array("d", bytes(seconds))
+        except BaseException:
+            self._session.close()
+            raise
+        self.num_frames = len(self.seconds)
 
     def reopen(self) -> IsolatedReader:
         """Open the same file once more."""
@@ -104,7 +116,9 @@ class IsolatedReader:
         session.send({"do": "read", "indices": list(indices)})
         try:
             for done, index in enumerate(indices, 1):
-                image = session.image(*session.receive(3 * self._limits.max_pixels, more=True))
+                header, pixels = session.receive(3 * self._limits.max_pixels, more=True)
+                with session.validation():
+                    image = session.image(header, pixels)
                 yield Frame(transform(image) if transform else image, index, self.seconds[index])
                 if progress:
                     progress(done, len(indices), self.name)
@@ -165,14 +179,24 @@ class _Session:
             return header, data
         if header["error"] == "memory":
             raise over_limit(self._name, "needs more memory to decode", self._limits, "max_decoder_bytes")
-        raise (RequestError if header["error"] == "request" else MediaError)(str(header["text"]))
+        with self.validation():
+            raise (RequestError if header["error"] == "request" else MediaError)(printable(header["text"], MAX_TEXT))
+
+    @contextlib.contextmanager
+    def validation(self) -> Iterator[None]:
+        """A reply that is malformed is one of a worker that was taken over: its medium is refused, and it is ended."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.busy = True
+            raise MediaError(f"{self._name} {CRASHED}") from None
 
     def image(self, header: dict[str, Any], pixels: bytearray) -> Image.Image:
         """The picture in a reply."""
         width, height = int(header["width"]), int(header["height"])
         check_size(width, height, self._name, self._limits)
         if len(pixels) != 3 * width * height:
-            raise MediaError(f"{self._name} {DAMAGED}")
+            raise ValueError("more or less pixels than stated")
         return Image.frombytes("RGB", (width, height), bytes(pixels))
 
     def close(self) -> None:
@@ -190,7 +214,7 @@ class _Session:
             return over_limit(self._name, "takes too long to decode", self._limits, "decode_seconds")
         if status == -signal.SIGKILL:  # by the system, as it had no more memory
             return over_limit(self._name, "needs more memory to decode", self._limits, "max_decoder_bytes")
-        return MediaError(f"{self._name} is damaged: its decoder crashed; save or download it again, or re-encode it")
+        return MediaError(f"{self._name} {CRASHED}")
 
 
 class _WorkerEndedError(Exception):
