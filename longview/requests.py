@@ -69,6 +69,19 @@ class SamplingParams:
         validate(self)
         if self.regex is not None and self.json_schema is not None:
             raise RequestError("an answer follows a regex or a json_schema, not both; leave one out")
+        if self.json_schema is not None:
+            _check_json(self.json_schema)
+
+
+def _check_json(schema: str) -> None:
+    """
+    Raises:
+        RequestError: a schema is no JSON; what it says is for the grammar's compiler to check.
+    """
+    try:
+        json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"json_schema {schema!r:.60} is no JSON ({error}); give a schema, or {{}} for any") from None
 
 
 @dataclass(frozen=True)

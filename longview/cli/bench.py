@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from longview.cli.options import quieten
+from longview.cli.options import Device, Quantize, dtype_option, quieten
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
 
@@ -54,11 +54,9 @@ def bench(
     ] = None,
     gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16; default: bfloat16 for dimensions, a model's own for it.")
-    ] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or int4: the language model's weights.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, dtype_option("bfloat16 for dimensions, a model's own for it")] = None,
+    quantize: Quantize = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding step.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,

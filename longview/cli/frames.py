@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longview.cli.options import Similarity, check_question, quieten
+from longview import names
+from longview.cli.options import Similarity, check_question, named, quieten
 from longview.cli.terminal import bars, is_terminal, spinner
 from longview.errors import RequestError
 from longview.messages import Part
@@ -33,7 +34,7 @@ def show_frames(
         str, typer.Option("--model", "-m", help="The model whose default sampler is used without --select.")
     ] = "demo",
     device: Annotated[
-        str | None, typer.Option(help="Device of the SigLIP checkpoint: cpu, cuda, cuda:N or mps.")
+        str | None, named(names.check_device, "Device of the SigLIP checkpoint: cpu, cuda, cuda:N or mps.")
     ] = None,
     out: Annotated[
         list[Path] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longview.cli.options import quieten
+from longview.cli.options import Device, dtype_option, quieten
 
 if TYPE_CHECKING:
     from longview.models.base import Footprint
@@ -20,8 +20,8 @@ USABLE = 0.9
 
 def info(
     model: Annotated[str, typer.Argument(help="demo, a checkpoint folder, a hub id, or modelscope:ID.")] = "demo",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as ask chooses.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, dtype_option("as ask chooses")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

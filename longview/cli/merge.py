@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from longview.cli.export import HubOptions, Target, check_target
-from longview.cli.options import quieten
+from longview.cli.options import dtype_option, quieten
 
 
 def merge(
@@ -20,7 +20,7 @@ def merge(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model it was trained on; default: the one it names.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+    dtype: Annotated[str | None, dtype_option("the checkpoint's")] = None,
 ) -> None:
     """Add a LoRA adapter to the weights of its model, and write both as one model.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from typer import Option
 
+from longview import names
 from longview.cli.terminal import spinner
 from longview.cli.verb import heading
 from longview.errors import RequestError
@@ -21,6 +22,32 @@ from longview.settings import setting
 
 if TYPE_CHECKING:
     from longview.engine import Engine
+
+
+def named(check: Callable[[str], str], help: str, *declarations: str) -> Any:
+    """An option whose value is a name that can be checked before torch is imported, by a function of `longview.names`.
+
+    Args:
+        check: Returns the name in full.
+    """
+
+    def checked(name: str | None) -> str | None:
+        return None if name is None else check(name)
+
+    return Option(*declarations, help=help, callback=checked)
+
+
+def dtype_option(default: str) -> Any:
+    """`--dtype`, and what stands in its place."""
+    return named(names.check_dtype, f"{names.dtypes()}; default: {default}.")
+
+
+Device: TypeAlias = Annotated[
+    str | None, named(names.check_device, "cpu, cuda, cuda:N or mps; default: the best there is.")
+]
+Quantize: TypeAlias = Annotated[
+    str | None, named(names.check_quantize, "int8 or int4: bits of the language model's weights.")
+]
 
 
 @dataclass(frozen=True)
@@ -39,13 +66,11 @@ class ModelOptions:
     adapter: Annotated[
         str | None, Option(metavar="FOLDER", help="LoRA adapter; without --model, the model is the one it names.")
     ] = None
-    device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: the best there is.")] = None
-    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; default: what suits model and device.")] = (
-        None
-    )
-    attn: Annotated[str | None, Option(help="sdpa, eager or flash_attention_2; default: sdpa.")] = None
+    device: Device = None
+    dtype: Annotated[str | None, dtype_option("what suits model and device")] = None
+    attn: Annotated[str | None, named(names.check_attention, f"{names.listed(names.ATTENTION)}; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
-    quantize: Annotated[str | None, Option(help="int8 or int4: bits of the language model's weights.")] = None
+    quantize: Quantize = None
     load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
     load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
     compile: Annotated[
@@ -60,6 +85,9 @@ class ModelOptions:
     vision_tower_aux: Annotated[
         str | None, Option(help="Folder of MGM's high-resolution tower; 'checkpoint': the checkpoint's copy.")
     ] = None
+
+    def __post_init__(self) -> None:
+        names.check_one_quantization(self.quantize, self.load_8bit, self.load_4bit)
 
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""

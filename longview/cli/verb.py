@@ -7,6 +7,7 @@ declares its option as a `longview.settings.setting`, or, where it has names of 
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -49,7 +50,8 @@ def options_of(group: Any) -> Iterator[inspect.Parameter]:
     declared, hints = settings_of(group), get_type_hints(group, include_extras=True)
     for field in fields(group):
         if field.name not in declared:
-            kind, option = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+            # of a type that verbs share, too: each has a heading and a help of its own
+            kind, option = hints[field.name].__origin__, copy.copy(hints[field.name].__metadata__[0])
         elif declared[field.name].option:
             kind, option = _option(declared[field.name])
         else:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from longview import names
 from longview.errors import RequestError
-from longview.models import checkpoint
 from longview.models.transformers_seams import is_flash_attn_2_available
 
 FP32_ON_CPU_BYTES = 1 << 30
@@ -31,10 +31,9 @@ def check_device(device: str) -> None:
     Raises:
         RequestError: there is no such device here.
     """
+    names.check_device(device)
     kind, _, index = device.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there or (index and not index.isdigit()):
-        raise RequestError(f"unknown device {device!r}; expected cpu, cuda, cuda:N or mps")
     if not there[kind]:
         found = ", ".join(name for name, found in there.items() if found)
         raise RequestError(f"this machine or this build of PyTorch has no {kind} device; choose one of: {found}")
@@ -43,14 +42,14 @@ def check_device(device: str) -> None:
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
-    """A floating-point type by name.
+    """A floating-point type by its name, which may be short: bf16.
 
     Raises:
         RequestError: there is no such type.
     """
-    found = getattr(torch, name, None) if isinstance(name, str) else name
+    found = getattr(torch, names.full_dtype(name), None) if isinstance(name, str) else name
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise RequestError(f"unknown dtype {name!r}; expected float32, bfloat16 or float16")
+        raise RequestError(f"unknown dtype {name!r:.40}; expected {names.dtypes()}")
     return found
 
 
@@ -59,7 +58,7 @@ def check_attention(name: str) -> None:
     Raises:
         RequestError: there is no such implementation of attention, or its library is missing.
     """
-    checkpoint.check_attention(name)
+    names.check_attention(name)
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise RequestError("flash_attention_2 needs the flash-attn package and a GPU it supports; use sdpa here")
 

@@ -16,6 +16,7 @@ from longview.errors import RequestError
 from longview.models import adapters, checkpoint, quantization
 from longview.models.families import family_of
 from longview.models.similarity import default_for
+from longview.names import check_one_quantization
 
 
 def load(
@@ -42,7 +43,7 @@ def load(
             the model that the adapter was trained on, or "demo".
         adapter: Folder of a LoRA adapter. It is merged into the weights, unless these are quantised.
         device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
-        dtype: "float32", "bfloat16", …; default: the checkpoint's, but fp32 for small models on a CPU.
+        dtype: "float32", "bfloat16", "fp16", …; default: the checkpoint's, but fp32 for small models on a CPU.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
         similarity: The SigLIP checkpoint that `media={"select": "mdp3"}` chooses frames by, a folder or hub id;
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
@@ -65,9 +66,8 @@ def load(
         dtype = dtype_of(dtype)
     if attn_implementation is not None:
         check_attention(attn_implementation)
+    check_one_quantization(quantize, load_8bit, load_4bit)
     if quantize is not None:
-        if load_8bit or load_4bit:
-            raise RequestError("quantize and load_8bit or load_4bit are two ways to the same; choose one")
         quantization.check(quantize, device, dtype)
         dtype = torch.bfloat16
         if device != "cpu":

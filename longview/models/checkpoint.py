@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from longview.errors import CheckpointError, MissingExtraError, RequestError
+from longview.errors import CheckpointError, MissingExtraError
+from longview.names import ATTENTION, check_attention
 from longview.versions import warn_of_untested
 
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
@@ -33,8 +34,6 @@ TOWERS = {"demo-siglip": "siglip"}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
-"""Implementations of attention that are ever passed on to transformers."""
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 
 
@@ -205,17 +204,6 @@ def _clear_attention(config: Any, keep: Iterable[str] = ATTENTION) -> None:
     for value in vars(config).values():
         if isinstance(value, PreTrainedConfig):
             _clear_attention(value, keep)
-
-
-def check_attention(name: Any) -> None:
-    """
-    Raises:
-        RequestError: there is no such implementation of attention; transformers would look for it on the hub.
-    """
-    names = name.values() if isinstance(name, Mapping) else [name]
-    unknown = next((each for each in names if each not in ATTENTION), None)
-    if unknown is not None:
-        raise RequestError(f"unknown attention {unknown!r:.80}; expected one of {', '.join(ATTENTION)}")
 
 
 def as_transformers_4(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from transformers import BitsAndBytesConfig
 
 from longview.errors import MissingExtraError, RequestError
 from longview.models.base import Model
+from longview.names import check_one_quantization, check_quantize
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of a kernel on a hub
-KINDS = ("int8", "int4")
 KEPT = ("v_kv_proj", "self_attn.gate_proj", "router", "block_sparse_moe.gate")
 """What the names of layers contain, within the language model's blocks, that stay as they are."""
 GROUP = 32
@@ -38,8 +38,7 @@ def check(kind: str, device: str, dtype: torch.dtype | None) -> None:
     Raises:
         RequestError: there is no such kind, or not on this device or in this dtype.
     """
-    if kind not in KINDS:
-        raise RequestError(f"unknown quantize {kind!r:.40}; expected {' or '.join(KINDS)}")
+    check_quantize(kind)
     place = device.partition(":")[0]
     if place == "mps":
         raise RequestError(
@@ -73,8 +72,7 @@ def bitsandbytes_config(
         MissingExtraError: bitsandbytes is not installed.
     """
     flag = option or ("--load-8bit" if load_8bit else "--load-4bit")
-    if load_8bit and load_4bit:
-        raise RequestError("--load-8bit and --load-4bit contradict each other; choose one")
+    check_one_quantization(None, load_8bit, load_4bit)
     kind = device.partition(":")[0]
     if kind == "mps":
         raise RequestError(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from longview.errors import RecipeError
+from longview.names import full_dtype
 from longview.train.data.settings import DataSettings
 from longview.train.moved import refuse_moved_keys
 from longview.train.settings import bounded, build, check_bounds, check_number, load, section
@@ -123,10 +124,19 @@ def from_tree(tree: Any) -> Recipe:
         RecipeError: a key is unknown, missing or spelt as it once was, or a value has the wrong type.
     """
     refuse_moved_keys(tree)
+    tree = _with_full_dtype(tree)
     recipe = typing.cast(Recipe, build(Recipe, tree, ""))
     if recipe.pool is None and any(stage.world is not None for stage in recipe.stages):
         recipe = dataclasses.replace(recipe, pool=build(Recipe, tree | {"pool": {}}, "").pool)
     return recipe
+
+
+def _with_full_dtype(tree: Any) -> Any:
+    """A tree whose dtype may be given by its short name, with the full one."""
+    model = tree.get("model") if isinstance(tree, Mapping) else None
+    if not isinstance(model, Mapping) or "dtype" not in model:
+        return tree
+    return {**tree, "model": {**model, "dtype": full_dtype(model["dtype"])}}
 
 
 def to_tree(recipe: Recipe) -> dict[str, Any]:

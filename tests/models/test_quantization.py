@@ -12,6 +12,7 @@ from samples import four_bit_folders, noise, tiny_model
 from torch import nn
 
 import longview
+from longview import names
 from longview.engine import Engine, load
 from longview.errors import MissingExtraError, RequestError
 from longview.models import quantization
@@ -50,7 +51,7 @@ def test_four_bits_keep_weights_that_are_all_of_one_sign():
     assert error(quantization.Int4Linear(layer)(hidden), layer(hidden)) < 0.02
 
 
-@pytest.mark.parametrize("kind", quantization.KINDS)
+@pytest.mark.parametrize("kind", names.QUANTIZE)
 @pytest.mark.parametrize(("family", "variant"), [("owl3", "240728"), ("ovis2", "siglip"), ("mgm", "plain")])
 def test_only_the_language_models_blocks_become_smaller_and_it_still_answers(family, variant, kind, tokenizer):
     model, processor = tiny_model(families()[family], variant, tokenizer)
