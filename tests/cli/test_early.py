@@ -45,8 +45,7 @@ WRONG = {
     "train good.yaml model.dtype=bf17": "model.dtype is 'bf17'",
 }
 RECIPE = (
-    "model: {start: demo}\n"
-    "stages: [{name: a, objective: supervised, train: [language], KEY: 1, data: {datasets: []}}]"
+    "model: {start: demo}\nstages: [{name: a, objective: supervised, train: [language], KEY: 1, data: {datasets: []}}]"
 )
 
 
