@@ -209,6 +209,7 @@ class Timings:
     prefill: float  # the prompt through the language model, up to the first token
     decode: float  # every token after the first
     first_token: float  # from the request to the first token
+    load: float = 0.0  # opening the model, once for all requests of its engine; in no other of these
 
     @property
     def total(self) -> float:

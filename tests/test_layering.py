@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "longview"
 ROOMS = (
-    ("messages", "requests", "settings", "errors", "figures", "names", "versions"),
+    ("messages", "requests", "settings", "errors", "figures", "interrupts", "names", "status", "versions"),
     ("media", "plugins", "world"),
     ("models",),
     ("engine",),

@@ -10,6 +10,9 @@ A verb imports torch, transformers and av when it runs, so that `longview --help
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from longview import __version__
+from longview import __version__, interrupts, status
 from longview.cli.ask import ask
 from longview.cli.bench import bench
 from longview.cli.chat import chat
@@ -82,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(app(args=arguments, prog_name="longview", standalone_mode=False))
     except LongviewError as error:
         _fail(str(error))
+    except KeyboardInterrupt:  # between typer's own clean-up and here
+        sys.exit(interrupts.CODE)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer ends the program with 1, whosever pipe it is
+            _end_unread(ended.__context__)
+        raise
     except typer.TyperException as error:  # an unknown option or a missing argument
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'longview'} --help")
@@ -89,7 +98,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         warnings.formatwarning = usual
 
 
+def _end_unread(error: BrokenPipeError) -> NoReturn:
+    """End in silence, as one that SIGPIPE kills, a program whose output nobody reads; else raise the error."""
+    unread = [descriptor for descriptor in (1, 2) if _is_unread(descriptor)]
+    if not unread:
+        raise error
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in unread:
+        os.dup2(nothing, descriptor)  # for what is flushed at the end
+    sys.exit(128 + signal.SIGPIPE)
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether a file descriptor is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def _fail(message: str) -> NoReturn:
+    status.clear()
     sys.stdout.flush()
     typer.echo(f"longview: {' '.join(message.split())}", err=True)
     sys.exit(2)

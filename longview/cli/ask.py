@@ -21,7 +21,7 @@ from longview.cli.options import (
     open_parts,
     read_stdin,
 )
-from longview.cli.terminal import is_terminal, made_lines, receipt_lines, stream, warn_if_cut
+from longview.cli.terminal import is_terminal, made_lines, receipt_lines, spinner, stream, warn_if_cut
 from longview.errors import RequestError
 from longview.requests import Limits, MediaOptions, SamplingParams
 
@@ -64,7 +64,8 @@ def ask(
         raise RequestError("--logprobs is printed in JSON; add --json")
     show = is_terminal() and not json and not quiet
     check_similarity(similarity, media)
-    parts = open_parts(files, limits)  # before torch is imported, so that a mistake is told at once
+    with spinner("opening files", show and bool(files)):
+        parts = open_parts(files, limits)  # before torch is imported, so that a mistake is told at once
     if media != MediaOptions() and all(part.type != "video" for part in parts):
         raise RequestError(
             "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import longview
+from longview import interrupts
 from longview.cli.options import (
     ModelOptions,
     PluginOptions,
@@ -73,6 +74,7 @@ def chat(
     session.settings = {"params": params, "media": media, "limits": limits}
     session.engine = model.load(is_terminal() and not json, similarity=similarity)
     session.settings["hooks"] = plugins.hooks(session.engine, params.seed)
+    interrupts.keep_state()
     if session.interactive:
         typer.echo(f"{session.engine.name} is ready; /help lists the commands, /quit ends", err=True)
     for line in _lines(session.interactive):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,12 +92,13 @@ class ModelOptions:
 
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
-        with spinner(f"opening {self.model}", show and not _may_download(self.model)):
+        name, began = self.adapter or self.model, time.perf_counter()
+        with spinner(f"loading {name}", show):
             quieten(show)
             from longview.engine import Budget, load
-
-            folders = ("model_base", "vision_tower", "vision_tower_aux")
-            return load(
+        folders = ("model_base", "vision_tower", "vision_tower_aux")
+        with spinner(f"loading {name}", show and not _may_download(self.model)):
+            engine = load(
                 None if self.adapter is not None and self.model == "demo" else self.model,
                 adapter=self.adapter,
                 device=self.device,
@@ -111,6 +113,8 @@ class ModelOptions:
                 **{name: value for name in folders if (value := getattr(self, name)) is not None},
                 **settings,
             )
+        engine.load_seconds = time.perf_counter() - began  # with what was imported for it
+        return engine
 
 
 def _may_download(model: str) -> bool:

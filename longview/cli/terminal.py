@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
+from longview import status
 from longview.messages import FrameUsed, Message, Piece, Receipt
 
 if TYPE_CHECKING:
@@ -25,14 +27,25 @@ def is_terminal() -> bool:
 
 @contextlib.contextmanager
 def spinner(label: str, show: bool) -> Iterator[None]:
-    """A spinner for a step whose length nobody knows."""
+    """A line for a step whose length nobody knows: what it is, and the seconds since it began. Not to be nested."""
     if not show:
         yield
         return
-    from rich.console import Console
+    ended, began = threading.Event(), time.monotonic()
 
-    with Console(stderr=True).status(label):
+    def count() -> None:
+        while not ended.wait(1):
+            status.show(f"{label}… {time.monotonic() - began:.0f} s")
+
+    status.show(f"{label}…")
+    counter = threading.Thread(target=count, name="longview-spinner", daemon=True)
+    counter.start()
+    try:
         yield
+    finally:
+        ended.set()
+        counter.join()
+        status.clear()
 
 
 class Bars:
@@ -134,9 +147,8 @@ def receipt_lines(receipt: Receipt, finish_reason: str | None = None) -> list[st
     lines.append(f"{'prompt':<10}{prompt}{visual}, answer {completion}{ended}")
     steps = {"media": timings.media + timings.preprocess, "encode": timings.encode, "prefill": timings.prefill}
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
-    lines.append(
-        f"{'took':<10}{timings.first_token:.2f} s to the first token ({spent}), {timings.decode:.2f} s after it"
-    )
+    took = f"{timings.first_token:.2f} s to the first token ({spent}), {timings.decode:.2f} s after it"
+    lines.append(f"{'took':<10}{took}{f'; loading {timings.load:.1f} s' if timings.load else ''}")
     return lines
 
 

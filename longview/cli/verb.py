@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from longview import status
 from longview.settings import Setting, settings_of
 
 METAVARS: dict[type, str] = {int: "N", float: "X"}
@@ -38,6 +39,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     def wrapped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{option: values.pop(option) for option in options[name]})
+        status.clear()
         verb(**values)
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

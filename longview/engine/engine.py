@@ -90,6 +90,8 @@ class Engine:
         self.model = model
         self.processor = processor
         self.name = name
+        self.load_seconds = 0.0
+        """How long the model took to open, as its receipts say; set by whoever opened it."""
         self.hooks = parse_hooks(hooks)
         self._similarity = similarity or default_for(name)
         budget = budget or Budget()

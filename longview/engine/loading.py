@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
@@ -60,6 +61,7 @@ def load(
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
         RequestError: no such device, dtype, attention or number of bits here.
     """
+    began = time.perf_counter()
     device = device or best_device()
     check_device(device)
     if dtype is not None:
@@ -97,4 +99,6 @@ def load(
     if quantize is not None and device == "cpu":
         quantization.quantize(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
-    return Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)
+    engine = Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)
+    engine.load_seconds = time.perf_counter() - began
+    return engine

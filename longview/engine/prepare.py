@@ -99,6 +99,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         end_tokens=engine.processor.end_tokens,
         context_length=engine.context_length,
         progress=parsed.progress,
+        load_seconds=engine.load_seconds,
         notes=notes,
     )
     clock.end_phase("preprocess")

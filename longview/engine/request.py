@@ -57,6 +57,8 @@ class RequestContext:
     end_tokens: list[int]
     context_length: int
     progress: Progress | None = None
+    load_seconds: float = 0.0
+    """How long the model took to open, for the receipt."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What hooks have noted, for the receipt."""
 
@@ -217,8 +219,9 @@ class Request:
             inputs.visual_tokens,
             cached_tokens=self.cached_tokens,
         )
-        timings = Timings(**seconds, first_token=sum(seconds[phase] for phase in phases))
         context = self.context
+        first_token = sum(seconds[phase] for phase in phases)
+        timings = Timings(**seconds, first_token=first_token, load=context.load_seconds)
         receipt = Receipt(
             context.model, inputs.frames, usage, timings, context.settings, inputs.warnings, context.notes
         )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 import longview as library
-from longview.cli import app
+from longview.cli import app, main
 from longview.cli.terminal import receipt_lines
 from longview.messages import FrameUsed, Receipt, Timings, Usage
 from longview.settings import settings_of
 
+ROOT = Path(__file__).parents[2]
 HEAVY = "torch|transformers|av|numpy|rich.console|huggingface_hub"
 
 
@@ -43,6 +51,45 @@ def test_ctrl_c_while_the_program_is_imported_ends_it_without_a_traceback():
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
+def test_ctrl_c_while_torch_is_imported_ends_the_program_at_once():
+    program = (
+        "import os, signal, sys\nimport longview.__main__ as program\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            raise SystemError('still here')\n"
+        "sys.meta_path.insert(0, Interrupt())\nsys.argv = ['longview', 'ask', 'Hello']\nprogram.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+def test_ctrl_c_during_an_import_waits_for_its_end_where_there_is_something_to_lose(tmp_path):
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('imported')\n")
+    program = (
+        "import time\nfrom longview import interrupts\ninterrupts.heed()\ninterrupts.keep_state()\n"
+        "try:\n    import slow\n    time.sleep(10)\nexcept KeyboardInterrupt:\n    print('kept')"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "imported\nkept\n", "")
+
+
+@pytest.mark.parametrize("place", ["verb", "end"])
+def test_ctrl_c_outside_imports_ends_the_program_with_130_and_no_traceback(place):
+    program = (
+        "import atexit, os, signal, sys\nimport longview.__main__ as program\n"
+        "def interrupt(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "if sys.argv[1] == 'verb':\n    import longview.cli.verb as verb; verb.status.clear = interrupt\n"
+        "else:\n    atexit.register(interrupt)\n"
+        "sys.argv = ['longview', 'bench', 'nothing']\nprogram.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, place], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (130, "")
+    assert "Traceback" not in ran.stderr
+
+
 def test_what_the_package_offers_is_listed():
     assert {"load", "ask", "image", "Engine", "SamplingParams", "__version__"} <= set(dir(library))
     assert all(getattr(library, name) is not None for name in library.__all__)
@@ -65,7 +112,73 @@ def test_a_reader_that_goes_away_is_no_error(random_model):
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.close()
-        assert "Error" not in program.stderr.read()
+        assert program.stderr.read() == ""
+        assert program.wait(60) == 141
+
+
+@pytest.mark.parametrize("arguments", ["--help", "ask --help", "frames --help", "--version"])
+def test_help_into_a_closed_pipe_is_silent(arguments):
+    command = f"{{ sleep 0.1; {sys.executable} -m longview {arguments}; echo $? >&2; }} | true"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ran.stderr == "141\n"
+
+
+def test_a_broken_pipe_that_is_not_the_readers_is_no_silence(monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "of a socket")
+
+    monkeypatch.setattr(sys.modules["longview.cli.bench"], "quieten", broken)
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        main(["bench", "decode"])
+
+
+def on_terminal(*arguments: str, seconds: float = 60) -> tuple[float, str]:
+    """Seconds until a program first wrote to its terminal, and all it wrote there."""
+    leader, follower = pty.openpty()
+    began, first, written = time.monotonic(), 0.0, b""
+    command = [sys.executable, "-m", "longview", *arguments]
+    with subprocess.Popen(command, stdin=follower, stdout=subprocess.DEVNULL, stderr=follower) as program:
+        os.close(follower)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while some := os.read(leader, 4096):
+                first, written = first or time.monotonic() - began, written + some
+        program.wait(seconds)
+    os.close(leader)
+    return first, written.decode()
+
+
+def test_a_terminal_shows_at_once_what_is_happening():
+    seconds, written = on_terminal("ask", "Hello")
+    assert "starting…" in written
+    assert "loading demo…" in written
+    assert re.search(r"\r\x1b\[Kprompt +\d", written), "the line is gone before the receipt"
+    assert re.search(r"; loading \d+\.\d s", written)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "longview", "--version"], stdout=subprocess.DEVNULL, check=True)
+    assert seconds < time.monotonic() - began, "before the command line is even imported"
+
+
+@pytest.mark.parametrize("silent", ["--quiet", "--json", "--help"])
+def test_a_terminal_shows_no_progress_where_none_is_wanted(silent):
+    _, written = on_terminal("ask", "Hello", "--model", "/no/such/folder", silent)
+    assert "…" not in written
+    assert "\x1b" not in written
+
+
+def test_what_is_not_needed_for_an_answer_is_not_imported():
+    """What transformers imports itself bounds it: accelerate, torch._dynamo, torch.distributed.tensor."""
+    yardstick = "import sys, torch, transformers.models.qwen2.modeling_qwen2"
+    answer = "import sys\nfrom longview.cli import main\ntry: main(['ask', 'Hello', '-q'])\nexcept SystemExit: pass"
+    listed = "\nprint('MODULES', *sys.modules)"
+    needed, found = (
+        set(subprocess.run([sys.executable, "-c", program + listed], capture_output=True, text=True).stdout.split())
+        for program in (yardstick, answer)
+    )
+    heavy = {"av", "datasets", "diffusers", "llguidance", "matplotlib", "pandas", "peft", "rapidocr", "rich", "scipy"}
+    heavy |= {"sklearn", "torch._inductor.compile_fx", "torch.testing", "torchvision", "yaml"}
+    assert {"torch", "longview.engine", "longview.models.owl3.model"} <= found
+    assert not found & (heavy - needed)
+    assert sum(name.partition(".")[0] in ("torch", "transformers") for name in found - needed) < 80
 
 
 def heed_ctrl_c() -> None:
