@@ -11,7 +11,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "longview"
 ROOMS = (
-    ("messages", "requests", "settings", "errors", "figures", "interrupts", "names", "status", "versions"),
+    (
+        "chat",
+        "errors",
+        "figures",
+        "files",
+        "interrupts",
+        "messages",
+        "names",
+        "requests",
+        "settings",
+        "status",
+        "versions",
+    ),
     ("media", "plugins", "world"),
     ("models",),
     ("engine",),
