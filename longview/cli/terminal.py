@@ -15,6 +15,7 @@ from longview.messages import FrameUsed, Message, Piece, Receipt
 
 if TYPE_CHECKING:
     from longview.engine import Engine
+    from longview.media import Medium
     from longview.requests import SamplingParams
 
 MAX_LISTED = 8
@@ -150,6 +151,16 @@ def receipt_lines(receipt: Receipt, finish_reason: str | None = None) -> list[st
     took = f"{timings.first_token:.2f} s to the first token ({spent}), {timings.decode:.2f} s after it"
     lines.append(f"{'took':<10}{took}{f'; loading {timings.load:.1f} s' if timings.load else ''}")
     return lines
+
+
+def medium_line(medium: Medium, chosen_later: str | None = None) -> str:
+    """A medium before it is shown: its name, size, length, and how many of its frames are used."""
+    line = f"{medium.name}, {medium.width}×{medium.height}"
+    if medium.kind == "image":
+        return line
+    length = "" if medium.duration is None else f", {medium.duration:.1f} s"
+    frames = f"frames by {chosen_later}" if chosen_later else _count(len(medium.frames), "frame")
+    return f"{line}{length}, {frames}"
 
 
 def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
