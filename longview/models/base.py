@@ -175,7 +175,10 @@ class Config(Protocol):
 
 
 class Processor(Protocol):
-    """The contract of a family's processor: messages + media → ModelInputs; `tokenizer` makes text of tokens."""
+    """The contract of a family's processor: messages + media → ModelInputs; `tokenizer` makes text of tokens.
+
+    It inherits `longview.models.chat.ChatProcessor`, by which it is transformers' `ProcessorMixin`, too.
+    """
 
     tokenizer: Any
     default_media: MediaOptions
@@ -197,6 +200,9 @@ class Processor(Protocol):
 
     def save_pretrained(self, folder: str | PathLike) -> None:
         """Write tokenizer and settings beside the weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings beside the tokenizer, as preprocessor_config.json has them."""
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from longview.models import base
@@ -93,6 +93,10 @@ def test_a_tiny_model_and_its_processor_have_every_field_of_their_contracts(tiny
 def test_a_package_exports_what_tells_its_checkpoints_and_writes_the_official_config(family):
     for name in promised(Family):
         assert not differences(getattr(Family, name), staticmethod(getattr(family, name)))
+
+
+def test_a_processor_is_one_of_transformers(family):
+    assert issubclass(family.Processor, ProcessorMixin)
 
 
 def test_a_family_is_registered_with_the_auto_classes(family):

@@ -18,6 +18,7 @@ from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
+from longview.models.chat import ChatProcessor
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
 from longview.models.sequence import expanded_positions
 from longview.models.tiling import resize
@@ -27,7 +28,7 @@ PLACEHOLDER = -1
 """Stands in `input_ids` for one picture."""
 
 
-class HalvesProcessor:
+class HalvesProcessor(ChatProcessor):
     """Tokenizer, chat format and picture processing."""
 
     default_media = MediaOptions(select="uniform", frames=8)
@@ -45,10 +46,6 @@ class HalvesProcessor:
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(HalvesConfig, folder)
         return cls(checkpoint.open_tokenizer(folder), config)
-
-    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
-        """Write the tokenizer beside the weights."""
-        self.tokenizer.save_pretrained(folder)
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:

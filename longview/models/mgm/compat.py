@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from longview.errors import RequestError
+from longview.models.chat import ChatProcessor
 from longview.models.compat import OwnProcessor
 from longview.models.mgm.conversation import Piece, Template, Turn, render, text_of
 from longview.models.mgm.fusion import small_views
@@ -162,7 +163,7 @@ class OfficialModelCalls(OwnProcessor, PicturesInSequence):
         return [row[:count] for row, count in zip(rows, num_placeholders, strict=True)]
 
 
-class OfficialProcessorCalls:
+class OfficialProcessorCalls(ChatProcessor):
     """Mixin: rendered prompts with `<image>`, their ids, and pictures in two sizes."""
 
     tokenizer: Any
@@ -171,12 +172,20 @@ class OfficialProcessorCalls:
     _tokens: Callable[[Sequence[Piece | None]], tuple[list[int], list[int]]]
     pixel_inputs: Callable[[Sequence[Image.Image]], dict[str, Tensor]]
 
-    def __call__(self, prompt: str, images: Sequence[Image.Image] | None = None) -> BatchFeature:
+    def __call__(  # type: ignore[override]  # the authors' order of arguments
+        self, prompt: str | None = None, images: Any = None, text: Any = None, videos: Any = None, **options: Any
+    ) -> BatchFeature:
         """A rendered prompt and its pictures → `input_ids`, `attention_mask`, `images`, `images_aux` of `forward`.
+
+        Args:
+            text: In the place of a prompt: transformers' form of the call, see `ChatProcessor`; `videos` and `options`
+                are of it.
 
         Raises:
             RequestError: as many pictures as do not match the `<image>` of the prompt.
         """
+        if prompt is None:
+            return super().__call__(images, text, videos, **options)
         if images is not None and not isinstance(images, (list, tuple)):
             raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
         images = list(images or ())

@@ -8,7 +8,6 @@ picture, and only the template makes special tokens, whatever a user's text cont
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -91,12 +90,6 @@ class MGMProcessor(OfficialProcessorCalls):
             convert.complete(config, checkpoint.tensor_shapes(folder), folder)
         tokenizer = checkpoint.open_tokenizer(Path(config.tokenizer_folder) if config.tokenizer_folder else folder)
         return cls(tokenizer, config, kwargs.get("template"))
-
-    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
-        """Write the tokenizer beside the weights; how pixels are made is in config.json."""
-        self.tokenizer.save_pretrained(folder)
-        settings = {"processor_class": "MGMProcessor"}
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @property
     def end_tokens(self) -> list[int]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longview.errors import LongviewError, RequestError
+from longview.models.chat import ChatProcessor
 from longview.models.compat import OwnProcessor
 from longview.models.ovis2.crops import WHOLE, Pixels, choose_grid, placeholders
 from longview.models.processing import Segment
@@ -100,7 +101,7 @@ class OfficialModelCalls(OwnProcessor, PicturesInSequence):
         return torch.cat(crops) if crops else None
 
 
-class OfficialProcessorCalls:
+class OfficialProcessorCalls(ChatProcessor):
     """Mixin: `preprocess_inputs`, with which the authors' programs begin."""
 
     pixels: Pixels

@@ -146,6 +146,8 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         cls.check(config, shapes, folder)
         arguments = checkpoint.safe_arguments(kwargs)
         model = super().from_pretrained(folder, *args, config=config, **arguments)
+        if model.generation_config.eos_token_id is None:  # without generation_config.json, only the top level is read
+            model.generation_config.eos_token_id = config.llm_config.eos_token_id
         if config.tied:  # transformers leaves a head that differs from the embeddings as it is
             model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
         return checkpoint.with_device_map(model, arguments)

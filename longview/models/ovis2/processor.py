@@ -25,6 +25,7 @@ from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
+from longview.models.chat import SETTINGS
 from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.crops import WHOLE, Grid, Pixels, choose_grid, placeholders
@@ -35,7 +36,6 @@ from longview.requests import MediaOptions
 
 MAX_CROPS, MAX_CROPS_OF_SEVERAL = 9, 4
 """How many crops a picture is cut into at most, as in the authors' program: the only one, or one of several."""
-SETTINGS = "preprocessor_config.json"
 COUNTS = ("max_partition", "frames")
 """What may stand there beside the authors' settings."""
 
@@ -103,13 +103,11 @@ class Ovis2Processor(OfficialProcessorCalls):
         """See `base.Processor.media_defaults`."""
         return MediaOptions(select="ovis2", frames=(_settings(folder) or {}).get("frames"))
 
-    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
-        """Write tokenizer and settings beside the weights."""
-        self.tokenizer.save_pretrained(folder)
-        settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
+    def to_dict(self) -> dict[str, Any]:
+        """See `base.Processor.to_dict`; as the authors' programs read it."""
         counts = {"max_partition": self.max_partition, "frames": self.default_media.frames}
-        settings |= {name: count for name, count in counts.items() if count is not None}
-        (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
+        return {**settings, **{name: count for name, count in counts.items() if count is not None}}
 
     @property
     def end_tokens(self) -> list[int]:

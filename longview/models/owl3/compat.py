@@ -22,6 +22,7 @@ from transformers import BatchFeature, GenerationConfig, GenerationMixin
 from longview.errors import RequestError
 from longview.messages import ROLES
 from longview.models import checkpoint
+from longview.models.chat import ChatProcessor
 from longview.models.owl3.visual_kv_cache import Owl3Cache, VisualKVCache
 from longview.models.processing import Segment
 from longview.models.sequence import check_counts, positions_of
@@ -95,7 +96,7 @@ def rows_of_starts(
 # ── the processor ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class OfficialProcessorCalls:
+class OfficialProcessorCalls(ChatProcessor):
     """Mixin: conversations as strings with markers, pictures and lists of frames beside them."""
 
     config: Any
@@ -105,14 +106,15 @@ class OfficialProcessorCalls:
     views: Callable[[Image.Image, tuple[int, int] | None], list[Tensor]]
     tokenize_turns: Callable[..., BatchFeature]
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # the authors' order of arguments
         self,
-        messages: Sequence[Mapping[str, str]],
-        images: Sequence[Image.Image] | None = None,
-        videos: Sequence[Sequence[Image.Image]] | None = None,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        images: Any = None,
+        videos: Any = None,
         cut_enable: bool | None = None,
         inference_mode: bool = True,
-        **_: Any,
+        text: Any = None,
+        **options: Any,
     ) -> BatchFeature:
         """Strings with `<|image|>` and `<|video|>` → what `Owl3Model.forward` and `generate` take.
 
@@ -122,10 +124,13 @@ class OfficialProcessorCalls:
         Args:
             cut_enable: Cut pictures into crops. Default: as the processor is set. With a video, 240728 never cuts.
             inference_mode: Leave the last answer out, so that the model writes it. Off: `labels` are added.
+            text: In the place of messages: transformers' form of the call, see `ChatProcessor`; `options` are of it.
 
         Raises:
             RequestError: markers and media differ in number, a role is unknown, or media are no list.
         """
+        if messages is None:
+            return super().__call__(images, text, videos, **options)
         for name, given in (("images", images), ("videos", videos)):
             if given is not None and not isinstance(given, (list, tuple)):
                 raise RequestError(f"{name} is a list, one entry a marker; wrap the one you have: {name}=[…]")

@@ -11,7 +11,6 @@ only the template makes special tokens, whatever a user's text contains. The aut
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -84,11 +83,9 @@ class Owl3Processor(OfficialProcessorCalls):
             raise CheckpointError(f"{settings}: cut_enable is {cut_enable!r:.40}; expected true or false")
         return cut_enable
 
-    def save_pretrained(self, folder: str | PathLike, **_: Any) -> None:
-        """Write tokenizer and settings beside the weights."""
-        self.tokenizer.save_pretrained(folder)
-        settings = {"processor_class": "Owl3Processor", "cut_enable": self.cut_enable}
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    def to_dict(self) -> dict[str, Any]:
+        """See `longview.models.base.Processor.to_dict`."""
+        return {**super().to_dict(), "cut_enable": self.cut_enable}
 
     @property
     def end_tokens(self) -> list[int]:
