@@ -54,7 +54,7 @@ ADDRESSES = {
     "liger_kernel": {"models/liger.py"},
     "llguidance": {"engine/grammar.py"},
     "matplotlib": {"figures.py"},
-    "modelscope": {"models/checkpoint.py", "train/data/sources.py"},  # models; datasets
+    "modelscope": {"models/sources.py", "train/data/sources.py"},  # models; datasets
     "peft": {"models/adapters.py"},
     "prometheus_client": {"serve"},
     "rapidocr": {"plugins/ocr.py"},

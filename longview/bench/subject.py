@@ -22,8 +22,9 @@ from longview.engine.features import feature_key
 from longview.errors import RequestError
 from longview.media import open_media
 from longview.messages import Message, ask, video
-from longview.models import checkpoint, quantization
+from longview.models import quantization
 from longview.models.families import families
+from longview.models.sources import DEMOS
 from longview.models.transformers_seams import no_init_weights
 
 GiB = 1 << 30
@@ -195,8 +196,8 @@ def check_name(dims: str) -> None:
     Raises:
         RequestError: `dims` is none of DIMENSIONS and cannot be the name of a model.
     """
-    if not (dims in checkpoint.DEMOS or "/" in dims or ":" in dims):
-        known = ", ".join([*DIMENSIONS, *checkpoint.DEMOS])
+    if not (dims in DEMOS or "/" in dims or ":" in dims):
+        known = ", ".join([*DIMENSIONS, *DEMOS])
         raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
 
 

@@ -62,6 +62,9 @@ def show_frames(
         raise RequestError("--similarity and --device are used to compare frames with a question; add a question")
     if sniff(video, limits) == "image":
         raise RequestError(f"{video} is a picture; frames are chosen of a video")
+    from longview.models.sources import check_name
+
+    check_name(model)
     quieten(show=False)
     show = is_terminal() and not json
     default = family_default(model)

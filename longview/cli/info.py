@@ -32,6 +32,9 @@ def info(
       longview info mPLUG/mPLUG-Owl3-7B-241101 --dtype bfloat16
       longview info ./my-checkpoint --json
     """
+    from longview.models.sources import check_name
+
+    check_name(model)
     quieten(show=False)
     from longview.engine.devices import best_device, check_device, memory_of
 

@@ -31,15 +31,17 @@ def merge(
     """
     check_target(folder)
     hub.check()
+    from longview.models.sources import adapter_folder, base_of, check_name
+
+    base, adapter = model or base_of(adapter), adapter_folder(adapter)
+    check_name(base)
     quieten(show=False)
     from longview.engine import load
     from longview.engine.devices import dtype_of
     from longview.models import checkpoint
-    from longview.models.adapters import base_of
     from longview.models.official import make_official
     from longview.train.saved.export import export as write
 
-    base = model or base_of(adapter)
     kind = dtype_of(dtype or checkpoint.read_config(checkpoint.resolve(base)).get("dtype") or "float32")
     # added in fp32: a small change would be lost among the digits of half precision
     engine = load(base, adapter=adapter, dtype="float32", device="cpu")

@@ -90,16 +90,34 @@ class ModelOptions:
     def __post_init__(self) -> None:
         names.check_one_quantization(self.quantize, self.load_8bit, self.load_4bit)
 
+    @property
+    def _base(self) -> str | None:
+        """The model that is named; None for the one that the adapter names."""
+        return None if self.adapter is not None and self.model == "demo" else self.model
+
+    def _locate(self, show: bool) -> None:
+        """Find the model, and download it, before torch is imported."""
+        from longview.models.sources import adapter_folder, base_of, check_name, resolve
+
+        if self.adapter is not None:
+            adapter_folder(self.adapter)
+        name = self._base or base_of(self.adapter or "")
+        check_name(name)
+        if not show:
+            _quieten_downloads()
+        resolve(name, revision=self.revision)
+
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
         name, began = self.adapter or self.model, time.perf_counter()
+        self._locate(show)
         with spinner(f"loading {name}", show):
             quieten(show)
             from longview.engine import Budget, load
         folders = ("model_base", "vision_tower", "vision_tower_aux")
-        with spinner(f"loading {name}", show and not _may_download(self.model)):
+        with spinner(f"loading {name}", show):
             engine = load(
-                None if self.adapter is not None and self.model == "demo" else self.model,
+                self._base,
                 adapter=self.adapter,
                 device=self.device,
                 dtype=self.dtype,
@@ -117,11 +135,6 @@ class ModelOptions:
         return engine
 
 
-def _may_download(model: str) -> bool:
-    """Whether the hub's own progress bars may appear, which a spinner would overwrite."""
-    return ("/" in model or ":" in model) and not Path(model).expanduser().exists()
-
-
 def quieten(show: bool) -> None:
     """Turn off the messages and progress bars of transformers and the hub; `show` keeps those of downloads."""
     import huggingface_hub.utils
@@ -131,7 +144,13 @@ def quieten(show: bool) -> None:
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if not show:
-        huggingface_hub.utils.disable_progress_bars()
+        _quieten_downloads()
+
+
+def _quieten_downloads() -> None:
+    import huggingface_hub.utils
+
+    huggingface_hub.utils.disable_progress_bars()
 
 
 Similarity: TypeAlias = Annotated[

@@ -12,7 +12,7 @@ from longview.engine.sampling import Sampler
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery
 from longview.messages import Conversation, Message, Progress, parse_messages
-from longview.models.checkpoint import DEMOS
+from longview.models.sources import DEMOS
 from longview.plugins import hooks_of
 from longview.requests import RequestSettings
 from longview.world.recognition import is_drawn, warning_of

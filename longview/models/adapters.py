@@ -19,8 +19,9 @@ from torch import nn
 from longview.errors import CheckpointError, MissingExtraError, RecipeError
 from longview.models import checkpoint
 from longview.models.base import Model
+from longview.models.sources import ADAPTER_CONFIG, adapter_folder, base_of
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 MARK = ".lora_"
 """Occurs in the name of each parameter of an adapter."""
 
@@ -60,7 +61,7 @@ def attach(model: Model, folder: str | Path) -> Any:
     Raises:
         CheckpointError: the folder holds no LoRA adapter in safetensors, or one of another model.
     """
-    peft, folder = _library(), Path(folder).expanduser()
+    peft, folder = _library(), adapter_folder(folder)
     shapes = _shapes(folder)
     modules = dict(model.named_modules())
     for name, shape in shapes.items():
@@ -84,25 +85,12 @@ def attach(model: Model, folder: str | Path) -> Any:
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an adapter's tensors."""
-    kind = checkpoint.read_json(folder, CONFIG).get("peft_type")
+    kind = checkpoint.read_json(folder, ADAPTER_CONFIG).get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{folder / CONFIG} has peft_type {kind!r:.40}; longview opens LORA")
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} has peft_type {kind!r:.40}; longview opens LORA")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS}; longview opens adapters in safetensors only")
     return {name: tuple(tensor.shape) for name, tensor in checkpoint.read_tensors(folder / WEIGHTS).items()}
-
-
-def base_of(folder: str | Path) -> str:
-    """The model that an adapter was trained on, as its folder names it.
-
-    Raises:
-        CheckpointError: the folder is no adapter's, or names no model.
-    """
-    folder = Path(folder).expanduser()
-    name = checkpoint.read_json(folder, CONFIG).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{folder / CONFIG} does not say on which model it was trained; name it with --model")
-    return name
 
 
 def open_into(model: Model, folder: str | Path, merge: bool = True) -> None:
@@ -125,7 +113,7 @@ def save(wrapper: Any, folder: Path, base: str) -> None:
     config = wrapper.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     config["target_modules"] = sorted(config["target_modules"])
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
     tensors = get_peft_model_state_dict(wrapper)
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
 

@@ -1,4 +1,4 @@
-"""The only code that touches weight files: find a checkpoint, inspect it before loading, refuse what is unsafe.
+"""The only code that touches weight files: inspect a checkpoint before loading it, refuse what is unsafe.
 
 Nothing in a checkpoint folder is ever executed: no `auto_map` code, no pickle. Weights are safetensors; two files that
 a family requests by name may be PyTorch's, of which nothing but tensors is loaded.
@@ -6,14 +6,10 @@ a family requests by name may be PyTorch's, of which nothing but tensors is load
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import json
 import os
 import pickle
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from longview.errors import CheckpointError, MissingExtraError
+from longview.errors import CheckpointError
+from longview.models.sources import hub_errors, is_hub_id, line, reach_hub, read_json, resolve
 from longview.names import ATTENTION, check_attention
-from longview.versions import warn_of_untested
 
-DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
-"""Names of the embedded models, and their folders under `longview/demo`."""
-TOWERS = {"demo-siglip": "siglip"}
-"""The same for the SigLIP that chooses frames for them."""
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 
 
-# ── names → folders ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def resolve(name: str, *, revision: str | None = None) -> Path:
-    """The local folder of a model: "demo", a folder, a Hugging Face id, or `modelscope:` and an id there.
-
-    Hub files are downloaded once, with a progress bar, into the hub's own cache. Only configuration, tokenizer and
-    safetensors files are fetched.
-
-    Raises:
-        CheckpointError: there is no such model or folder, or it cannot be reached.
-    """
-    warn_of_untested()
-    if embedded := DEMOS.get(name) or TOWERS.get(name):
-        return Path(__file__).parent.parent / "demo" / embedded
-    if name.startswith("modelscope:"):
-        return _from_modelscope(name.removeprefix("modelscope:"), revision)
-    folder = _local(name)
-    if folder is not None and folder.is_dir():
-        return folder
-    if folder is not None:
-        raise CheckpointError(f"{name} is a file; name the folder that holds config.json and the safetensors files")
-    if _is_hub_id(name):
-        return _from_hub(name, revision)
-    near = difflib.get_close_matches(name, DEMOS, n=1)
-    hint = f"did you mean {near[0]!r}? Else give" if near else "give"
-    raise CheckpointError(
-        f"no model or folder is called {name!r}; {hint} a folder, a hub id (mPLUG/mPLUG-Owl3-7B-241101), or 'demo'"
-    )
+# ── inspection before loading ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def peek(name: str, *, revision: str | None = None) -> tuple[Path, dict[str, tuple[int, ...]]]:
@@ -74,81 +35,17 @@ def peek(name: str, *, revision: str | None = None) -> tuple[Path, dict[str, tup
     Raises:
         CheckpointError: as `resolve` and `tensor_shapes`.
     """
-    if not _is_hub_id(name):
+    if not is_hub_id(name):
         folder = resolve(name, revision=revision)
         return folder, tensor_shapes(folder)
     from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
-    with _hub_errors(name):
+    reach_hub(name)
+    with hub_errors(name):
         config = hf_hub_download(name, "config.json", revision=revision)
         files = get_safetensors_metadata(name, revision=revision).files_metadata
     found = {key: tuple(tensor.shape) for file in files.values() for key, tensor in file.tensors.items()}
     return Path(config).parent, found
-
-
-def _local(name: str) -> Path | None:
-    """What lies at a path, if anything does."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: no path
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    return None
-
-
-def _is_hub_id(name: str) -> bool:
-    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and len(name) < 200 and _local(name) is None
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with _hub_errors(name):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-
-
-def fetch_file(name: str, file: str) -> Path:
-    """One file of a hub id, downloaded once.
-
-    Raises:
-        CheckpointError: it cannot be fetched.
-    """
-    from huggingface_hub import hf_hub_download
-
-    with _hub_errors(name):
-        return Path(hf_hub_download(name, file))
-
-
-@contextlib.contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
-    """What can go wrong with a hub, as one line."""
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        NotASafetensorsRepoError,
-    )
-
-    known = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError, OSError)
-    try:
-        yield
-    except known as error:
-        raise CheckpointError(
-            f"{name!r} is no local folder and could not be fetched from the hub ({_line(error)}); check the name, the "
-            "network and, for a gated model, `hf auth login`, or give a local folder"
-        ) from error
-
-
-def _from_modelscope(name: str, revision: str | None) -> Path:
-    try:
-        from modelscope import snapshot_download
-    except ImportError as error:
-        raise MissingExtraError("modelscope: ids", "modelscope") from error
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except Exception as error:  # the client documents no exception classes
-        raise CheckpointError(f"modelscope has no model {name!r} to fetch ({error}); check the name") from error
-
-
-# ── inspection before loading ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -158,24 +55,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing or not a JSON object.
     """
     return read_json(folder, "config.json")
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """One of a folder's JSON files.
-
-    Raises:
-        CheckpointError: it is missing or not a JSON object.
-    """
-    path = folder / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {name}; name the folder of a checkpoint") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_line(error)}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; fetch it again")
-    return content
 
 
 def open_config(config_class: Any, folder: Path, **options: Any) -> Any:
@@ -191,7 +70,7 @@ def open_config(config_class: Any, folder: Path, **options: Any) -> Any:
             _clear_attention(config, keep=())
         return config
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {_line(error)}") from error
+        raise CheckpointError(f"{folder / 'config.json'} does not describe this family: {line(error)}") from error
 
 
 def _clear_attention(config: Any, keep: Iterable[str] = ATTENTION) -> None:
@@ -234,7 +113,7 @@ def open_tokenizer(folder: Path, **options: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises nothing more particular
-        raise CheckpointError(f"the tokenizer of {folder} cannot be read ({_line(error)}); fetch it again") from error
+        raise CheckpointError(f"the tokenizer of {folder} cannot be read ({line(error)}); fetch it again") from error
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -299,7 +178,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as tensors ({_line(error)}); fetch it again") from None
+        raise CheckpointError(f"{path} cannot be read as tensors ({line(error)}); fetch it again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise CheckpointError(f"{path} holds more than tensors by name; fetch it again")
     return found
@@ -317,7 +196,7 @@ def shapes_of(model_class: Any, config: Any, folder: Path) -> dict[str, tuple[in
             return {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
     except Exception as error:  # whatever transformers and torch raise for sizes that fit no model
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no model that can be built: {_line(error)}"
+            f"{folder / 'config.json'} describes no model that can be built: {line(error)}"
         ) from error
 
 
@@ -412,11 +291,6 @@ def with_device_map(model: Any, arguments: Mapping[str, Any]) -> Any:
 def size_on_disk(folder: Path) -> int:
     """Bytes of the folder's weight files."""
     return sum(os.path.getsize(path) for path in folder.glob("*.safetensors"))
-
-
-def _line(error: Exception) -> str:
-    """An error of another library as one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _some(names: list[str], count: int = 3) -> str:

@@ -29,6 +29,7 @@ from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 from longview.errors import CheckpointError
 from longview.media import Candidates
 from longview.models import checkpoint
+from longview.models.sources import DEMOS
 from longview.models.tiling import resize
 
 DEFAULT = "google/siglip-so400m-patch14-384"
@@ -66,7 +67,7 @@ Item = TypeVar("Item")
 
 def default_for(model: str) -> str:
     """The checkpoint that goes with a model, unless another one is named."""
-    return DEMO if model in checkpoint.DEMOS else DEFAULT
+    return DEMO if model in DEMOS else DEFAULT
 
 
 def cleaned(question: str) -> str:

@@ -32,6 +32,14 @@ WRONG = {
     "ask Hello --quantize int8 --load-4bit": "two ways to the same",
     "ask Hello --load-8bit --load-4bit": "contradict each other",
     "ask Hello --json-schema {": "json_schema '{' is no JSON",
+    "ask Hello --model ./none": "there is no folder './none'; check the path",
+    "ask Hello --model nonsense": "no model or folder is called 'nonsense'",
+    "ask Hello --model lora": "lora is a LoRA adapter and no whole model; give it as --adapter lora",
+    "ask Hello --adapter none": "there is no folder 'none'; check the path of the adapter",
+    "ask Hello --adapter .": "holds no adapter_config.json",
+    "info ./none": "there is no folder './none'",
+    "frames clip.mp4 --model ./none": "there is no file clip.mp4",
+    "merge none merged": "there is no folder 'none'",
     "chat --dtype int8": "unknown dtype 'int8'",
     "frames clip.mp4 --device gpu": "unknown device 'gpu'",
     "info --device gpu": "unknown device 'gpu'",
@@ -55,6 +63,8 @@ def early(tmp_path_factory) -> dict[str, tuple[int, str, list[str]]]:
     folder = tmp_path_factory.mktemp("early")
     (folder / "recipe.yaml").write_text(RECIPE.replace("KEY", "stepps"))
     (folder / "good.yaml").write_text(RECIPE.replace("KEY", "steps"))
+    (folder / "lora").mkdir()
+    (folder / "lora" / "adapter_config.json").write_text("{}")
     commands = json.dumps([command.split() for command in WRONG])
     ran = subprocess.run([sys.executable, "-c", PROGRAM, commands], capture_output=True, text=True, cwd=folder)
     assert ran.returncode == 0, ran.stderr

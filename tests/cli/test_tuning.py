@@ -57,8 +57,9 @@ def test_an_adapter_is_trained_asked_merged_and_exported(longview, refused, reci
 
 def test_what_is_no_run_and_no_adapter_is_named(refused, random_model, tmp_path):
     assert "holds no run" in refused("export", tmp_path, tmp_path / "out")
-    assert "has no adapter_config.json" in refused("merge", random_model, tmp_path / "out")
-    assert "has no adapter_config.json" in refused("ask", "--adapter", random_model, "Hello?")
+    assert "is a whole model and no adapter" in refused("merge", random_model, tmp_path / "out")
+    assert "is a whole model and no adapter" in refused("ask", "--adapter", random_model, "Hello?")
+    assert "holds no adapter_config.json" in refused("ask", "--adapter", tmp_path, "Hello?")
 
 
 def test_a_full_run_exports_a_model_at_any_time(longview, recipe, random_model, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 import longview
 from longview.eval.card import NUMBERS, card
-from longview.models.checkpoint import DEMOS
+from longview.models.sources import DEMOS
 from longview.world.render import write_picture
 from longview.world.scenes import Picture, Sign, Thing
 

@@ -86,7 +86,7 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny, learned):
     with pytest.raises(CheckpointError, match="does not say on which model"):
         adapters.base_of(folder)
     config.unlink()
-    with pytest.raises(CheckpointError, match=r"has no adapter_config\.json"):
+    with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json"):
         adapters.open_into(model, folder)
     with pytest.raises(RecipeError, match="has no linear layers"):
         adapters.add(model, ["nothing"], 2, 4, 0.0)

@@ -258,7 +258,7 @@ def test_transformers_own_auto_classes_open_an_official_folder(auto):
     ("name", "expected"),
     [
         ("dmeo", "did you mean 'demo'?"),
-        ("/no/such/folder", "no model or folder is called '/no/such/folder'"),
+        ("/no/such/folder", "there is no folder '/no/such/folder'"),
         (__file__, "is a file; name the folder"),
         ("someone/some-model", "could not be fetched from the hub"),
         ("modelscope:someone/some-model", "modelscope"),

@@ -22,6 +22,7 @@ from longview.errors import CheckpointError
 from longview.models import checkpoint
 from longview.models.mgm.config import CLIP_L_336, MGMConfig
 from longview.models.mgm.fusion import resized
+from longview.models.sources import fetch_file
 from longview.models.transformers_seams import ConvNextEmbeddings, ConvNextStage
 
 CLIP_HUB = "openai/clip-vit-large-patch14-336"
@@ -147,7 +148,7 @@ def fine_weights(config: MGMConfig, folder: Path) -> tuple[Path, dict[str, Tenso
     place = find(path, folder)
     if place is None and published(path) == CONVNEXT_HUB:
         try:
-            return _opened(checkpoint.fetch_file(CONVNEXT_HUB, _FILES[0]))
+            return _opened(fetch_file(CONVNEXT_HUB, _FILES[0]))
         except CheckpointError as error:
             raise CheckpointError(_missing("high", path, folder, CONVNEXT_HUB, _FILES[0])) from error
     if place is None:

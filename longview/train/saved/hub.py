@@ -11,8 +11,8 @@ import yaml
 
 import longview
 from longview.errors import CheckpointError
-from longview.models import adapters
 from longview.models.families import family_of
+from longview.models.sources import ADAPTER_CONFIG
 from longview.train.recipe import Recipe
 from longview.train.report.page import shortened
 from longview.train.saved.folder import RECIPE, read_recipe, reading
@@ -73,7 +73,7 @@ def write_card(folder: Path, name: str, base: str | None, run: Path | None = Non
 
 
 def _card(folder: Path, name: str, base: str | None, recipe: Recipe | None, digests: dict[str, str]) -> Iterator[str]:
-    adapter = (folder / adapters.CONFIG).exists()
+    adapter = (folder / ADAPTER_CONFIG).exists()
     facts: dict[str, object] = {"library_name": "longview", "pipeline_tag": "image-text-to-text"}
     if base is not None and HUB_ID.fullmatch(base) and not Path(base).exists():
         facts |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
