@@ -17,6 +17,7 @@ ROOMS = (
         "figures",
         "files",
         "interrupts",
+        "journal",
         "messages",
         "names",
         "requests",

@@ -29,6 +29,7 @@ from longview.cli.export import export
 from longview.cli.frames import show_frames
 from longview.cli.info import info
 from longview.cli.merge import merge
+from longview.cli.prefer import prefer
 from longview.cli.report import report
 from longview.cli.train import train
 from longview.cli.verb import Verb, with_options
@@ -50,6 +51,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "frames": show_frames,
     "info": info,
     "train": train,
+    "prefer": prefer,
     "merge": merge,
     "export": export,
     "report": report,

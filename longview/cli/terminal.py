@@ -181,3 +181,17 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, all but its first column numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for number, name in enumerate(heading):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    Console(soft_wrap=True).print(table)

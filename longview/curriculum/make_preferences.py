@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import LongviewError
-from longview.messages import Part, ask
+from longview.messages import Message, Part, ask
+from longview.train.preferences.judges import is_true_answer
+from longview.train.preferences.pairs import pair_row
 from longview.world.questions import Question, ask_about, ask_about_picture
 from longview.world.render import write_clip, write_picture
 from longview.world.scenes import draw_clip, draw_picture
@@ -67,28 +69,15 @@ def write_preferences(engine: Any, folder: Path, questions: int, seed: int = 0) 
     for (question, parts, other), answer in zip(drawn, engine.batch(asked), strict=True):
         if isinstance(answer, LongviewError):
             raise answer
-        wrong = answer.text.strip() != question.answer
+        wrong = not is_true_answer(answer.text, question.answer)
         if not wrong and rng.random() >= PLAUSIBLE:
             continue
         counts["own errors" if wrong else "plausible"] += 1
-        rows.append(_row(question, parts, answer.text.strip() if wrong else other))
+        messages = [Message.of("user", *parts, question.text), Message.of("assistant", question.answer)]
+        rows.append(pair_row(messages, answer.text.strip() if wrong else other, folder / "pairs.jsonl"))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "pairs.jsonl").write_text(text, encoding="utf-8")
     return counts
-
-
-def _row(question: Question, parts: Sequence[Part], rejected: str) -> dict[str, Any]:
-    """A row in ms-swift's spelling."""
-    shown = {"image": "images", "video": "videos"}
-    marks = "".join(f"<{part.type}>" for part in parts)
-    return {
-        "messages": [
-            {"role": "user", "content": marks + question.text},
-            {"role": "assistant", "content": question.answer},
-        ],
-        "rejected_response": rejected,
-        shown[parts[0].type]: [Path(str(part.source)).name for part in parts],
-    }
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ data/          a user's rows → samples → batches
 objectives/    samples → losses
 distributed/   several processes
 plan/          what a run will take
+preferences/   a model's own answers → pairs to learn from
 saved/         the folder of a run: checkpoints, the exported model
 report/        log, curves, answers, and the page of a run
 """
