@@ -92,7 +92,7 @@ VANDALISMS = {
     "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
     "rows and columns of crops are swapped": (OVIS_CROPS, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
     "a folder's number of frames is forgotten": (OVIS_PROCESSOR, 'MediaOptions(select="ovis2", frames=frames)', 'MediaOptions(select="ovis2")', OVIS_TEXTS),
-    "what words told is asked a word too early": ("curriculum/probes.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "curriculum/test_words.py"),
+    "what words told is asked a word too early": ("curriculum/probes.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "curriculum/test_vocabulary.py"),
     "crops are resized bilinearly": (OVIS_CROPS, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),
     "a long sequence keeps its beginning for generation": (OVIS_FUSION, "slice(-limit, None) if left_padding", "slice(limit) if left_padding", OVIS_GOLDEN),
     "the user's text is learned by an ovis": (OVIS_PROCESSOR, 'learned = role == "assistant" and learn', 'learned = role != "system" and learn', OVIS_TEXTS),
