@@ -12,6 +12,8 @@ Source: arXiv 2303.15343 for the towers, arXiv 2501.02885 and its authors' plug-
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,7 +131,8 @@ class Similarity:
             kind = checkpoint.read_config(folder).get("model_type")
             if kind != "siglip":
                 raise CheckpointError(f"{folder} is a checkpoint of kind {kind!r}, not 'siglip'")
-            config = checkpoint.open_config(SiglipConfig, folder)
+            with _unused_tokens_unchecked():
+                config = checkpoint.open_config(SiglipConfig, folder)
             shapes = checkpoint.tensor_shapes(folder)
             checkpoint.check_shapes(checkpoint.shapes_of(SiglipModel, config, folder), shapes, folder)
             tokenizer = checkpoint.open_tokenizer(folder)
@@ -145,7 +148,8 @@ class Similarity:
         )
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         arguments = checkpoint.safe_arguments({"dtype": dtype})
-        model = SiglipModel.from_pretrained(folder, config=config, **arguments)
+        with _unused_tokens_unchecked():
+            model = SiglipModel.from_pretrained(folder, config=config, **arguments)
         return cls(model.eval().to(device), tokenizer, images)
 
     def __call__(self, candidates: Candidates, question: str) -> tuple[Array, Array]:
@@ -213,3 +217,21 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+@contextlib.contextmanager
+def _unused_tokens_unchecked() -> Iterator[None]:
+    """Without transformers' warnings of `bos_token_id` and `eos_token_id` outside the vocabulary.
+
+    SigLIP uses neither. It warns of its own defaults, which it compares a config with, and of those in Google's files.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "os_token_id must be" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.configuration_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -202,3 +204,17 @@ def test_an_official_folder_brings_its_own_tokenizer(towers, tmp_path):
     assert type(near._tokenizer).__name__ == "SiglipTokenizer"
     assert np.array_equal(near.text("What IS it?!"), near.text("what is it"))
     assert not np.array_equal(near.text("where is it"), near.text("what is it"))
+
+
+def test_opening_the_towers_prints_no_warning_of_transformers():
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = transformers.logging.get_logger("transformers")
+    logger.addHandler(handler)
+    transformers.utils.logging.warning_once.cache_clear()
+    try:
+        Similarity.open("demo-siglip")
+    finally:
+        logger.removeHandler(handler)
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []
