@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from PIL import Image
 
 from longview.errors import RequestError
+from longview.wording import with_article
 
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
@@ -55,11 +56,12 @@ class Part:
         if medium is None:
             expected = '"text", "image", "video", "image_url" or "video_url"'
             raise RequestError(f"unknown part type {kind!r:.80}; expected {expected}")
+        named = f"{with_article(str(kind))} part"
         keys = (medium, "source", "path", "url", "base64") if kind == medium else (f"{medium}_url",)
         given = [key for key in keys if part.get(key) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
-            raise RequestError(f"a {kind} part needs exactly one of {', '.join(keys)}; found {found}")
+            raise RequestError(f"{named} needs exactly one of {', '.join(keys)}; found {found}")
         source = part[given[0]]
         if given[0].endswith("_url") and isinstance(source, Mapping):
             source = source.get("url")
@@ -69,7 +71,7 @@ class Part:
             raise RequestError("an image part holds one picture; give several pictures as several parts")
         if not isinstance(source, (str, Path, bytes, Image.Image, Sequence)) or not source:
             given_instead = f"{source!r:.80}"
-            raise RequestError(f"a {kind} part cannot be read from {given_instead}; give a path, URL, bytes or picture")
+            raise RequestError(f"{named} cannot be read from {given_instead}; give a path, URL, bytes or picture")
         return cls("image" if medium == "image" else "video", source=source)
 
 

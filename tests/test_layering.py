@@ -24,6 +24,7 @@ ROOMS = (
         "settings",
         "status",
         "versions",
+        "wording",
     ),
     ("media", "plugins", "world"),
     ("models",),

@@ -17,6 +17,7 @@ from longview.bench.subject import GiB, Subject
 from longview.errors import RequestError
 from longview.messages import Answer, ask
 from longview.messages import video as video_part
+from longview.wording import counted
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def first_token(subject: Subject, options: BenchOptions) -> Result:
     for row in rows:
         if row.get("faster without tower ×"):
             result.findings.append(
-                f"{row['pictures']} pictures: {row['faster without tower ×']:.1f}× faster than interleaved without the "
-                f"tower, {row['faster whole ×']:.1f}× as measured here."
+                f"{counted(row['pictures'], 'picture')}: {row['faster without tower ×']:.1f}× faster than interleaved "
+                f"without the tower, {row['faster whole ×']:.1f}× as measured here."
             )
     if not subject.random_features:
         result.findings += _tower_share(subject, rows, result.limits)
@@ -105,7 +106,8 @@ def _tower_share(subject: Subject, rows: Sequence[dict[str, Any]], limits: dict[
     for row in rows:
         if row["pictures"]:
             share = row["pictures"] * blocks * each / row["encode s"] / limits["tower flop/s"]
-            found.append(f"{row['pictures']} pictures: the tower reaches {share:.0%} of the matrix rate of its shapes.")
+            pictures = counted(row["pictures"], "picture")
+            found.append(f"{pictures}: the tower reaches {share:.0%} of the matrix rate of its shapes.")
     return found
 
 
@@ -145,7 +147,7 @@ def decode(subject: Subject, options: BenchOptions) -> Result:
         moved = weights + row["pictures"] * footprint.picture_bytes
         share = moved * row["tokens/s"] / result.limits["decode bytes/s"]
         result.findings.append(
-            f"{row['pictures']} pictures: {row['tokens/s'] / rows[0]['tokens/s']:.2f}× the speed with "
+            f"{counted(row['pictures'], 'picture')}: {row['tokens/s'] / rows[0]['tokens/s']:.2f}× the speed with "
             f"{rows[0]['pictures']}, {share:.0%} of the rate at which such matrices can be read."
         )
     return result

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview.cli.options import Device, dtype_option, quieten
+from longview.wording import counted
 
 if TYPE_CHECKING:
     from longview.models.base import Footprint
@@ -65,7 +66,7 @@ def info(
     for name, fact in facts.items():
         typer.echo(f"{name:<12}{fact}")
     for row in rows:
-        pictures = f"{row['pictures']} picture{'s' if row['pictures'] > 1 else ''}:"
+        pictures = f"{counted(row['pictures'], 'picture')}:"
         why = "" if footprint.holds(row["pictures"]) else f", {footprint.picture_positions * row['pictures']:,} tokens"
         typer.echo(f"{pictures:<14}{'yes' if row['fits'] else 'no'}, {amount(row['bytes'])}{why}")
 

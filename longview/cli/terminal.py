@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from longview import status
 from longview.messages import FrameUsed, Message, Piece, Receipt
+from longview.wording import counted
 
 if TYPE_CHECKING:
     from longview.engine import Engine
@@ -127,7 +128,7 @@ def warn_if_cut(finish_reason: str | None, params: SamplingParams) -> None:
     whole = f" and is no whole {form}" if form else ""
     import typer
 
-    limit = _count(params.max_tokens, "token")
+    limit = counted(params.max_tokens, "token")
     typer.echo(f"warning: the answer was cut at {limit}{whole}; raise --max-tokens", err=True)
 
 
@@ -142,8 +143,8 @@ def receipt_lines(receipt: Receipt, finish_reason: str | None = None) -> list[st
         texts = ", ".join(found.texts) or "no text"
         lines.append(f"{'found':<10}in {found.name}: {texts}")
     usage, timings = receipt.usage, receipt.timings
-    visual = f" and {_count(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
-    prompt, completion = _count(usage.prompt_tokens, "token"), _count(usage.completion_tokens, "token")
+    visual = f" and {counted(usage.pictures, 'picture')} of {usage.visual_tokens:,} tokens" if usage.pictures else ""
+    prompt, completion = counted(usage.prompt_tokens, "token"), counted(usage.completion_tokens, "token")
     ended = f" ({finish_reason})" if finish_reason else ""
     lines.append(f"{'prompt':<10}{prompt}{visual}, answer {completion}{ended}")
     steps = {"media": timings.media + timings.preprocess, "encode": timings.encode, "prefill": timings.prefill}
@@ -159,7 +160,7 @@ def medium_line(medium: Medium, chosen_later: str | None = None) -> str:
     if medium.kind == "image":
         return line
     length = "" if medium.duration is None else f", {medium.duration:.1f} s"
-    frames = f"frames by {chosen_later}" if chosen_later else _count(len(medium.frames), "frame")
+    frames = f"frames by {chosen_later}" if chosen_later else counted(len(medium.frames), "frame")
     return f"{line}{length}, {frames}"
 
 
@@ -169,7 +170,7 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
     if first.kind == "image":
         return f"{first.name}, {first.width}×{first.height}{crops}"
     seconds = [frame.seconds for frame in frames if frame.seconds is not None]
-    head = f"{first.name}, {first.width}×{first.height}, {_count(len(frames), 'frame')}"
+    head = f"{first.name}, {first.width}×{first.height}, {counted(len(frames), 'frame')}"
     if len(seconds) < len(frames):
         return f"{head}{chooser}"
     if len(frames) <= MAX_LISTED or chooser:
@@ -177,10 +178,6 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
     gaps = [after - before for before, after in pairwise(seconds)]
     every = f", one every {gaps[0]:.2f} s" if max(gaps) - min(gaps) < 0.05 else ""
     return f"{head} from {seconds[0]:.2f} to {seconds[-1]:.2f} s{every}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

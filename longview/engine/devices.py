@@ -15,6 +15,7 @@ import torch
 from longview import names
 from longview.errors import RequestError
 from longview.models.transformers_seams import is_flash_attn_2_available
+from longview.wording import counted
 
 FP32_ON_CPU_BYTES = 1 << 30
 """Checkpoints smaller than this run in fp32 on a CPU: exact, and no slower at that size."""
@@ -82,7 +83,7 @@ def name_of(device: str) -> str:
     if device.split(":")[0] == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {counted(threads, 'thread')}"
 
 
 def processor() -> str:

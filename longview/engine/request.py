@@ -21,6 +21,7 @@ from longview.errors import RequestError
 from longview.messages import FinishReason, Piece, Progress, Receipt, Timings, TokenLogprob, Usage
 from longview.models.base import ModelInputs, SideCache
 from longview.requests import SamplingParams
+from longview.wording import counted
 
 
 @dataclass
@@ -198,7 +199,8 @@ class Request:
         self.error = error
         if is_out_of_memory(error):
             self.error = RequestError(
-                f"there is not enough memory for {self.inputs.num_pictures} pictures and {self.inputs.length} tokens; "
+                f"there is not enough memory for {counted(self.inputs.num_pictures, 'picture')} and "
+                f"{counted(self.inputs.length, 'token')}; "
                 "show fewer frames (--frames), shorten the conversation, or choose a smaller --dtype"
             )
         self.finished = True

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from longview.errors import LongviewError, MediaError
 from longview.requests import Limits, MiB
+from longview.wording import counted
 
 DAMAGED = "is truncated or damaged; save or download it again"
 
@@ -63,5 +64,5 @@ def over_limit(name: str, found: str, limits: Limits, field: str) -> MediaError:
 def format_bytes(count: float) -> str:
     """A number of bytes in MiB; exact where rounding would make it look like a whole limit."""
     if count < MiB or (count % MiB and f"{count / MiB:.1f}".endswith(".0")):
-        return f"{count:,} byte{'' if count == 1 else 's'}"
+        return counted(count, "byte")
     return f"{count / MiB:,.{1 if count % MiB else 0}f} MiB"

@@ -13,6 +13,7 @@ from longview.errors import RequestError
 from longview.media import Medium
 from longview.messages import FrameUsed, Message
 from longview.models.base import IGNORED, ModelInputs
+from longview.wording import counted
 
 Segment = str | None
 """A text, or None where a picture stands."""
@@ -43,7 +44,7 @@ def check_media(messages: Sequence[Message], media: Sequence[Medium], family: st
     """
     parts = sum(len(message.media) for message in messages)
     if parts != len(media):
-        raise RequestError(f"the messages hold {parts} pictures and videos, but {len(media)} were opened")
+        raise RequestError(f"the messages hold {counted(parts, 'medium', 'media')}, but {len(media)} were opened")
     if not all(medium.frames for medium in media):
         raise RequestError("a video without frames cannot be given to the model; choose at least one frame")
     stray = next((message.role for message in messages if message.media and message.role != "user"), None)

@@ -21,6 +21,7 @@ from longview.messages import Progress
 from longview.models.base import IGNORED
 from longview.models.packing import pack
 from longview.models.transformers_seams import CACHE_NAME, takes_cache_by_either_name
+from longview.wording import counted
 
 
 class Merged(NamedTuple):
@@ -201,7 +202,7 @@ def check_counts(num_pictures: int, num_placeholders: int, where: str = "") -> N
     """
     if num_pictures != num_placeholders:
         raise RequestError(
-            f"{num_pictures} pictures for {num_placeholders} placeholders{where}; "
+            f"{counted(num_pictures, 'picture')} for {counted(num_placeholders, 'placeholder')}{where}; "
             "pictures and input_ids must come from the same processor call"
         )
 

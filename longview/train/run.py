@@ -299,7 +299,7 @@ def _where(recipe: Recipe, output: Path) -> str:
     """Where an interrupted run stands, and how to go on."""
     state = newest_checkpoint(output)
     if state is None:
-        return f"stopped before the first checkpoint of {output}; begin again with --resume"
+        return f"stopped before the first checkpoint; the same command with --resume starts {output} from step 0"
     stage, step = read_state(state, recipe)
     name, steps = recipe.stages[stage].name, recipe.stages[stage].steps
     return (

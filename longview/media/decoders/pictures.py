@@ -18,6 +18,7 @@ from longview.media.fetch import fetch, read_file
 from longview.media.medium import Frame, FrameTransform
 from longview.messages import Progress, Source
 from longview.requests import Limits
+from longview.wording import counted
 
 JPEG_LIST = "data:video/jpeg"
 """How a data URI begins that holds a video as JPEG frames, separated by commas."""
@@ -84,7 +85,7 @@ class PictureList:
     fps: None = None
 
     def __init__(self, sources: Sequence[Source], limits: Limits) -> None:
-        self.name = f"{len(sources)} pictures"
+        self.name = counted(len(sources), "picture")
         self.limits = limits
         self.warnings: list[str] = []
         self.num_frames = len(sources)

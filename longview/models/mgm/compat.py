@@ -26,6 +26,7 @@ from longview.models.mgm.conversation import Piece, Template, Turn, render, text
 from longview.models.mgm.fusion import small_views
 from longview.models.mgm.labels import labels_of
 from longview.models.sequence import Merged, PicturesInSequence, check_counts
+from longview.wording import counted
 
 IMAGE = "<image>"
 """Stands for one picture in the authors' strings."""
@@ -155,7 +156,9 @@ class OfficialModelCalls(OwnProcessor, PicturesInSequence):
         elif num_pictures != sum(slots):  # in the authors' batches, a row without pictures has one of zeros
             check_counts(num_pictures, sum(num_placeholders))
         if images_aux is not None and len(images_aux) != num_pictures:
-            raise RequestError(f"images holds {num_pictures} pictures, images_aux {len(images_aux)}; give both sizes")
+            raise RequestError(
+                f"images holds {counted(num_pictures, 'picture')}, images_aux {len(images_aux)}; give both sizes"
+            )
         step = self.config.pictures_at_a_time
         fine = images_aux.split(step) if images_aux is not None else [None] * -(-num_pictures // step)
         embeds = [self.encode_images(small, large) for small, large in zip(images.split(step), fine, strict=True)]
@@ -190,7 +193,9 @@ class OfficialProcessorCalls(ChatProcessor):
             raise RequestError("images is a list, one entry for each <image>; wrap the one you have: images=[…]")
         images = list(images or ())
         if prompt.count(IMAGE) != len(images):
-            raise RequestError(f"the prompt holds {prompt.count(IMAGE)} <image>, but {len(images)} pictures were given")
+            raise RequestError(
+                f"the prompt holds {prompt.count(IMAGE)} <image>, and {counted(len(images), 'picture')} came with it"
+            )
         ids = torch.tensor([self.tokenize(prompt)], dtype=torch.long)
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if images:

@@ -23,6 +23,7 @@ from longview.models.compat import OwnProcessor
 from longview.models.ovis2.crops import WHOLE, Pixels, choose_grid, placeholders
 from longview.models.processing import Segment
 from longview.models.sequence import Merged, PicturesInSequence, check_counts
+from longview.wording import counted
 
 IMAGE = "<image>"
 """Stands for one picture in the authors' strings."""
@@ -147,10 +148,12 @@ class OfficialProcessorCalls(ChatProcessor):
             conversation = [*conversation, {"from": "gpt", "value": generation_preface}]
         num_markers = sum(turn["value"].count(IMAGE) for turn in conversation)
         if num_markers > len(images):
-            raise RequestError(f"the text holds {num_markers} <image>, but {len(images)} pictures were given")
+            raise RequestError(
+                f"the text holds {num_markers} <image>, and {counted(len(images), 'picture')} came with it"
+            )
         if num_markers < len(images):
             spare = len(images) - num_markers
-            warnings.warn(f"{spare} of {len(images)} pictures have no <image> in the text", stacklevel=3)
+            warnings.warn(f"{counted(spare, 'picture')} of {len(images)} without <image> in the text", stacklevel=3)
         if num_markers and max_partition is None:
             raise RequestError(
                 "max_partition is None, which is for text alone; say how many crops a picture may become"

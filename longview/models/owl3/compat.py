@@ -27,6 +27,7 @@ from longview.models.owl3.visual_kv_cache import Owl3Cache, VisualKVCache
 from longview.models.processing import Segment
 from longview.models.sequence import check_counts, positions_of
 from longview.models.transformers_seams import CACHE_NAME, takes_cache_by_either_name
+from longview.wording import counted
 
 PLACEHOLDER = "<|image|>"
 _MARKERS = re.compile(r"(<\|image\|>|<\|video\|>)")  # `split` gives text and markers in turn
@@ -268,8 +269,8 @@ class OfficialModelCalls(GenerationMixin):
         kept = 0 if side_cache is None else side_cache.num_pictures
         if cached != kept:
             raise RequestError(
-                f"the text in past_key_values holds {cached} placeholders, but {kept} pictures were kept with it; "
-                "give each turn the same Owl3Cache"
+                f"the text in past_key_values holds {counted(cached, 'placeholder')}, but "
+                f"{counted(kept, 'picture')} came with it; give each turn the same Owl3Cache"
             )
         is_new = [start >= past for row in starts for start in row]
         if pixel_values is None or not any(is_new):

@@ -26,6 +26,7 @@ from PIL import Image
 
 from longview.errors import RecipeError, RequestError
 from longview.messages import Message, Part, Source
+from longview.wording import counted
 
 SYNONYMS = {
     "messages": ("messages", "conversations", "conversation"),
@@ -103,8 +104,8 @@ def as_caption(example: Example) -> Example:
     roles = [message.role for message in example.messages]
     if roles != ["user", "assistant"] or not example.media:
         raise RecipeError(
-            f"template plain learns one answer about pictures; the row has {len(example.media)} pictures and the "
-            f"messages {', '.join(roles)}"
+            "template plain learns one answer about pictures; the row has "
+            f"{counted(len(example.media), 'picture')} and the messages {', '.join(roles)}"
         )
     shown, answer = example.messages
     return replace(example, messages=(Message.of("user", *shown.media), answer), plain=True)

@@ -13,6 +13,7 @@ from longview.errors import MissingExtraError
 from longview.train.distributed import processes
 from longview.train.recipe import Recipe
 from longview.train.saved.folder import writing
+from longview.wording import counted
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
 LOG_EVERY = 10  # steps
@@ -132,5 +133,5 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    lead = f"{days} day{'s' if days > 1 else ''} " if days else ""
+    lead = f"{counted(days, 'day')} " if days else ""
     return f"{lead}{hours}:{minutes:02d}:{rest:02d}"

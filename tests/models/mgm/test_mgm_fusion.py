@@ -193,8 +193,8 @@ def test_pictures_and_placeholders_that_do_not_match_are_one_clear_error(tokeniz
     images, large = processor.process_images([noise(1), noise(2)])
     for arguments, complaint in (
         ({}, "0 pictures for 2 placeholders"),
-        ({"pixel_values": pixels[:1]}, "1 pictures for 2 placeholders"),
-        ({"images": images[:1], "images_aux": large[:1]}, "1 pictures for 2 placeholders"),
+        ({"pixel_values": pixels[:1]}, "1 picture for 2 placeholders"),
+        ({"images": images[:1], "images_aux": large[:1]}, "1 picture for 2 placeholders"),
         ({"images": images, "images_aux": large[:1]}, "images holds 2 pictures, images_aux 1"),
     ):
         with pytest.raises(RequestError, match=complaint):

@@ -307,11 +307,11 @@ def test_a_system_message_has_a_place_in_every_template(opened, tokenizer):
 def test_what_does_not_fit_is_one_clear_error(processor, tokenizer):
     messages = [Message.of("user", "Hi"), Message.of("system", "Be a cat.")]
     for wrong, complaint in (
-        (lambda: processor("<image> <image>", [noise(1)]), "holds 2 <image>, but 1 pictures"),
+        (lambda: processor("<image> <image>", [noise(1)]), "holds 2 <image>, and 1 picture came with it"),
         (lambda: processor("<image>", noise(1)), "images is a list"),
         (lambda: processor.prepare(messages, []), "a system message comes first"),
         (lambda: processor.render([{"from": "tool", "value": "x"}]), "by human or gpt"),
-        (lambda: processor.prepare([ask("?", image(noise(1)))], []), "1 pictures and videos, but 0 were opened"),
+        (lambda: processor.prepare([ask("?", image(noise(1)))], []), "1 medium, but 0 were opened"),
         (lambda: Processor(tokenizer, Config.tiny(), "vicuna"), "unknown template 'vicuna'"),
         (lambda: Processor(tokenizer, Config.tiny(), "vicuna_v1"), "the tokenizer lacks </s>"),
         (lambda: Processor(tokenizer, Config.tiny(), "gemma"), "lacks <end_of_turn>, <eos>"),

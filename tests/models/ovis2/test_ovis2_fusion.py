@@ -181,7 +181,7 @@ def test_rows_and_crops_that_do_not_match_are_one_clear_error(tokenizer):
     ids, pixels = tensors["input_ids"], tensors["pixel_values"]
     for pictures, complaint in (
         (None, "0 pictures for 2 placeholders"),
-        ([pixels[:1]], "1 pictures for 2 placeholders in row 0"),
+        ([pixels[:1]], "1 picture for 2 placeholders in row 0"),
         ([None], "0 pictures for 2 placeholders in row 0"),
         ([pixels, pixels], "describes 2 rows, but input_ids has 1"),
     ):

@@ -204,7 +204,7 @@ def test_the_receipt_lists_each_frame_once_with_its_crops(processor):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"images": [noise(1)]}, "holds 2 <image>, but 1 pictures were given"),
+        ({"images": [noise(1)]}, "holds 2 <image>, and 1 picture came with it"),
         ({"images": noise(1)}, "images is a list"),
         ({"images": [noise(1), noise(2)], "max_partition": None}, "max_partition is None"),
         ({"images": [noise(1), noise(2)], "max_partition": 0}, "max_partition is 0"),
@@ -224,7 +224,7 @@ def test_a_turn_of_an_unknown_shape_is_one_clear_error(processor, turn):
 
 
 def test_pictures_that_the_text_does_not_name_are_left_out_with_a_warning(processor):
-    with pytest.warns(UserWarning, match="1 of 2 pictures have no <image>"):
+    with pytest.warns(UserWarning, match="1 picture of 2 without <image>"):
         _, _, pixels = processor.preprocess_inputs("<image>", [noise(1), noise(2)])
     assert len(pixels) == 1
 

@@ -88,7 +88,7 @@ def test_a_cache_that_lacks_the_pictures_of_its_text_is_refused(owl):
     processor.cut_enable = False
     inputs, cache = prepared(processor, "What?", 1), DynamicCache(config=model.config)
     model.generate(**inputs, past_key_values=cache, max_new_tokens=1)
-    with pytest.raises(RequestError, match=r"holds 1 placeholders, but 0 pictures.*Owl3Cache"):
+    with pytest.raises(RequestError, match=r"holds 1 placeholder, but 0 pictures.*Owl3Cache"):
         model.generate(**inputs, past_key_values=cache, max_new_tokens=1)
 
 
