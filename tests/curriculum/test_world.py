@@ -94,7 +94,7 @@ def test_a_tiny_model_overfits_eight_samples_by_looking(recipe, tmp_path):
         for index, picture in enumerate(pool.pictures)
     ]
     batch = processor.collate([processor.prepare(messages, media, train=True) for messages, media in samples])
-    (optimizer,) = make_optimizers(dict(model.named_parameters()), Stage("x", "answers", [], learning_rate=5e-3))
+    (optimizer,) = make_optimizers(dict(model.named_parameters()), Stage("x", "answers", [], learning_rate=2e-3))
     for _ in range(320):
         loss = model(**batch, use_cache=False).loss
         optimizer.zero_grad()
