@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from longview.engine.async_streams import PREPARE_THREADS, AsyncStreams
 from longview.engine.compiled import StaticDecodeBatch, compile_layers
 from longview.engine.decode_batch import DecodeBatch
 from longview.engine.devices import memory_of
@@ -28,7 +29,7 @@ from longview.engine.grammar import Grammars
 from longview.engine.hooks import Hook, parse_hooks, run_after_answer
 from longview.engine.prefix_cache import PrefixCache
 from longview.engine.prepare import ParsedRequest, parse_request, prepare
-from longview.engine.request import Request
+from longview.engine.request import Request, whole_answer
 from longview.engine.scheduler import Scheduler
 from longview.errors import LongviewError, RequestError
 from longview.messages import Answer, Conversation, Piece, Progress
@@ -36,9 +37,6 @@ from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import setting, validate
-
-PREPARE_THREADS = 4
-"""Threads that prepare the requests of a batch."""
 
 
 def _amount(default: int | None, help: str, low: int = 0) -> Any:
@@ -116,13 +114,13 @@ class Engine:
         self._stepping = False  # some thread steps the scheduler
         self._num_sleeping = 0  # threads that wait for that one
         self._num_wakes = 0  # how often there was something new to do
+        self._async_streams = AsyncStreams(self)
 
     # ── requests ──
 
     def answer(self, conversation: Conversation, **settings: Any) -> Answer:
         """A whole answer. Takes what `stream` takes, but for n."""
-        if settings.get("n", 1) != 1:
-            raise RequestError("answer gives one answer; use answers(…, n=…) for several")
+        _check_one(settings)
         (answer,) = self.answers(conversation, **settings)
         return answer
 
@@ -131,7 +129,7 @@ class Engine:
         pieces: dict[int, list[Piece]] = {}
         for piece in self.stream(conversation, **settings):
             pieces.setdefault(piece.choice, []).append(piece)
-        return [_whole(pieces[choice]) for choice in sorted(pieces)]
+        return [whole_answer(pieces[choice]) for choice in sorted(pieces)]
 
     def stream(
         self,
@@ -190,6 +188,28 @@ class Engine:
         parse("?")  # the settings are checked at once, the conversations as they come
         return self._batch(parse, iter(conversations))
 
+    # ── requests from an event loop ──
+
+    def astream(
+        self,
+        conversation: Conversation,
+        *,
+        progress: Progress | None = None,
+        hooks: Sequence[Hook] = (),
+        **settings: Any,
+    ) -> AsyncGenerator[Piece]:
+        """As `stream`, for asyncio: `async for piece in engine.astream(…)`.
+
+        Cancelling the task that waits for a piece, or closing the iterator (`contextlib.aclosing`), cancels the
+        request. Media are opened, hooks run and `progress` is called in other threads.
+        """
+        return self._async_streams.stream(parse_request(self, conversation, settings, hooks, progress))
+
+    async def aanswer(self, conversation: Conversation, **settings: Any) -> Answer:
+        """As `answer`, for asyncio. Cancelling the task cancels the request."""
+        _check_one(settings)
+        return whole_answer([piece async for piece in self.astream(conversation, **settings)])
+
     @property
     def similarity(self) -> Similarity:
         """What frames are compared with questions by; opened on first use."""
@@ -210,12 +230,12 @@ class Engine:
 
     def _stream(self, parsed: ParsedRequest) -> Generator[Piece]:
         requests = prepare(self, parsed)
-        self._submit(requests)
+        self.submit(requests)
         running = list(requests)
         pieces: dict[int, list[Piece]] = {request.choice: [] for request in requests}
         try:
             while running:
-                self._wait_until(lambda: any(request.pieces or request.finished for request in running))
+                self.wait_until(lambda: any(request.pieces or request.finished for request in running))
                 for request in list(running):
                     ended = request.finished  # before its last piece is taken
                     while request.pieces:
@@ -225,11 +245,11 @@ class Engine:
                         raise request.error
                     if ended:
                         running.remove(request)
-                        answer = _whole(pieces[request.choice])
+                        answer = whole_answer(pieces[request.choice])
                         if made := run_after_answer(parsed.hooks, answer, parsed.progress):
                             yield Piece("", choice=request.choice, made=made)
         finally:
-            self._cancel(requests)
+            self.cancel(requests)
 
     def _batch(
         self, parse: Callable[[Any], ParsedRequest], conversations: Iterator[Any]
@@ -237,7 +257,7 @@ class Engine:
         def start(conversation: Any) -> tuple[ParsedRequest, Request]:
             parsed = parse(conversation)
             (request,) = prepare(self, parsed)
-            self._submit([request])
+            self.submit([request])
             return parsed, request
 
         pending: deque[Future[tuple[ParsedRequest, Request]]] = deque()
@@ -252,7 +272,7 @@ class Engine:
                 if not pending:
                     return
                 head = pending[0]
-                self._wait_until(lambda: head.done() and (head.exception() is not None or head.result()[1].finished))  # noqa: B023
+                self.wait_until(lambda: head.done() and (head.exception() is not None or head.result()[1].finished))  # noqa: B023
                 pending.popleft()
                 yield self._outcome(head)
         finally:
@@ -260,7 +280,7 @@ class Engine:
                 future.cancel()
             pool.shutdown(wait=True)
             started = [future for future in pending if not future.cancelled() and not future.exception()]
-            self._cancel([future.result()[1] for future in started])
+            self.cancel([future.result()[1] for future in started])
 
     def _outcome(self, future: Future[tuple[ParsedRequest, Request]]) -> Answer | LongviewError:
         """The answer of a request of a batch that has ended, or its error if the caller can mend it."""
@@ -268,17 +288,17 @@ class Engine:
             parsed, request = future.result()
             if request.error is not None:
                 raise request.error
-            answer = _whole(request.pieces)
+            answer = whole_answer(request.pieces)
             return replace(answer, made=run_after_answer(parsed.hooks, answer, parsed.progress))
         except LongviewError as error:
             return error
 
-    def _submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[Request]) -> None:
         for request in requests:
             self.scheduler.add(request)
         self._wake()
 
-    def _wait_until(self, done: Callable[[], bool]) -> None:
+    def wait_until(self, done: Callable[[], bool]) -> None:
         """Step the scheduler, or sleep while another thread does, until `done()`."""
         with self._condition:
             while self._stepping and not done():
@@ -313,30 +333,29 @@ class Engine:
             self._num_wakes += 1
             self._condition.notify_all()
 
-    def _cancel(self, requests: Sequence[Request]) -> None:
+    def cancel(self, requests: Sequence[Request]) -> None:
         """End requests that have not ended: now, or, while another thread steps the scheduler, by the next step."""
         left = [request for request in requests if not request.finished]
         for request in left:
             request.cancelled = True
-        if not left:
-            return
+        if left:
+            self.drop()
+            self._wake()
+
+    def drop(self) -> None:
+        """Free what cancelled requests hold, unless another thread steps the scheduler, whose next step does."""
         with self._condition:
             if not self._stepping:
                 self.scheduler.drop()
-        self._wake()
 
 
-def _whole(pieces: Iterable[Piece]) -> Answer:
-    """An answer from all of its pieces."""
-    pieces = list(pieces)
-    (last,) = (piece for piece in pieces if piece.receipt is not None)
-    assert last.finish_reason is not None
-    assert last.receipt is not None
-    tokens = tuple(token for piece in pieces for token in piece.tokens)
-    logprobs = None if last.logprobs is None else tuple(each for piece in pieces for each in piece.logprobs or ())
-    made = {name: value for piece in pieces for name, value in (piece.made or {}).items()}
-    text = "".join(piece.text for piece in pieces)
-    return Answer(text, last.finish_reason, last.receipt, tokens, logprobs, made)
+def _check_one(settings: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RequestError: several answers are asked of a method that gives one.
+    """
+    if settings.get("n", 1) != 1:
+        raise RequestError("answer gives one answer; use answers(…, n=…) for several")
 
 
 def _or(given: int | None, default: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from longview.engine.prefix_cache import PrefixKey
 from longview.engine.sampling import Sampler
 from longview.engine.text import TextStream
 from longview.errors import RequestError
-from longview.messages import FinishReason, Piece, Progress, Receipt, Timings, TokenLogprob, Usage
+from longview.messages import Answer, FinishReason, Piece, Progress, Receipt, Timings, TokenLogprob, Usage
 from longview.models.base import ModelInputs, SideCache
 from longview.requests import SamplingParams
 from longview.wording import counted
@@ -229,6 +229,19 @@ class Request:
         )
         self._emit(text + self.text_stream.finish(), reason, receipt)
         self.finished = True  # last, because another thread may be waiting for it
+
+
+def whole_answer(pieces: Iterable[Piece]) -> Answer:
+    """An answer from all of its pieces."""
+    pieces = list(pieces)
+    (last,) = (piece for piece in pieces if piece.receipt is not None)
+    assert last.finish_reason is not None
+    assert last.receipt is not None
+    tokens = tuple(token for piece in pieces for token in piece.tokens)
+    logprobs = None if last.logprobs is None else tuple(each for piece in pieces for each in piece.logprobs or ())
+    made = {name: value for piece in pieces for name, value in (piece.made or {}).items()}
+    text = "".join(piece.text for piece in pieces)
+    return Answer(text, last.finish_reason, last.receipt, tokens, logprobs, made)
 
 
 def is_out_of_memory(error: Exception) -> bool:

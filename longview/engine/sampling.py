@@ -75,7 +75,9 @@ class Sampler:
             raise non_finite_logits()
         logits = self._penalised(logits, token_ids, num_generated)
         if num_generated < params.min_tokens:
-            logits = logits.index_fill(0, torch.tensor(self.end_tokens, device=logits.device), -torch.inf)
+            logits = logits.index_fill(
+                0, torch.tensor(self.end_tokens, dtype=torch.long, device=logits.device), -torch.inf
+            )
         if self.matcher is not None:
             logits = self.matcher.mask_logits(logits)
         if params.temperature == 0:

@@ -80,6 +80,7 @@ def test_presence_counts_once_and_frequency_each_time_and_the_prompt_not_at_all(
 def test_an_answer_does_not_end_before_its_least_number_of_tokens():
     sampler = Sampler(SamplingParams(min_tokens=2), end_tokens=[1])
     assert [sampler(LOGITS, [0] * n, num_generated=n) for n in range(4)] == [2, 2, 1, 1]
+    assert Sampler(SamplingParams(min_tokens=2))(LOGITS, []) == 1, "no token ends this one"
 
 
 def test_log_probabilities_are_the_models_own_whatever_the_settings():
