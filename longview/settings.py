@@ -71,9 +71,9 @@ class Setting:
                 raise RequestError(f"{self.name} is a list of non-empty strings, not {shown!r:.80}")
         elif self.choices:
             if value not in self.choices:
-                near = get_close_matches(str(value), self.choices, n=1, cutoff=0)[0]
-                known = ", ".join(self.choices)
-                raise RequestError(f"unknown {self.name} {value!r:.40}; did you mean {near!r}? Known: {known}")
+                near = get_close_matches(str(value), self.choices, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise RequestError(f"unknown {self.name} {value!r:.40}; there are {', '.join(self.choices)}{hint}")
         elif not self._admits(value, low, high):
             raise RequestError(f"{self.name} is {value!r:.40}; give {self._wanted(low, high)}")
 

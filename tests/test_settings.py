@@ -41,7 +41,7 @@ class Example:
         ({"share": float("nan")}, "share is nan"),
         ({"names": [""]}, "names is a list of non-empty strings, not ['']"),
         ({"names": 5}, "names is a list of non-empty strings, not 5"),
-        ({"colour": "gren"}, "unknown colour 'gren'; did you mean 'green'? Known: red, green"),
+        ({"colour": "gren"}, "unknown colour 'gren'; there are red, green; did you mean 'green'?"),
         ({"loud": "no"}, "loud is 'no'; give True or False"),
         ({"size": 0.5}, "size is 0.5; give a number from 1 up"),
         ({"size": 10**400, "count": -(10**400)}, "count is -1000"),

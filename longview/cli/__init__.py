@@ -11,6 +11,7 @@ A verb imports torch, transformers and av when it runs, so that `longview --help
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -39,7 +40,6 @@ from longview.versions import UntestedWarning
 app = typer.Typer(
     help="Multimodal language models that look at much: hundreds of pictures, hours of video.",
     epilog="`longview VERB --help` shows examples.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help takes longer to import than all the rest
     subcommand_metavar="VERB ...",
@@ -95,9 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise
     except typer.TyperException as error:  # an unknown option or a missing argument
         context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'longview'} --help")
+        hint = f"see {context.command_path if context else 'longview'} --help"
+        if re.match(r"-([^\w-]|\d)", getattr(error, "option_name", None) or "") or _has_dashed_text(arguments):
+            hint = 'what begins with a dash and is no option comes after --, as in longview ask photo.jpg -- "-5?"'
+        _fail(f"{error.format_message().rstrip('.')}; {hint}")
     finally:
         warnings.formatwarning = usual
+
+
+def _has_dashed_text(arguments: Sequence[str] | None) -> bool:
+    """Whether an argument begins as an option does, and is a text."""
+    return any(re.match(r"-[^=]*\s", each) for each in (sys.argv[1:] if arguments is None else arguments))
 
 
 def _end_unread(error: BrokenPipeError) -> NoReturn:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
-import re
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import longview
+from longview.cli.files import STDIN, Question, open_parts, open_photos, piped_part, read_questions, split_question
 from longview.cli.options import (
     ModelOptions,
     PluginOptions,
@@ -18,28 +18,39 @@ from longview.cli.options import (
     check_question,
     check_similarity,
     initial_messages,
-    open_parts,
     read_stdin,
 )
 from longview.cli.terminal import is_terminal, made_lines, receipt_lines, spinner, stream, warn_if_cut
-from longview.errors import RequestError
+from longview.errors import LongviewError, RequestError
+from longview.messages import Part
 from longview.requests import Limits, MediaOptions, SamplingParams
+
+if TYPE_CHECKING:
+    from longview.engine import Engine
 
 
 def ask(
     arguments: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="[FILE]... QUESTION",
-            help="Pictures, videos or URLs, told apart by content; then the question, or - to read it from a pipe.",
+            help="Pictures, videos, URLs, folders or patterns; then the question. - reads either from a pipe.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    *,
     model: ModelOptions,
     media: MediaOptions,
     params: SamplingParams,
     plugins: PluginOptions,
     limits: Limits,
+    questions: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Ask each question of a file of JSON lines; answers are JSON lines, too."),
+    ] = None,
+    image_file: Annotated[
+        str | None, typer.Option(help="Pictures, with commas between them, as MGM's program takes them.")
+    ] = None,
     similarity: Similarity = None,
     system: System = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the answer and its receipt.")] = False,
@@ -53,26 +64,34 @@ def ask(
       longview ask film.mp4 --frames 64 --start 60 --end 120 "What happens?"
       longview ask film.mp4 --select mdp3 --frames 16 "When does the red car turn?"
       longview ask --json page.png "Read the title."
+      longview ask photos/ 'more/*.png' "Which of these shows a cat?"
       echo "What is this?" | longview ask photo.jpg -
+      longview ask - "What is this?" < photo.jpg
+      longview ask photo.jpg --questions questions.jsonl > answers.jsonl
+      longview ask -- "-5 and 3, how much is that?"
     """
-    *files, question = arguments
-    if os.path.isfile(question) or re.fullmatch(r"https?://\S+", question):
-        raise RequestError(f"the last argument is the question, and {question!r} is a medium; add a question after it")
-    if re.fullmatch(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|mp4|mov|mkv|webm|avi)", question, re.IGNORECASE):
-        raise RequestError(f"the last argument is the question, and {question!r} looks like a file, which is not there")
-    if params.logprobs is not None and not json:
+    if params.logprobs is not None and not (json or questions):
         raise RequestError("--logprobs is printed in JSON; add --json")
+    if questions is None and not arguments:
+        raise RequestError("the QUESTION is missing; see longview ask --help")
     show = is_terminal() and not json and not quiet
     check_similarity(similarity, media)
-    with spinner("opening files", show and bool(files)):
-        parts = open_parts(files, limits)  # before torch is imported, so that a mistake is told at once
-    if media != MediaOptions() and all(part.type != "video" for part in parts):
-        raise RequestError(
-            "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
-        )
-    if plugins.ocr and not parts:
-        raise RequestError("--ocr reads the text in pictures, and none is given")
-    text = check_question(read_stdin() if question == "-" else question)
+    files, question = split_question(arguments or []) if questions is None else (arguments or [], "")
+    if [*files, question, questions].count(STDIN) > 1:
+        raise RequestError("- stands for standard input, which can be read once; name a file in one of the places")
+    with spinner("opening files", show and bool(files)):  # before torch is imported, so that a mistake is told at once
+        parts = [*open_photos(image_file, limits)]
+        for file in files:
+            parts += [piped_part(limits)] if file == STDIN else open_parts([file], limits)
+    if questions is not None:
+        rows = list(read_questions(questions, parts, limits))
+        _check_use(media, plugins, [part for row in rows for part in row.parts])
+        engine = model.load(show, similarity=similarity)
+        settings = {"params": params, "media": media, "limits": limits, "hooks": plugins.hooks(engine, params.seed)}
+        _answer_all(engine, rows, system, settings)
+        return
+    _check_use(media, plugins, parts)
+    text = check_question(read_stdin() if question == STDIN else question)
     messages = [*initial_messages(system), longview.ask(text, *parts)]
     engine = model.load(show, similarity=similarity)
     hooks = plugins.hooks(engine, params.seed)
@@ -89,3 +108,36 @@ def ask(
         warn_if_cut(piece.finish_reason, params)
         if piece.made is not None:
             typer.echo("\n".join(made_lines(piece.made)), err=True)
+
+
+def _check_use(media: MediaOptions, plugins: PluginOptions, parts: Sequence[Part]) -> None:
+    """
+    Raises:
+        RequestError: an option is for media of which none is given.
+    """
+    if media != MediaOptions() and all(part.type != "video" for part in parts):
+        raise RequestError(
+            "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
+        )
+    if plugins.ocr and not parts:
+        raise RequestError("--ocr reads the text in pictures, and none is given")
+
+
+def _answer_all(engine: Engine, rows: Sequence[Question], system: str | None, settings: Mapping[str, Any]) -> None:
+    """Print an answer a line, in the order of the questions; one that fails is an error in its line.
+
+    Raises:
+        RequestError: after the last, where some have failed.
+    """
+    conversations = ([*initial_messages(system), longview.ask(row.text, *row.parts)] for row in rows)
+    failed = 0
+    for row, answer in zip(rows, engine.batch(conversations, **settings), strict=True):
+        line = {"question": row.text} if row.id is None else {"id": row.id, "question": row.text}
+        if isinstance(answer, LongviewError):
+            failed += 1
+            line["error"] = str(answer)
+        else:
+            line |= answer.as_dict()
+        typer.echo(jsonlib.dumps(line, ensure_ascii=False))
+    if failed:
+        raise RequestError(f"{failed} of {len(rows)} questions could not be answered; their lines say why")

@@ -62,7 +62,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure speed: first token, decoding, batches, videos, memory, training.
+    """Measure speed: first token, decoding, batches, videos, training.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random

@@ -18,6 +18,7 @@ import typer
 
 from longview import interrupts
 from longview.chat import Chat, is_address, load_messages, save_messages
+from longview.cli.files import open_parts, open_photos
 from longview.cli.kept_chats import keep, latest_chat, new_chat
 from longview.cli.options import (
     ModelOptions,
@@ -26,7 +27,6 @@ from longview.cli.options import (
     System,
     check_question,
     check_similarity,
-    open_parts,
     stdin_lines,
 )
 from longview.cli.prompt import FENCE, ReadLine, fenced, pasted_paths, read_entry, split_paths, terminal_reader
@@ -112,21 +112,6 @@ def chat(
     if parts:
         session.add(parts)
     session.run(terminal_reader(list(COMMANDS), ["/add", "/save", "/load"]) if interactive else piped_reader())
-
-
-def open_photos(names: str | None, limits: Limits) -> list[Part]:
-    """The pictures of `--image-file a.jpg,b.jpg`.
-
-    Raises:
-        RequestError: one of them is a video or an animation.
-    """
-    parts = open_parts([name.strip() for name in (names or "").split(",") if name.strip()], limits)
-    for part in parts:
-        if part.type != "image":
-            raise RequestError(
-                f"--image-file takes photos, and {part.source!s} moves; give it as an argument, as a video"
-            )
-    return parts
 
 
 def piped_reader() -> ReadLine:

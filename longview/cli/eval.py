@@ -33,7 +33,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the questions.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model's accuracy for each kind of question, beside guessing.
+    """Measure a model's accuracy for each kind of question.
 
     Examples:
       longview eval --task world --model demo

@@ -53,7 +53,7 @@ def export(
     folder: Target,
     hub: HubOptions,
 ) -> None:
-    """Write what a run has learned up to its newest checkpoint: a model, or an adapter where it trains one.
+    """Write what a run has learned so far: a model, or an adapter.
 
     Examples:
       longview export runs/ovis2-3-instruct early-model

@@ -22,7 +22,7 @@ def merge(
     ] = None,
     dtype: Annotated[str | None, dtype_option("the checkpoint's")] = None,
 ) -> None:
-    """Add a LoRA adapter to the weights of its model, and write both as one model.
+    """Add a LoRA adapter to the weights of its model: one whole model.
 
     Examples:
       longview merge runs/lora/adapter my-model

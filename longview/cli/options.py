@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -15,10 +15,10 @@ from longview import names
 from longview.cli.terminal import spinner
 from longview.cli.verb import heading
 from longview.errors import RequestError
-from longview.messages import Message, Part
+from longview.messages import Message
 from longview.plugins import hooks_of
 from longview.plugins.draw import SDXL, DrawHook, Painter
-from longview.requests import Limits, MediaOptions, Plugins
+from longview.requests import MediaOptions, Plugins
 from longview.settings import setting
 
 if TYPE_CHECKING:
@@ -196,17 +196,6 @@ class PluginOptions(Plugins):
             painter = Painter(self.gen_model, str(engine.device), self.gen_steps, seed)
             hooks.append(DrawHook(painter, Path(self.output_file).expanduser()))
         return hooks
-
-
-def open_parts(sources: Sequence[str], limits: Limits) -> list[Part]:
-    """Files and URLs as parts of a message: pictures or videos, by their content.
-
-    Raises:
-        MediaError: one of them is neither.
-    """
-    from longview.media import sniff
-
-    return [Part(sniff(source, limits), source=source) for source in sources]
 
 
 def read_stdin() -> str:

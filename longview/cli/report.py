@@ -17,7 +17,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, which may still be going on.", show_default=False)],
     answers: Answers = 4,
 ) -> None:
-    """Write report.html into a run's folder: curves, throughput, quarantine, sample answers, recipe.
+    """Write report.html into a run's folder: curves, answers, recipe.
 
     Examples (each run writes its own page when it ends; this is for those that have not):
       longview report runs/owl3-3-instruct

@@ -113,8 +113,6 @@ def select_frames(
     by_time = next((f"--{key}" for key in ("fps", "start", "end") if getattr(options, key) is not None), None)
     if timeline.seconds is None and by_time:
         raise RequestError(f"{by_time} needs a video with times, and {name} is a list; leave it out")
-    if options.frames is not None and options.frames > limits.max_frames:
-        raise over_limit(name, f"would be shown in {options.frames:,} frames", limits, "max_frames")
     clip = range(timeline.num_frames)
     if options.start is not None or options.end is not None:
         assert timeline.seconds is not None
@@ -133,10 +131,22 @@ def select_frames(
     count = min(wanted or limits.max_frames, limits.max_frames)
     rate = options.fps or family.fps or 1.0
     picked = choose_frames(timeline, count, rate)
+    if options.frames is not None and options.frames > count:  # more than the limit, unless there are not so many
+        shown = len(choose_frames(timeline, min(options.frames, max(timeline.num_frames, count + 1)), rate))
+        _check_frames(shown, limits, name)
     warnings = []
     if count != wanted and len(choose_frames(timeline, count + 1, rate)) > count:
         warnings.append(f"{name} is thinned out to the limit of {count:,} frames; raise it with --max-frames")
     return [clip[i] for i in picked], warnings
+
+
+def _check_frames(shown: int, limits: Limits, name: str) -> None:
+    """
+    Raises:
+        MediaError: more frames of a video than the limit were asked for, and there are so many.
+    """
+    if shown > limits.max_frames:
+        raise over_limit(name, f"would be shown in {shown:,} frames", limits, "max_frames")
 
 
 class _Opener:
@@ -247,6 +257,7 @@ class _Opener:
                 self._candidates(reader, digest, candidates), self._relevance_query, reader.seconds
             )
             return indices, warnings, relevance
+        _check_frames(min(self._options.frames or 0, len(indices)), self._limits, name)
         wanted = self._options.frames or FRAME_SAMPLERS[self._options.select or ""].frames
         count = min(wanted or self._limits.max_frames, self._limits.max_frames)
         if self._options.frames is not None and len(indices) < self._options.frames:

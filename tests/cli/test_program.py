@@ -251,3 +251,25 @@ def test_a_receipt_lists_few_frames_and_sums_up_many():
 
 def test_a_receipt_begins_with_its_warnings():
     assert receipt_lines(receipt([], ("a.mp4: it is odd",)))[0] == "warning: a.mp4: it is odd"
+
+
+def test_the_list_of_verbs_fits_a_terminal(longview, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = longview("--help").out
+    assert "..." not in listed.partition("Commands:")[2]
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("longview in", "info"),
+        ("longview ask --sel", "--select"),
+        ("longview chat --mo", "--model"),
+    ],
+)
+def test_the_shell_completes_verbs_and_options(line, expected):
+    asked = {"_LONGVIEW_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    program = "import sys\nfrom longview.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **asked})
+    assert expected in ran.stdout.split(), ran

@@ -146,6 +146,22 @@ def test_the_frame_limit_refuses_an_explicit_number_and_thins_out_a_default(vide
     assert "--max-frames" in family.warnings[0]
 
 
+@pytest.mark.parametrize("select", ["uniform", "owl3", "ovis2", "fps"])
+def test_the_frame_limit_counts_what_will_be_shown_and_not_what_was_asked_for(videos, select):
+    path = videos["constant.mp4"]
+    there = len(video(path, MediaOptions(select=select, frames=400)).frames)
+    limits = Limits(max_frames=there)
+    found = video(path, MediaOptions(select=select, frames=10**9), limits)
+    assert (len(found.frames), found.warnings) == (there, ())
+    message = refusal(path, MediaOptions(select=select, frames=10**9), Limits(max_frames=there - 1))
+    assert f"would be shown in {there:,} frames" in message
+
+
+def test_a_sampler_that_repeats_frames_is_held_to_the_limit(videos):
+    path = videos["constant.mp4"]
+    assert "--max-frames" in refusal(path, MediaOptions(select="owl3-middle", frames=10**9), Limits(max_frames=500))
+
+
 def test_decoded_bytes_are_counted_over_all_media(videos):
     one = 320 * 176 * 3
     parts = [Part("video", source=videos["constant.mp4"]), Part("image", source=Image.new("RGB", (320, 176)))]
