@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LONGVIEW_CONFIG"] = str(Path(__file__).parent / "none.json")  # not the user's
 
 import hypothesis
 import pytest

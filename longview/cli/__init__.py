@@ -25,11 +25,13 @@ from longview import __version__, interrupts, status
 from longview.cli.ask import ask
 from longview.cli.bench import bench
 from longview.cli.chat import chat
+from longview.cli.config import config
 from longview.cli.eval import evaluate
 from longview.cli.export import export
 from longview.cli.frames import show_frames
 from longview.cli.info import info
 from longview.cli.merge import merge
+from longview.cli.models import models
 from longview.cli.prefer import prefer
 from longview.cli.report import report
 from longview.cli.train import train
@@ -57,6 +59,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "eval": evaluate,
     "bench": bench,
+    "models": models,
+    "config": config,
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(with_options(_verb))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview import names
+from longview.cli.config_file import read_config
 from longview.cli.options import Similarity, check_question, named, quieten
 from longview.cli.terminal import bars, is_terminal, spinner
 from longview.errors import RequestError
@@ -31,8 +32,8 @@ def show_frames(
     limits: Limits,
     similarity: Similarity = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The model whose default sampler is used without --select.")
-    ] = "demo",
+        str | None, typer.Option("--model", "-m", help="The model whose default sampler is used without --select.")
+    ] = None,
     device: Annotated[
         str | None, named(names.check_device, "Device of the SigLIP checkpoint: cpu, cuda, cuda:N or mps.")
     ] = None,
@@ -64,6 +65,7 @@ def show_frames(
         raise RequestError(f"{video} is a picture; frames are chosen of a video")
     from longview.models.sources import check_name
 
+    model = read_config().model_named(model)
     check_name(model)
     quieten(show=False)
     show = is_terminal() and not json

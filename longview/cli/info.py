@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longview.cli.config_file import read_config
 from longview.cli.options import Device, dtype_option, quieten
 from longview.wording import counted
 
@@ -20,7 +21,9 @@ USABLE = 0.9
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="demo, a checkpoint folder, a hub id, or modelscope:ID.")] = "demo",
+    model: Annotated[
+        str | None, typer.Argument(help="demo, a checkpoint folder, a hub id, modelscope:ID, or an alias.")
+    ] = None,
     device: Device = None,
     dtype: Annotated[str | None, dtype_option("as ask chooses")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -35,6 +38,7 @@ def info(
     """
     from longview.models.sources import check_name
 
+    model = read_config().model_named(model)
     check_name(model)
     quieten(show=False)
     from longview.engine.devices import best_device, check_device, memory_of

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from longview.cli.config_file import read_config
 from longview.cli.export import HubOptions, Target, check_target
 from longview.cli.options import dtype_option, quieten
 
@@ -33,7 +34,8 @@ def merge(
     hub.check()
     from longview.models.sources import adapter_folder, base_of, check_name
 
-    base, adapter = model or base_of(adapter), adapter_folder(adapter)
+    base = base_of(adapter) if model is None else read_config().model_named(model)
+    adapter = adapter_folder(adapter)
     check_name(base)
     quieten(show=False)
     from longview.engine import load

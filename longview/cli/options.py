@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from typer import Option
 
 from longview import names
+from longview.cli.config_file import read_config
 from longview.cli.terminal import spinner
 from longview.cli.verb import heading
 from longview.errors import RequestError
@@ -56,14 +57,15 @@ class ModelOptions:
     """The model"""
 
     model: Annotated[
-        str,
+        str | None,
         Option(
             "--model",
             "-m",
             "--model-path",
-            help="demo (embedded, offline), a checkpoint folder, a hub id, or modelscope:ID.",
+            help="demo (embedded, offline), a checkpoint folder, a hub id, modelscope:ID, or an alias; default: demo, "
+            "or what longview config says.",
         ),
-    ] = "demo"
+    ] = None
     adapter: Annotated[
         str | None, Option(metavar="FOLDER", help="LoRA adapter; without --model, the model is the one it names.")
     ] = None
@@ -93,7 +95,7 @@ class ModelOptions:
     @property
     def _base(self) -> str | None:
         """The model that is named; None for the one that the adapter names."""
-        return None if self.adapter is not None and self.model == "demo" else self.model
+        return None if self.adapter is not None and self.model is None else read_config().model_named(self.model)
 
     def _locate(self, show: bool) -> None:
         """Find the model, and download it, before torch is imported."""
@@ -109,7 +111,7 @@ class ModelOptions:
 
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
-        name, began = self.adapter or self.model, time.perf_counter()
+        name, began = self.adapter or self._base, time.perf_counter()
         self._locate(show)
         with spinner(f"loading {name}", show):
             quieten(show)

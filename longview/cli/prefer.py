@@ -78,8 +78,8 @@ def prefer(
     similarity: Similarity = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what became of the rows.")] = False,
 ) -> None:
-    """Ask each question several times, directly and step by step, and pair right answers with wrong ones; stop it at
-    any time, and go on with the same command.
+    """Pair right with wrong ones of a model's own answers. Each question is asked several times, directly and step by
+    step; stop it at any time, and go on with the same command.
 
     Examples:
       longview prefer rows.jsonl --model AIDC-AI/Ovis2-2B --direct 4 --cot 4 --output pairs.jsonl

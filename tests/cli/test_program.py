@@ -99,7 +99,7 @@ def test_the_version_is_the_packages(longview):
     assert longview("--version").out == f"longview {library.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["ask", "bench", "chat", "frames", "info", "train", "eval"])
+@pytest.mark.parametrize("verb", ["ask", "bench", "chat", "config", "frames", "info", "models", "train", "eval"])
 def test_each_verb_has_help_with_examples(longview, verb):
     ran = longview(verb, "--help")
     assert ran.code == 0
