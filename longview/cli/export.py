@@ -10,6 +10,7 @@ import typer
 
 from longview.cli.options import quieten
 from longview.errors import CheckpointError, RequestError
+from longview.files import UNFINISHED, writing
 
 Target = Annotated[Path, typer.Argument(help="Folder to be written; it must not hold a model yet.", show_default=False)]
 
@@ -44,7 +45,8 @@ class HubOptions:
             return None
         from longview.train.saved.hub import push, write_card
 
-        write_card(folder, self.push_to_hub, base, run)
+        with writing(folder):
+            write_card(folder, self.push_to_hub, base, run)
         return push(folder, self.push_to_hub, self.private)
 
 
@@ -94,5 +96,5 @@ def check_target(folder: Path) -> None:
     Raises:
         CheckpointError: something is there that would be overwritten.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != UNFINISHED for path in folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not an empty folder; choose another one")

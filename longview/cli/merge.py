@@ -10,6 +10,7 @@ import typer
 from longview.cli.config_file import read_config
 from longview.cli.export import HubOptions, Target, check_target
 from longview.cli.options import dtype_option, quieten
+from longview.files import new_folder, writing
 
 
 def merge(
@@ -41,17 +42,21 @@ def merge(
     from longview.engine import load
     from longview.engine.devices import dtype_of
     from longview.models import checkpoint
-    from longview.models.official import make_official
+    from longview.models.official import files_beside, make_official
     from longview.train.saved.export import export as write
 
-    kind = dtype_of(dtype or checkpoint.read_config(checkpoint.resolve(base)).get("dtype") or "float32")
-    # added in fp32: a small change would be lost among the digits of half precision
-    engine = load(base, adapter=adapter, dtype="float32", device="cpu")
-    folder.mkdir(parents=True, exist_ok=True)
-    engine.processor.save_pretrained(folder)
-    typer.echo(write(engine.model, engine.processor, folder, kind))
-    if hub.official:
-        make_official(folder, checkpoint.resolve(base))
+    source = checkpoint.resolve(base)
+    files_beside(source)  # which may refuse
+    kind = dtype_of(dtype or checkpoint.read_config(source).get("dtype") or "float32")
+    with new_folder(folder) as unfinished:
+        # added in fp32: a small change would be lost among the digits of half precision
+        engine = load(base, adapter=adapter, dtype="float32", device="cpu")
+        with writing(folder):
+            engine.processor.save_pretrained(unfinished)
+            write(engine.model, engine.processor, unfinished, kind)
+            if hub.official:
+                make_official(unfinished, source)
+    typer.echo(folder)
     address = hub.push(folder, base, adapter.parent)
     if address is not None:
         typer.echo(address)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from longview.errors import CheckpointError, MissingExtraError, RecipeError
+from longview.files import filling
 from longview.models import checkpoint
 from longview.models.base import Model
 from longview.models.sources import ADAPTER_CONFIG, adapter_folder, base_of
@@ -63,6 +64,9 @@ def attach(model: Model, folder: str | Path) -> Any:
     """
     peft, folder = _library(), adapter_folder(folder)
     shapes = _shapes(folder)
+    config = folder / ADAPTER_CONFIG
+    if checkpoint.read_json(folder, config.name).get("megatron_config") is not None:  # PEFT imports a module it names
+        raise CheckpointError(f"{config} has a megatron_config, which longview does not open; take it out")
     modules = dict(model.named_modules())
     for name, shape in shapes.items():
         layer = name.removeprefix("base_model.model.").partition(MARK)[0]
@@ -75,12 +79,18 @@ def attach(model: Model, folder: str | Path) -> Any:
                 f"{folder} holds {name} of shape {list(shape)}, for which this model has no layer; it was trained on "
                 f"{base_of(folder)}: name that with --model"
             )
+    with _fitting(folder), _quiet():
+        return peft.PeftModel.from_pretrained(model, str(folder))
+
+
+@contextlib.contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Whatever PEFT and torch raise for a bad config, which they do not check, as one line."""
     try:
-        with _quiet():
-            return peft.PeftModel.from_pretrained(model, str(folder))
-    except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what PEFT and torch raise for a bad config
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the adapter {folder} does not fit this model: {reason}") from error
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"the adapter {folder} is damaged or does not fit this model: {reason}") from error
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -101,7 +111,8 @@ def open_into(model: Model, folder: str | Path, merge: bool = True) -> None:
     """
     wrapper = attach(model, folder)
     if merge:
-        wrapper.merge_and_unload()
+        with _fitting(Path(folder)):
+            wrapper.merge_and_unload()
 
 
 def save(wrapper: Any, folder: Path, base: str) -> None:
@@ -109,13 +120,13 @@ def save(wrapper: Any, folder: Path, base: str) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     config = wrapper.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     config["target_modules"] = sorted(config["target_modules"])
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
     tensors = get_peft_model_state_dict(wrapper)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    with filling(folder) as unfinished:
+        (unfinished / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, unfinished / WEIGHTS)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def make_official(folder: Path, start: Path | None = None) -> None:
         written["auto_map"] = released["auto_map"]
     _write(folder / "config.json", written | {"torch_dtype": dtype})
     _write_index(folder)
-    for path in [] if start is None else sorted({path for kind in _BESIDE for path in start.glob(kind)}):
+    for path in [] if start is None else files_beside(start):
         if path.name not in _OURS:
             shutil.copy(path, folder)
     pixels = folder / "preprocessor_config.json"
@@ -50,6 +50,22 @@ def make_official(folder: Path, start: Path | None = None) -> None:
         settings = checkpoint.read_json(folder, tokenizer.name)
         if settings.get("tokenizer_class") == "TokenizersBackend":  # its name since transformers 5
             _write(tokenizer, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def files_beside(start: Path) -> list[Path]:
+    """What lies beside a model's weights and goes along with what is made from it: tokenizer, templates, code.
+
+    Raises:
+        CheckpointError: one is a link out of the folder, so that a copy might publish what nobody meant to.
+    """
+    root = start.resolve()
+    if root.parent.name == "snapshots":  # of the hub's cache, whose files are links into their repository's folder
+        root = root.parents[1]
+    found = sorted({path for kind in _BESIDE for path in start.glob(kind)})
+    for path in found:
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise CheckpointError(f"{path} is a link out of its folder, and is not copied; put the file in its place")
+    return [path for path in found if path.is_file()]
 
 
 def _write_index(folder: Path) -> None:

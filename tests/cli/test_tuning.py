@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
+import resource
 import shutil
 from types import SimpleNamespace
 from typing import ClassVar
@@ -13,6 +17,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from longview.errors import CheckpointError
+from longview.models.official import files_beside
 
 
 @pytest.fixture
@@ -94,6 +101,85 @@ def test_an_official_folder_is_merged_and_exported(longview, refused, recipe, tm
     question = ("--quiet", "--max-tokens", 12, "Hello?")
     tuned = longview("ask", "--adapter", run / "adapter", *question).out
     assert longview("ask", "--model", merged, *question).out == tuned
+
+
+@contextlib.contextmanager
+def full_disk(room: int):
+    """Files can be written up to so many bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_and_a_read_only_one_leave_nothing(longview, refused, recipe, tmp_path, monkeypatch):
+    run, lora, target = tmp_path / "run", tmp_path / "lora", tmp_path / "out" / "model"
+    assert longview("train", recipe, "model.adapter=null", "--output", run, "--answers", 0).code == 0
+    assert longview("train", recipe, "--output", lora, "--answers", 0).code == 0
+    weights = (run / "model" / "model.safetensors").stat().st_size
+    commands = [("merge", lora / "adapter", target), ("export", run, target), ("export", lora, target)]
+    (tmp_path / "out").mkdir()
+    for command in commands:
+        for room in (10, 3000, weights // 20):  # no config, no tokenizer, no weights
+            with full_disk(room):
+                assert f"{target} could not be written (File too large); make room" in refused(*command)
+            assert not list((tmp_path / "out").iterdir())
+        target.mkdir()  # one that exists stays, empty
+        with full_disk(3000):
+            assert "File too large" in refused(*command)
+        assert not list(target.iterdir())
+        (target / ".unfinished").mkdir()  # a killed attempt
+        assert longview(*command).code == 0
+        assert not list(target.glob("*.unfinished"))
+        assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o666 & ~umask()}
+        shutil.rmtree(target)
+        (tmp_path / "file").write_text("")
+        assert "could not be written (Not a directory)" in refused(*command[:2], tmp_path / "file" / "model")
+
+    def read_only(self, other):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.rename", read_only)
+    for command in commands:
+        assert f"{target} could not be written (Read-only file system)" in refused(*command)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_a_link_out_of_a_models_folder_is_not_copied(longview, refused, recipe, broken_model, tmp_path):
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    secret.write_text("of nobody's business")
+    changed = f"model.start={broken_model}"
+    assert longview("train", recipe, changed, "--output", run, "--answers", 0).code == 0
+    merge = ("merge", run / "adapter", tmp_path / "merged", "--official")
+    (broken_model / "notes.txt").symlink_to(secret)
+    assert f"{broken_model / 'notes.txt'} is a link out of its folder, and is not copied" in refused(*merge)
+    assert "is a link out of its folder" in refused("merge", run / "adapter", tmp_path / "merged")
+    (broken_model / "notes.txt").unlink()
+    (broken_model / "notes.txt").symlink_to("README.md")  # one within it, as hubs' caches have them
+    (broken_model / "README.md").write_text("of everybody's business")
+    assert longview(*merge).code == 0
+    assert (tmp_path / "merged" / "notes.txt").read_text() == "of everybody's business"
+    assert not (tmp_path / "merged" / "notes.txt").is_symlink()
+
+
+def test_links_of_the_hubs_cache_into_its_own_blobs_are_copied(tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    (blobs / "ab12").write_text("{}")
+    (snapshot / "vocab.json").symlink_to("../../blobs/ab12")
+    assert files_beside(snapshot) == [snapshot / "vocab.json"]
+    (tmp_path / "elsewhere").write_text("{}")
+    (snapshot / "merges.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"merges\.txt is a link out of its folder"):
+        files_beside(snapshot)
 
 
 class Hub:

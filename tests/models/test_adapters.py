@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import tiny_model
 from test_laws import logits, prepare
 from tolerances import SAME_MATHS
 
 from longview.errors import CheckpointError, RecipeError
 from longview.models import adapters
+from longview.models.families import families
 
 
 @pytest.fixture
@@ -90,3 +94,48 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny, learned):
         adapters.open_into(model, folder)
     with pytest.raises(RecipeError, match="has no linear layers"):
         adapters.add(model, ["nothing"], 2, 4, 0.0)
+
+
+DAMAGED = {
+    "alpha_pattern": 3,
+    "rank_pattern": None,
+    "bias": 3,
+    "init_lora_weights": 1.5,
+    "lora_bias": True,
+    "alora_invocation_tokens": [1],
+    "trainable_token_indices": 1.5,
+    "megatron_config": {"a": 1},
+    "corda_config": {"cache_file": "nowhere"},
+    "r": -1,
+    "target_modules": "x",
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer, tmp_path_factory):
+    """A tiny model, and the folder of an adapter for it."""
+    model, _ = tiny_model(families()["owl3"], "241101", tokenizer)
+    folder = tmp_path_factory.mktemp("saved") / "adapter"
+    adapters.save(adapters.add(copy.deepcopy(model), ["language"], 2, 4, 0.0), folder, "some/model")
+    return model, folder
+
+
+@pytest.mark.parametrize("key", DAMAGED)
+def test_an_adapter_whose_config_is_damaged_is_refused_in_one_line(saved, tmp_path, key):
+    folder = Path(shutil.copytree(saved[1], tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {key: DAMAGED[key]} | ({"init_lora_weights": "corda"} if key == "corda_config" else {})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=str(folder)):
+        adapters.open_into(copy.deepcopy(saved[0]), folder)
+
+
+def test_no_module_that_an_adapter_names_is_imported(saved, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(saved[1], tmp_path / "adapter"))
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"megatron_config": {"a": 1}, "megatron_core": "planted"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="megatron_config"):
+        adapters.open_into(copy.deepcopy(saved[0]), folder)

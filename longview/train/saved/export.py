@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from longview.errors import RecipeError
+from longview.files import filling, new_folder, writing
 from longview.models import adapters, checkpoint
 from longview.models.families import families
-from longview.models.official import make_official
+from longview.models.official import files_beside, make_official
 from longview.train.build import add_adapter, open_model, saved_parameters
 from longview.train.recipe import Recipe
 from longview.train.saved.folder import newest_checkpoint, read_recipe
@@ -21,20 +21,16 @@ from longview.train.saved.manifest import read_weights, verify
 
 
 def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Write a checkpoint folder that `longview.load` opens; the model itself keeps its precision."""
+    """Write a checkpoint folder that `longview.load` opens; the model itself keeps its precision.
+    The processor's files are those that the folder holds already.
+    """
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    unfinished = folder / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with filling(folder) as unfinished:
         model.save_pretrained(unfinished, state_dict=tensors)
         config = json.loads((unfinished / "config.json").read_text())
         config["dtype"] = str(dtype).removeprefix("torch.")
         (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (unfinished / "generation_config.json").unlink(missing_ok=True)
-        for path in unfinished.iterdir():
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -68,7 +64,7 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
 
     Raises:
         RecipeError: there is no checkpoint yet, or none of a model that has an official form.
-        CheckpointError: something in the run's folder is damaged.
+        CheckpointError: something in the run's folder is damaged, or the other folder cannot be written.
     """
     output, folder = Path(output), Path(folder)
     recipe = read_recipe(output)
@@ -80,8 +76,12 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
-    model, processor, adapter = restore(recipe, state, folder, output / "model")
-    export_trained(model, processor, adapter, folder, recipe.model.start)
-    if official:
-        make_official(folder, None if recipe.model.start is None else checkpoint.resolve(recipe.model.start))
+    start = None if recipe.model.start is None else checkpoint.resolve(recipe.model.start)
+    if start is not None:
+        files_beside(start)  # which may refuse
+    with new_folder(folder) as unfinished, writing(folder):
+        model, processor, adapter = restore(recipe, state, unfinished, output / "model")
+        export_trained(model, processor, adapter, unfinished, recipe.model.start)
+        if official:
+            make_official(unfinished, start)
     return folder
