@@ -169,6 +169,7 @@ VANDALISMS = {
     "a bit may turn on the disk": ("train/saved/manifest.py", "        if found != digest:", "        if False:", KILLED),
     "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
     "a checkpoint grows in its place": ("train/saved/checkpoint.py", "output / UNFINISHED\n", 'output / f"checkpoint-{steps:07d}"\n', KILLED),
+    "what a killed run left behind stays": ("train/saved/checkpoint.py", "steps_of(old) < steps_of(newest)", "False", KILLED),
     "dropout draws on where it left off": ("train/loop.py", "    torch.manual_seed(", "    str(", KILLED),
     "a cancelled request is decoded to its end": ("engine/scheduler.py", "elif request.cancelled:", "elif False:", BATCHES),
 }  # fmt: skip

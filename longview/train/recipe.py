@@ -246,6 +246,10 @@ def _check_stage(recipe: Recipe, stage: Stage, where: str) -> None:
             f"{where}.objective is {stage.objective!r:.60}; of a stage with {what} it is one of {', '.join(known)}"
         )
     stage.learns_from.check(recipe, stage, where)
+    if stage.keep and not re.fullmatch(r"\w[\w. -]*", stage.name):
+        raise RecipeError(
+            f"{where}.keep leaves a folder named {stage.name!r:.60}; name the stage in letters, digits and dashes"
+        )
     if stage.keep and (recipe.model.adapter is not None or recipe.parallel == "fsdp2"):
         raise RecipeError(
             f"{where}.keep is for whole models in one place; leave it out with an adapter or parallel=fsdp2"

@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from longview.errors import RecipeError
+from longview.files import filling, new_folder, replace_text
 from longview.train.build import ModelSpec, add_adapter, build_model, open_spec
 from longview.train.data.quarantine import trim_report
 from longview.train.distributed import processes, zero
@@ -32,6 +34,7 @@ from longview.train.plan.plan import Plan, make_plan
 from longview.train.recipe import Recipe, Stage, objective_class
 from longview.train.report.journal import check_tensorboard
 from longview.train.report.page import note_session, write_report
+from longview.train.saved.checkpoint import remove_older
 from longview.train.saved.export import export, export_trained, restore
 from longview.train.saved.folder import (
     RECIPE,
@@ -41,7 +44,6 @@ from longview.train.saved.folder import (
     read_state,
     reading,
     recipe_text,
-    replace_text,
     trim_log,
     writing,
 )
@@ -88,7 +90,8 @@ def train(
             check_shared(output)
             state = newest_checkpoint(output) if resume else None
             keeps_tokenizer = state is not None and recipe.model.start is None
-            spec = open_spec(plan.recipe, scratch, output / "model" if keeps_tokenizer else None)
+            with writing(scratch, output):
+                spec = open_spec(plan.recipe, scratch, output / "model" if keeps_tokenizer else None)
             costs = _costs(plan, spec, force) if processes.is_first() else []
         begun = _Begun(plan, spec, scratch, output, resume, state)
         folder = _train(begun, progress and processes.is_first(), costs, tensorboard)
@@ -208,12 +211,14 @@ def _train(begun: _Begun, progress: bool, costs: Sequence[float | None], tensorb
     begin = trainer.load(begun.state) if begun.state else (0, 0)
     with processes.fail_together():
         if processes.is_first():
+            if begun.state is not None:
+                remove_older(output, begun.state)
             _prepare_files(recipe, output, begin, begun.resume)
             note_session(output, begin, str(next(model.parameters()).device))
     if sharded:
         trainer.shard()
     with _bar(progress) as bar, _stop_on_signal() as stopped:
-        _follow_stages(trainer, begin, bar, stopped)
+        _follow_stages(trainer, begin, begun.scratch, bar, stopped)
     trainer.journal.close()
     folder = output / ("model" if adapter is None else "adapter")
     with processes.fail_together(), writing(folder, output):
@@ -230,8 +235,8 @@ def _build(begun: _Begun) -> Any:
     torch.manual_seed(recipe.seed)
     with processes.fail_together():
         if processes.is_first():
-            with writing(output / "model", output):
-                shutil.copytree(begun.scratch, output / "model", dirs_exist_ok=True)
+            with writing(output / "model", output), filling(output / "model") as unfinished:
+                shutil.copytree(begun.scratch, unfinished, dirs_exist_ok=True)
         model = build_model(recipe, begun.spec)
     if begun.state is None and recipe.model.init_from:
         with processes.fail_together():
@@ -242,11 +247,12 @@ def _build(begun: _Begun) -> Any:
     return model
 
 
-def _follow_stages(trainer: Trainer, begin: tuple[int, int], bar: Progress, stopped: list[int]) -> None:
+def _follow_stages(trainer: Trainer, begin: tuple[int, int], files: Path, bar: Progress, stopped: list[int]) -> None:
     """Train all stages that are still to come.
 
     Args:
         begin: The stage and the step to begin with.
+        files: The folder of the processor's files, for the models of stages that keep them.
 
     Raises:
         Interrupted: a signal ended it early.
@@ -256,14 +262,14 @@ def _follow_stages(trainer: Trainer, begin: tuple[int, int], bar: Progress, stop
         with _task(recipe, output, bar, stopped) as progress:
             objective.prepare(progress)
     if begin[0] and not begin[1]:  # the run may have ended just before it kept this
-        _keep(trainer, recipe.stages[begin[0] - 1])
+        _keep(trainer, recipe.stages[begin[0] - 1], files)
     for number in range(begin[0], len(recipe.stages)):
         step = begin[1] if number == begin[0] else 0
         with _task(recipe, output, bar, stopped) as progress:
             complete = trainer.train_stage(number, step, bar, stopped, progress)
         if not complete:
             raise Interrupted(_where(recipe, output)) if processes.is_first() else SystemExit(130)
-        _keep(trainer, recipe.stages[number])
+        _keep(trainer, recipe.stages[number], files)
 
 
 def _restored(recipe: Recipe, output: Path) -> tuple[Any, Any, Any]:
@@ -282,17 +288,16 @@ def _prepare_files(recipe: Recipe, output: Path, begin: tuple[int, int], resume:
             replace_text(output / RECIPE, recipe_text(recipe))
 
 
-def _keep(trainer: Trainer, stage: Stage) -> None:
+def _keep(trainer: Trainer, stage: Stage, files: Path) -> None:
     """Leave the model behind as it is after a stage, where the recipe says so."""
     folder = trainer.output / "after" / stage.name
     if not stage.keep or not processes.is_first():
         return
-    with writing(folder, trainer.output):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (trainer.output / "model").iterdir():
-            if path.name not in ("config.json", "model.safetensors"):
-                shutil.copy(path, folder)
-        export(trainer.model, trainer.processor, folder)
+    shutil.rmtree(folder, ignore_errors=True)  # the run may have ended before the next stage's first checkpoint
+    saving = partial(writing, output=trainer.output)
+    with new_folder(folder, saving) as unfinished, saving(folder):
+        shutil.copytree(files, unfinished, dirs_exist_ok=True)
+        export(trainer.model, trainer.processor, unfinished)
 
 
 def _where(recipe: Recipe, output: Path) -> str:

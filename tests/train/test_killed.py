@@ -10,9 +10,11 @@ import signal
 import sys
 
 import pytest
-from runs import exported, forked, log, same, state, tree
+from runs import WORLD_TREE, exported, forked, log, same, state, tree
 
-from longview.errors import CheckpointError
+from longview.engine import load as load_engine
+from longview.errors import CheckpointError, MediaError
+from longview.messages import ask
 from longview.train import run as training
 from longview.train.loop import Trainer
 from longview.train.objectives.of_data import DataObjective
@@ -20,7 +22,7 @@ from longview.train.plan.plan import make_plan
 from longview.train.recipe import from_tree
 from longview.train.saved import checkpoint, manifest
 from longview.train.saved.export import export_checkpoint
-from longview.train.saved.folder import checkpoints
+from longview.train.saved.folder import checkpoints, newest_checkpoint
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.2}
 KINDS = {
@@ -211,3 +213,123 @@ def test_a_checkpoint_without_a_manifest_is_none(begun, tmp_path):
         path.unlink() if content is None else path.write_text(content)
         with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
             training.train(recipe, output, resume=True, progress=False)
+
+
+# ── the end of a run, and of a stage that is kept ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def kept(data, tmp_path_factory):
+    """A recipe of a new model whose last stage is kept, and a whole run of it."""
+    recipe = copy.deepcopy(tree(data, data, train=["connector"], batch=1, steps=2, keep=True))
+    recipe["model"] = copy.deepcopy(WORLD_TREE["model"])
+    recipe["stages"][0]["data"]["datasets"] = [{"path": str(data / "captions.parquet")}]
+    understood, output = from_tree(recipe), tmp_path_factory.mktemp("kept") / "run"
+    training.train(understood, output, progress=False)
+    return understood, output
+
+
+def ending(recipe, output, moment: int | None) -> int:
+    """Resume a run whose steps are all done, in a process that is killed at the n-th thing it does in the run's
+    folder. Without `moment`, how many things it does."""
+
+    def work():
+        did = [0]
+
+        def note(event, arguments):
+            if event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile"):
+                return
+            if str(output) in str(arguments[0]) or event == "os.remove":
+                did[0] += 1
+                if did[0] == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(note)
+        training.train(recipe, output, resume=True, progress=False)
+        (output / "did").write_text(str(did[0]))
+
+    assert forked(work) == [0 if moment is None else -signal.SIGKILL]
+    return int((output / "did").read_text()) if moment is None else 0
+
+
+def test_a_run_killed_while_it_keeps_and_exports_is_resumed_to_the_same_files(kept, tmp_path):
+    recipe, whole = kept
+    counted = tmp_path / "counted"
+    shutil.copytree(whole, counted)
+    count = ending(recipe, counted, None)
+    assert count > 20
+    expected = {path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".json", ".safetensors")}
+    for moment in range(3, count, max(1, count // 7)):
+        output = tmp_path / str(moment)
+        shutil.copytree(whole, output)
+        for folder in ("model", "after"):
+            shutil.rmtree(output / folder)
+        shutil.copytree(whole / "model", output / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+        ending(recipe, output, moment)
+        folder = training.train(recipe, output, resume=True, progress=False)
+        assert same(exported(output), exported(whole))
+        assert load_engine(folder).answer([ask("Hello?")], max_tokens=2)
+        found = {path.relative_to(output) for path in output.rglob("*") if path.suffix in (".json", ".safetensors")}
+        assert found == expected
+        assert not list(output.rglob("*.unfinished"))
+        shutil.rmtree(output)
+
+
+def test_what_a_killed_run_left_unfinished_is_neither_kept_nor_in_the_way(kept, tmp_path):
+    recipe, whole = kept
+    output = tmp_path / "run"
+    shutil.copytree(whole, output)
+    (output / "model" / ".unfinished").mkdir()
+    (output / "model" / ".unfinished" / "model.safetensors").write_bytes(b"half")
+    older = output / "checkpoint-0000001"  # a kill between the newer one's rename and this one's removal
+    shutil.copytree(output / "checkpoint-0000002", older)
+    (output / ".unfinished").mkdir()
+    training.train(recipe, output, resume=True, progress=False)
+    assert [path.name for path in checkpoints(output)] == ["checkpoint-0000002"]
+    assert not list(output.rglob("*.unfinished"))
+    assert (output / "after" / "tune" / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_before_the_first_step_with_samples_is_resumed(started, data, tmp_path, monkeypatch):
+    """Where all samples of the first steps are in quarantine, the optimizer remembers nothing yet."""
+    recipe = tree(started["owl3"], data, train=["connector"], batch=1, steps=4, quarantine=1.0)
+    recipe["stages"][0]["checkpoint_every"] = 1
+    understood, sample, save = from_tree(recipe), DataObjective.sample, Trainer.save
+
+    def broken(self, position):
+        if position < 2:
+            raise MediaError("it is broken")
+        return sample(self, position)
+
+    monkeypatch.setattr(DataObjective, "sample", broken)
+    training.train(understood, tmp_path / "whole", progress=False)
+
+    def dying(self, stage, step):
+        save(self, stage, step)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    output = tmp_path / "run"
+
+    def work():
+        Trainer.save = dying
+        training.train(understood, output, progress=False)
+
+    assert forked(work) == [-signal.SIGKILL]
+    assert not manifest.read_tensors(newest_checkpoint(output), "optimizer")[1]
+    training.train(understood, output, resume=True, progress=False)
+    assert same(state(tmp_path / "whole"), state(output))
+
+
+def test_files_of_a_run_have_the_permissions_of_the_umask(begun, started, data, tmp_path):
+    recipe = tree(started["owl3"], data, train=["language"], batch=1, steps=1)
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            for name, model in {"whole": {}, "lora": {"adapter": LORA}}.items():
+                output = tmp_path / f"{mask}-{name}"
+                training.train(from_tree(recipe | {"model": recipe["model"] | model}), output, progress=False)
+                weights = list(output.rglob("*.safetensors"))
+                assert len(weights) == 3
+                assert {path.stat().st_mode & 0o777 for path in weights} == {mode}
+        finally:
+            os.umask(before)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import RecipeError
+from longview.files import fsync, replace_text
 from longview.train.data.sources import Place
-from longview.train.saved.folder import fsync, replace_text, writing
+from longview.train.saved.folder import writing
 
 GRACE = 100
 """The share of broken samples is taken of so many at least, so that the first one does not end a run."""

@@ -17,11 +17,12 @@ from PIL import Image
 
 from longview.engine import Engine, load
 from longview.errors import MediaError, RequestError
+from longview.files import replace_text
 from longview.train.data.sample_format import open_shown
 from longview.train.objectives.base import SampleQuestion
 from longview.train.recipe import Recipe, objective_class
 from longview.train.saved.export import export_checkpoint
-from longview.train.saved.folder import newest_checkpoint, replace_text, steps_of, writing
+from longview.train.saved.folder import exported, newest_checkpoint, steps_of, writing
 
 FILE = "answers.json"
 MOST_TOKENS = 64
@@ -96,12 +97,8 @@ def _open(recipe: Recipe, output: Path, moment: str) -> Engine:
     if moment == "before":
         return load(recipe.model.start)
     with tempfile.TemporaryDirectory() as beside:
-        adapter, model = output / "adapter", output / "model"
-        if not (adapter / "adapter_model.safetensors").exists() and not any(model.glob("model*.safetensors*")):
-            adapter = model = export_checkpoint(output, Path(beside) / "model")
-        if recipe.model.adapter is not None:
-            return load(recipe.model.start, adapter=adapter)
-        return load(model)
+        folder = exported(output) or export_checkpoint(output, Path(beside) / "model")
+        return load(folder) if recipe.model.adapter is None else load(recipe.model.start, adapter=folder)
 
 
 def _showable(

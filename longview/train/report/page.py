@@ -25,13 +25,14 @@ import yaml
 
 import longview
 from longview.engine.devices import name_of
+from longview.files import replace_text
 from longview.train.data.quarantine import read_quarantine
 from longview.train.data.settings import DataSettings
 from longview.train.recipe import Recipe, Stage, objective_class, to_tree
 from longview.train.report.answers import moments_of, sample_answers
 from longview.train.report.curves import chart
 from longview.train.report.journal import COUNTED, LOG, clock
-from longview.train.saved.folder import newest_checkpoint, read_recipe, read_state, reading, replace_text, writing
+from longview.train.saved.folder import exported, newest_checkpoint, read_recipe, read_state, reading, writing
 
 PAGE, SESSIONS = "report.html", "sessions.jsonl"
 PAUSE = 1800
@@ -58,10 +59,8 @@ class Facts(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        made = any((self.output / "model").glob("model*.safetensors*"))
         stages = self.recipe.stages
-        complete = self.done == (len(stages) - 1, stages[-1].steps)
-        return complete and (made or (self.output / "adapter" / "adapter_model.safetensors").exists())
+        return exported(self.output) is not None and self.done == (len(stages) - 1, stages[-1].steps)
 
 
 def note_session(output: Path, begin: tuple[int, int], device: str) -> None:

@@ -16,11 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longview.errors import LongviewError
+from longview.files import UNFINISHED, follow_umask, fsync
 from longview.train.distributed import processes
 from longview.train.saved import manifest
-from longview.train.saved.folder import checkpoints, fsync, steps_of, writing
-
-UNFINISHED = ".unfinished"
+from longview.train.saved.folder import checkpoints, steps_of, writing
 
 
 def write_checkpoint(
@@ -61,10 +60,17 @@ def write_checkpoint(
     except LongviewError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in checkpoints(output) if processes.is_first() else ():
-        if steps_of(old) < steps:
-            shutil.rmtree(old, ignore_errors=True)
+    if processes.is_first():
+        remove_older(output, folder)
     return folder
+
+
+def remove_older(output: Path, newest: Path) -> None:
+    """Remove what lies in a run's folder beside its newest checkpoint: older ones, and one that is unfinished."""
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    for old in checkpoints(output):
+        if steps_of(old) < steps_of(newest):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_tensors(
@@ -78,6 +84,7 @@ def _write_tensors(
             continue
         path = folder / manifest.name_of(stem, rank, count)
         save_file(some, path)
+        follow_umask(path)
         fsync(path)
         digests[path.name] = manifest.digest_of(path)
     return digests

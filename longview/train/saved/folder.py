@@ -33,6 +33,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from longview.errors import CheckpointError, RecipeError
+from longview.files import COMPLETE, replace_text, write_failure
 from longview.train.recipe import Recipe, from_tree, to_tree
 
 RECIPE = "recipe.json"
@@ -107,22 +108,6 @@ def recipe_text(recipe: Recipe) -> str:
     return json.dumps(to_tree(recipe), indent=2)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    fsync(unfinished)
-    unfinished.replace(path)
-
-
-def fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
 def writing(path: Path, output: Path) -> Iterator[None]:
     """Errors of writing a file, such as a full disk, as one line.
@@ -132,11 +117,14 @@ def writing(path: Path, output: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        reason = write_failure(error)
+        if reason is None:
+            raise
         newest = newest_checkpoint(output)
         kept = f"the last checkpoint is intact in {newest}" if newest else "there is no checkpoint yet"
         raise CheckpointError(
-            f"{path} could not be written ({_reason(error)}); {kept}; make room and go on with --resume"
+            f"{path} could not be written ({reason}); {kept}; make room and go on with --resume"
         ) from error
 
 
@@ -152,6 +140,12 @@ def reading(path: Path) -> Iterator[None]:
 def newest_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run; unfinished ones have other names."""
     return max(checkpoints(output), key=steps_of, default=None)
+
+
+def exported(output: Path) -> Path | None:
+    """The folder of the model or the adapter that a run has left behind, complete."""
+    made = (output / kind / name for kind in ("model", "adapter") for name in COMPLETE)
+    return next((path.parent for path in made if path.exists()), None)
 
 
 def checkpoints(output: Path) -> list[Path]:

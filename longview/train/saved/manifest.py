@@ -98,6 +98,8 @@ def read_moments(
 ) -> dict[str, Tensor]:
     """What optimizers remember of parameters, named `parameter|key`; of each all `keys`, or nothing.
 
+    Of all of them nothing, where no step had samples yet.
+
     Raises:
         CheckpointError: names the file and the first tensor that does not fit.
     """
@@ -115,8 +117,6 @@ def read_moments(
     for parameter, some in held.items():
         if some != keys[parameter]:
             raise CheckpointError(f"{path} lacks tensor {f'{parameter}|{min(keys[parameter] - some)}'!r}; {REPAIR}")
-    if not held:
-        raise CheckpointError(f"{path} holds no tensors; {REPAIR}")
     return found
 
 
