@@ -22,6 +22,7 @@ ROOMS = (
         "names",
         "requests",
         "settings",
+        "shipped",
         "status",
         "versions",
         "wording",

@@ -34,6 +34,7 @@ from longview.cli.merge import merge
 from longview.cli.models import models
 from longview.cli.prefer import prefer
 from longview.cli.report import report
+from longview.cli.shipped import examples, recipes
 from longview.cli.train import train
 from longview.cli.verb import Verb, with_options
 from longview.errors import LongviewError
@@ -53,6 +54,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "frames": show_frames,
     "info": info,
     "train": train,
+    "recipes": recipes,
+    "examples": examples,
     "prefer": prefer,
     "merge": merge,
     "export": export,

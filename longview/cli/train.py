@@ -29,7 +29,9 @@ class DeviceOptions:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as those under recipes/.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or a name that `longview recipes` lists.", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the recipe's: stages.0.steps=10."),
@@ -58,12 +60,14 @@ def train(
       longview train recipes/demo/owl3-tower.yaml --resume
       longview train recipes/demo/words.yaml seed=2 stages.0.steps=100 --output runs/short
       longview train recipes/demo/words.yaml --dry-run
-      longview train recipes/lora.yaml model.start=AIDC-AI/Ovis2-2B stages.0.data.datasets.0.path='rows.jsonl#2000'
-      longview train recipes/owl3/3-instruct.yaml --nproc-per-node 8 parallel=fsdp2
+      longview train lora model.start=AIDC-AI/Ovis2-2B stages.0.data.datasets.0.path='rows.jsonl#2000'
+      longview train owl3/3-instruct --nproc-per-node 8 parallel=fsdp2
     """
+    from longview.shipped import find_recipe
     from longview.train.recipe import load_recipe, to_tree
 
-    understood = load_recipe(recipe, overrides or ())  # a mistake in it is told before torch is imported
+    path = find_recipe(recipe)
+    understood = load_recipe(path, overrides or ())  # a mistake in it is told before torch is imported
     quieten(show=False)
     from longview.train.distributed.launch import make_launch, start
     from longview.train.distributed.processes import is_first
@@ -81,9 +85,9 @@ def train(
         return
     launch = make_launch(**asdict(devices))
     flags = {"resume": resume, "force": force, "tensorboard": tensorboard}
-    folder = output or Path("runs") / f"{recipe.resolve().parent.name}-{recipe.stem}"
+    folder = output or Path("runs") / f"{path.resolve().parent.name}-{path.stem}"
     if launch is not None:
-        arguments = ["train", str(recipe), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
+        arguments = ["train", str(path), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
         arguments += [f"--{flag}" for flag, given in flags.items() if given]
         raise typer.Exit(start(launch, arguments))
     try:

@@ -106,7 +106,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"recipe {path} cannot be read ({error.strerror}); give the path of a YAML file") from error
+        raise RecipeError(
+            f"recipe {path} cannot be read ({error.strerror}); give the path of a YAML file, or a name that "
+            "`longview recipes` lists"
+        ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} is not text in UTF-8 ({error.reason}); give a YAML file") from error
     tree = _parse(text, f"recipe {path}")
