@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ import typer
 from longview.cli.options import quieten
 from longview.cli.report import Answers
 from longview.cli.terminal import is_terminal
+from longview.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole recipe as understood, and what it takes; then stop.")
     ] = False,
+    time_steps: Annotated[
+        bool, typer.Option("--time-steps", help="With --dry-run: take the time of a few real steps of each stage.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Begin even if it seems to take more memory than there is.")
     ] = False,
@@ -74,12 +80,15 @@ def train(
     from longview.train.run import Interrupted
     from longview.train.run import train as follow
 
+    if time_steps and not dry_run:
+        raise RequestError("--time-steps is for --dry-run; add that, or leave it out")
     if dry_run:
         import yaml
 
         from longview.train.plan.dry_run import dry_run as describe
 
-        lines = list(describe(understood, force))
+        summary, *lines = describe(understood, force, time_steps)
+        typer.echo(f"# {summary}")
         typer.echo(yaml.safe_dump(to_tree(understood), sort_keys=False, allow_unicode=True).rstrip())
         typer.echo("\n".join(f"# {line}" for line in lines))
         return
@@ -91,9 +100,31 @@ def train(
         arguments += [f"--{flag}" for flag, given in flags.items() if given]
         raise typer.Exit(start(launch, arguments))
     try:
-        trained = follow(understood, folder, resume, is_terminal(), force, tensorboard, answers)
+        terminal = is_terminal()
+        trained = follow(understood, folder, resume, terminal, force, tensorboard, answers, _say)
         if is_first():
             typer.echo(trained)
+            for line in closing_lines(trained, folder):
+                _say(line)
     except Interrupted as stop:
         typer.echo(f"longview: {stop}", err=True)
         raise typer.Exit(130) from None
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def closing_lines(trained: Path, run: Path) -> Iterator[str]:
+    """What a run has left where, and what to do with it."""
+    size = sum(path.stat().st_size for path in trained.iterdir()) / (1 << 20)
+    yield f"{'trained':<10}{trained}, {size:,.1f} MiB"
+    yield f"{'report':<10}{run / 'report.html'}"
+    if (run / "quarantine.jsonl").exists():
+        yield f"{'broken':<10}samples that could not be shown: {run / 'quarantine.jsonl'}"
+    folder = shlex.quote(str(trained))
+    if (trained / "adapter_config.json").exists():
+        yield f'{"next":<10}longview ask --adapter {folder} photo.jpg "What is it?"'
+        yield f"{'':<10}longview merge {folder} my-model"
+    elif (trained / "preprocessor_config.json").exists():
+        yield f'{"next":<10}longview ask --model {folder} photo.jpg "What is it?"'

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,8 @@ class Trainer:
     costs: Sequence[float | None] = ()
     """What a step of each stage takes; see `Journal`."""
     tensorboard: bool = False
+    say: Callable[[str], None] = lambda text: None
+    """Told of progress in lines, where no bar shows it."""
 
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list, init=False)
     zero: Zero | None = field(default=None, init=False)
@@ -123,30 +126,52 @@ class Trainer:
         Args:
             stopped: Becomes non-empty when the process is asked to end.
         """
-        stage, objective = self.recipe.stages[number], self.objectives[number]
-        self._parameters = self._learning(number)
-        self._prepare_optimizers(stage)
-        objective.begin(progress)
+        stage = self.recipe.stages[number]
+        self._begin(number, progress)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, text="")
-        checkpoint_activations(self.model, stage.gradient_checkpointing)
         self.journal.begin(number, begin)
-        self.model.train()
         for step in range(begin, stage.steps):
-            rate = learning_rate(stage, step, objective.cosine_after_warmup)
-            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-                group["lr"] = rate * group.get("share", 1.0)
-            for module in (self.model, *self.modules.values()):
-                module.zero_grad()
-            loss, notes = self.learn(objective, step)
-            norm = self._step(stage, notes["samples"]) if self.zero is None else self.zero.step()
+            loss, norm, rate, notes = self._take_step(number, step)
             text = self.journal.step(number, step + 1, loss, norm, rate, notes)
             bar.update(task, completed=step + 1, text=text)
+            if self.journal.is_due(number, step + 1):
+                self.say(f"{stage.name}  step {step + 1:,} of {stage.steps:,}  rate {rate:.2g}  {text}")
             ended = any(processes.gather(bool(stopped)))
             if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
                 self.save(number, step + 1)
             if ended:
                 return False
         return True
+
+    def time_stage(self, number: int, steps: int) -> float:
+        """Seconds that a step of a stage takes: the mean of some, after one that begins it."""
+        self._begin(number, lambda *_: None)
+        self._take_step(number, 0)
+        began = time.monotonic()
+        for step in range(1, steps + 1):
+            self._take_step(number, step)  # which waits for the device: its loss is a number
+        return (time.monotonic() - began) / steps
+
+    def _begin(self, number: int, progress: Progress) -> None:
+        """Make ready for the steps of a stage."""
+        stage, objective = self.recipe.stages[number], self.objectives[number]
+        self._parameters = self._learning(number)
+        self._prepare_optimizers(stage)
+        objective.begin(progress)
+        checkpoint_activations(self.model, stage.gradient_checkpointing)
+        self.model.train()
+
+    def _take_step(self, number: int, step: int) -> tuple[float, float, float, Notes]:
+        """One step of a stage; returns its loss, the norm of its gradients, the learning rate, and what to note."""
+        stage, objective = self.recipe.stages[number], self.objectives[number]
+        rate = learning_rate(stage, step, objective.cosine_after_warmup)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group.get("share", 1.0)
+        for module in (self.model, *self.modules.values()):
+            module.zero_grad()
+        loss, notes = self.learn(objective, step)
+        norm = self._step(stage, notes["samples"]) if self.zero is None else self.zero.step()
+        return loss, norm, rate, notes
 
     def learn(self, objective: Objective, step: int) -> tuple[float, Notes]:
         """The gradients of one step; returns its loss, and what to note about it."""

@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from longview.train.distributed import processes, zero
 from longview.train.init_from import init_from
 from longview.train.loop import Trainer
 from longview.train.plan.estimate import check_memory, estimate
-from longview.train.plan.plan import Plan, make_plan
+from longview.train.plan.plan import Plan, hints, make_plan
 from longview.train.recipe import Recipe, Stage, objective_class
 from longview.train.report.journal import check_tensorboard
 from longview.train.report.page import note_session, write_report
@@ -61,6 +61,7 @@ def train(
     force: bool = False,
     tensorboard: bool = False,
     answers: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Follow a recipe; returns the folder of the trained model.
 
@@ -69,6 +70,7 @@ def train(
         force: Begin even if it seems to take more memory than there is.
         tensorboard: Write TensorBoard's events, too.
         answers: Sample questions for the report, asked of the model before the run and after it.
+        say: Told in lines what goes on: hints, and the loss, rate and time left every few steps.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM: the run ended after the current step, with its state saved and nothing exported.
@@ -94,7 +96,9 @@ def train(
                 spec = open_spec(plan.recipe, scratch, output / "model" if keeps_tokenizer else None)
             costs = _costs(plan, spec, force) if processes.is_first() else []
         begun = _Begun(plan, spec, scratch, output, resume, state)
-        folder = _train(begun, progress and processes.is_first(), costs, tensorboard)
+        if say is None or not processes.is_first():
+            say = _silent
+        folder = _train(begun, progress and processes.is_first(), costs, tensorboard, say)
         with processes.fail_together():
             if processes.is_first():
                 write_report(output, answers)
@@ -126,8 +130,11 @@ def check_processes(recipe: Recipe) -> None:
     count = processes.count()
     zero.check_settings(recipe)
     if count == 1:
-        if recipe.deepspeed is not None:
-            raise RecipeError("deepspeed is for several processes, and one was started; add --nproc-per-node")
+        named = "deepspeed" if recipe.deepspeed is not None else f"parallel={recipe.parallel}"
+        if recipe.parallel != "ddp":
+            raise RecipeError(
+                f"{named} is for several processes, and one was started; add --nproc-per-node N, or take parallel=ddp"
+            )
         return
     if recipe.model.quantize is not None and recipe.parallel != "ddp":
         raise RecipeError(f"model.quantize {recipe.model.quantize!r} cannot be held in shares; take parallel=ddp")
@@ -196,7 +203,17 @@ def _costs(plan: Plan, spec: ModelSpec, force: bool) -> list[float | None]:
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _train(begun: _Begun, progress: bool, costs: Sequence[float | None], tensorboard: bool) -> Path:
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+def _train(
+    begun: _Begun,
+    progress: bool,
+    costs: Sequence[float | None],
+    tensorboard: bool,
+    say: Callable[[str], None],
+) -> Path:
     recipe, objectives = begun.plan
     output, processor = begun.output, begun.spec.processor
     model = _build(begun)
@@ -204,7 +221,7 @@ def _train(begun: _Begun, progress: bool, costs: Sequence[float | None], tensorb
     sharded = recipe.parallel != "ddp" and processes.count() > 1
     if all(objective.runs_anywhere for objective in objectives) and not sharded:
         model.to(processes.device())
-    trainer = Trainer(recipe, output, model, processor, objectives, adapter, costs, tensorboard)
+    trainer = Trainer(recipe, output, model, processor, objectives, adapter, costs, tensorboard, say)
     with processes.fail_together():
         if processes.is_first():
             check_data(begun.plan, output, begun.resume)
@@ -217,6 +234,8 @@ def _train(begun: _Begun, progress: bool, costs: Sequence[float | None], tensorb
             note_session(output, begin, str(next(model.parameters()).device))
     if sharded:
         trainer.shard()
+    for hint in hints(recipe):
+        trainer.say(hint)
     with _bar(progress) as bar, _stop_on_signal() as stopped:
         _follow_stages(trainer, begin, begun.scratch, bar, stopped)
     trainer.journal.close()

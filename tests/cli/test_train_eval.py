@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from longview.train.loop import Trainer
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHORT = """
 seed: 1
@@ -58,7 +60,9 @@ def test_ctrl_c_saves_the_state_and_ends_with_code_130_and_no_model(recipe, tmp_
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=60)
     assert (program.returncode, out) == (130, "")
-    assert re.fullmatch(r"longview: stopped in stage 'see' .* after step \d+ of 100000; .*--resume\n", err)
+    *lines, last = err.splitlines()
+    assert re.fullmatch(r"longview: stopped in stage 'see' .* after step \d+ of 100000; .*--resume", last)
+    assert re.fullmatch(r"see  step 10 of 100,000  rate \S+  loss \S+  .* left", lines[0])
     assert list(output.glob("checkpoint-*/state.json"))
     assert not list(output.glob("model/*.safetensors"))
 
@@ -70,6 +74,9 @@ def test_a_dry_run_prints_the_whole_recipe_and_trains_nothing(longview, recipe, 
     assert understood["seed"] == 7
     assert understood["stages"][0]["learning_rate"] == 1e-4
     assert understood["stages"][0]["weight_decay"] == 0.01
+    summary = ran.out.splitlines()[0]
+    assert re.fullmatch(r"# a new owl3 · on the synthetic world: 2 steps, about \d.* GiB, 0:00:\d\d at least", summary)
+    assert "# hint: the whole run has 2 steps" in ran.out
     assert re.search(r"# stage 1, see: contents, 2 steps of 8 pictures\n#   vision: [\d,]+ parameters, learns", ran.out)
     assert re.search(r"#   language: [\d,]+ parameters, frozen", ran.out)
     assert not (tmp_path / "runs").exists()
@@ -78,6 +85,24 @@ def test_a_dry_run_prints_the_whole_recipe_and_trains_nothing(longview, recipe, 
 @pytest.mark.parametrize("path", sorted((RECIPES / "demo").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_demo_is_understood(longview, path):
     assert longview("train", path, "--dry-run").code == 0
+
+
+def test_a_dry_run_takes_the_time_of_real_steps_when_asked(longview, refused, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = longview("train", recipe, "--dry-run", "--time-steps").out
+    assert re.fullmatch(r"# .*: 2 steps, about .* GiB, 0:00:\d\d as timed", told.splitlines()[0])
+    assert re.search(r"#   time: 0:00:\d\d, by 2 steps of [\d.]+ s each", told)
+    assert not (tmp_path / "runs").exists()
+    assert "--time-steps is for --dry-run" in refused("train", recipe, "--time-steps")
+
+
+def test_the_time_of_steps_is_that_of_the_run(longview, recipe, tmp_path, monkeypatch):
+    """Where a step takes long for what no count of operations knows."""
+    learn = Trainer.learn
+    monkeypatch.setattr(Trainer, "learn", lambda *arguments: time.sleep(0.5) or learn(*arguments))
+    told = longview("train", recipe, "stages.0.steps=30", "--dry-run", "--time-steps").out
+    seconds = float(re.search(r"by 2 steps of ([\d.]+) s each", told)[1])
+    assert seconds >= 0.5
 
 
 def test_what_is_wrong_with_a_recipe_is_named(refused, recipe, tmp_path):

@@ -41,6 +41,13 @@ def test_an_adapter_is_trained_asked_merged_and_exported(longview, refused, reci
     run = tmp_path / "run"
     ran = longview("train", recipe, "--output", run)
     assert (ran.code, ran.out) == (0, f"{run / 'adapter'}\n")
+    first, *middle, report, asking, merging = ran.err.splitlines()
+    assert first.startswith("hint: the whole run has 2 steps")
+    assert re.fullmatch(r"tune  step 2 of 2  rate \S+  loss \d+\.\d{3}  .* tokens/s.*", middle[0])
+    assert re.fullmatch(rf"trained   {run / 'adapter'}, \d+\.\d MiB", middle[-1])
+    assert report == f"report    {run / 'report.html'}"
+    assert asking == f'next      longview ask --adapter {run / "adapter"} photo.jpg "What is it?"'
+    assert merging == f"          longview merge {run / 'adapter'} my-model"
     question = ("--quiet", "--max-tokens", 12, "Hello?")
     base = longview("ask", "--model", random_model, *question).out
     tuned = longview("ask", "--adapter", run / "adapter", *question)

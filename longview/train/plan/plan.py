@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from longview.train.distributed import zero
@@ -23,6 +23,25 @@ class Plan(NamedTuple):
     def digests(self) -> dict[str, str]:
         """Digests of the files that the run learns from, by name."""
         return {name: digest for objective in self.objectives for name, digest in objective.digests().items()}
+
+
+FEW_STEPS = 20
+
+
+def hints(recipe: Recipe) -> Iterator[str]:
+    """What of a recipe with its steps known is probably not meant."""
+    total = sum(stage.steps for stage in recipe.stages)
+    if total < FEW_STEPS:
+        yield (
+            f"hint: the whole run has {total} step{'' if total == 1 else 's'}, and little is learned in fewer than "
+            f"{FEW_STEPS}; give it more epochs or steps, or a smaller batch"
+        )
+    for stage in recipe.stages:
+        if stage.warmup >= stage.steps > 1:
+            yield (
+                f"hint: the warm-up of {stage.warmup:,} steps is no shorter than stage {stage.name}, of {stage.steps:,}"
+                "; its learning rate is never reached: give a smaller warmup, or warmup_ratio"
+            )
 
 
 def make_plan(recipe: Recipe) -> Plan:

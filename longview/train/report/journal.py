@@ -70,7 +70,7 @@ class Journal:
         text = [f"loss {mean:.3f}", *(f"{speeds[f'{what}_s']:,.0f} {what}/s" for what in COUNTED[1:] if what in notes)]
         if step < self._steps[stage]:
             text.append(f"{clock(self._left(stage, step))} left")
-        if step % LOG_EVERY == 0 or step == self._steps[stage]:
+        if self.is_due(stage, step):
             line = {"stage": self._names[stage], "step": step, "loss": round(mean, 4), "norm": round(norm, 3)}
             line |= {"rate": round(rate, 7), **speeds, "time": round(time.time()), **notes}
             if processes.is_first():
@@ -79,6 +79,10 @@ class Journal:
             self.losses.clear()
             self._counts, self._since = Counter(), time.monotonic()
         return "  ".join(text)
+
+    def is_due(self, stage: int, step: int) -> bool:
+        """Whether the log has a line of a step."""
+        return step % LOG_EVERY == 0 or step == self._steps[stage]
 
     def _write(self, line: Mapping[str, Any], done: int) -> None:
         with (self._output / LOG).open("a", encoding="utf-8") as log:

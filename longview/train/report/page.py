@@ -130,7 +130,7 @@ def page(facts: Facts) -> str:
     sections = [*_stages(facts), _answers(facts), _quarantine(facts), _settings(facts)]
     return _PAGE.format(
         title=escape(facts.output.resolve().name),
-        about=escape(_about(facts.recipe)),
+        about=escape(about(facts.recipe)),
         state="".join(f'<span class="{kind}">{escape(text)}</span>' for kind, text in [_state(facts)]),
         tiles="".join(f"<div><b>{escape(value)}</b>{escape(name)}</div>" for name, value in _tiles(facts).items()),
         sections="\n".join(section for section in sections if section),
@@ -139,7 +139,8 @@ def page(facts: Facts) -> str:
     )
 
 
-def _about(recipe: Recipe) -> str:
+def about(recipe: Recipe) -> str:
+    """A recipe in a few words."""
     what = f"from {recipe.model.start}" if recipe.model.start else f"a new {recipe.model.family}"
     how = "by adapters" if recipe.model.adapter else ""
     data = [dataset.path for stage in recipe.stages if stage.data for dataset in stage.data.datasets]

@@ -80,6 +80,14 @@ def test_a_stopped_run_goes_on_in_another_number_of_processes(before, after, sta
     near(state(output), state(whole))
 
 
+@pytest.mark.parametrize("parallel", ["fsdp2", "zero2", "zero3"])
+def test_what_is_for_several_processes_is_refused_in_one(parallel, data, tmp_path):
+    recipe = dataclasses.replace(from_tree(tree(Path("x"), data)), parallel=parallel)
+    with pytest.raises(RecipeError, match=f"parallel={parallel} is for several processes, and one was started"):
+        training.train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(
     parallel, started, data, tmp_path
