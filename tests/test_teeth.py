@@ -168,8 +168,10 @@ VANDALISMS = {
     "a recipe is read as it once was": ("train/recipe.py", "    refuse_moved_keys(tree)\n", "", "train/test_recipe.py"),
     "a bit may turn on the disk": ("train/saved/manifest.py", "        if found != digest:", "        if False:", KILLED),
     "losses that no line tells are forgotten": ("train/loop.py", "self.journal.losses = read_losses(folder)", "read_losses(folder)", KILLED),
-    "a checkpoint grows in its place": ("train/saved/checkpoint.py", "output / UNFINISHED\n", 'output / f"checkpoint-{steps:07d}"\n', KILLED),
+    "a checkpoint grows in its place": ("train/saved/checkpoint.py", "folder.parent / UNFINISHED\n", "folder\n", KILLED),
     "what a killed run left behind stays": ("train/saved/checkpoint.py", "steps_of(old) < steps_of(newest)", "False", KILLED),
+    "the last weights are taken for the best": ("train/loop.py", "if best != self.evaluations.found[-1]:", "if False:", "train/test_validation.py"),
+    "rows that are held out are learned from": ("train/data/datasets.py", "(self, np.sort(order[count:]))", "(self, np.sort(order))", "train/test_validation.py"),
     "dropout draws on where it left off": ("train/loop.py", "    torch.manual_seed(", "    str(", KILLED),
     "a cancelled request is decoded to its end": ("engine/scheduler.py", "elif request.cancelled:", "elif False:", BATCHES),
 }  # fmt: skip

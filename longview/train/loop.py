@@ -19,6 +19,7 @@ import torch
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
+from longview.errors import RecipeError
 from longview.messages import Progress
 from longview.models.base import checkpoint_activations
 from longview.models.liger import apply_liger_kernel
@@ -40,7 +41,8 @@ from longview.train.recipe import Recipe, Stage
 from longview.train.report.journal import Journal
 from longview.train.saved import manifest
 from longview.train.saved.checkpoint import write_checkpoint
-from longview.train.saved.folder import read_losses, read_state
+from longview.train.saved.evaluations import Evaluations, read_evaluations
+from longview.train.saved.folder import checkpoint_after, read_losses, read_state
 
 
 def accumulate_gradients(objective: Objective, step: int, zero: Zero | None = None) -> tuple[float, Notes]:
@@ -77,6 +79,32 @@ def accumulate_gradients(objective: Objective, step: int, zero: Zero | None = No
     return sum(loss for loss, _ in parts), rounded
 
 
+def mean_loss(objective: Objective) -> float:
+    """The loss over the samples that an objective never learns from, without dropout.
+
+    Raises:
+        RecipeError: none of them can be shown.
+    """
+    model, half = objective.model, objective.recipe.model.dtype == "bfloat16"
+    total, weight = 0.0, 0
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+            for batch, divisor in objective.validation_batches():
+                total += objective.loss(batch)[0].item()
+                weight += divisor
+    finally:
+        model.train(training)
+    parts = processes.gather((total, weight))
+    if not sum(weight for _, weight in parts):
+        raise RecipeError(
+            f"stages.{objective.stage.name}.data.validation: none of the rows held out can be shown; look at the data, "
+            "or leave it out"
+        )
+    return sum(total for total, _ in parts) / sum(weight for _, weight in parts)
+
+
 def seed_dropout(objective: Objective, step: int, number: int) -> None:
     """Let dropout draw from a stream of the batch's own: the resumed run is the unbroken one, in however many
     processes."""
@@ -100,6 +128,8 @@ class Trainer:
     say: Callable[[str], None] = lambda text: None
     """Told of progress in lines, where no bar shows it."""
 
+    evaluations: Evaluations = field(default_factory=Evaluations, init=False)
+    """Of the stage so far, by its validation."""
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list, init=False)
     zero: Zero | None = field(default=None, init=False)
     _parameters: dict[str, nn.Parameter] = field(default_factory=dict, init=False)
@@ -130,18 +160,40 @@ class Trainer:
         self._begin(number, progress)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, text="")
         self.journal.begin(number, begin)
+        if begin == 0:
+            self.evaluations = Evaluations()
         for step in range(begin, stage.steps):
             loss, norm, rate, notes = self._take_step(number, step)
+            due = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps
+            if due and self.objectives[number].validates:
+                with processes.fail_together():
+                    notes["validation"] = self.evaluations.add(step + 1, mean_loss(self.objectives[number]))
             text = self.journal.step(number, step + 1, loss, norm, rate, notes)
             bar.update(task, completed=step + 1, text=text)
-            if self.journal.is_due(number, step + 1):
+            if self.journal.is_due(number, step + 1, notes):
                 self.say(f"{stage.name}  step {step + 1:,} of {stage.steps:,}  rate {rate:.2g}  {text}")
             ended = any(processes.gather(bool(stopped)))
-            if ended or (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+            if ended or due:
                 self.save(number, step + 1)
             if ended:
                 return False
+            if self.evaluations.exhausted(stage.patience):
+                break
+        self._take_best(number)
         return True
+
+    def _take_best(self, number: int) -> None:
+        """Take the weights of the stage's best checkpoint, where validation tells which one that is."""
+        best = self.evaluations.best
+        if best is None:
+            return
+        self.say(f"{self.recipe.stages[number].name}  best at step {best.step:,}, with validation {best.loss:.4f}")
+        if best != self.evaluations.found[-1]:
+            folder = self._folder(number, best.step)
+            manifest.verify(folder)
+            self.model.load_state_dict(
+                manifest.read_weights(folder, "model", saved_parameters(self.model)), strict=False
+            )
 
     def time_stage(self, number: int, steps: int) -> float:
         """Seconds that a step of a stage takes: the mean of some, after one that begins it."""
@@ -231,10 +283,16 @@ class Trainer:
         tensors = {"model": tensors_to_write(weights), "optimizer": tensors_to_write(moments)}
         if processes.is_first():
             tensors |= {name: dict(module.state_dict()) for name, module in self.modules.items()}
-        done = sum(stage.steps for stage in self.recipe.stages[:number]) + step
         state = {"stage": number, "step": step, "losses": self.journal.losses}
+        state |= {"validation": self.evaluations.found} if self.evaluations.found else {}
         shared = ("model", "optimizer") if is_sharded(self.model) else ()
-        return write_checkpoint(self.output, done, state, tensors, shared)
+        best = self.evaluations.best
+        kept = {self._folder(number, best.step)} if best is not None else set()
+        return write_checkpoint(self._folder(number, step), state, tensors, shared, kept)
+
+    def _folder(self, number: int, step: int) -> Path:
+        """The checkpoint after a step of a stage."""
+        return checkpoint_after(self.output, self.recipe, number, step)
 
     def load(self, folder: Path) -> tuple[int, int]:
         """Restore a checkpoint; returns the stage and the step at which to go on.
@@ -261,7 +319,9 @@ class Trainer:
         self.model.load_state_dict(weights, strict=False)
         for name, module in self.modules.items():
             module.load_state_dict(beside[name])
-        if step == stage.steps:
+        self.evaluations = read_evaluations(folder)
+        if step == stage.steps or self.evaluations.exhausted(stage.patience):
+            self._take_best(number)
             return number + 1, 0
         self._loaded = moments
         self.journal.losses = read_losses(folder)

@@ -72,6 +72,7 @@ class Stage:
     clip_norm: float = bounded(1.0, 0, above=True)
     gradient_checkpointing: bool = False  # compute blocks again in the backward pass: less memory, a third more time
     checkpoint_every: int = bounded(200, 1, 10**9)  # steps
+    patience: int = bounded(0, 0, 10**9)  # checkpoints whose validation is no better, after which it ends; 0: never
     keep: bool = False  # leave the model as it is after this stage beside that of the whole run
     data: DataSettings | None = None  # a user's rows
     world: Any = field(default=None, metadata=section("longview.curriculum.settings:WorldSettings"))
@@ -248,6 +249,8 @@ def _check_stage(recipe: Recipe, stage: Stage, where: str) -> None:
         raise RecipeError(
             f"{where}.objective is {stage.objective!r:.60}; of a stage with {what} it is one of {', '.join(known)}"
         )
+    if stage.patience and (stage.data is None or not stage.data.validation):
+        raise RecipeError(f"{where}.patience is about data.validation; give that, or leave it out")
     stage.learns_from.check(recipe, stage, where)
     if stage.keep and not re.fullmatch(r"\w[\w. -]*", stage.name):
         raise RecipeError(

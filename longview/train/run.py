@@ -35,6 +35,7 @@ from longview.train.recipe import Recipe, Stage, objective_class
 from longview.train.report.journal import check_tensorboard
 from longview.train.report.page import note_session, write_report
 from longview.train.saved.checkpoint import remove_older
+from longview.train.saved.evaluations import best_checkpoint
 from longview.train.saved.export import export, export_trained, restore
 from longview.train.saved.folder import (
     RECIPE,
@@ -229,7 +230,7 @@ def _train(
     with processes.fail_together():
         if processes.is_first():
             if begun.state is not None:
-                remove_older(output, begun.state)
+                remove_older(output, begun.state, {best_checkpoint(begun.state, recipe)})
             _prepare_files(recipe, output, begin, begun.resume)
             note_session(output, begin, str(next(model.parameters()).device))
     if sharded:

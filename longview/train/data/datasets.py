@@ -10,6 +10,7 @@ resumed run sees what an unbroken one would have.
 from __future__ import annotations
 
 import bisect
+import copy
 import hashlib
 import itertools
 import random
@@ -97,6 +98,7 @@ class Dataset:
         chosen = random.Random(f"{seed} {settings.path}").sample(range(held), wanted) if wanted else range(held)
         self._chosen = np.array(sorted(chosen), np.int64)
         self._seed = f"{seed} {stage.name} dataset {which}"
+        self._split = f"{seed} {settings.path}"
         self._pass = lru_cache(maxsize=2)(self._draw_pass)
         self.lengths = np.zeros(len(self), np.int32)
         """Words of each row, see `Example.words`; negative where it has no media."""
@@ -109,6 +111,14 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._chosen)
+
+    def hold_out(self, count: int) -> Dataset:
+        """Take some rows out: a dataset of them, the same ones in every stage."""
+        order, held = shuffled(len(self), f"{self._split} validation"), copy.copy(self)
+        chosen, lengths = self._chosen, self.lengths
+        for data, places in ((held, np.sort(order[:count])), (self, np.sort(order[count:]))):
+            data._chosen, data.lengths = chosen[places], lengths[places]
+        return held
 
     def place(self, number: int) -> Place:
         return Place(self.path, self._source.unit, self._source.number(int(self._chosen[number])))
@@ -223,6 +233,10 @@ class Mixture:
             for which, settings in enumerate(wanted)
         ]
         self.streams = any(data.streams for data in self.datasets)
+        self.validation: list[tuple[Dataset, int]] = []
+        """Rows that are held out: their dataset, and their number there."""
+        if self._settings.validation:
+            self._hold_out(stage)
         if self.streams:
             total = sum(settings.weight for settings in wanted)
             shares = [ROUND * settings.weight / total for settings in wanted]
@@ -232,6 +246,21 @@ class Mixture:
         self._ends = list(itertools.accumulate(self._shares))
         self._order = lru_cache(maxsize=2)(self._draw_order)
         self._numbers = lru_cache(maxsize=2)(self._draw_numbers)
+
+    def _hold_out(self, stage: Stage) -> None:
+        """Take the rows for validation out of the datasets, of each its share of them."""
+        datasets = [data for data in self.datasets if isinstance(data, Dataset)]
+        ends, wanted = [0, *itertools.accumulate(map(len, datasets))], self._settings.validation
+        share = wanted if wanted < 1 else wanted / ends[-1]
+        counts = [round(share * end) - round(share * begin) for begin, end in itertools.pairwise(ends)]
+        if not sum(counts) or any(count >= len(data) for count, data in zip(counts, datasets, strict=True)):
+            raise RecipeError(
+                f"stages.{stage.name}.data.validation {wanted:g} of {ends[-1]:,} rows leaves none to judge by, or none "
+                "to learn from; give another share"
+            )
+        for data, count in zip(datasets, counts, strict=True):
+            held = data.hold_out(count)
+            self.validation += [(held, number) for number in range(count)]
 
     @property
     def epoch(self) -> int:

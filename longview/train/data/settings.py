@@ -71,6 +71,7 @@ class DataSettings:
     group_by_length: bool = False  # a step holds samples with pictures, or without; lengths are evened out in it
     quarantine: float = bounded(0.01, 0, 1)  # the run ends when a larger share of samples is broken
     beta: float = bounded(0.1, 0, above=True)  # preference: how much leaving the reference costs
+    validation: float = bounded(0.0, 0)  # rows that are judged by and never learned from: a share below 1, or how many
 
     def check(self, recipe: Recipe, stage: Stage, where: str) -> None:
         """Make sure that a stage's values are possible, as far as is known without its model and its rows.
@@ -95,10 +96,23 @@ class DataSettings:
                 if kind not in KINDS:
                     raise RecipeError(f"{where}.data.{key} holds {kind!r}; the kinds of samples are {', '.join(KINDS)}")
                 check_number(f"{where}.data.{key}.{kind}", value, low, high)
+        if self.validation:
+            self._check_validation(recipe, where)
         if stage.objective == "preference":
             self._check_preference(recipe, stage, where)
         elif self.beta != DataSettings(self.datasets).beta:
             raise RecipeError(f"{where}.data.beta means nothing to objective {stage.objective!r}; leave it out")
+
+    def _check_validation(self, recipe: Recipe, where: str) -> None:
+        if self.validation > 1 and not self.validation.is_integer():
+            raise RecipeError(f"{where}.data.validation is {self.validation:g}; give a share below 1, or how many rows")
+        streamed = next((dataset.path for dataset in self.datasets if dataset.streaming), None)
+        if streamed is not None:
+            raise RecipeError(
+                f"{where}.data.validation means nothing to {streamed}, a stream, whose rows are not known; leave it out"
+            )
+        if recipe.parallel != "ddp":
+            raise RecipeError(f"{where}.data.validation is for whole models in one place; take parallel=ddp")
 
     def _check_preference(self, recipe: Recipe, stage: Stage, where: str) -> None:
         if self.template != "chat":

@@ -164,6 +164,15 @@ class Objective:
         """A batch's part of the loss of its step, and numbers to note; both are summed over the step's batches."""
         raise NotImplementedError
 
+    def validation_batches(self) -> Iterator[tuple[Batch, int]]:
+        """This process's batches of samples that are never learned from, each with what its loss is a sum over."""
+        yield from ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are such samples."""
+        return False
+
     # ── after the run ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @classmethod

@@ -72,6 +72,8 @@ class DataObjective(Objective):
         drawn = self.stage.steps * self.settings.batch
         epochs = f"{self.epoch:,} samples an epoch, {drawn / self.epoch:.2f} epochs"
         data = f"a stream, {drawn:,} samples of it" if self.mixture.streams else epochs
+        if self.validates:
+            data += f"; {len(self.mixture.validation):,} more to judge by"
         return f"{self.settings.batch:,} samples", data
 
     def check_model(self, model: Any, processor: Any) -> None:
@@ -162,6 +164,27 @@ class DataObjective(Objective):
         draw = random.Random(f"{self._seed} crop {position}").random()
         return prepare(processor, data[row], self.settings, max_length, draw)
 
+    @property
+    def validates(self) -> bool:
+        return bool(self.mixture.validation)
+
+    def validation_batches(self) -> Iterator[tuple[DataBatch, int]]:
+        """Samples that cannot be shown are left out."""
+        rows = self.mixture.validation[processes.rank() :: processes.count()]
+        size = deal(self.settings)[1] if not self.settings.pack else self.settings.batch
+        for begin in range(0, len(rows), size):
+            samples = []
+            for number, (data, row) in enumerate(rows[begin : begin + size]):
+                draw = random.Random(f"{self._seed} crop validation {data.path} {row}").random()
+                try:
+                    sample = prepare(self.processor, data[row], self.settings, self.max_length, draw)
+                except (MediaError, RequestError):
+                    continue
+                samples.append(replace(sample, number=number))
+            for batch in batched(samples, self.settings):
+                learned = sum(count_learned(sample.inputs) for sample in batch)
+                yield DataBatch(batch, 1), self.divisor(len(batch), learned)
+
     def _levelled(self, batches: list[list[TrainingSample]], pictures: list[list[bool]]) -> list[list[TrainingSample]]:
         """As many batches as any process has, each with a picture where any process's has one there.
 
@@ -188,8 +211,13 @@ class DataObjective(Objective):
 
     @classmethod
     def sample_questions(cls, recipe: Recipe, stage: Stage) -> tuple[str, Iterator[SampleQuestion]] | None:
-        """The first samples of the first dataset."""
+        """The first samples of the first dataset; of those held out, where there are any."""
         settings = data_of(stage)
+        if settings.validation:
+            held = Mixture(stage, recipe.seed).validation
+            asked = (data[row].messages for data, row in held)
+            about = "samples that were held out for validation"
+            return about, (SampleQuestion(list(m[:-1]), m[-1].text, settings.frames, settings.fps) for m in asked)
         first = replace(settings, datasets=settings.datasets[:1])
         mixture = Mixture(replace(stage, data=first), recipe.seed)
 

@@ -68,9 +68,11 @@ class Journal:
         mean = sum(self.losses) / len(self.losses)
         speeds = {f"{what}_s": round(count / elapsed, 2) for what, count in self._counts.items()}
         text = [f"loss {mean:.3f}", *(f"{speeds[f'{what}_s']:,.0f} {what}/s" for what in COUNTED[1:] if what in notes)]
+        if "validation" in notes:
+            text.append(f"validation {notes['validation']:.3f}")
         if step < self._steps[stage]:
             text.append(f"{clock(self._left(stage, step))} left")
-        if self.is_due(stage, step):
+        if self.is_due(stage, step, notes):
             line = {"stage": self._names[stage], "step": step, "loss": round(mean, 4), "norm": round(norm, 3)}
             line |= {"rate": round(rate, 7), **speeds, "time": round(time.time()), **notes}
             if processes.is_first():
@@ -80,9 +82,9 @@ class Journal:
             self._counts, self._since = Counter(), time.monotonic()
         return "  ".join(text)
 
-    def is_due(self, stage: int, step: int) -> bool:
+    def is_due(self, stage: int, step: int, notes: Mapping[str, Any]) -> bool:
         """Whether the log has a line of a step."""
-        return step % LOG_EVERY == 0 or step == self._steps[stage]
+        return step % LOG_EVERY == 0 or step == self._steps[stage] or "validation" in notes
 
     def _write(self, line: Mapping[str, Any], done: int) -> None:
         with (self._output / LOG).open("a", encoding="utf-8") as log:

@@ -39,7 +39,7 @@ PAUSE = 1800
 """Seconds between two lines of the log; a longer time is no training."""
 LISTED = 50
 """Samples of the quarantine that are listed one by one."""
-TITLES = {"norm": "gradient norm", "rate": "learning rate"}
+TITLES = {"norm": "gradient norm", "rate": "learning rate", "validation": "loss of samples held out for validation"}
 """Of what every stage notes; its objective has those of its own."""
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 
@@ -59,8 +59,7 @@ class Facts(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        stages = self.recipe.stages
-        return exported(self.output) is not None and self.done == (len(stages) - 1, stages[-1].steps)
+        return exported(self.output) is not None
 
 
 def note_session(output: Path, begin: tuple[int, int], device: str) -> None:

@@ -23,24 +23,24 @@ from longview.train.saved.folder import checkpoints, steps_of, writing
 
 
 def write_checkpoint(
-    output: Path,
-    steps: int,
+    folder: Path,
     state: Mapping[str, Any],
     tensors: Mapping[str, dict[str, Tensor]],
     shared: Collection[str] = (),
+    kept: Collection[Path] = (),
 ) -> Path:
-    """Write a checkpoint in a run's folder, and remove the one before; all processes take part.
+    """Write a checkpoint in a run's folder, and remove those before; all processes take part.
 
     Args:
-        steps: Of all stages, so far.
         state: What goes into state.json.
         tensors: This process's tensors, by the stem of their file.
+        kept: Those before that stay.
         shared: Stems of which each process writes a file; of the others the first process writes all.
 
     Raises:
         CheckpointError: something cannot be written; the checkpoint before it stays.
     """
-    folder, unfinished = output / f"checkpoint-{steps:07d}", output / UNFINISHED
+    output, unfinished = folder.parent, folder.parent / UNFINISHED
     try:
         with processes.fail_together(), writing(folder, output):
             if processes.is_first():
@@ -61,15 +61,15 @@ def write_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     if processes.is_first():
-        remove_older(output, folder)
+        remove_older(output, folder, kept)
     return folder
 
 
-def remove_older(output: Path, newest: Path) -> None:
+def remove_older(output: Path, newest: Path, kept: Collection[Path] = ()) -> None:
     """Remove what lies in a run's folder beside its newest checkpoint: older ones, and one that is unfinished."""
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     for old in checkpoints(output):
-        if steps_of(old) < steps_of(newest):
+        if steps_of(old) < steps_of(newest) and old not in kept:
             shutil.rmtree(old, ignore_errors=True)
 
 

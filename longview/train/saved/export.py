@@ -16,6 +16,7 @@ from longview.models.families import families
 from longview.models.official import files_beside, make_official
 from longview.train.build import add_adapter, open_model, saved_parameters
 from longview.train.recipe import Recipe
+from longview.train.saved.evaluations import best_checkpoint
 from longview.train.saved.folder import newest_checkpoint, read_recipe
 from longview.train.saved.manifest import read_weights, verify
 
@@ -57,7 +58,7 @@ def restore(recipe: Recipe, state: Path, folder: Path, kept: Path) -> tuple[Any,
 
 
 def export_checkpoint(output: str | Path, folder: str | Path, official: bool = False) -> Path:
-    """Export the newest checkpoint of a run, which may still be going on.
+    """Export the newest checkpoint of a run, which may still be going on; with validation, the best of its stage.
 
     Args:
         official: In the form of the authors' releases; see `longview.models.official`.
@@ -79,6 +80,7 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
     start = None if recipe.model.start is None else checkpoint.resolve(recipe.model.start)
     if start is not None:
         files_beside(start)  # which may refuse
+    state = best_checkpoint(state, recipe)
     with new_folder(folder) as unfinished, writing(folder):
         model, processor, adapter = restore(recipe, state, unfinished, output / "model")
         export_trained(model, processor, adapter, unfinished, recipe.model.start)

@@ -9,7 +9,8 @@ output/
   datasets.json           which files it learns from, with their SHA-256
   init_from.json          which files its parts were initialised from, with their SHA-256
   quarantine.jsonl        samples of them that could not be opened, each with its reason
-  checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32); manifest.py
+  checkpoint-<steps>/     the newest complete state, from which --resume continues bit for bit (in fp32); manifest.py;
+                          with validation beside it the best one of the stage
   .unfinished/            a checkpoint that is being written; ignored
   after/<stage>/          the model as it was after a stage that keeps it
   model/                  the trained model as a checkpoint folder, at the end
@@ -140,6 +141,11 @@ def reading(path: Path) -> Iterator[None]:
 def newest_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run; unfinished ones have other names."""
     return max(checkpoints(output), key=steps_of, default=None)
+
+
+def checkpoint_after(output: Path, recipe: Recipe, stage: int, step: int) -> Path:
+    """The checkpoint that is written after a step of a stage."""
+    return output / f"checkpoint-{sum(each.steps for each in recipe.stages[:stage]) + step:07d}"
 
 
 def exported(output: Path) -> Path | None:
