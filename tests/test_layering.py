@@ -66,6 +66,7 @@ ADDRESSES = {
     "tensorboard": {"train/report/journal.py"},
     "typer": {"cli"},
     "uvicorn": {"serve"},
+    "wandb": {"train/report/weights_and_biases.py"},
     "yaml": {"cli", "train"},
 }
 """Where a library may be imported: files and folders."""

@@ -55,6 +55,9 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's events, too, to tensorboard/ in that folder.")
     ] = False,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Send the log to Weights & Biases, too, where wandb is installed.")
+    ] = False,
     answers: Answers = 4,
     *,
     devices: DeviceOptions,
@@ -93,7 +96,7 @@ def train(
         typer.echo("\n".join(f"# {line}" for line in lines))
         return
     launch = make_launch(**asdict(devices))
-    flags = {"resume": resume, "force": force, "tensorboard": tensorboard}
+    flags = {"resume": resume, "force": force, "tensorboard": tensorboard, "wandb": wandb}
     folder = output or Path("runs") / f"{path.resolve().parent.name}-{path.stem}"
     if launch is not None:
         arguments = ["train", str(path), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
@@ -101,7 +104,7 @@ def train(
         raise typer.Exit(start(launch, arguments))
     try:
         terminal = is_terminal()
-        trained = follow(understood, folder, resume, terminal, force, tensorboard, answers, _say)
+        trained = follow(understood, folder, resume, terminal, force, tensorboard, answers, _say, wandb)
         if is_first():
             typer.echo(trained)
             for line in closing_lines(trained, folder):

@@ -125,6 +125,7 @@ class Trainer:
     costs: Sequence[float | None] = ()
     """What a step of each stage takes; see `Journal`."""
     tensorboard: bool = False
+    wandb: bool = False
     say: Callable[[str], None] = lambda text: None
     """Told of progress in lines, where no bar shows it."""
 
@@ -146,7 +147,7 @@ class Trainer:
         for objective in self.objectives:
             objective.attach(self.model, self.processor, self.output, self.reference)
         self.modules = {name: module for objective in self.objectives for name, module in objective.modules.items()}
-        self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard)
+        self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard, self.wandb)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from longview.train.plan.plan import Plan, hints, make_plan
 from longview.train.recipe import Recipe, Stage, objective_class
 from longview.train.report.journal import check_tensorboard
 from longview.train.report.page import note_session, write_report
+from longview.train.report.weights_and_biases import check_wandb
 from longview.train.saved.checkpoint import remove_older
 from longview.train.saved.evaluations import best_checkpoint
 from longview.train.saved.export import export, export_trained, restore
@@ -63,6 +64,7 @@ def train(
     tensorboard: bool = False,
     answers: int = 0,
     say: Callable[[str], None] | None = None,
+    wandb: bool = False,
 ) -> Path:
     """Follow a recipe; returns the folder of the trained model.
 
@@ -71,6 +73,7 @@ def train(
         force: Begin even if it seems to take more memory than there is.
         tensorboard: Write TensorBoard's events, too.
         answers: Sample questions for the report, asked of the model before the run and after it.
+        wandb: Send the log to Weights & Biases, too.
         say: Told in lines what goes on: hints, and the loss, rate and time left every few steps.
 
     Raises:
@@ -84,6 +87,8 @@ def train(
             check_processes(recipe)
             if tensorboard:
                 check_tensorboard()
+            if wandb:
+                check_wandb()
             plan = make_plan(recipe)
             if processes.is_first():
                 held.enter_context(lock_folder(output, resume))
@@ -99,7 +104,8 @@ def train(
         begun = _Begun(plan, spec, scratch, output, resume, state)
         if say is None or not processes.is_first():
             say = _silent
-        folder = _train(begun, progress and processes.is_first(), costs, tensorboard, say)
+        making = partial(Trainer, costs=costs, tensorboard=tensorboard, wandb=wandb, say=say)
+        folder = _train(begun, progress and processes.is_first(), making)
         with processes.fail_together():
             if processes.is_first():
                 write_report(output, answers)
@@ -208,13 +214,7 @@ def _silent(text: str) -> None:
     """Say nothing."""
 
 
-def _train(
-    begun: _Begun,
-    progress: bool,
-    costs: Sequence[float | None],
-    tensorboard: bool,
-    say: Callable[[str], None],
-) -> Path:
+def _train(begun: _Begun, progress: bool, make_trainer: Callable[..., Trainer]) -> Path:
     recipe, objectives = begun.plan
     output, processor = begun.output, begun.spec.processor
     model = _build(begun)
@@ -222,7 +222,8 @@ def _train(
     sharded = recipe.parallel != "ddp" and processes.count() > 1
     if all(objective.runs_anywhere for objective in objectives) and not sharded:
         model.to(processes.device())
-    trainer = Trainer(recipe, output, model, processor, objectives, adapter, costs, tensorboard, say)
+    with processes.fail_together():
+        trainer = make_trainer(recipe, output, model, processor, objectives, adapter)
     with processes.fail_together():
         if processes.is_first():
             check_data(begun.plan, output, begun.resume)
@@ -237,9 +238,8 @@ def _train(
         trainer.shard()
     for hint in hints(recipe):
         trainer.say(hint)
-    with _bar(progress) as bar, _stop_on_signal() as stopped:
+    with contextlib.closing(trainer.journal), _bar(progress) as bar, _stop_on_signal() as stopped:
         _follow_stages(trainer, begin, begun.scratch, bar, stopped)
-    trainer.journal.close()
     folder = output / ("model" if adapter is None else "adapter")
     with processes.fail_together(), writing(folder, output):
         if processes.is_first():

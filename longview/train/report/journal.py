@@ -1,4 +1,4 @@
-"""The log of a run while it trains: log.jsonl, TensorBoard events where they are wanted, and the time left."""
+"""The log of a run while it trains: log.jsonl, TensorBoard and W&B where they are wanted, and the time left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from longview.errors import MissingExtraError
 from longview.train.distributed import processes
 from longview.train.recipe import Recipe
+from longview.train.report.weights_and_biases import WandbRun
 from longview.train.saved.folder import writing
 from longview.wording import counted
 
@@ -27,6 +28,7 @@ class Journal:
     Args:
         costs: What a step of each stage takes, in units of any kind; None: not known, so that all steps count the same.
         tensorboard: Write events, too, under `tensorboard/`, with the steps of all stages counted through.
+        wandb: Send the same to Weights & Biases.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Journal:
         recipe: Recipe,
         costs: Sequence[float | None] = (),
         tensorboard: bool = False,
+        wandb: bool = False,
     ) -> None:
         self._output = output
         self._names = [stage.name for stage in recipe.stages]
@@ -43,6 +46,7 @@ class Journal:
         self._costs = known if len(known) == len(self._steps) else [1.0] * len(self._steps)
         self._wants_events = tensorboard and processes.is_first()
         self._events: Any = None
+        self._wandb = WandbRun(output, recipe) if wandb and processes.is_first() else None
         self.losses: list[float] = []
         """Of the steps that are in no line yet; they are part of a run's state."""
 
@@ -89,11 +93,14 @@ class Journal:
     def _write(self, line: Mapping[str, Any], done: int) -> None:
         with (self._output / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
+        without = {"step", "time", *COUNTED}
+        numbers = {n: value for n, value in line.items() if isinstance(value, (int, float)) and n not in without}
+        if self._wandb is not None:
+            self._wandb.log(numbers, done)
         if self._events is None:
             return
-        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
-        for name in numbers.keys() - {"step", "time", *COUNTED}:
-            self._events.add_scalar(name, numbers[name], done, walltime=line["time"])
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, done, walltime=line["time"])
         self._events.flush()
 
     def _done(self, stage: int, step: int) -> int:
@@ -115,6 +122,8 @@ class Journal:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def check_tensorboard() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from longview.train.recipe import Recipe, from_tree
+from longview.errors import MissingExtraError, RecipeError
+from longview.train.recipe import Recipe, from_tree, to_tree
 from longview.train.report import journal as journals
 from longview.train.report.journal import Journal, clock
+from longview.train.report.weights_and_biases import check_wandb
 
 
 @pytest.fixture
@@ -92,3 +96,66 @@ def test_events_of_a_resumed_run_stand_once(recipe, tmp_path):
     assert scalars(tmp_path, "loss") == [(10, 1.0), (20, 2.0), (30, 3.0)]
     assert [step for step, _ in scalars(tmp_path, "tokens_s")] == [10, 20, 30]
     assert scalars(tmp_path, "margin") == [(10, 0.5)]
+
+
+# ── Weights & Biases ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Wandb(ModuleType):
+    """What is there of the library that longview calls, and what it was told."""
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__("wandb")
+        self.begun, self.logged, self.finished, self.fails = [], [], 0, fails
+
+    def init(self, **settings):
+        if self.fails == "init":
+            raise RuntimeError("no API key")
+        self.begun.append(settings)
+        return SimpleNamespace(log=self.log, finish=self.finish)
+
+    def log(self, numbers, step):
+        if self.fails == "log":
+            raise OSError("the network is down")
+        self.logged.append((step, numbers))
+
+    def finish(self):
+        self.finished += 1
+
+
+def logged(recipe, output, monkeypatch, fails: str = "") -> Wandb:
+    """A stage's first ten steps."""
+    library = Wandb(fails)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    journal = Journal(output, recipe, wandb=True)
+    journal.begin(0, 0)
+    for step in range(1, 11):
+        journal.step(0, step, 1.0, 1.0, 0.1, note(margin=0.5))
+    journal.close()
+    return library
+
+
+def test_a_log_goes_to_wandb_and_a_resumed_run_goes_on_under_its_id(recipe, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    first = logged(recipe, tmp_path, monkeypatch)
+    assert first.begun[0]["project"] == "longview"
+    assert first.begun[0]["config"] == to_tree(recipe)
+    assert first.finished == 1
+    ((step, numbers),) = first.logged
+    assert step == 10
+    assert (numbers["loss"], numbers["margin"]) == (1.0, 0.5)
+    assert not {"step", "time", "samples"} & set(numbers)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    again = logged(recipe, tmp_path, monkeypatch).begun[0]
+    assert (again["id"], again["resume"], again["project"]) == (first.begun[0]["id"], "allow", "mine")
+
+
+def test_wandb_that_cannot_begin_ends_the_run_and_one_that_breaks_off_does_not(recipe, tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match=r"--wandb: a run cannot begin there \(no API key\); `wandb login`"):
+        logged(recipe, tmp_path, monkeypatch, "init")
+    with pytest.warns(UserWarning, match=r"nothing more is sent \(the network is down\)"):
+        logged(recipe, tmp_path, monkeypatch, "log")
+    assert (tmp_path / "log.jsonl").exists()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match="--wandb needs wandb"):
+        check_wandb()
