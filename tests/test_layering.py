@@ -63,6 +63,7 @@ ADDRESSES = {
     "rapidocr": {"plugins/ocr.py"},
     "ray": {"serve/ray.py"},
     "rich": {"cli/terminal.py", "train"},
+    "sentencepiece": {"models/llama_tokenizer.py"},
     "tensorboard": {"train/report/journal.py"},
     "typer": {"cli"},
     "uvicorn": {"serve"},

@@ -17,9 +17,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig
 
 from longview.errors import CheckpointError
+from longview.models import llama_tokenizer
 from longview.models.sources import hub_errors, is_hub_id, line, reach_hub, read_json, resolve
 from longview.names import ATTENTION, check_attention
 
@@ -111,7 +112,8 @@ def open_tokenizer(folder: Path, **options: Any) -> Any:
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); fetch it again"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        return llama_tokenizer.follow(tokenizer, folder) if isinstance(tokenizer, LlamaTokenizer) else tokenizer
     except Exception as error:  # the tokenizers library raises nothing more particular
         raise CheckpointError(f"the tokenizer of {folder} cannot be read ({line(error)}); fetch it again") from error
 

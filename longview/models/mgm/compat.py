@@ -22,6 +22,7 @@ from transformers import BatchFeature
 from longview.errors import RequestError
 from longview.models.chat import ChatProcessor
 from longview.models.compat import OwnProcessor
+from longview.models.llama_tokenizer import is_legacy
 from longview.models.mgm.conversation import Piece, Template, Turn, render, text_of
 from longview.models.mgm.fusion import small_views
 from longview.models.mgm.labels import labels_of
@@ -238,7 +239,7 @@ class OfficialProcessorCalls(ChatProcessor):
             turns[0]["value"] = IMAGE
         text = self.render(turns)
         ids = self.tokenize(text)
-        legacy = bool(getattr(self.tokenizer, "legacy", False))
+        legacy = is_legacy(self.tokenizer)
         return ids, labels_of(text, ids, self.template, lambda piece: len(self.tokenize(piece)), legacy)
 
     def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,10 @@ picture, and only the template makes special tokens, whatever a user's text cont
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
+from longview.models.llama_tokenizer import SPACE, prefixes_once
 from longview.models.mgm import convert
 from longview.models.mgm.compat import OfficialProcessorCalls
 from longview.models.mgm.config import MGMConfig
@@ -37,6 +40,8 @@ from longview.requests import MediaOptions
 
 PLACEHOLDER = -200
 """Stands in `input_ids` for one picture."""
+_MARKER = re.compile(r"</?s>|<\|?\w+\|?>")
+"""What the templates write as one token."""
 _NUMBERED = re.compile(r"((?:Image|Video) \d+:) $")
 _BORDER = tuple(int(255 * mean) for mean in MEAN)
 
@@ -60,18 +65,22 @@ class MGMProcessor(OfficialProcessorCalls):
         if name not in TEMPLATES:
             raise RequestError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
         self.template: Template = TEMPLATES[name]
-        ends = re.findall(r"</?s>|<eos>|<\|?\w+\|?>", self.template.end)
+        ends = _MARKER.findall(self.template.end)
         missing = [token for token in ends if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)]
         if missing:
             raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
         self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ends]
-        control = [token for token in added.values() if token.special or token.content in self.template.text]
+        markers = _MARKER.findall(self.template.text)
+        control = [token for token in added.values() if token.special or token.content in markers]
         self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in control}
-        self._not_special = {
-            token.content for token in control if not token.special
-        }  # the tokenizer finds them in any text
+        # the tokenizer finds them in any text
+        self._not_special = {token.content for token in control if not token.special}
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._prefixes_once = prefixes_once(tokenizer)
+        # where the tokenizer itself would leave out the space that begins a text
+        spaced = [" ", SPACE, *(token.content for token in added.values() if not token.special)]
+        self._needs_space = re.compile("|".join(map(re.escape, spaced)))
         begin = list(tokenizer("").input_ids)
         self._begin = begin[:1] if begin and begin[0] == tokenizer.bos_token_id else []
 
@@ -197,8 +206,9 @@ class MGMProcessor(OfficialProcessorCalls):
         return ids, labels
 
     def _encode(self, texts: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
-        """Texts, concatenated → each token, and whether it is learned: whether any character of it is.
+        """Texts, concatenated → each token, and whether it is learned: whether its first character is.
 
+        One that begins in the header of an answer is none that the model could write, and the authors mask it.
         Where a message's text looks like a special token, only the template's are.
         """
         text = "".join(piece.text for piece in texts)
@@ -210,30 +220,47 @@ class MGMProcessor(OfficialProcessorCalls):
         specials = [match for match in self._special.finditer(text) if match[0]]
         real = [match for match in specials if all(trusted[match.start() : match.end()])]
         if len(real) == len(specials):
-            yield from self._run(text, learned, 0, parse=True)
+            yield from self._run(text, learned, parse=True)
             return
         begin = 0
         for match in specials:
             if match in real:
-                yield from self._run(text[begin : match.start()], learned, begin, parse=False)
+                yield from self._run(text, learned, begin, match.start())
                 yield self._specials[match[0]], learned[match.start()]
                 begin = match.end()
             elif match[0] in self._not_special:  # split in two, it is no token
-                yield from self._run(text[begin : match.start() + 1], learned, begin, parse=False)
+                yield from self._run(text, learned, begin, match.start() + 1)
                 begin = match.start() + 1
-        yield from self._run(text[begin:], learned, begin, parse=False)
+        yield from self._run(text, learned, begin)
 
-    def _run(self, text: str, learned: Sequence[bool], begin: int, parse: bool) -> Iterator[tuple[int, bool]]:
-        """A text that begins at character `begin` → its tokens, without the one that begins a sequence."""
+    def _run(
+        self, text: str, learned: Sequence[bool], begin: int = 0, end: int | None = None, parse: bool = False
+    ) -> Iterator[tuple[int, bool]]:
+        """A stretch of a text → its tokens, without the one that begins a sequence.
+
+        Args:
+            parse: Special tokens in it are special tokens.
+        """
+        text, learned = text[begin:end], learned[begin:end]
         if not text:
             return
-        encoded = self.tokenizer(
-            text, add_special_tokens=parse, split_special_tokens=not parse, return_offsets_mapping=True
-        )
+        tokenizer = self.tokenizer
+        if self._prefixes_once and begin:
+            tokenizer = self._without_prefix
+        elif self._prefixes_once and self._needs_space.match(text):
+            text, learned = f" {text}", [learned[0], *learned]
+        encoded = tokenizer(text, add_special_tokens=parse, split_special_tokens=not parse, return_offsets_mapping=True)
         skipped = len(self._begin) if parse else 0
         found = zip(encoded["input_ids"][skipped:], encoded["offset_mapping"][skipped:], strict=True)
-        for token, (start, end) in found:
-            yield token, any(learned[begin + start : begin + end])
+        for token, (start, stop) in found:
+            yield token, start < stop and learned[start]
+
+    @cached_property
+    def _without_prefix(self) -> Any:
+        """The tokenizer for what stands behind a special token."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.backend_tokenizer.pre_tokenizer = None
+        return tokenizer
 
 
 def _default_media(config: MGMConfig) -> MediaOptions:

@@ -10,7 +10,7 @@ from mgm_golden import GOLDEN, synthetic, tokenizer_of
 from PIL import Image
 from safetensors.torch import load_file
 from samples import noise
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from longview.errors import RequestError
@@ -266,6 +266,33 @@ def test_a_marker_that_a_tokenizer_finds_in_any_text_is_the_templates_alone():
     ids = processor.prepare([Message.of("user", EVIL)], []).text_inputs["input_ids"][0].tolist()
     assert [ids.count(tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")] == [3, 2]
     assert tokenizer.decode(ids).count(EVIL) == 1
+
+
+@pytest.mark.parametrize("text", ["one.\n\ntwo", "one.\n\n\n", "\n\none", "<end_of_turn>\n\none", "a  b"])
+def test_runs_of_newlines_that_are_tokens_of_gemma_are_text_like_any_other(text):
+    """Gemma's tokenizer has them as added tokens, which are found in any text and are not special."""
+    written = json.loads((GOLDEN / "tokenizers" / "toy_gemma.json").read_text())
+    backend = Tokenizer.from_str(json.dumps(written))
+    backend.add_tokens([AddedToken(run, normalized=False) for run in ("\n", "\n\n", "\n\n\n", "  ")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+    processor = Processor(tokenizer, Config.tiny("gemma"))
+    assert processor.template is TEMPLATES["gemma"]
+    harmless = text.replace("<end_of_turn>", "one")
+    turns = [{"from": "human", "value": harmless}, {"from": "gpt", "value": harmless}]
+    messages = [Message.of("user", harmless), Message.of("assistant", harmless)]
+    inputs = processor.prepare(messages, [], train=True).text_inputs
+    ids, labels = processor.preprocess(turns)
+    assert inputs["input_ids"][0].tolist() == ids
+    assert inputs["labels"][0].tolist() == labels
+    asked = processor.prepare([Message.of("user", text)], []).text_inputs["input_ids"][0].tolist()
+    prompt = processor.render([turns[0], {"from": "gpt", "value": None}])
+    if text == harmless:
+        assert asked == processor.tokenize(prompt)
+    assert asked.count(processor.tokenizer.convert_tokens_to_ids("<end_of_turn>")) == 1
+    runs = set(processor.tokenizer.convert_tokens_to_ids(["\n\n", "\n\n\n"]))
+    assert bool(runs & set(asked)) == ("\n\n" in text)
 
 
 def test_text_that_looks_like_the_end_of_an_answer_stays_text_with_a_sentencepiece_tokenizer(opened):
