@@ -72,7 +72,8 @@ def _follow_model(backend: Tokenizer, model: Path, legacy: bool, begins: bool) -
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    spec = sentencepiece_model_pb2.ModelProto.FromString(model.read_bytes()).normalizer_spec
+    kind = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # generated as it is imported
+    spec = kind.FromString(model.read_bytes()).normalizer_spec
     steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]

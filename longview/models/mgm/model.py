@@ -32,7 +32,8 @@ from transformers import (
 
 from longview.errors import CheckpointError, RequestError
 from longview.messages import Progress
-from longview.models import checkpoint
+from longview.models import checkpoint, tied_head
+from longview.models.arguments import check_kept, configured, opened
 from longview.models.base import Footprint, count_parameters
 from longview.models.mgm import convert
 from longview.models.mgm.compat import OfficialModelCalls
@@ -178,23 +179,30 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             if path is not None:
                 config.given[tower] = str(path)
                 config.described.discard(tower)
+        config, given, kwargs = configured(config, kwargs)
         arguments = checkpoint.safe_arguments(kwargs)
         first_stage = convert.stage_one_file(folder)
         if first_stage is not None:
-            return cls._from_first_stage(model_base, config, first_stage, arguments)
+            return cls._from_first_stage(model_base, config, first_stage, arguments, given)
         if model_base is not None:
             raise CheckpointError(f"{folder} holds a whole model; leave model_base {str(model_base)!r} out")
         cls.check(config, checkpoint.tensor_shapes(folder), folder)
-        model = super().from_pretrained(folder, *args, config=config, **arguments)
-        if config.tied:  # transformers leaves a head that differs from the embeddings as it is
-            model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+        check_kept(config, given)
+        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
+        if config.tied:
+            tied_head.tie(model.language_model, folder)
         if convert.uses_tower_file(config):
             model.vision_tower_aux.load_state_dict(convert.fine_state(config, folder))
         return checkpoint.with_device_map(model, arguments)
 
     @classmethod
     def _from_first_stage(
-        cls, base: str | PathLike | None, config: MGMConfig, file: Path, arguments: Mapping[str, Any]
+        cls,
+        base: str | PathLike | None,
+        config: MGMConfig,
+        file: Path,
+        arguments: Mapping[str, Any],
+        given: Mapping[str, Any],
     ) -> MGMModel:
         """A first stage (towers, mining, projector) around the language model that it was trained with."""
         if base is None:
@@ -210,8 +218,13 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         folder = checkpoint.resolve(str(base))
         text = checkpoint.open_config(type(config.text_config), folder)
         config.text_config, config.hidden_size, config.tokenizer_folder = text, text.hidden_size, str(folder)
+        config, _, _ = configured(config, given)
+        text = config.text_config
         cls.check(config, {**checkpoint.tensor_shapes(folder), **found}, file.parent)
-        language = LANGUAGE_MODELS[config.language].from_pretrained(folder, config=text, **arguments)
+        check_kept(config, given)
+        language = opened(LANGUAGE_MODELS[config.language].from_pretrained, folder, config=text, **arguments)
+        if text.tie_word_embeddings:
+            tied_head.tie(language, folder)
         with torch.device("meta"):
             model = cls(config)
         model.language_model = language

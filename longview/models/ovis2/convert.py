@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,26 @@ def complete(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: 
             f"{outputs + NUM_INDICATORS} rows, but {_TABLE} has {rows}; they come from different models"
         )
     visual = config.visual_tokenizer_config
+    _complete_tower(config, shapes, folder)
     checkpoint.check_blocks(shapes, "llm.model.layers.", config.llm_config.num_hidden_layers, folder)
     checkpoint.check_blocks(shapes, _blocks(shapes), visual.backbone_config.num_hidden_layers, folder)
     checkpoint.check_numbers(config.llm_config, ("hidden_size", "num_attention_heads", "rms_norm_eps"), folder)
     visual.vocab_size = rows
     config.llm_config.vocab_size = shapes.get("llm.model.embed_tokens.weight", (config.llm_config.vocab_size,))[0]
+
+
+def _complete_tower(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Set the side of a crop and of a merged square where config.json leaves them out and the tensors say otherwise."""
+    visual = config.visual_tokenizer_config
+    tower = visual.backbone_config
+    written = checkpoint.read_config(folder).get("visual_tokenizer_config") or {}
+    positions = shapes.get("visual_tokenizer.backbone.preprocessor.pos_embed", ())
+    if "image_size" not in (written.get("backbone_config") or {}) and len(positions) == 3 and visual.kind == "aimv2":
+        side = isqrt(positions[1])
+        if tower.image_size // tower.patch_size != side:
+            tower.image_size = side * tower.patch_size
+    if "hidden_stride" not in written and tower.hidden_size:
+        visual.hidden_stride = max(1, isqrt(shapes[_HEAD][-1] // tower.hidden_size))
 
 
 def check_quantisation(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM
 
 from longview.messages import Progress
-from longview.models import checkpoint
+from longview.models import checkpoint, tied_head
+from longview.models.arguments import check_kept, configured, opened
 from longview.models.base import Footprint, count_parameters
 from longview.models.ovis2 import convert, fusion
 from longview.models.ovis2.compat import OfficialModelCalls
@@ -129,10 +130,14 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         name: str | PathLike,
         *args: Any,
         config: Any = None,
-        multimodal_max_length: int | None = None,
+        llm_attn_implementation: str | None = None,
         **kwargs: Any,
     ) -> Ovis2Model:
         """Open an official or saved folder, or a hub id; takes `PreTrainedModel.from_pretrained`'s arguments.
+
+        Args:
+            llm_attn_implementation: The language model's, as a field of the authors' config; `attn_implementation` is
+                the other parts', too.
 
         Raises:
             CheckpointError: something about the folder is missing, unsafe or of the wrong shape; says what.
@@ -141,15 +146,19 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, OvisConfig):
             config = checkpoint.open_config(OvisConfig, folder)
-        if multimodal_max_length is not None:
-            config.multimodal_max_length = multimodal_max_length
+        if llm_attn_implementation is not None:
+            whole = kwargs.get("attn_implementation")
+            others = whole if isinstance(whole, Mapping) else {} if whole is None else {"": whole}
+            kwargs["attn_implementation"] = {**others, "llm_config": llm_attn_implementation}
+        config, given, kwargs = configured(config, kwargs)
         cls.check(config, shapes, folder)
+        check_kept(config, given)
         arguments = checkpoint.safe_arguments(kwargs)
-        model = super().from_pretrained(folder, *args, config=config, **arguments)
+        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
         if model.generation_config.eos_token_id is None:  # without generation_config.json, only the top level is read
             model.generation_config.eos_token_id = config.llm_config.eos_token_id
-        if config.tied:  # transformers leaves a head that differs from the embeddings as it is
-            model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
+        if config.tied:
+            tied_head.tie(model.llm, folder)
         return checkpoint.with_device_map(model, arguments)
 
     @classmethod

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
+
+from transformers import SiglipVisionConfig
 
 from longview.errors import CheckpointError
 from longview.models import checkpoint
@@ -26,6 +29,15 @@ _POSITIVE = (
     *("max_position_embeddings", "vision_batch_size"),
 )
 _POSITIVE_VISION = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
+_SO400M = {
+    "hidden_size": 1152,
+    "image_size": 384,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+}
+"""The tower of every release, which the authors' config class has where config.json has none."""
 _HYPER = re.compile(r"language_model\.model\.layers\.(\d+)\.self_attn\.v_kv_proj\.weight")
 
 
@@ -46,6 +58,7 @@ def complete(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: 
             f"{folder} holds no hyper attention (no tensor *.self_attn.v_kv_proj.weight), so it is not an mPLUG-Owl3 "
             "checkpoint; name a folder with the official weights"
         )
+    _complete_tower(config, shapes, folder)
     vision = config.vision_config
     checkpoint.check_numbers(config, _POSITIVE, folder)
     checkpoint.check_numbers(vision, _POSITIVE_VISION, folder)
@@ -65,6 +78,33 @@ def complete(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: 
     config.hyper_layers = [layer + 1 for layer in layers]
     config.vocab_size = shapes.get("language_model.model.embed_tokens.weight", (config.vocab_size,))[0]
     config.vision_config.vision_use_head = "vision_model.head.probe" in shapes
+
+
+def _complete_tower(config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Set the sizes of the tower that config.json leaves out, as the tensors or else the authors' class have them."""
+    written = checkpoint.read_config(folder).get("vision_config") or {}
+    left_out = set(_SO400M) - set(written)
+    positions = shapes.get("vision_model.embeddings.position_embedding.weight", ())
+    patches = shapes.get("vision_model.embeddings.patch_embedding.weight", ())
+    wide = shapes.get("vision_model.encoder.layers.0.mlp.fc1.weight", ())
+    if not left_out or len(positions) != 2 or len(patches) != 4 or len(wide) != 2:
+        return
+    blocks = {name.split(".")[3] for name in shapes if name.startswith("vision_model.encoder.layers.")}
+    vision, side = config.vision_config, isqrt(positions[0])
+    patch = patches[-1] if "patch_size" in left_out else vision.patch_size
+    found = {
+        "hidden_size": positions[1],
+        "patch_size": patches[-1],
+        "intermediate_size": wide[0],
+        "num_hidden_layers": len(blocks),
+        "num_attention_heads": 16 if not written or positions[1] == 1152 else vision.num_attention_heads,
+        # several sizes have as many patches: 378 to 391 pixels have 27 of 14 a side
+        "image_size": _SO400M["image_size"] if _SO400M["image_size"] // patch == side else side * patch,
+    }
+    defaults = SiglipVisionConfig()
+    for name in left_out:
+        if getattr(vision, name) == getattr(defaults, name):  # else it was set by the caller
+            setattr(vision, name, found[name])
 
 
 def optional(config: Owl3Config) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from transformers import GenerationMixin, PreTrainedModel, Qwen2Config, Qwen2For
 
 from longview.errors import RequestError
 from longview.messages import Progress
-from longview.models import checkpoint
+from longview.models import checkpoint, tied_head
+from longview.models.arguments import check_kept, configured, opened
 from longview.models.base import Footprint, count_parameters
 from longview.models.owl3 import convert
 from longview.models.owl3.attention import BLOCK_KEYS, SCORES_BYTES
@@ -105,9 +106,13 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         shapes = checkpoint.tensor_shapes(folder)
         if not isinstance(config, Owl3Config):
             config = checkpoint.open_config(Owl3Config, folder)
+        config, given, kwargs = configured(config, kwargs)
         cls.check(config, shapes, folder)
+        check_kept(config, given)
         arguments = checkpoint.safe_arguments(kwargs)
-        model = super().from_pretrained(folder, *args, config=config, **arguments)
+        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
+        if config.tie_word_embeddings:
+            tied_head.tie(model.language_model, folder)
         return checkpoint.with_device_map(model, arguments)
 
     @classmethod
