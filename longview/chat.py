@@ -76,10 +76,7 @@ def save_messages(messages: Sequence[Message], path: Path) -> None:
         RequestError: the file cannot be written, or a medium is a decoded picture.
     """
     turns = [{"role": message.role, "content": [_as_dict(part) for part in message.parts]} for message in messages]
-    try:
-        write_file(path, f"{json.dumps(turns, ensure_ascii=False, indent=2)}\n".encode())
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
+    write_file(path, f"{json.dumps(turns, ensure_ascii=False, indent=2)}\n".encode())
 
 
 def load_messages(path: Path) -> list[Message]:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+<<<<<<< HEAD
 from longview.errors import CheckpointError
 
 UNFINISHED = ".unfinished"
@@ -26,14 +27,24 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+=======
+from longview.errors import RequestError
+>>>>>>> 4ba1bb2 (frames: columns have headings, the PNG has the legend, labels do not collide; files are written whole)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file through a temporary one in its folder and a rename, so that nobody meets half of it.
 
     Raises:
-        OSError: it cannot be written; what stood there before still does.
+        RequestError: it cannot be written; what stood there before still does.
     """
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
+
+
+def _write(path: Path, data: bytes) -> None:
     path = path.resolve()  # through a link, as `open` writes
     unfinished = path.with_name(f".{uuid.uuid4().hex}.unfinished")
     try:

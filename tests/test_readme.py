@@ -14,6 +14,7 @@ import re
 import runpy
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,10 @@ def test_an_example_program_gives_the_right_answers(at_root, capsys, monkeypatch
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
     printed = capsys.readouterr().out
     assert all(answer in printed for answer in answers), printed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_each_column_of_a_table_has_a_heading(document):
+    lines = document.read_text(encoding="utf-8").splitlines()
+    heads = [head for head, rule in pairwise(lines) if re.fullmatch(r"\|([-: ]+\|)+", rule)]
+    assert not [head for head in heads if re.search(r"\| *\|", head)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
+from longview.files import write_file
 
 
 @dataclass
@@ -69,12 +71,15 @@ class Result:
         return "\n".join([*lines, f"`{self.command}`", "", f"({machine})", ""])
 
     def plot(self, path: Path) -> None:
-        """Draw the rows as a PNG.
+        """Draw the rows as a PNG, PDF or SVG, as the suffix says.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            RequestError: there is nothing to draw, or the file cannot be written.
+            RequestError: there is nothing to draw, another suffix, or the file cannot be written.
         """
+        form = path.suffix.lower().removeprefix(".")
+        if form not in ("png", "pdf", "svg"):
+            raise RequestError(f"a plot is written as .png, .pdf or .svg, and the file is {path.name!r:.80}")
         if not self.x:
             raise RequestError(f"{self.measure} is a table without a curve; leave out --plot")
         from longview.figures import new_figure
@@ -89,10 +94,9 @@ class Result:
         axes.set_title(f"{self.measure}, {self.settings['dims']}")
         axes.grid(alpha=0.3)
         axes.legend()
-        try:
-            figure.savefig(path, dpi=110)
-        except OSError as error:
-            raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=form, dpi=110)
+        write_file(path, drawn.getvalue())
 
 
 def _cell(value: Any) -> str:

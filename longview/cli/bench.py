@@ -11,6 +11,7 @@ import typer
 from longview.cli.options import Device, Quantize, dtype_option, quieten
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
+from longview.files import write_file
 
 MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train")
 PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
@@ -118,10 +119,7 @@ def bench(
     if plot is not None:
         result.plot(plot)
     if save is not None:
-        try:
-            save.write_text(result.as_json(), encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"{save} cannot be written ({error.strerror}); choose another name") from None
+        write_file(save, result.as_json().encode())
     typer.echo(result.as_json() if json else result.table(), nl=not json)
 
 

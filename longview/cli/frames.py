@@ -83,10 +83,11 @@ def show_frames(
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
     else:
         typer.echo(sheet.summary)
+        typer.echo(f"{'time':>12}  {'frame':>8}{'' if medium.relevance is None else '  relevance'}")
         for frame in medium.frames:
             relevance = sheet.relevance(frame)
-            shown = "" if relevance is None else f"  {relevance:.2f}"
-            typer.echo(f"{sheet.label(frame):>12}  frame {frame.index:>8,}{shown}")
+            shown = "" if relevance is None else f"  {relevance:>9.2f}"
+            typer.echo(f"{sheet.label(frame):>12}  {frame.index:>8,}{shown}")
     for warning in medium.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if question is not None and relevance_query is None:

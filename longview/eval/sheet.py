@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,12 +24,15 @@ from PIL import Image
 
 from longview.errors import RequestError
 from longview.figures import new_figure
+from longview.files import write_file
 from longview.media import Frame, Medium
 
 SIDE = 480  # pixels of a picture's longer side on a sheet
 COLUMNS = 4
 PAPER, INK, FAINT, RULE = "#faf9f6", "#22262a", "#7a7f86", "#e4e2dc"
 ACCENT, CURVE = "#e4572e", "#3c6e91"
+LEGEND = ("relevance of each candidate to the question, from 0 (far) to 5 (identical)", "chosen frames")
+"""What the curve is, and what the marks on it are."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,12 @@ class Sheet:
     @property
     def summary(self) -> str:
         """The video and the selection in one line."""
+        return self.summary_as(self.medium.name)
+
+    def summary_as(self, name: str) -> str:
+        """The summary with another name for the video, which may be too long."""
         medium = self.medium
-        parts = [medium.name, f"{medium.width}×{medium.height}"]
+        parts = [name, f"{medium.width}×{medium.height}"]
         if medium.duration is not None:
             parts.append(format_time(medium.duration))
         chosen = f"{len(medium.frames)} of {medium.num_frames:,} frames, chosen by {self.select}"
@@ -79,11 +86,7 @@ def write(sheet: Sheet, path: Path) -> None:
         MissingExtraError: a PNG without matplotlib.
     """
     check_path(path)
-    data = html(sheet).encode() if path.suffix.lower() == ".html" else png(sheet)
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); give another file") from None
+    write_file(path, html(sheet).encode() if path.suffix.lower() == ".html" else png(sheet))
 
 
 def check_path(path: Path) -> None:
@@ -106,11 +109,15 @@ def format_time(seconds: float) -> str:
     return f"{lead}:{rest // 10:02d}.{rest % 10}"
 
 
-def ticks(length: float, max_ticks: int = 10) -> list[float]:
-    """Round numbers from 0 to a length, at most so many."""
+def ticks(begin: float, end: float, max_ticks: int = 10) -> list[float]:
+    """Round numbers from one to another, at most so many."""
+    length = end - begin
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-    step = next((step for step in steps if length / step < max_ticks), 14400 * math.ceil(length / 14400 / max_ticks))
-    return [number * step for number in range(int(length / step) + 1)]
+    step = next((step for step in steps if length / step < max_ticks - 1), 0) or 14400 * math.ceil(
+        length / 14400 / (max_ticks - 1)
+    )
+    first, last = math.ceil(begin / step - 1e-9), math.floor(end / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
@@ -136,7 +143,7 @@ def _card(sheet: Sheet, number: int, frame: Frame) -> str:
     thumbnail(frame.image).save(data, "JPEG", quality=88)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     value = sheet.relevance(frame)
-    relevance = "" if value is None else f'<span class="near">{value:.2f}</span>'
+    relevance = "" if value is None else f'<span class="near">relevance {value:.2f}</span>'
     label = escape(sheet.label(frame))
     return (
         f'<figure id="frame-{number}"><img src="{source}" alt="frame {frame.index} at {label}">'
@@ -161,13 +168,19 @@ def _svg(sheet: Sheet) -> str:
 
     line = " ".join(f"{x(position):.1f},{y(value):.1f}" for position, value in zip(positions, values, strict=True))
     floor = height - bottom
-    parts = [f'<polygon class="area" points="{x(positions[0]):.1f},{floor} {line} {x(positions[-1]):.1f},{floor}"/>']
-    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts = []
     for value in (low, (low + high) / 2, high):
         parts.append(f'<text class="scale" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
         parts.append(f'<line class="rule" x1="{left}" x2="{width - 12}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+    parts.append(
+        f'<polygon class="area" points="{x(positions[0]):.1f},{floor} {line} {x(positions[-1]):.1f},{floor}"/>'
+    )
+    parts.append(f'<polyline class="line" points="{line}"/>')
     for position, label in _marks(sheet):
-        parts.append(f'<text class="scale" x="{x(position):.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
+        anchor = {"left": "start", "right": "end"}.get(_alignment(sheet, position), "middle")
+        parts.append(
+            f'<text class="scale" x="{x(position):.1f}" y="{height - 8}" text-anchor="{anchor}">{label}</text>'
+        )
     for number, frame in enumerate(sheet.medium.frames, 1):
         relevance = sheet.relevance(frame)
         assert relevance is not None
@@ -180,9 +193,12 @@ def _svg(sheet: Sheet) -> str:
     drawn = "".join(parts)
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="relevance over time">{drawn}</svg>'
-        '<p class="legend">relevance of each candidate to the question, from 0 (far) to 5 (identical); '
-        "<i></i> chosen frames</p>"
+        f'<p class="legend">{LEGEND[0]}; <i></i> {LEGEND[1]}</p>'
     )
+
+
+EDGE = 0.025
+"""The share of the horizontal axis that half of a label takes."""
 
 
 def _span(sheet: Sheet) -> tuple[float, float]:
@@ -203,8 +219,15 @@ def _marks(sheet: Sheet) -> list[tuple[float, str]]:
     """Positions on the horizontal axis, and their labels."""
     begin, end = _span(sheet)
     timed = sheet.medium.duration is not None
-    marks = [tick for tick in ticks(end) if tick >= begin and (timed or tick == int(tick))]
+    marks = [tick for tick in ticks(begin, end) if timed or tick == int(tick)]
     return [(mark, format_time(mark).removesuffix(".0") if timed else f"{mark + 1:.0f}") for mark in marks]
+
+
+def _alignment(sheet: Sheet, position: float) -> str:
+    """Where the label of a mark stands: within the curve's width also at its ends."""
+    begin, end = _span(sheet)
+    share = (position - begin) / (end - begin)
+    return "left" if share < EDGE else "right" if share > 1 - EDGE else "center"
 
 
 _PAGE = """<!doctype html>
@@ -235,8 +258,9 @@ a:hover circle.pick {{ r: 7; }}
 figure {{ margin: 0; overflow: hidden; border: 1px solid var(--rule); border-radius: 10px; background: var(--card);
   scroll-margin: 24px; }}
 figure:target {{ border-color: var(--accent); box-shadow: 0 0 0 2px var(--accent); }}
-img {{ display: block; width: 100%; }}
-figcaption {{ display: flex; gap: 10px; align-items: baseline; padding: 9px 12px; font-variant-numeric: tabular-nums; }}
+img {{ display: block; width: 100%; max-height: 420px; object-fit: contain; }}
+figcaption {{ display: flex; flex-wrap: wrap; gap: 0 10px; align-items: baseline; padding: 9px 12px;
+  font-variant-numeric: tabular-nums; }}
 figcaption span {{ color: var(--faint); font-size: 12px; }}
 figcaption .near {{ margin-left: auto; color: var(--accent); }}
 </style></head><body>
@@ -253,47 +277,79 @@ figcaption .near {{ margin-left: auto; color: var(--accent); }}
 # ── PNG ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+WIDTH, MARGIN, GAP, CAPTION = 12.0, 0.24, 0.12, 0.3  # inches
+
+
 def png(sheet: Sheet) -> bytes:
     """The sheet as a picture.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    data = io.BytesIO()
+    draw(sheet).savefig(data, format="png", facecolor=PAPER)
+    return data.getvalue()
+
+
+def draw(sheet: Sheet) -> Any:
+    """The sheet as a figure of matplotlib."""
     frames = sheet.medium.frames
     columns = min(COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
+    wide = 0.97 * WIDTH / columns  # inches of a picture, with the gap to the next
     tallest = max(frame.image.height / frame.image.width for frame in frames)
-    tall = min(11.5 / columns * tallest, 6.0) + 0.42  # inches of a picture and its label
-    head, curve = 0.95, 2.1 if sheet.curve else 0.0
-    figure = new_figure("a sheet as .png", 12.0, head + curve + rows * tall + 0.15, facecolor=PAPER, dpi=110)
-    height = figure.get_figheight()
-    figure.text(
-        0.02,
-        1 - 0.42 / height,
-        _shortened(sheet.question or sheet.medium.name),
-        size=17,
-        weight="bold",
-        color=INK,
-    )
-    figure.text(0.02, 1 - 0.72 / height, sheet.summary, size=10, color=FAINT)
+    tall = min((wide - GAP) * tallest, 6.0) + CAPTION + GAP
+    head, curve = 0.95, 2.3 if sheet.curve else 0.0
+    height = head + curve + rows * tall + 0.15
+    figure = new_figure("a sheet as .png", WIDTH, height, facecolor=PAPER, dpi=110)
+    title = sheet.question or sheet.medium.name
+    _write_line(figure, 0.42, lambda text: text, title, size=17, weight="bold", color=INK)
+    _write_line(figure, 0.72, sheet.summary_as, sheet.medium.name, size=10, color=FAINT)
     if sheet.curve:
-        bottom = (rows * tall + 0.15 + 0.45) / height
-        _draw_curve(figure.add_axes((0.045, bottom, 0.935, (curve - 0.55) / height)), sheet)
+        bottom = rows * tall + 0.15
+        _draw_curve(figure.add_axes((0.045, (bottom + 0.65) / height, 0.935, (curve - 0.75) / height)), sheet)
+        _draw_legend(figure, (bottom + 0.22) / height)
     for number, frame in enumerate(frames):
-        left = 0.02 + (number % columns) * 0.97 / columns
-        bottom = (0.1 + (rows - 1 - number // columns) * tall) / height
-        axes = figure.add_axes((left, bottom + 0.3 / height, 0.97 / columns - 0.01, (tall - 0.42) / height))
-        axes.imshow(thumbnail(frame.image), aspect="equal")
-        axes.set(xticks=[], yticks=[], anchor="NW")
-        for spine in axes.spines.values():
-            spine.set_color(RULE)
-        value = sheet.relevance(frame)
-        axes.text(0, -0.03, sheet.label(frame), size=11, weight="bold", va="top", transform=axes.transAxes)
-        if value is not None:
-            axes.text(1, -0.03, f"{value:.2f}", size=10, va="top", ha="right", color=ACCENT, transform=axes.transAxes)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", facecolor=figure.get_facecolor())
-    return data.getvalue()
+        row, column = divmod(number, columns)
+        bottom = 0.1 + (rows - 1 - row) * tall
+        corner = (MARGIN + column * wide, bottom + CAPTION)
+        _draw_frame(figure, sheet, frame, corner, (wide - GAP, tall - CAPTION - GAP))
+    return figure
+
+
+def _write_line(figure: Any, below: float, compose: Callable[[str], str], text: str, **style: Any) -> None:
+    """A line so many inches below the top, with a text that is shortened until the line fits."""
+    room = (WIDTH - 2 * MARGIN) * figure.dpi
+    text = " ".join(text.split()).replace("$", r"\$")  # matplotlib would typeset what is between dollars
+    line = figure.text(MARGIN / WIDTH, 1 - below / figure.get_figheight(), compose(text), **style)
+    longest = len(text)
+    while line.get_window_extent().width > room and longest > 8:
+        longest = min(longest - 1, int(longest * room / line.get_window_extent().width))
+        line.set_text(compose(f"{text[:longest].rstrip(chr(92))}…"))
+
+
+def _draw_frame(figure: Any, sheet: Sheet, frame: Frame, corner: Sequence[float], size: Sequence[float]) -> None:
+    """A picture in its cell, whose corner is at the lower left, and its caption; in inches."""
+    height = figure.get_figheight()
+    axes = figure.add_axes((corner[0] / WIDTH, corner[1] / height, size[0] / WIDTH, size[1] / height))
+    axes.imshow(thumbnail(frame.image), aspect="equal")
+    axes.set(xticks=[], yticks=[], anchor="SW")
+    for spine in axes.spines.values():
+        spine.set_color(RULE)
+    shown = min(size[0], size[1] * frame.image.width / frame.image.height)
+    right = corner[0] + min(size[0], max(shown, 2.3))  # below a narrow picture the caption is wider than it
+    up = (corner[1] - 0.07) / height
+    figure.text(corner[0] / WIDTH, up, sheet.label(frame), size=11, weight="bold", va="top", color=INK)
+    value = sheet.relevance(frame)
+    if value is not None:
+        figure.text(right / WIDTH, up, f"relevance {value:.2f}", size=10, va="top", ha="right", color=ACCENT)
+
+
+def _draw_legend(figure: Any, up: float) -> None:
+    line = figure.text(0.045, up, f"{LEGEND[0]};   ", size=9, color=FAINT)
+    right = line.get_window_extent().x1 / figure.dpi / WIDTH
+    figure.text(right, up, "●", size=9, color=ACCENT)
+    figure.text(right + 0.012, up, LEGEND[1], size=9, color=FAINT)
 
 
 def _draw_curve(axes: Any, sheet: Sheet) -> None:
@@ -312,14 +368,11 @@ def _draw_curve(axes: Any, sheet: Sheet) -> None:
     axes.set(xlim=_span(sheet), ylim=(low, high), facecolor=PAPER)
     marks = _marks(sheet)
     axes.set_xticks([position for position, _ in marks], [label for _, label in marks])
+    for (position, _), label in zip(marks, axes.get_xticklabels(), strict=True):
+        label.set_horizontalalignment(_alignment(sheet, position))
     axes.tick_params(length=0, labelsize=9, labelcolor=FAINT)
     axes.locator_params(axis="y", nbins=4)
     axes.grid(axis="y", color=RULE)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _shortened(text: str, max_length: int = 88) -> str:
-    line = " ".join(text.split()).replace("$", r"\$")  # matplotlib would typeset what is between dollars
-    return line if len(line) <= max_length else line[: max_length - 1].rstrip() + "…"

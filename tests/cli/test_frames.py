@@ -56,7 +56,9 @@ def test_sheets_are_written_as_page_and_picture(longview, film, tmp_path):
     )
     assert ran.code == 0
     assert ran.out.splitlines()[0] == "film.mp4 · 336×336 · 0:40.0 · 3 of 80 frames, chosen by mdp3 among 40"
-    assert len(ran.out.splitlines()) == 4
+    assert ran.out.splitlines()[1].split() == ["time", "frame", "relevance"]
+    assert [len(line.split()) for line in ran.out.splitlines()[2:]] == [3, 3, 3]
+    assert len({len(line) for line in ran.out.splitlines()[1:]}) == 1, "columns end where their heads do"
     assert f"wrote {page}\nwrote {picture}\n" in ran.err
     assert page.read_text().count("<figure") == 3
     assert Image.open(picture).format == "PNG"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 from samples import noise
 
 from longview.errors import RequestError
-from longview.eval.sheet import Sheet, format_time, html, png, ticks, write
+from longview.eval.sheet import LEGEND, Sheet, draw, format_time, html, png, ticks, write
 from longview.media import Frame, Medium, Relevance
 
 
@@ -146,9 +149,75 @@ def test_times_are_formatted_as_players_do(seconds, shown):
     assert format_time(seconds) == shown
 
 
-@given(st.floats(0.1, 200_000))
-def test_there_are_a_few_round_ticks_for_any_length(length):
-    found = ticks(length)
+@given(st.floats(0, 200_000), st.floats(1, 200_000))
+def test_there_are_a_few_round_ticks_for_any_span(begin, length):
+    found = ticks(begin, begin + length)
     assert 1 <= len(found) <= 10
-    assert found[0] == 0
-    assert found[-1] <= length + 1e-6
+    assert begin - 1e-4 <= found[0]
+    assert found[-1] <= begin + length + 1e-4
+
+
+def test_a_clip_from_the_middle_of_a_film_has_ticks_of_its_own():
+    assert ticks(3600, 3611) == [3600, 3602, 3604, 3606, 3608, 3610]
+
+
+LONG = "a film that somebody recorded on a holiday and never cut " * 4
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "question", "begin", "size"),
+    [
+        (5, "film.mp4", "Where is it?", 0.0, (40, 30)),
+        (1, "film.mp4", "Where is it?", 0.0, (40, 30)),
+        (5, f"{LONG}.mp4", LONG, 0.0, (40, 30)),
+        (5, f"{LONG}.mp4", None, 0.0, (40, 30)),
+        (9, "film.mp4", "What costs $5 or $x^2$?" * 8, 36000.0, (30, 200)),
+        (4, "film.mp4", "Where is it?", 359990.0, (200, 20)),
+    ],
+)
+def test_labels_neither_collide_nor_leave_the_picture(count, name, question, begin, size):
+    plain = sheet(count, question, size=size)
+    frames = [Frame(frame.image, frame.index, begin + (frame.seconds or 0)) for frame in plain.medium.frames]
+    relevance = plain.medium.relevance
+    if relevance is not None:
+        relevance = Relevance(relevance.indices, [begin + each for each in relevance.seconds], relevance.values)
+    medium = replace(plain.medium, name=name, frames=frames, relevance=relevance)
+    figure = draw(Sheet(medium, plain.select, question))
+    figure.canvas.draw()
+    unseen = [  # ticks beyond the ends of an axis are not drawn
+        label
+        for axes in figure.axes
+        for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if not axes.get_ylim()[0] <= at <= axes.get_ylim()[1]
+    ]
+    drawn = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    labels = [(text.get_text(), text.get_window_extent()) for text in drawn if text not in unseen]
+    assert len(labels) >= 2 + count
+    for text, box in labels:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.x1, text
+        assert box.y1 <= figure.bbox.y1, text
+    for (text, box), (other, beside) in combinations(labels, 2):
+        assert not box.padded(-1).overlaps(beside.padded(-1)), (text, other)
+
+
+def test_the_picture_has_the_legend_of_the_page():
+    written = " ".join(text.get_text() for text in draw(sheet(3)).findobj(Text))
+    for line in LEGEND:
+        assert line in written
+        assert line in html(sheet(3))
+    assert "relevance 1.10" in written
+    assert "relevance 1.10" in html(sheet(3))
+    assert not any(line in html(sheet(3, None)) for line in LEGEND)
+
+
+@pytest.mark.parametrize("name", ["sheet.html", "sheet.png"])
+def test_a_sheet_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(RequestError, match="No space left on device"):
+        write(sheet(1), path)
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == [name]
