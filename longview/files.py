@@ -10,8 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-<<<<<<< HEAD
-from longview.errors import CheckpointError
+from longview.errors import CheckpointError, RequestError
 
 UNFINISHED = ".unfinished"
 """In names of what is being written; readers ignore it."""
@@ -27,9 +26,6 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-=======
-from longview.errors import RequestError
->>>>>>> 4ba1bb2 (frames: columns have headings, the PNG has the legend, labels do not collide; files are written whole)
 
 
 def write_file(path: Path, data: bytes) -> None:
