@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from transformers import AttentionInterface, Qwen2Model
+from transformers import AttentionInterface, Qwen2Model, SiglipVisionConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -64,9 +64,13 @@ USED = {
 }
 """Private attributes of transformers' objects that are read, called or set."""
 
+UNDECLARED = {SiglipVisionConfig: {"vision_use_head"}}
+"""Fields of configs that are read though not declared: this one is declared since 5.23."""
+
 __all__ = [
     "CACHE_NAME",
     "CACHE_NAMES",
+    "UNDECLARED",
     "Aimv2RMSNorm",
     "CausalLMOutputWithPast",
     "ConvNextEmbeddings",

@@ -22,6 +22,7 @@ from torch import nn
 from longview.errors import CheckpointError, LongviewError, RecipeError
 from longview.models import adapters, checkpoint, quantization
 from longview.models.families import Family, families, family_of
+from longview.models.transformers_seams import UNDECLARED
 from longview.train.init_from import check_parts, tokenizer_of
 from longview.train.recipe import ModelSettings, Recipe, model_openers
 from longview.train.saved.folder import REPAIR
@@ -217,6 +218,7 @@ def check_config_keys(config_class: Any, values: Mapping[str, Any], where: str) 
         RecipeError: names the nearest known key.
     """
     known = set(inspect.signature(config_class.__init__).parameters) - {"self", "kwargs"} | {"model_type"}
+    known |= UNDECLARED.get(config_class, set())
     nested = getattr(config_class, "sub_configs", None)
     for key, value in values.items():
         if key not in known:

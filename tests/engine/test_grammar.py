@@ -62,7 +62,7 @@ def test_the_log_probabilities_of_a_forced_token_are_the_models(engine):
     ("settings", "complaint"),
     [
         ({"regex": "(unclosed"}, "regex '(unclosed' cannot be followed"),
-        ({"json_schema": "{"}, "json_schema '{' cannot be followed"),
+        ({"json_schema": "{"}, "json_schema '{' is no JSON"),
         ({"json_schema": {"type": "no such type"}}, "cannot be followed"),
     ],
 )

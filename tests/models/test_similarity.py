@@ -155,7 +155,7 @@ def refusal(name: object) -> str:
 
 def test_no_checkpoint_at_hand_names_the_option():
     assert "google/siglip-so400m-patch14-384" in refusal(similarity.DEFAULT)
-    assert "no model or folder" in refusal("./nowhere")
+    assert "no folder './nowhere'" in refusal("./nowhere")
 
 
 def test_a_checkpoint_of_another_kind_is_named(broken):
