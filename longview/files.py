@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from longview.errors import CheckpointError, RequestError
+from longview.errors import CheckpointError, LongviewError, RequestError
 
 UNFINISHED = ".unfinished"
 """In names of what is being written; readers ignore it."""
@@ -80,6 +80,8 @@ def write_failure(error: BaseException) -> str | None:
     """
     from safetensors import SafetensorError
 
+    if isinstance(error, LongviewError):  # says already what is wrong
+        return None
     found = _OS_ERROR.search(str(error))
     if found:
         return os.strerror(int(found[1]))

@@ -89,6 +89,7 @@ def test_each_private_attribute_or_method_of_a_layer_or_cache_that_is_overridden
     called = (transformers.Cache, transformers.CacheLayerMixin, transformers_seams.Qwen2DecoderLayer)
     for cls in classes():
         names = {name for name in vars(cls) if any(name in vars(base) for base in upstream(cls))} - {"_abc_impl"}
+        names -= {name for name in names if name.endswith("_cached_value")}  # by transformers 5.20, as it runs
         found |= {name for name in names if name.startswith("_") and not name.startswith("__")}
         if cls.__name__ in listed:  # all of it
             found.add(cls.__name__)
