@@ -20,6 +20,20 @@ Segment = str | None
 Text = TypeVar("Text")
 
 
+def special_ids(tokenizer: Any, tokens: Iterable[str]) -> dict[str, int]:
+    """The ids of special tokens that a template is made of; one may be the tokenizer's unknown token, too.
+
+    Raises:
+        RequestError: the tokenizer lacks some of them.
+    """
+    found = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    unknown, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
+    missing = [token for token, number in found.items() if number is None or (number == unknown and token != name)]
+    if missing:
+        raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
+    return found
+
+
 def join_texts(segments: Iterable[Text | None]) -> Iterator[list[Text] | None]:
     """Neighbouring texts as one list, and None for each picture; empty texts vanish.
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, ProcessorMixin
+import torch
+from samples import noise
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from longview.errors import RequestError
 from longview.models import base
 from longview.models.families import Family, families
 
@@ -104,3 +116,28 @@ def test_a_family_is_registered_with_the_auto_classes(family):
     assert PROCESSOR_MAPPING[family.Config] is family.Processor
     for auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
         assert auto._model_mapping[family.Config] is family.Model
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_a_picture_of_any_mode_has_the_pixels_of_the_model(family, tokenizer, mode):
+    processor = family.Processor(tokenizer, family.Config.tiny())
+    picture = noise(1).convert("L" if mode == "I;16" else "RGB").convert(mode)
+    pixels = processor.pixel_inputs([picture])["pixel_values"]
+    assert torch.equal(pixels, processor.pixel_inputs([picture.convert("RGB")])["pixel_values"])
+
+
+def test_the_end_of_an_answer_may_be_the_unknown_token_and_a_missing_one_is_named(family, tokenizer):
+    """As Qwen2's fast tokenizer has it: <|endoftext|> is its unknown token, unless its folder says otherwise."""
+    settings = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    same = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **settings)
+    assert set(family.Processor(same, family.Config.tiny()).end_tokens) <= set(
+        same.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    )
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] != "<|im_end|>"]
+    written["model"]["unk_token"] = "<|endoftext|>"
+    written["model"]["vocab"].pop("<|im_end|>", None)
+    backend = Tokenizer.from_str(json.dumps(written))
+    lacking = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<|endoftext|>")
+    with pytest.raises(RequestError, match=r"the tokenizer lacks .*; use the one in the checkpoint's folder"):
+        family.Processor(lacking, family.Config.tiny())

@@ -162,7 +162,7 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
     """A conversation as pieces of text, and None for each picture.
 
     Args:
-        turns: The system's, if any, comes first.
+        turns: The system's, if any, comes first. Answers before the first question are left out, as in training.
         learn: The assistant's messages are to be learned.
 
     Raises:
@@ -176,21 +176,30 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
     if template.inside and not any(system):
         opening = []
     pieces: list[Piece | None] = [] if template.inside else [*opening]
+    turns = turns[unasked(turns) :]
     answered = False
     for number, (role, message) in enumerate(turns):
         if role == "system":
             raise RequestError("a system message comes first or not at all; move it to the front")
+        empty = message is not None and not any(segment is None or segment for segment in message)
         if role == "user":
             first = template.inside and not number
             pieces += [Piece((template.between if answered else "") + template.user[0]), *(opening if first else [])]
             pieces += [*_message(message or []), Piece(template.user[1])]
         elif message is None:
             pieces.append(Piece(template.header if template.opened is None else template.opened))
+        elif empty:  # the authors' code writes the header alone
+            pieces.append(Piece(template.header))
         else:
             pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_message(message, learn)]
             pieces.append(Piece(template.end, learned=learn))
-            answered = True
+        answered = answered or role == "assistant"
     return [piece for piece in pieces if piece is None or piece.text]
+
+
+def unasked(turns: Sequence[Turn]) -> int:
+    """How many answers a conversation begins with, before anything is asked: the authors' trainer leaves them out."""
+    return next((n for n, (role, message) in enumerate(turns) if role != "assistant" or message is None), len(turns))
 
 
 def _message(segments: Sequence[Segment], learned: bool = False) -> list[Piece | None]:

@@ -31,9 +31,9 @@ from longview.models.llama_tokenizer import SPACE, prefixes_once
 from longview.models.mgm import convert
 from longview.models.mgm.compat import OfficialProcessorCalls
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of
+from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of, unasked
 from longview.models.mgm.towers import MEAN, STD
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
 from longview.models.tiling import resize
 from longview.requests import MediaOptions
@@ -66,10 +66,7 @@ class MGMProcessor(OfficialProcessorCalls):
             raise RequestError(f"unknown template {name!r}; there are {', '.join(TEMPLATES)}")
         self.template: Template = TEMPLATES[name]
         ends = _MARKER.findall(self.template.end)
-        missing = [token for token in ends if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)]
-        if missing:
-            raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
-        self._ends = [tokenizer.convert_tokens_to_ids(token) for token in ends]
+        self._ends = list(special_ids(tokenizer, ends).values())
         markers = _MARKER.findall(self.template.text)
         control = [token for token in added.values() if token.special or token.content in markers]
         self._specials = {token.content: tokenizer.convert_tokens_to_ids(token.content) for token in control}
@@ -134,6 +131,9 @@ class MGMProcessor(OfficialProcessorCalls):
                         EncoderInput(which, number, 1, settings, lambda image: self.pixel_inputs([image]))
                     )
             turns.append((message.role, segments))
+        warnings = [warning for medium in media for warning in medium.warnings]
+        if unasked([turn for turn in turns if turn[0] != "system"]):
+            warnings.append("the conversation begins with an answer to nothing, which MGM is not shown; it is left out")
         if not train:
             turns.append(("assistant", None))
         template = TEMPLATES["plain"] if sample_format.plain else self.template
@@ -150,7 +150,7 @@ class MGMProcessor(OfficialProcessorCalls):
             frames=frames_used(media, [1] * len(media)),
             num_pictures=len(encoder_inputs),
             visual_tokens=len(encoder_inputs) * self.config.patches_per_picture,
-            warnings=tuple(warning for medium in media for warning in medium.warnings),
+            warnings=tuple(warnings),
             media=media,
             encoder_inputs=encoder_inputs,
         )

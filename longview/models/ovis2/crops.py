@@ -130,11 +130,12 @@ class Pixels(NamedTuple):
         return [self.fit(view) for view in views]
 
     def fit(self, image: Image.Image) -> Tensor:
-        """A crop → (3, side, side): its longer side fills the square, the rest is the mean colour.
+        """A crop of any mode → (3, side, side): its longer side fills the square, the rest is the mean colour.
 
         Raises:
             RequestError: it is so narrow that nothing would be left of it.
         """
+        image = image.convert("RGB")
         longer, shorter = max(image.size), min(image.size)
         other = int(shorter / longer * self.side) if longer != shorter else self.side
         if not other:

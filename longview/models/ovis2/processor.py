@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
-from longview.errors import CheckpointError, RequestError
+from longview.errors import CheckpointError
 from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
@@ -30,7 +30,7 @@ from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.crops import WHOLE, Grid, Pixels, choose_grid, placeholders
 from longview.models.ovis2.fusion import ATOM
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
 from longview.requests import MediaOptions
 
@@ -75,12 +75,7 @@ class Ovis2Processor(OfficialProcessorCalls):
                 f"preprocessor_config.json makes crops of {self.pixels.side} pixels, but config.json's model takes "
                 f"{side}; take both from the same checkpoint"
             )
-        self._specials = {
-            token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-        }
-        missing = [token for token, number in self._specials.items() if number is None]
-        if missing:
-            raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
+        self._specials = special_ids(tokenizer, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> Ovis2Processor:

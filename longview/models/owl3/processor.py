@@ -30,7 +30,7 @@ from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
 from longview.models.owl3.compat import PLACEHOLDER, OfficialProcessorCalls
 from longview.models.owl3.config import Owl3Config
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.tiling import cut, resize
 from longview.requests import MediaOptions
 
@@ -54,13 +54,7 @@ class Owl3Processor(OfficialProcessorCalls):
         self.config = config
         self.cut_enable = cut_enable
         self._placeholder = self._encode(PLACEHOLDER)
-        self._specials = {
-            token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-        }
-        unknown = (None, getattr(tokenizer, "unk_token_id", None))
-        missing = [token for token, number in self._specials.items() if number in unknown]
-        if missing:
-            raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
+        self._specials = special_ids(tokenizer, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:

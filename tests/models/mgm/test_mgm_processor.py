@@ -328,6 +328,46 @@ def test_a_system_message_has_a_place_in_every_template(opened, tokenizer):
         assert "[INST] <<SYS>>" in text or template not in ("mistral_instruct", "llama_2")
 
 
+EMPTY_ANSWERS = {
+    "vicuna_v1": "USER: a ASSISTANT:USER: b ASSISTANT:",
+    "gemma": "<start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n<start_of_turn>user\nb<end_of_turn>\n"
+    "<start_of_turn>model\n",
+    "mistral_instruct": "[INST] a [/INST]<s>[INST] b [/INST]",
+    "chatml_direct": "<|im_start|>user\na<|im_end|><|im_start|>assistant\n<|im_start|>user\nb<|im_end|>"
+    "<|im_start|>assistant\n",
+}
+
+
+@pytest.mark.parametrize("template", EMPTY_ANSWERS)
+def test_an_empty_answer_is_its_header_alone_as_the_authors_render_it(tokenizer, template):
+    processor = Processor(tokenizer, Config.tiny(), "mpt")
+    processor.template = TEMPLATES[template]
+    prompt = processor.render(turns(["a", "", "b", None]))
+    assert prompt.endswith(EMPTY_ANSWERS[template])
+    messages = [Message.of("user", "a"), Message.of("assistant", ""), Message.of("user", "b")]
+    assert processor.prepare(messages, []).text_inputs["input_ids"][0].tolist() == processor.tokenize(prompt)
+    learned = processor.prepare([*messages, Message.of("assistant", "c")], [], train=True).text_inputs["labels"][0]
+    alone = processor.prepare([*messages[:1], Message.of("assistant", "c")], [], train=True).text_inputs["labels"][0]
+    assert learned[learned != -100].tolist() == alone[alone != -100].tolist(), "nothing of it is learned"
+
+
+@pytest.mark.filterwarnings("ignore:tokenization mismatch")
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("system", [[], ["system"]])
+def test_an_answer_before_any_question_is_left_out_and_told(tokenizer, system, train):
+    processor = Processor(tokenizer, Config.tiny(), "chatml_direct")
+    system = [Message.of("system", "Be brief.") for _ in system]
+    messages = [Message.of("user", "a")] + [Message.of("assistant", "b")] * train
+    whole = processor.prepare([*system, *messages], [], train=train)
+    begun = processor.prepare([*system, Message.of("assistant", "hello"), *messages], [], train=train)
+    for name, tensor in whole.text_inputs.items():
+        assert torch.equal(begun.text_inputs[name], tensor)
+    assert whole.warnings == ()
+    assert ["begins with an answer" in warning for warning in begun.warnings] == [True]
+    theirs = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert processor.preprocess([{"from": "gpt", "value": "hello"}, *theirs]) == processor.preprocess(theirs)
+
+
 # ── what a user can do wrong ─────────────────────────────────────────────────────────────────────────────────────────
 
 
