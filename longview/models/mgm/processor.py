@@ -35,7 +35,7 @@ from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, r
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
-from longview.models.tiling import resize
+from longview.models.tiling import fit_square, resize
 from longview.requests import MediaOptions
 
 PLACEHOLDER = -200
@@ -176,16 +176,13 @@ class MGMProcessor(OfficialProcessorCalls):
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture → (3, S, S): made square by a border or by cutting its middle out, resized and normalised."""
         image, side = image.convert("RGB"), self.config.image_size_aux
-        longer = max(image.size)
-        if self.config.image_aspect_ratio == "pad" and image.width != image.height:
-            square = Image.new("RGB", (longer, longer), _BORDER)
-            square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-            image = square
-        shorter = min(image.size)
-        size = (int(side * image.width / shorter), int(side * image.height / shorter))
-        image = resize(image, size, Image.Resampling.BICUBIC)
-        left, upper = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, upper, left + side, upper + side))
+        if self.config.image_aspect_ratio == "pad":
+            image = fit_square(image, side, Image.Resampling.BICUBIC, _BORDER)
+        else:
+            shorter = min(image.size)
+            size = (int(side * image.width / shorter), int(side * image.height / shorter))
+            left, upper = (size[0] - side) // 2, (size[1] - side) // 2
+            image = resize(image, size, Image.Resampling.BICUBIC, (left, upper, left + side, upper + side))
         pixels: Any = (np.asarray(image) * (1 / 255)).astype(np.float32)
         pixels = (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
