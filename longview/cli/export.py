@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from longview.cli.options import quieten
 from longview.errors import CheckpointError, RequestError
 from longview.files import UNFINISHED, writing
+
+if TYPE_CHECKING:
+    from longview.models.official import Form
 
 Target = Annotated[Path, typer.Argument(help="Folder to be written; it must not hold a model yet.", show_default=False)]
 
@@ -22,16 +25,27 @@ class HubOptions:
     official: Annotated[
         bool, typer.Option("--official", help="In the form of the authors' releases, which their code reads, too.")
     ] = False
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="In the form of transformers' own model: Ovis2 only."),
+    ] = False
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="NAME", help="Upload it to the Hugging Face hub as well, under this name.")
     ] = None
     private: Annotated[bool, typer.Option("--private", help="A repository made for that is private.")] = False
+
+    @property
+    def form(self) -> Form | None:
+        """The form of the folder, where it is not longview's own."""
+        return "official" if self.official else "transformers" if self.transformers else None
 
     def check(self) -> None:
         """
         Raises:
             RequestError, CheckpointError: they contradict each other, or the hub's name or token is missing.
         """
+        if self.official and self.transformers:
+            raise RequestError("--official and --transformers are two forms of a folder; choose one")
         if self.private and self.push_to_hub is None:
             raise RequestError("--private is about --push-to-hub; name a repository, or leave it out")
         if self.push_to_hub is not None:
@@ -51,26 +65,36 @@ class HubOptions:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, which may still be going on.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run, which may still be going on; or a model as --model.", show_default=False),
+    ],
     folder: Target,
     hub: HubOptions,
 ) -> None:
-    """Write what a run has learned so far: a model, or an adapter.
+    """Write what a run has learned so far, a model or an adapter; or a model in another form.
 
     Examples:
       longview export runs/ovis2-3-instruct early-model
       longview ask --model early-model photo.jpg "What is it?"
       longview export runs/ovis2-3-instruct my-ovis --official
+      longview export AIDC-AI/Ovis2-2B ovis2-2b-hf --transformers
       longview export runs/recipes-lora my-adapter --push-to-hub you/my-adapter --private
     """
     check_target(folder)
-    check_run(run)
+    is_model = hub.form is not None and not (run / "recipe.json").is_file()
+    if not is_model:
+        check_run(run)
     hub.check()
     quieten(show=False)
-    from longview.train.saved.export import export_checkpoint
+    from longview.train.saved.export import export_checkpoint, export_model
 
-    typer.echo(export_checkpoint(run, folder, hub.official))
-    address = hub.push(folder, base_of_run(run), run)
+    if is_model:
+        typer.echo(export_model(str(run), folder, hub.form))
+        address = hub.push(folder, str(run), None)
+    else:
+        typer.echo(export_checkpoint(run, folder, hub.form))
+        address = hub.push(folder, base_of_run(run), run)
     if address is not None:
         typer.echo(address)
 

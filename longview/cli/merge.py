@@ -42,7 +42,7 @@ def merge(
     from longview.engine import load
     from longview.engine.devices import dtype_of
     from longview.models import checkpoint
-    from longview.models.official import files_beside, make_official
+    from longview.models.official import files_beside, make
     from longview.train.saved.export import export as write
 
     source = checkpoint.resolve(base)
@@ -54,8 +54,8 @@ def merge(
         with writing(folder):
             engine.processor.save_pretrained(unfinished)
             write(engine.model, engine.processor, unfinished, kind)
-            if hub.official:
-                make_official(unfinished, source)
+            if hub.form is not None:
+                make(hub.form, unfinished, source)
     typer.echo(folder)
     address = hub.push(folder, base, adapter.parent)
     if address is not None:

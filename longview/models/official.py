@@ -1,4 +1,4 @@
-"""A checkpoint folder in the form of the authors' releases, which the authors' own code opens.
+"""A checkpoint folder in the form of the authors' releases, or in that of transformers' own model of a family.
 
 Weights are saved under the official names anyway. What differs is around them: config.json, which that code opens with
 transformers 4, the index of weights, and the files of the folder that a model was trained from.
@@ -9,15 +9,38 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from longview.errors import CheckpointError
 from longview.models import checkpoint
 from longview.models.families import family_of
 
+Form = Literal["official", "transformers"]
 INDEX = "model.safetensors.index.json"
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 _OURS = ("config.json", INDEX, "preprocessor_config.json", "evaluation.json", "adapter_config.json")
+
+
+def make(form: Form, folder: Path, start: Path | None = None) -> None:
+    """Rewrite a folder that was just written; see the functions of the forms."""
+    if form == "official":
+        make_official(folder, start)
+    else:
+        make_transformers(folder)
+
+
+def make_transformers(folder: Path) -> None:
+    """Rewrite a folder that was just written as one that transformers' own classes open, where they have the family.
+
+    Raises:
+        CheckpointError: transformers has no such model.
+    """
+    family = family_of(folder)
+    port = getattr(family, "port", None)
+    if port is None:
+        name = family.__name__.rpartition(".")[2]
+        raise CheckpointError(f"transformers has no model of family {name!r}; leave out --transformers")
+    port.write(folder)
 
 
 def make_official(folder: Path, start: Path | None = None) -> None:
@@ -33,6 +56,9 @@ def make_official(folder: Path, start: Path | None = None) -> None:
     written = family.official_config(checkpoint.open_config(family.Config, folder), folder)
     dtype = checkpoint.read_config(folder).get("dtype")
     released = {} if start is None else checkpoint.read_config(start)
+    port = getattr(family, "port", None)
+    if port is not None and port.is_port(released):  # its files are not the authors'
+        start, released = None, {}
     if "auto_map" in released:
         written["auto_map"] = released["auto_map"]
     _write(folder / "config.json", written | {"torch_dtype": dtype})

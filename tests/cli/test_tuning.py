@@ -189,6 +189,22 @@ def test_links_of_the_hubs_cache_into_its_own_blobs_are_copied(tmp_path):
         files_beside(snapshot)
 
 
+def test_an_ovis2_goes_to_transformers_and_back(longview, refused, random_model, tmp_path):
+    theirs, back = tmp_path / "theirs", tmp_path / "back"
+    assert longview("export", "demo-ovis2", theirs, "--transformers").out == f"{theirs}\n"
+    config = json.loads((theirs / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("ovis2", ["Ovis2ForConditionalGeneration"])
+    assert longview("info", theirs).code == 0
+    question = ("--quiet", "--max-tokens", 12, "Where is the red star?")
+    answer = longview("ask", "--model", theirs, *question).out
+    assert answer == longview("ask", "--model", "demo-ovis2", *question).out != ""
+    assert longview("export", theirs, back, "--official").code == 0
+    assert longview("ask", "--model", back, *question).out == answer
+    assert "two forms of a folder" in refused("export", theirs, tmp_path / "x", "--official", "--transformers")
+    assert "no model of family 'owl3'" in refused("export", random_model, tmp_path / "y", "--transformers")
+    assert "holds no run" in refused("export", theirs, tmp_path / "z")
+
+
 class Hub:
     """What a hub was asked for."""
 

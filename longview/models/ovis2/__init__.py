@@ -11,9 +11,10 @@ positions of context, and nothing in the language model is changed.
 Paper: arXiv 2405.20797. Releases: Ovis2-1B, 2B, 4B, 8B, 16B, 34B; a release is its sizes.
 """
 
+from longview.models.ovis2 import port
 from longview.models.ovis2.config import OvisConfig as Config
 from longview.models.ovis2.convert import official_config, recognises
 from longview.models.ovis2.model import Ovis2Model as Model
 from longview.models.ovis2.processor import Ovis2Processor as Processor
 
-__all__ = ["Config", "Model", "Processor", "official_config", "recognises"]
+__all__ = ["Config", "Model", "Processor", "official_config", "port", "recognises"]

@@ -7,7 +7,7 @@
 
 The official config.json opens as it is and is written back in the same form. transformers has an `Ovis2Config` and an
 "aimv2" of its own, with other fields: ours have other names, or are found by their place in the tree and never
-registered, so they do not collide.
+registered, so they do not collide. A config.json of the former opens as well.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Aimv2BackboneConfig(PreTrainedConfig):
     qkv_bias: bool = False
     use_bias: bool = False
     initializer_range: float = 0.02
+    tower_norm: bool = False
+    """The norm after the last block is applied: not by the releases, but by transformers' port; see `port.py`."""
 
 
 BACKBONES: dict[str, type[PreTrainedConfig]] = {
@@ -155,6 +157,14 @@ class OvisConfig(PreTrainedConfig):
         if self.disable_tie_weight:
             self.llm_config.tie_word_embeddings = False
         self.hidden_size = self.llm_config.hidden_size
+
+    @classmethod
+    def get_config_dict(cls, name: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a folder's config.json, which may be that of transformers' port."""
+        from longview.models.ovis2 import port  # which needs this module
+
+        fields, rest = super().get_config_dict(name, **kwargs)
+        return port.official_fields(fields) if port.is_port(fields) else fields, rest
 
     def get_text_config(self, *_: Any, **__: Any) -> Qwen2Config:
         return self.llm_config

@@ -13,6 +13,8 @@ Official names ↔ ours: they are the same, so no weight is ever renamed and a s
 | language model                      | `llm.model.*`, as Qwen2's own                                  |
 | its head; absent in some that tie it | `llm.lm_head.weight`                                          |
 
+The names of transformers' port are in `port.py`.
+
 SigLIP and CLIP towers are `visual_tokenizer.backbone.vision_model.*`, as in their own checkpoints.
 """
 
@@ -26,6 +28,7 @@ from typing import Any
 
 from longview.errors import CheckpointError, RequestError
 from longview.models import checkpoint
+from longview.models.ovis2 import port
 from longview.models.ovis2.config import NUM_INDICATORS, OvisConfig
 
 _HEAD, _NORM, _TABLE = "visual_tokenizer.head.0.weight", "visual_tokenizer.head.1.weight", "vte.weight"
@@ -35,7 +38,7 @@ _PACKED = ("qweight", "qzeros", "scales", "g_idx")
 
 def recognises(config: Mapping[str, Any]) -> bool:
     """Whether a config.json belongs to Ovis2."""
-    return config.get("model_type") == "ovis" or "Ovis" in (config.get("architectures") or [])
+    return config.get("model_type") == "ovis" or "Ovis" in (config.get("architectures") or []) or port.is_port(config)
 
 
 def complete(config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -109,11 +112,12 @@ def expected_shapes(
 def optional(config: OvisConfig) -> tuple[str, ...]:
     """Prefixes of tensors that a checkpoint may lack: the tower's unused end, and a head tied to the embeddings."""
     backbone = "visual_tokenizer.backbone"
-    unused = (
-        f"{backbone}.trunk.post_trunk_norm.",
+    unused: tuple[str, ...] = (
         f"{backbone}.vision_model.post_layernorm.",
         f"{backbone}.vision_model.head.",
     )
+    if not getattr(config.visual_tokenizer_config.backbone_config, "tower_norm", False):
+        unused = (*unused, f"{backbone}.trunk.post_trunk_norm.")
     return (*unused, "llm.lm_head.") if config.tied else unused
 
 
@@ -161,8 +165,14 @@ def trainable(train_modules: str, names: Iterable[str]) -> list[str]:
 
 def official_config(config: OvisConfig, folder: Path) -> dict[str, Any]:
     """The config.json of the releases."""
+    if config.visual_tokenizer_config.backbone_config.to_dict().pop("tower_norm", False):
+        raise CheckpointError(
+            f"{folder} was trained with the norm after the tower (tower_norm), which the authors' code does not apply; "
+            "leave out --official"
+        )
     visual = checkpoint.as_transformers_4(config.visual_tokenizer_config.to_dict())
-    visual["backbone_config"] = checkpoint.as_transformers_4(config.visual_tokenizer_config.backbone_config.to_dict())
+    backbone = checkpoint.as_transformers_4(config.visual_tokenizer_config.backbone_config.to_dict())
+    visual["backbone_config"] = {key: value for key, value in backbone.items() if key != "tower_norm"}
     written = checkpoint.as_transformers_4(config.to_dict())
     written["llm_config"] = checkpoint.as_transformers_4(config.llm_config.to_dict())
     written["visual_tokenizer_config"] = {**visual, "depths": None, "backbone_kwargs": {}}

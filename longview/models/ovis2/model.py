@@ -25,7 +25,7 @@ from longview.messages import Progress
 from longview.models import checkpoint, tied_head
 from longview.models.arguments import check_kept, configured, opened
 from longview.models.base import Footprint, count_parameters
-from longview.models.ovis2 import convert, fusion
+from longview.models.ovis2 import convert, fusion, port
 from longview.models.ovis2.compat import OfficialModelCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer
@@ -36,7 +36,10 @@ from longview.models.transformers_seams import CACHE_NAMES
 
 
 class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
-    """A language model whose pictures are embedded as text is: by the rows of a table. Opens official folders."""
+    """A language model whose pictures are embedded as text is: by the rows of a table.
+
+    Opens official folders, and those of transformers' own port.
+    """
 
     config_class = OvisConfig
     processor_class = Ovis2Processor
@@ -154,7 +157,8 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         cls.check(config, shapes, folder)
         check_kept(config, given)
         arguments = checkpoint.safe_arguments(kwargs)
-        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
+        stored = port.stored(folder) if port.names_in(shapes) else {}
+        model = opened(super().from_pretrained, None if stored else folder, *args, config=config, **arguments, **stored)
         if model.generation_config.eos_token_id is None:  # without generation_config.json, only the top level is read
             model.generation_config.eos_token_id = config.llm_config.eos_token_id
         if config.tied:
@@ -168,6 +172,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: they do not.
         """
+        shapes = port.official_shapes(shapes)
         convert.complete(config, shapes, folder)
         convert.check_quantisation(config, shapes, folder)
         expected = convert.expected_shapes(checkpoint.shapes_of(cls, config, folder), shapes)

@@ -26,6 +26,7 @@ from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
 from longview.models.chat import SETTINGS
+from longview.models.ovis2 import port
 from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.crops import WHOLE, Grid, Pixels, choose_grid, placeholders
@@ -256,17 +257,21 @@ class Ovis2Processor(OfficialProcessorCalls):
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
-    """A folder's preprocessor_config.json; None: it has no such file.
+    """A folder's preprocessor_config.json; None: it has no such file, nor that of transformers' port.
 
     Raises:
         CheckpointError: it is no JSON object, or one of `COUNTS` is no number from 1 up.
     """
     path = folder / SETTINGS
     if not path.exists():
+        path = folder / port.PROCESSOR
+    if not path.exists():
         return None
     try:
         fields = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        if path.name == port.PROCESSOR:
+            fields = dict(fields["image_processor"])
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} does not say how crops are made ({error!r}); fetch it again") from None
     for name in COUNTS:
         count = fields.get(name)

@@ -89,17 +89,21 @@ class Aimv2Block(GradientCheckpointingLayer):
 
 
 class Aimv2Trunk(nn.Module):
-    """The blocks. The norm after them is in every checkpoint, and Ovis2 was trained without applying it."""
+    """The blocks. The norm after them is in every checkpoint, and Ovis2 was trained without applying it.
+
+    `tower_norm` of the config applies it.
+    """
 
     def __init__(self, config: Aimv2BackboneConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Aimv2Block(config) for _ in range(config.num_hidden_layers)])
         self.post_trunk_norm = Aimv2RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._applies_norm = config.tower_norm
 
     def forward(self, hidden: Tensor) -> Tensor:
         for block in self.blocks:
             hidden = block(hidden)
-        return hidden
+        return self.post_trunk_norm(hidden) if self._applies_norm else hidden
 
 
 class Aimv2Backbone(PreTrainedModel):

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from longview.errors import RecipeError
 from longview.files import filling, new_folder, writing
 from longview.models import adapters, checkpoint
-from longview.models.families import families
-from longview.models.official import files_beside, make_official
+from longview.models.families import families, family_of
+from longview.models.official import Form, files_beside, make
 from longview.train.build import add_adapter, open_model, saved_parameters
 from longview.train.recipe import Recipe
 from longview.train.saved.evaluations import best_checkpoint
@@ -57,11 +57,30 @@ def restore(recipe: Recipe, state: Path, folder: Path, kept: Path) -> tuple[Any,
     return model, processor, adapter
 
 
-def export_checkpoint(output: str | Path, folder: str | Path, official: bool = False) -> Path:
+def export_model(name: str, folder: Path, form: Form | None) -> Path:
+    """Write a model that exists, its weights as they are, in another form, or in ours.
+
+    Raises:
+        CheckpointError: it cannot be opened, it has no such form, or the folder cannot be written.
+    """
+    source = checkpoint.resolve(name)
+    family = family_of(source)
+    files_beside(source)  # which may refuse
+    model = family.Model.from_pretrained(source, dtype="auto")
+    processor = family.Processor.from_pretrained(source)
+    with new_folder(folder) as unfinished, writing(folder):
+        processor.save_pretrained(unfinished)
+        export(model, processor, unfinished, model.dtype)
+        if form is not None:
+            make(form, unfinished, source)
+    return folder
+
+
+def export_checkpoint(output: str | Path, folder: str | Path, form: Form | None = None) -> Path:
     """Export the newest checkpoint of a run, which may still be going on; with validation, the best of its stage.
 
     Args:
-        official: In the form of the authors' releases; see `longview.models.official`.
+        form: That of the authors' releases, or of transformers' own model; see `longview.models.official`.
 
     Raises:
         RecipeError: there is no checkpoint yet, or none of a model that has an official form.
@@ -70,10 +89,10 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
     output, folder = Path(output), Path(folder)
     recipe = read_recipe(output)
     of_a_family = recipe.model.start is not None or recipe.model.family in families()
-    if official and (recipe.model.adapter is not None or not of_a_family):
-        merging = f"longview merge {output / 'adapter'} FOLDER --official makes one"
-        hint = merging if recipe.model.adapter else "leave out --official"
-        raise RecipeError(f"{output} trains no whole model of a family, which alone has an official form; {hint}")
+    if form and (recipe.model.adapter is not None or not of_a_family):
+        merging = f"longview merge {output / 'adapter'} FOLDER --{form} makes one"
+        hint = merging if recipe.model.adapter else f"leave out --{form}"
+        raise RecipeError(f"{output} trains no whole model of a family, which alone has another form; {hint}")
     state = newest_checkpoint(output)
     if state is None:
         raise RecipeError(f"{output} holds no checkpoint yet; wait for the first one")
@@ -84,6 +103,6 @@ def export_checkpoint(output: str | Path, folder: str | Path, official: bool = F
     with new_folder(folder) as unfinished, writing(folder):
         model, processor, adapter = restore(recipe, state, unfinished, output / "model")
         export_trained(model, processor, adapter, unfinished, recipe.model.start)
-        if official:
-            make_official(unfinished, start)
+        if form is not None:
+            make(form, unfinished, start)
     return folder
