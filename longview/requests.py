@@ -26,6 +26,7 @@ MiB = 1024 * 1024
 CANDIDATES = 1024
 """Candidate frames of a video, at most, of a sampler that selects by content; by default."""
 MAX_CANDIDATES = 8192
+RELEVANCE_QUERIES = ("question", "published")
 MAX_ANSWERS = 64
 
 
@@ -118,7 +119,7 @@ class MediaOptions:
 
     None leaves the choice to the model's family. `start` and `end` cut a clip out of the video first; a frame belongs
     to the clip when it is on the screen at some moment of it. A sampler that goes by what frames show ("mdp3") chooses
-    among `candidates` frames at most; `fps` is their rate.
+    among `candidates` frames at most; `fps` is their rate, and `relevance_query` what they are held against.
 
     Raises:
         RequestError: a value out of range, an unknown sampler, or options that contradict each other.
@@ -150,13 +151,21 @@ class MediaOptions:
         high=MAX_CANDIDATES,
         expected=f"a whole number from 1 to {MAX_CANDIDATES:,}, as all pairs are compared",
     )
+    relevance_query: str | None = setting(
+        None,
+        "What mdp3 holds frames against: question (default); or published, with an <image> for each candidate before "
+        "it, as in its authors' runs.",
+        choices=RELEVANCE_QUERIES,
+    )
 
     def __post_init__(self) -> None:
         validate(self)
+        by_content = " or ".join(_samplers("by_content"))
+        if not self.by_content and self.relevance_query is not None:
+            raise RequestError(f"relevance_query means nothing without select {by_content}; add that, or leave it out")
         if self.select is None:
             if self.candidates is not None:
-                names = " or ".join(_samplers("by_content"))
-                raise RequestError(f"candidates means nothing without select; add select {names}")
+                raise RequestError(f"candidates means nothing without select; add select {by_content}")
             return
         if self.fps is not None and not FRAME_SAMPLERS[self.select].by_time:
             names = " or ".join(_samplers("by_time"))
@@ -164,8 +173,7 @@ class MediaOptions:
         if self.candidates is None:
             return
         if not self.by_content:
-            names = " or ".join(_samplers("by_content"))
-            raise RequestError(f"candidates means nothing to select {self.select!r}; use select {names}")
+            raise RequestError(f"candidates means nothing to select {self.select!r}; use select {by_content}")
         if self.frames is not None and self.frames > self.candidates:
             raise RequestError(
                 f"frames is {self.frames}, to be chosen among candidates {self.candidates}; ask for fewer frames, or "

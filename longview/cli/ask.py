@@ -117,7 +117,8 @@ def _check_use(media: MediaOptions, plugins: PluginOptions, parts: Sequence[Part
     """
     if media != MediaOptions() and all(part.type != "video" for part in parts):
         raise RequestError(
-            "--frames, --fps, --select, --start, --end and --candidates choose frames of a video, and none is given"
+            "--frames, --fps, --select, --start, --end, --candidates and --relevance-query choose frames of a video, "
+            "and none is given"
         )
     if plugins.ocr and not parts:
         raise RequestError("--ocr reads the text in pictures, and none is given")

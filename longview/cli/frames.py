@@ -123,7 +123,7 @@ def open_relevance_query(
         return None
     device = device or best_device()
     check_device(device)
-    return RelevanceQuery(question, Similarity.open(name, device))
+    return RelevanceQuery(question, Similarity.open(name, device), media.relevance_query == "published")
 
 
 def unknown_to(similarity: str | None, model: str, medium: Medium) -> list[str]:

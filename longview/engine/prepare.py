@@ -61,13 +61,14 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
     clock, settings = Clock(), parsed.settings
     parts = [part for message in parsed.messages for part in message.media]
     by_content = settings.media.by_content and any(part.type == "video" for part in parts)
+    published = settings.media.relevance_query == "published"
     media = engine.video_cache.open_media(
         parts,
         settings.media,
         settings.limits,
         parsed.progress,
         engine.processor.default_media,
-        RelevanceQuery(relevance_question(parsed.messages), engine.similarity) if by_content else None,
+        RelevanceQuery(relevance_question(parsed.messages), engine.similarity, published) if by_content else None,
         any(hook.reads_frames for hook in parsed.hooks),
     )
     try:

@@ -2,6 +2,7 @@
 
 python -m longview.eval.needle measure FOLDER [RUN]   evaluate a SigLIP checkpoint, keep the numbers beside it
 python -m longview.eval.needle write FOLDER           make README.md from those numbers
+python -m longview.eval.needle queries FOLDER         how often the published relevance query chooses other frames
 
 Each video is an MP4 file of 40 held-out scenes; what the question names is visible for 2 of its 242 seconds. The demo
 model is asked about it twice, with the same number of frames chosen by MDP3 and uniformly.
@@ -21,9 +22,10 @@ from typing import Any
 import longview
 from longview.eval.card import training_facts
 from longview.eval.world import Score, normalise
-from longview.media import Candidates
+from longview.media import Candidates, RelevanceQuery, open_medium
 from longview.media.medium import Frame, FrameTransform
 from longview.models.similarity import Similarity
+from longview.requests import CANDIDATES, MediaOptions
 from longview.world.naming import facts_held, facts_named
 from longview.world.needle import KINDS, NeedleVideo, draw_needle_video
 from longview.world.questions import ask_about_picture
@@ -70,6 +72,33 @@ def evaluate_needles(
             if progress:
                 progress(number + 1, count)
     return results
+
+
+def compare_queries(
+    similarity: Similarity, seed: int, count: int, candidates: int = CANDIDATES, frames: int = FRAMES
+) -> dict[str, float]:
+    """Frames chosen among candidates by the question and by the published relevance query, of `count` videos.
+
+    Returns the share of videos with another choice, the frames in common, and the share with the needle among them.
+    """
+    rng = random.Random(f"needles {seed}")
+    found = {"other choice": 0.0, "frames in common": 0.0, "needle by question": 0.0, "needle by published": 0.0}
+    with tempfile.TemporaryDirectory(prefix="longview-needle-") as folder:
+        for number in range(count):
+            video = draw_needle_video(rng, KINDS[number % len(KINDS)])
+            part = longview.video(write_needle_video(video, Path(folder) / "film.mp4", rng.randrange(1 << 30)))
+            chosen = []
+            for published in (False, True):
+                query = RelevanceQuery(video.question.text, similarity, published)
+                options = MediaOptions(select="mdp3", frames=frames, candidates=candidates)
+                medium = open_medium(part, options, relevance_query=query)
+                chosen.append({frame.index for frame in medium.frames})
+                shown = shows_needle(video, [frame.seconds for frame in medium.frames])
+                found[f"needle by {'published' if published else 'question'}"] += shown
+            found["other choice"] += chosen[0] != chosen[1]
+            found["frames in common"] += len(chosen[0] & chosen[1]) / frames
+            _report(number + 1, count)
+    return {name: value / count for name, value in found.items()}
 
 
 def shows_needle(video: NeedleVideo, seconds: Sequence[float | None]) -> bool:
@@ -235,6 +264,11 @@ words are split.
 
 
 def main(arguments: Sequence[str]) -> None:
+    if len(arguments) == 2 and arguments[0] == "queries":
+        similarity = Similarity.open(arguments[1])
+        found = {count: compare_queries(similarity, 0, 24, count) for count in (32, CANDIDATES)}
+        print(json.dumps(found, indent=1))
+        return
     if len(arguments) in (2, 3) and arguments[0] == "measure":
         measure(Path(arguments[1]), Path(arguments[2]) if len(arguments) == 3 else None)
     elif len(arguments) != 2 or arguments[0] != "write":

@@ -44,16 +44,24 @@ class Embed(Protocol):
 class RelevanceQuery:
     """A question that frames are scored against, and the embedding that they are scored with.
 
+    `published`: as MDP3's authors score, whose text still holds the `<image>` of each candidate, on a line of its own
+    before the question. Source: their plug-in for Ovis2, which embeds the conversation as it was before the choice.
+
     Raises:
         RequestError: the question is empty.
     """
 
     question: str
     embed: Embed
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise RequestError("select 'mdp3' chooses the frames that a question is about, and there is none; ask one")
+
+    def text(self, candidates: int) -> str:
+        """What is embedded beside so many candidates."""
+        return "<image>\n" * candidates + self.question if self.published else self.question
 
 
 def select_by_relevance(
@@ -72,7 +80,7 @@ def score_candidates(
     candidates: Candidates, query: RelevanceQuery, seconds: Sequence[float] | None
 ) -> tuple[Relevance, Array]:
     """The relevance of each candidate to the question, and the candidates' embeddings (n, d)."""
-    frames, question = query.embed(candidates, query.question)
+    frames, question = query.embed(candidates, query.text(len(candidates.indices)))
     values = similarity(frames, question)[:, 0].tolist()
     times = None if seconds is None else [seconds[index] for index in candidates.indices]
     return Relevance(candidates.indices, times, values), frames

@@ -26,8 +26,10 @@ def engine(tiny, towers):
     return Engine(*tiny, name="tiny", similarity=str(towers))
 
 
-def test_the_frames_are_those_that_mdp3_chooses_by_the_question(engine, near):
-    answer = engine.answer([longview.ask("Where is it?", FILM)], media=MDP3, max_tokens=2)
+@pytest.mark.parametrize("query", [{}, {"relevance_query": "published"}])
+def test_the_frames_are_those_that_mdp3_chooses_by_the_question(engine, near, query):
+    options = {**MDP3, **query}
+    answer = engine.answer([longview.ask("Where is it?", FILM)], media=options, max_tokens=2)
     images = [noise(n) for n in range(12)]
 
     class All:
@@ -39,10 +41,10 @@ def test_the_frames_are_those_that_mdp3_chooses_by_the_question(engine, near):
 
             return (Frame(transform(images[index]), index, None) for index in indices)
 
-    frames, question = near(All, "Where is it?")
+    frames, question = near(All, "<image>\n" * 12 * bool(query) + "Where is it?")
     expected = mdp3(similarity(frames, frames), similarity(frames, question)[:, 0], 3)
     assert [frame.index for frame in answer.receipt.frames] == expected
-    assert answer.receipt.settings["media"] == MDP3
+    assert answer.receipt.settings["media"] == options
 
 
 def test_another_question_may_get_other_frames(engine):

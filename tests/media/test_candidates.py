@@ -102,6 +102,22 @@ def test_the_relevance_of_every_candidate_is_told(long_film):
     assert int(np.argmax(medium.relevance.values)) == 40
 
 
+def test_the_published_query_holds_an_image_for_each_candidate(long_film):
+    case = json.loads((GOLDEN / "mdp3.json").read_text())["conversation_rewrite"][0]
+    assert RelevanceQuery("What is in the video?", ScriptedEmbed(), published=True).text(12) == case["encoder_text"]
+    asked = []
+
+    class Embed(ScriptedEmbed):
+        def __call__(self, candidates, question):
+            asked.append(question)
+            return super().__call__(candidates, question)
+
+    for published in (False, True):
+        query = RelevanceQuery("What?", Embed(), published)
+        open_medium(Part("video", source=long_film), MediaOptions(select="mdp3", fps=0.1), relevance_query=query)
+    assert asked == ["What?", "<image>\n" * 10 + "What?"]
+
+
 def test_another_sampler_is_unaffected_by_the_question_and_the_relevance_is_there_too(long_film):
     options = MediaOptions(select="uniform", frames=5, start=20, end=40)
     plain = open_medium(Part("video", source=long_film), options)
@@ -175,6 +191,9 @@ def test_no_question_is_refused(long_film):
         ({"select": "mdp3", "candidates": 2.5}, "candidates is 2.5"),
         ({"select": "mdp3", "candidates": 8, "frames": 9}, "frames is 9, to be chosen among candidates 8"),
         ({"select": "mpd3"}, "did you mean 'mdp3'"),
+        ({"select": "mdp3", "relevance_query": "publish"}, "did you mean 'published'"),
+        ({"select": "uniform", "relevance_query": "question"}, "relevance_query means nothing without select mdp3"),
+        ({"relevance_query": "published"}, "relevance_query means nothing without select mdp3"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, complaint):
