@@ -120,7 +120,7 @@ class Footprint:
     patches_per_picture: int
     picture_bytes: int
     """Kept for each picture while its conversation lasts: keys and values."""
-    passing_bytes: int
+    transient_bytes: int
     """Needed for each picture until its keys and values are made: pixels and features."""
     token_bytes: int
     """Keys and values of a position of the language sequence."""
@@ -137,7 +137,7 @@ class Footprint:
 
     def needed(self, num_pictures: int, num_tokens: int = 1024) -> int:
         """Bytes for so many pictures with a prompt and answer of so many text tokens, the program included."""
-        tokens, pictures = num_tokens * self.token_bytes, num_pictures * (self.picture_bytes + self.passing_bytes)
+        tokens, pictures = num_tokens * self.token_bytes, num_pictures * (self.picture_bytes + self.transient_bytes)
         return PROGRAM_BYTES + self.weight_bytes + tokens + pictures + (self.working_bytes if num_pictures else 0)
 
 

@@ -273,7 +273,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             weight_bytes=parameters * size,
             patches_per_picture=positions,
             picture_bytes=positions * token_bytes,
-            passing_bytes=positions * text.hidden_size * size + 3 * config.image_size_aux**2 * 4,
+            transient_bytes=positions * text.hidden_size * size + 3 * config.image_size_aux**2 * 4,
             token_bytes=token_bytes,
             working_bytes=config.pictures_at_a_time * (widths + mined) * size,
             context_length=config.max_position_embeddings,

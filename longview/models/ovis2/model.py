@@ -197,7 +197,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             weight_bytes=parameters * size,
             patches_per_picture=positions,
             picture_bytes=positions * token_bytes,
-            passing_bytes=positions * text.hidden_size * size + 3 * tower.image_size**2 * 4,
+            transient_bytes=positions * text.hidden_size * size + 3 * tower.image_size**2 * 4,
             token_bytes=token_bytes,
             working_bytes=config.vision_batch_size * widest * size,
             context_length=config.max_position_embeddings,

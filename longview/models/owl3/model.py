@@ -143,7 +143,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             weight_bytes=parameters * size,
             patches_per_picture=patches,
             picture_bytes=patches * states * len(config.hyper_layers),
-            passing_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
+            transient_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
             token_bytes=states * config.num_hidden_layers,
             # the tower's widest layer twice, and the scores of one block of attention
             working_bytes=chunk_tokens * 2 * (vision.intermediate_size + vision.hidden_size) * size + 3 * scores,

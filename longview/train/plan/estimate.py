@@ -174,7 +174,7 @@ def _passes(recipe: Recipe, objective: Objective, model: Any, sizes: SampleSizes
     kept = passes.cost(largest).bytes(objective.stage.gradient_checkpointing)
     logits = 2 * 4 * largest.learned * config.get_text_config().vocab_size  # their gradients
     footprint = type(model).footprint(config, getattr(torch, recipe.model.dtype))
-    features = largest.pictures * (footprint.passing_bytes + footprint.picture_bytes)
+    features = largest.pictures * (footprint.transient_bytes + footprint.picture_bytes)
     working = footprint.working_bytes * min(1.0, largest.pictures / config.vision_batch_size)
     return kept + logits + features + working, passes.operations(typical)
 
