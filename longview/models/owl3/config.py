@@ -51,7 +51,7 @@ class Owl3Config(Qwen2Config):
         return next(release for release, gate in GATES.items() if gate == self.gate)
 
     @property
-    def fused(self) -> bool:
+    def joint_softmax(self) -> bool:
         """One softmax over pictures and text (241101), instead of two and a gate."""
         return self.gate == "none"
 
@@ -67,7 +67,7 @@ class Owl3Config(Qwen2Config):
     @property
     def picture_size(self) -> int:
         """Side in pixels that the processor resizes pictures to: 378 for 241101, 384 before (the tower drops 6)."""
-        return self.grid_side * self.vision_config.patch_size if self.fused else self.vision_config.image_size
+        return self.grid_side * self.vision_config.patch_size if self.joint_softmax else self.vision_config.image_size
 
     @classmethod
     def tiny(cls, release: str = "241101", **changes: Any) -> Owl3Config:

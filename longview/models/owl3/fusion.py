@@ -171,7 +171,7 @@ class HyperAttention(nn.Module):
             key, value = kv_cache.update(key, value, self.layer_idx)
         if side_cache is None or visual is None:
             context = self._attend_text(query, key, value, attention_mask, **kwargs)
-        elif self.config.fused:
+        elif self.config.joint_softmax:
             context = self._fuse_jointly(query, (key, value), attention_mask, side_cache, visual, begin)
         else:
             text = self._attend_text(query, key, value, attention_mask, **kwargs)
@@ -236,7 +236,7 @@ class HyperAttention(nn.Module):
         """The rows' pictures, padded to (B, Hkv, M, D), and which keys each token attends to: bool (B, 1, T, M)."""
         batch, length = query.shape[0], query.shape[2]
         keys, values = side_cache.padded(self.layer_idx, visual, batch)
-        visible = side_cache.visible(batch, begin, length, keys.shape[2], self.config.fused, keys.device)
+        visible = side_cache.visible(batch, begin, length, keys.shape[2], self.config.joint_softmax, keys.device)
         return (keys, values), visible
 
     def _attend_by_runs(
@@ -248,7 +248,7 @@ class HyperAttention(nn.Module):
         for batch_row in range(batch):
             number = side_cache.row_of(batch_row, batch)
             row, (key, value) = side_cache.rows[number], visual[number]
-            runs = runs_of(row.placeholder_starts, begin, length, self.config.fused, row.sample_starts)
+            runs = runs_of(row.placeholder_starts, begin, length, self.config.joint_softmax, row.sample_starts)
             # dtypes differ under autocast
             rows.append(attend_by_runs(query[batch_row].to(key.dtype), key, value, runs, side_cache.patches))
         outputs, totals = zip(*rows, strict=True)

@@ -321,7 +321,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         self, starts: list[list[int]], position_ids: Tensor | None, past: int, length: int
     ) -> list[list[int]]:
         """The MI-RoPE position of each picture of each row; padding before a placeholder does not count."""
-        extra = 0 if self.config.fused else 1
+        extra = 0 if self.config.joint_softmax else 1
         found = []
         for number, row_starts in enumerate(starts):
             if position_ids is None:
