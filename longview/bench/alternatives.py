@@ -113,13 +113,13 @@ def visual_kv_bytes(subject: Subject, num_pictures: int) -> int:
 
 
 @torch.inference_mode()
-def recomputation(subject: Subject, num_pictures: int, pictures_at_a_time: int = 25) -> float:
+def recomputation(subject: Subject, num_pictures: int, max_measured: int = 25) -> float:
     """Seconds to compute the keys and values of all pictures in all hyper layers once.
 
     Measured on some pictures and extrapolated: each costs the same.
     """
     config, model = subject.model.config, subject.model
-    some = min(num_pictures, pictures_at_a_time)
+    some = min(num_pictures, max_measured)
     shape = (some, config.patches_per_picture, config.hidden_size)
     features = torch.zeros(shape, dtype=model.dtype, device=model.device)
     layers = [model.language_model.model.layers[number - 1] for number in config.hyper_layers]

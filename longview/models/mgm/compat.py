@@ -160,7 +160,7 @@ class OfficialModelCalls(OwnProcessor, PicturesInSequence):
             raise RequestError(
                 f"images holds {counted(num_pictures, 'picture')}, images_aux {len(images_aux)}; give both sizes"
             )
-        step = self.config.pictures_at_a_time
+        step = self.config.pictures_per_chunk
         fine = images_aux.split(step) if images_aux is not None else [None] * -(-num_pictures // step)
         embeds = [self.encode_images(small, large) for small, large in zip(images.split(step), fine, strict=True)]
         rows = torch.cat(embeds).split(slots)

@@ -162,13 +162,13 @@ class MGMConfig(PreTrainedConfig):
         return 1 if self.mm_projector_type == "linear" else int(found[1]) if found else None
 
     @property
-    def pictures_at_a_time(self) -> int:
-        """How many pictures the towers encode at a time: crops, `vision_batch_size` of them."""
+    def pictures_per_chunk(self) -> int:
+        """Pictures that the towers encode in one chunk, of at most `vision_batch_size` crops."""
         return max(1, self.vision_batch_size // self.image_grid**2)
 
     @property
     def views(self) -> int:
-        """How many pictures the low-resolution tower makes of one: itself, or each crop and the whole."""
+        """Views of a picture for the low-resolution tower: itself, or each crop and the whole."""
         return 1 if self.image_grid == 1 else self.image_grid**2 + 1
 
     @property

@@ -98,7 +98,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         """Pixels (N, 3, S, S) → embeddings (N, P, D), a few pictures at a time."""
         side, grid = self.config.vision_config.image_size, self.config.image_grid
         embeds: list[Tensor] = []
-        for chunk in pixel_values.split(self.config.pictures_at_a_time):
+        for chunk in pixel_values.split(self.config.pictures_per_chunk):
             embeds.append(self.encode_images(small_views(chunk, side, grid), chunk))
             if progress is not None:
                 progress(sum(map(len, embeds)), len(pixel_values), "encoding pictures")
@@ -275,7 +275,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             picture_bytes=positions * token_bytes,
             transient_bytes=positions * text.hidden_size * size + 3 * config.image_size_aux**2 * 4,
             token_bytes=token_bytes,
-            working_bytes=config.pictures_at_a_time * (widths + mined) * size,
+            working_bytes=config.pictures_per_chunk * (widths + mined) * size,
             context_length=config.max_position_embeddings,
             picture_positions=positions,
         )
