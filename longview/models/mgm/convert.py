@@ -205,7 +205,7 @@ def _complete_towers(config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], f
     config.vision_aux_config = ConvNextConfig(**found)
 
 
-def fine_state(config: MGMConfig, folder: Path) -> dict[str, Tensor]:
+def high_resolution_state(config: MGMConfig, folder: Path) -> dict[str, Tensor]:
     """The high-resolution tower's own file under the names of `HighResolutionTower`.
 
     Raises:

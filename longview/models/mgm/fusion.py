@@ -10,7 +10,7 @@
                                                                                    └───┴───┘
 
 One head, no output projection; what is mined is added to the query's own feature. So a picture gives as many tokens as
-its coarse patches, whatever the high resolution. In HD the coarse tower encodes the whole picture and its four
+its coarse patches, whatever the high resolution. In HD the low-resolution tower encodes the whole picture and its four
 quarters, and each of them mines its own quadrant of one map of fine features:
 
     the whole ── F shrunk to a half        quarter (r, c) ── quadrant (r, c) of F
@@ -46,7 +46,7 @@ def grid_cells(images: Tensor, grid: int) -> Tensor:
 
 
 def small_views(large: Tensor, side: int, grid: int) -> Tensor:
-    """Large pictures (n, 3, S, S) → what the coarse tower encodes of them, in the form of the authors' `images`.
+    """Large pictures (n, 3, S, S) → views of them for the low-resolution tower, in the form of the authors' `images`.
 
     That is (n, 3, side, side); or, of a grid of crops, (n, grid² + 1, 3, side, side), the whole picture last.
     """

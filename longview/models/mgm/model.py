@@ -192,7 +192,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         if config.tied:
             tied_head.tie(model.language_model, folder)
         if convert.uses_tower_file(config):
-            model.vision_tower_aux.load_state_dict(convert.fine_state(config, folder))
+            model.vision_tower_aux.load_state_dict(convert.high_resolution_state(config, folder))
         return checkpoint.with_device_map(model, arguments)
 
     @classmethod
@@ -231,7 +231,9 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         table = language.get_input_embeddings().weight
         state = {convert.ours(name): tensor for name, tensor in tensors.items()}
         if convert.uses_tower_file(config):
-            state |= {f"vision_tower_aux.{name}": t for name, t in convert.fine_state(config, file.parent).items()}
+            state |= {
+                f"vision_tower_aux.{name}": t for name, t in convert.high_resolution_state(config, file.parent).items()
+            }
         for name, component in model.named_children():
             if name == "language_model":
                 continue
