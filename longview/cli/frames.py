@@ -77,7 +77,7 @@ def show_frames(
             Part("video", source=video), media, limits, progress, default=default, relevance_query=relevance_query
         )
     if relevance_query is not None:
-        medium = replace(medium, warnings=(*medium.warnings, *unknown_to(similarity, model, medium)))
+        medium = replace(medium, warnings=(*medium.warnings, *domain_warnings(similarity, model, medium)))
     sheet = Sheet(medium, media.select or ("fps" if media.fps is not None else default.select) or "uniform", question)
     if json:
         typer.echo(jsonlib.dumps(as_dict(sheet), ensure_ascii=False))
@@ -126,7 +126,7 @@ def open_relevance_query(
     return RelevanceQuery(question, Similarity.open(name, device), media.relevance_query == "published")
 
 
-def unknown_to(similarity: str | None, model: str, medium: Medium) -> list[str]:
+def domain_warnings(similarity: str | None, model: str, medium: Medium) -> list[str]:
     """A warning where the embedded SigLIP compares a question with frames of a world that it does not know."""
     from longview.models.similarity import DEFAULT, DEMO, default_for
     from longview.world.recognition import is_drawn, warning_of
