@@ -176,5 +176,5 @@ def test_a_question_that_is_not_text_is_refused(refused):
 
 
 def test_more_frames_than_the_limit_name_the_option_that_raises_it(refused, random_model, media):
-    message = refused("ask", "--model", random_model, media / "clip.mp4", "What?", "--frames", 9, "--max-frames", 8)
+    message = refused("ask", "--model", random_model, media / "clip.mp4", "What?", "--frames", 9, "--max-frames", 7)
     assert "--max-frames" in message
