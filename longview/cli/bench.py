@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from longview.cli.options import Device, Quantize, dtype_option, quieten
+from longview.cli.options import Device, Quantize, dtype_option, import_libraries
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
 from longview.files import write_file
@@ -89,7 +89,8 @@ def bench(
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise RequestError(f"{name} is {value}; give a whole number from {lowest} up")
-    quieten(is_terminal() and not json)
+    show = is_terminal() and not json
+    import_libraries(show, downloads=show)
     from longview.bench.measures import MEASURES as measures
     from longview.bench.measures import BenchOptions
     from longview.bench.subject import open_subject
@@ -105,7 +106,7 @@ def bench(
         minutes=minutes,
         gigabytes=gigabytes,
     )
-    with spinner(f"measuring {measure}", is_terminal() and not json):
+    with spinner(f"measuring {measure}", show):
         if measure == "train":
             chosen = [[name.strip() for name in (given or "").split(",") if name.strip()] for given in (methods, ways)]
             result = train(dims, dtype, device, samples if not frames else 1, frames, repeats, *chosen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longview.cli.options import ModelOptions
+from longview.cli.options import ModelOptions, import_libraries
 from longview.cli.terminal import bars, is_terminal
 from longview.errors import RequestError
 
@@ -46,13 +46,15 @@ def evaluate(
         raise RequestError(f"unknown value {shown!r} of --shown; expected {', '.join(SHOWN)}")
     if per_kind < 1:
         raise RequestError(f"per_kind is {per_kind}; give a whole number from 1 up")
+    show = is_terminal() and not json
+    model.locate(show)
+    import_libraries(show, downloads=show)
     from longview.eval.world import GROUPS, evaluate, summarise
 
     unknown = [name for name in group or () if name not in GROUPS]
     if unknown:
         raise RequestError(f"unknown group {unknown[0]!r}; expected {', '.join(GROUPS)}")
     groups = tuple(dict.fromkeys(group or GROUPS))  # each once, however often it was named
-    show = is_terminal() and not json
     engine = model.load(show)
 
     with bars(show) as progress:

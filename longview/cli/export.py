@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longview.cli.options import quieten
+from longview.cli.options import import_libraries
+from longview.cli.terminal import is_terminal
 from longview.errors import CheckpointError, RequestError
 from longview.files import UNFINISHED, writing
 
@@ -86,7 +87,7 @@ def export(
     if not is_model:
         check_run(run)
     hub.check()
-    quieten(show=False)
+    import_libraries(is_terminal())
     from longview.train.saved.export import export_checkpoint, export_model
 
     if is_model:

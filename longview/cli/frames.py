@@ -11,7 +11,7 @@ import typer
 
 from longview import names
 from longview.cli.config_file import read_config
-from longview.cli.options import Similarity, check_question, named, quieten
+from longview.cli.options import Similarity, check_question, import_libraries, named
 from longview.cli.terminal import bars, is_terminal, spinner
 from longview.errors import RequestError
 from longview.messages import Part
@@ -67,8 +67,8 @@ def show_frames(
 
     model = read_config().model_named(model)
     check_name(model)
-    quieten(show=False)
     show = is_terminal() and not json
+    import_libraries(show)
     default = family_default(model)
     with spinner("opening SigLIP", show):
         relevance_query = open_relevance_query(question, media, similarity, model, device)

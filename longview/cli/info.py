@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview.cli.config_file import read_config
-from longview.cli.options import Device, dtype_option, quieten
+from longview.cli.options import Device, dtype_option, import_libraries
+from longview.cli.terminal import is_terminal
 from longview.wording import counted
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def info(
 
     model = read_config().model_named(model)
     check_name(model)
-    quieten(show=False)
+    import_libraries(is_terminal() and not json)
     from longview.engine.devices import best_device, check_device, memory_of
 
     device = device or best_device()

@@ -9,7 +9,8 @@ import typer
 
 from longview.cli.config_file import read_config
 from longview.cli.export import HubOptions, Target, check_target
-from longview.cli.options import dtype_option, quieten
+from longview.cli.options import dtype_option, import_libraries
+from longview.cli.terminal import is_terminal
 from longview.files import new_folder, writing
 
 
@@ -38,7 +39,7 @@ def merge(
     base = base_of(adapter) if model is None else read_config().model_named(model)
     adapter = adapter_folder(adapter)
     check_name(base)
-    quieten(show=False)
+    import_libraries(is_terminal())
     from longview.engine import load
     from longview.engine.devices import dtype_of
     from longview.models import checkpoint

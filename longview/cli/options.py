@@ -97,7 +97,7 @@ class ModelOptions:
         """The model that is named; None for the one that the adapter names."""
         return None if self.adapter is not None and self.model is None else read_config().model_named(self.model)
 
-    def _locate(self, show: bool) -> None:
+    def locate(self, show: bool) -> None:
         """Find the model, and download it, before torch is imported."""
         from longview.models.sources import adapter_folder, base_of, check_name, resolve
 
@@ -112,7 +112,7 @@ class ModelOptions:
     def load(self, show: bool, **settings: Any) -> Engine:
         """Open the model, with further settings of `longview.load`; `show` a spinner meanwhile."""
         name, began = self.adapter or self._base, time.perf_counter()
-        self._locate(show)
+        self.locate(show)
         with spinner(f"loading {name}", show):
             quieten(show)
             from longview.engine import Budget, load
@@ -147,6 +147,19 @@ def quieten(show: bool) -> None:
     transformers.logging.disable_progress_bar()
     if not show:
         _quieten_downloads()
+
+
+def import_libraries(show: bool = False, downloads: bool = False) -> None:
+    """Import torch and transformers, which takes seconds, and quieten them.
+
+    Args:
+        show: Show a line on the terminal meanwhile.
+        downloads: Keep the progress bars of downloads.
+    """
+    with spinner("loading torch", show):
+        import torch  # noqa: F401 (what the verb imports next needs it)
+
+        quieten(downloads)
 
 
 def _quieten_downloads() -> None:

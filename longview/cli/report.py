@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from longview.cli.export import check_run
-from longview.cli.options import quieten
+from longview.cli.options import import_libraries
+from longview.cli.terminal import is_terminal
 
 Answers = Annotated[int, typer.Option(min=0, max=64, help="Sample questions to ask before and after; 0: none.")]
 
@@ -24,7 +25,7 @@ def report(
       longview report runs/recipes-lora --answers 0
     """
     check_run(run)
-    quieten(show=False)
+    import_libraries(is_terminal())
     from longview.train.report.page import write_report
 
     typer.echo(write_report(run, answers))

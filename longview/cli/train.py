@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from longview.cli.options import quieten
+from longview.cli.options import import_libraries
 from longview.cli.report import Answers
 from longview.cli.terminal import is_terminal
 from longview.errors import RequestError
@@ -75,16 +75,16 @@ def train(
     from longview.shipped import find_recipe
     from longview.train.recipe import load_recipe, to_tree
 
+    if time_steps and not dry_run:
+        raise RequestError("--time-steps is for --dry-run; add that, or leave it out")
     path = find_recipe(recipe)
     understood = load_recipe(path, overrides or ())  # a mistake in it is told before torch is imported
-    quieten(show=False)
+    import_libraries(is_terminal())
     from longview.train.distributed.launch import make_launch, start
     from longview.train.distributed.processes import is_first
     from longview.train.run import Interrupted
     from longview.train.run import train as follow
 
-    if time_steps and not dry_run:
-        raise RequestError("--time-steps is for --dry-run; add that, or leave it out")
     if dry_run:
         import yaml
 

@@ -127,7 +127,7 @@ def test_a_broken_pipe_that_is_not_the_readers_is_no_silence(monkeypatch):
     def broken(*_, **__):
         raise BrokenPipeError(errno.EPIPE, "of a socket")
 
-    monkeypatch.setattr(sys.modules["longview.cli.bench"], "quieten", broken)
+    monkeypatch.setattr(sys.modules["longview.cli.bench"], "import_libraries", broken)
     with pytest.raises(BrokenPipeError, match="of a socket"):
         main(["bench", "decode"])
 
@@ -156,6 +156,25 @@ def test_a_terminal_shows_at_once_what_is_happening():
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "longview", "--version"], stdout=subprocess.DEVNULL, check=True)
     assert seconds < time.monotonic() - began, "before the command line is even imported"
+
+
+@pytest.mark.parametrize("verb", ["info", "eval --per-kind 1 --group clip", "bench limits"])
+def test_a_terminal_shows_that_torch_is_imported(verb, monkeypatch):
+    shown: list[str] = []
+    monkeypatch.setattr("longview.status.show", shown.append)
+    monkeypatch.setattr(sys.modules["longview.cli." + verb.split()[0]], "is_terminal", lambda: True)
+    monkeypatch.setattr("longview.cli.options.quieten", stop)
+    with pytest.raises(Stopped):
+        main(verb.split())
+    assert shown == ["loading torch…"]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*_: object) -> None:
+    raise Stopped
 
 
 @pytest.mark.parametrize("silent", ["--quiet", "--json", "--help"])
