@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-SLOW = frozenset(("ask", "bench", "chat", "eval", "export", "frames", "info", "merge", "report", "train"))
+SLOW = frozenset(("ask", "bench", "chat", "eval", "export", "frames", "info", "merge", "prefer", "report", "train"))
 """Verbs that import torch, which takes seconds."""
 SILENT = frozenset(("-h", "--help", "--json", "--quiet", "-q"))
 
