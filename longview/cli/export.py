@@ -73,7 +73,7 @@ def export(
     folder: Target,
     hub: HubOptions,
 ) -> None:
-    """Write what a run has learned so far, a model or an adapter; or a model in another form.
+    """Write what a run has learned so far, or a model in another form.
 
     Examples:
       longview export runs/ovis2-3-instruct early-model

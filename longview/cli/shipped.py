@@ -40,7 +40,7 @@ def recipes(
 def examples(
     folder: Annotated[Path, typer.Argument(help="Where they go; made if it is not there.", show_default=False)],
 ) -> None:
-    """Write the files that the documents use as examples into a folder.
+    """Write the files of the documents' examples into a folder.
 
     Examples:
       longview examples examples
