@@ -142,7 +142,7 @@ VANDALISMS = {
     "llama 3 answers as an assistant": (MGM_WORDS, '"<|start_header_id|>system<|end_header_id|>\\n\\n",\n        "<|eot_id|>",', '"<|start_header_id|>assistant<|end_header_id|>\\n\\n",\n        "<|eot_id|>",', MGM_TEXTS),
     "a later round is as long as its tokens in every tokenizer": (MGM_LABELS, "shift = -1 if", "shift = 0 if", MGM_TEXTS),
     "the user's text is learned by an mgm": (MGM_WORDS, "*_message(message or [])", "*_message(message or [], learn)", MGM_TEXTS),
-    "the space before an answer is not learned": (MGM_WORDS, "Piece(template.gap, learned=learn)", "Piece(template.gap)", MGM_TEXTS),
+    "the space before an answer is not learned": (MGM_WORDS, "Span(template.gap, learned=learn)", "Span(template.gap)", MGM_TEXTS),
     "red is read as blue": ("plugins/ocr.py", "[:, :, ::-1]", "", "plugins/test_ocr.py"),
     "guesses are written into the question": ("plugins/ocr.py", "if score > MIN_SCORE", "if True", "plugins/test_ocr.py"),
     "the first description is painted": ("plugins/draw.py", 'answer.rpartition("</h>")', 'answer.partition("</h>")', "plugins/test_draw.py"),

@@ -23,7 +23,7 @@ from longview.errors import RequestError
 from longview.models.chat import ChatProcessor
 from longview.models.compat import OwnProcessor
 from longview.models.llama_tokenizer import is_legacy
-from longview.models.mgm.conversation import Piece, Template, Turn, render, text_of
+from longview.models.mgm.conversation import Span, Template, Turn, render, text_of
 from longview.models.mgm.fusion import small_views
 from longview.models.mgm.labels import labels_of
 from longview.models.sequence import Merged, PicturesInSequence, check_counts
@@ -173,7 +173,7 @@ class OfficialProcessorCalls(ChatProcessor):
     tokenizer: Any
     config: Any
     template: Template
-    _tokens: Callable[[Sequence[Piece | None]], tuple[list[int], list[int]]]
+    _tokens: Callable[[Sequence[Span | None]], tuple[list[int], list[int]]]
     pixel_inputs: Callable[[Sequence[Image.Image]], dict[str, Tensor]]
 
     def __call__(  # type: ignore[override]  # the authors' order of arguments
@@ -205,10 +205,10 @@ class OfficialProcessorCalls(ChatProcessor):
 
     def tokenize(self, prompt: str) -> list[int]:
         """A prompt string → ids, −200 for each `<image>`. Special tokens in it are what they look like."""
-        pieces: list[Piece | None] = []
+        spans: list[Span | None] = []
         for number, text in enumerate(prompt.split(IMAGE)):
-            pieces += [None] * (number > 0) + [Piece(text)]
-        return self._tokens(pieces)[0]
+            spans += [None] * (number > 0) + [Span(text)]
+        return self._tokens(spans)[0]
 
     def render(self, conversation: Sequence[Mapping[str, str | None]]) -> str:
         """Turns {"from": "human" | "gpt", "value": text or None} as the prompt string. None: an answer is to follow.
@@ -240,7 +240,7 @@ class OfficialProcessorCalls(ChatProcessor):
         text = self.render(turns)
         ids = self.tokenize(text)
         legacy = is_legacy(self.tokenizer)
-        return ids, labels_of(text, ids, self.template, lambda piece: len(self.tokenize(piece)), legacy)
+        return ids, labels_of(text, ids, self.template, lambda span: len(self.tokenize(span)), legacy)
 
     def process_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Pictures in the two sizes of the authors' calls, `images` and `images_aux`."""

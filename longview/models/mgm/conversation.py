@@ -17,7 +17,7 @@ from longview.models.processing import Segment
 
 
 @dataclass(frozen=True)
-class Piece:
+class Span:
     """A stretch of text."""
 
     text: str
@@ -158,8 +158,8 @@ def template_of(specials: Sequence[str], language: str) -> str:
     return "mistral_instruct" if language in ("mixtral", "mistral") else "vicuna_v1"
 
 
-def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> list[Piece | None]:
-    """A conversation as pieces of text, and None for each picture.
+def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> list[Span | None]:
+    """A conversation as spans of text, and None for each picture.
 
     Args:
         turns: The system's, if any, comes first. Answers before the first question are left out, as in training.
@@ -172,10 +172,10 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
     if turns and turns[0][0] == "system":
         system, turns = turns[0][1] or [], turns[1:]
     before, after = template.system
-    opening = [Piece(before), *_message(system), Piece(after)]
+    opening = [Span(before), *_message(system), Span(after)]
     if template.inside and not any(system):
         opening = []
-    pieces: list[Piece | None] = [] if template.inside else [*opening]
+    spans: list[Span | None] = [] if template.inside else [*opening]
     turns = turns[unasked(turns) :]
     answered = False
     for number, (role, message) in enumerate(turns):
@@ -184,17 +184,17 @@ def render(template: Template, turns: Sequence[Turn], learn: bool = False) -> li
         empty = message is not None and not any(segment is None or segment for segment in message)
         if role == "user":
             first = template.inside and not number
-            pieces += [Piece((template.between if answered else "") + template.user[0]), *(opening if first else [])]
-            pieces += [*_message(message or []), Piece(template.user[1])]
+            spans += [Span((template.between if answered else "") + template.user[0]), *(opening if first else [])]
+            spans += [*_message(message or []), Span(template.user[1])]
         elif message is None:
-            pieces.append(Piece(template.header if template.opened is None else template.opened))
+            spans.append(Span(template.header if template.opened is None else template.opened))
         elif empty:  # the authors' code writes the header alone
-            pieces.append(Piece(template.header))
+            spans.append(Span(template.header))
         else:
-            pieces += [Piece(template.header), Piece(template.gap, learned=learn), *_message(message, learn)]
-            pieces.append(Piece(template.end, learned=learn))
+            spans += [Span(template.header), Span(template.gap, learned=learn), *_message(message, learn)]
+            spans.append(Span(template.end, learned=learn))
         answered = answered or role == "assistant"
-    return [piece for piece in pieces if piece is None or piece.text]
+    return [span for span in spans if span is None or span.text]
 
 
 def unasked(turns: Sequence[Turn]) -> int:
@@ -202,10 +202,10 @@ def unasked(turns: Sequence[Turn]) -> int:
     return next((n for n, (role, message) in enumerate(turns) if role != "assistant" or message is None), len(turns))
 
 
-def _message(segments: Sequence[Segment], learned: bool = False) -> list[Piece | None]:
-    return [None if segment is None else Piece(segment, of_template=False, learned=learned) for segment in segments]
+def _message(segments: Sequence[Segment], learned: bool = False) -> list[Span | None]:
+    return [None if segment is None else Span(segment, of_template=False, learned=learned) for segment in segments]
 
 
-def text_of(pieces: Sequence[Piece | None], picture: str = "<image>") -> str:
+def text_of(spans: Sequence[Span | None], picture: str = "<image>") -> str:
     """Pieces as the authors' prompt string."""
-    return "".join(picture if piece is None else piece.text for piece in pieces)
+    return "".join(picture if span is None else span.text for span in spans)

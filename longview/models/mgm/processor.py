@@ -31,7 +31,7 @@ from longview.models.llama_tokenizer import SPACE, prefixes_once
 from longview.models.mgm import convert
 from longview.models.mgm.compat import OfficialProcessorCalls
 from longview.models.mgm.config import MGMConfig
-from longview.models.mgm.conversation import TEMPLATES, Piece, Template, Turn, render, template_of, unasked
+from longview.models.mgm.conversation import TEMPLATES, Span, Template, Turn, render, template_of, unasked
 from longview.models.mgm.towers import MEAN, STD
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
@@ -189,10 +189,10 @@ class MGMProcessor(OfficialProcessorCalls):
 
     # ── text ──
 
-    def _tokens(self, pieces: Sequence[Piece | None]) -> tuple[list[int], list[int]]:
+    def _tokens(self, spans: Sequence[Span | None]) -> tuple[list[int], list[int]]:
         """Pieces → ids and labels."""
         ids, labels = [*self._begin], [IGNORED] * len(self._begin)
-        for texts in join_texts(pieces):
+        for texts in join_texts(spans):
             if texts is None:
                 ids.append(PLACEHOLDER)
                 labels.append(IGNORED)
@@ -202,18 +202,18 @@ class MGMProcessor(OfficialProcessorCalls):
                 labels.append(token if learned else IGNORED)
         return ids, labels
 
-    def _encode(self, texts: Sequence[Piece]) -> Iterator[tuple[int, bool]]:
+    def _encode(self, texts: Sequence[Span]) -> Iterator[tuple[int, bool]]:
         """Texts, concatenated → each token, and whether it is learned: whether its first character is.
 
         One that begins in the header of an answer is none that the model could write, and the authors mask it.
         Where a message's text looks like a special token, only the template's are.
         """
-        text = "".join(piece.text for piece in texts)
+        text = "".join(span.text for span in texts)
         learned: list[bool] = []
         trusted: list[bool] = []
-        for piece in texts:
-            learned += [piece.learned] * len(piece.text)
-            trusted += [piece.of_template] * len(piece.text)
+        for span in texts:
+            learned += [span.learned] * len(span.text)
+            trusted += [span.of_template] * len(span.text)
         specials = [match for match in self._special.finditer(text) if match[0]]
         real = [match for match in specials if all(trusted[match.start() : match.end()])]
         if len(real) == len(specials):
