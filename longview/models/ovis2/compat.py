@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from longview.errors import LongviewError, RequestError
 from longview.models.chat import ChatProcessor
 from longview.models.compat import OwnProcessor
-from longview.models.ovis2.crops import WHOLE, Pixels, choose_grid, placeholders
+from longview.models.ovis2.crops import WHOLE, ImageSettings, choose_grid, placeholders
 from longview.models.processing import Segment
 from longview.models.sequence import Merged, PicturesInSequence, check_counts
 from longview.wording import counted
@@ -105,7 +105,7 @@ class OfficialModelCalls(OwnProcessor, PicturesInSequence):
 class OfficialProcessorCalls(ChatProcessor):
     """Mixin: `preprocess_inputs`, with which the authors' programs begin."""
 
-    pixels: Pixels
+    pixels: ImageSettings
     _build: Callable[..., tuple[list[int], list[int]]]
 
     def preprocess_inputs(

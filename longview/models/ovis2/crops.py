@@ -82,7 +82,7 @@ def placeholders(rows: int, columns: int) -> list[int]:
     return [*ids, END]
 
 
-class Pixels(NamedTuple):
+class ImageSettings(NamedTuple):
     """How a crop becomes numbers: the fields of preprocessor_config.json that the authors' code reads."""
 
     side: int
@@ -92,7 +92,7 @@ class Pixels(NamedTuple):
     rescale_factor: float = 0.00392156862745098
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], kind: str) -> Pixels:
+    def of(cls, settings: Mapping[str, Any], kind: str) -> ImageSettings:
         """From the fields of the file, for a kind of tower."""
         size = settings.get("size" if kind == "siglip" else "crop_size") or settings["size"]
         return cls(

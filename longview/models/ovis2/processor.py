@@ -29,7 +29,7 @@ from longview.models.chat import SETTINGS
 from longview.models.ovis2 import port
 from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
-from longview.models.ovis2.crops import WHOLE, Grid, Pixels, choose_grid, placeholders
+from longview.models.ovis2.crops import WHOLE, Grid, ImageSettings, choose_grid, placeholders
 from longview.models.ovis2.fusion import ATOM
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
@@ -59,7 +59,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         self,
         tokenizer: Any,
         config: OvisConfig,
-        pixels: Pixels | None = None,
+        pixels: ImageSettings | None = None,
         max_partition: int | None = None,
         frames: int | None = None,
     ) -> None:
@@ -70,7 +70,8 @@ class Ovis2Processor(OfficialProcessorCalls):
         visual = config.visual_tokenizer_config
         side = visual.backbone_config.image_size
         grey = (0.5, 0.5, 0.5)
-        self.pixels = pixels or (Pixels(side, mean=grey, std=grey) if visual.kind == "siglip" else Pixels(side))
+        usual = ImageSettings(side, mean=grey, std=grey) if visual.kind == "siglip" else ImageSettings(side)
+        self.pixels = pixels or usual
         if self.pixels.side != side:
             raise CheckpointError(
                 f"preprocessor_config.json makes crops of {self.pixels.side} pixels, but config.json's model takes "
@@ -86,7 +87,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         pixels, fields = None, _settings(folder)
         if fields is not None:
             try:
-                pixels = Pixels.of(fields, config.visual_tokenizer_config.kind)
+                pixels = ImageSettings.of(fields, config.visual_tokenizer_config.kind)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{folder / SETTINGS} does not say how crops are made ({error!r}); fetch it again"

@@ -19,7 +19,7 @@ from longview.messages import Message, ask, image, video
 from longview.models.base import SampleFormat
 from longview.models.ovis2 import Config, Processor
 from longview.models.ovis2.compat import keep_pictures
-from longview.models.ovis2.crops import Pixels, boxes, choose_grid, covered, placeholders
+from longview.models.ovis2.crops import ImageSettings, boxes, choose_grid, covered, placeholders
 from longview.requests import MediaOptions
 
 PARTITION = json.loads((GOLDEN / "partition.json").read_text())
@@ -54,7 +54,7 @@ def test_a_picture_is_cut_as_the_authors_cut_it(case):
 )
 def test_crops_have_the_authors_pixels(case):
     processor = Processor.__new__(Processor)
-    processor.pixels = Pixels(SIDE)
+    processor.pixels = ImageSettings(SIDE)
     crops, ids = processor.preprocess_image(synthetic(case["w"], case["h"], 0), case["max_partition"])
     assert len(crops) == case["n_tiles"]
     assert ids == case["placeholder_ids"]
@@ -69,7 +69,7 @@ def test_crops_have_the_authors_pixels(case):
 @pytest.mark.parametrize("case", [c for c in PARTITION["cases"] if "official_raises" in c], ids=named)
 def test_a_picture_with_no_width_left_is_refused_in_one_line(case):
     processor = Processor.__new__(Processor)
-    processor.pixels = Pixels(SIDE)
+    processor.pixels = ImageSettings(SIDE)
     with pytest.raises(RequestError, match=r"^a crop of \d+ × \d+ pixels has no width left .*448 × 448.*$"):
         processor.preprocess_image(Image.new("RGB", (case["w"], case["h"])), case["max_partition"])
 
