@@ -90,7 +90,7 @@ VANDALISMS = {
     "visual words compete across positions": (OVIS_FUSION, "return logits.softmax(-1)", "return logits.softmax(-2)", OVIS_GOLDEN),
     "labels grow over crops": (SEQUENCE, ".masked_fill(is_picture, IGNORED)", "", "models/ovis2/test_ovis2_fusion.py"),
     "crops are masked where their placeholder is not": (SEQUENCE, "mask[row, sources] | is_picture", "~is_picture", OVIS_GOLDEN),
-    "rows and columns of crops are swapped": (OVIS_CROPS, "ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [ATOM] + [ROW, ATOM] * (columns - 1)", OVIS_TEXTS),
+    "rows and columns of crops are swapped": (OVIS_CROPS, "ids += [ROW] * (row > 0) + [PLACEHOLDER] + [COLUMN, PLACEHOLDER] * (columns - 1)", "ids += [COLUMN] * (row > 0) + [PLACEHOLDER] + [ROW, PLACEHOLDER] * (columns - 1)", OVIS_TEXTS),
     "a folder's number of frames is forgotten": (OVIS_PROCESSOR, 'MediaOptions(select="ovis2", frames=frames)', 'MediaOptions(select="ovis2")', OVIS_TEXTS),
     "what words told is asked a word too early": ("curriculum/probes.py", "ends = {end: begin + at for", "ends = {end: begin + at - 1 for", "curriculum/test_vocabulary.py"),
     "crops are resized bilinearly": (OVIS_CROPS, "resample: int = 3", "resample: int = 2", OVIS_TEXTS),

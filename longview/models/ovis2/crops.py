@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from longview.errors import RequestError
-from longview.models.ovis2.fusion import ATOM, BEGIN, COLUMN, END, ROW, THUMBNAIL
+from longview.models.ovis2.fusion import BEGIN, COLUMN, END, PLACEHOLDER, ROW, THUMBNAIL
 from longview.models.tiling import resize
 
 COVERED = 0.9
@@ -75,10 +75,10 @@ def choose_grid(width: int, height: int, side: int, max_partition: int) -> Grid:
 
 def placeholders(rows: int, columns: int) -> list[int]:
     """The ids of a picture of rows · columns crops: 2 × 2 is `[ ▣ thumbnail ▣ │ ▣ ─ ▣ │ ▣ ]`."""
-    ids = [BEGIN, ATOM, THUMBNAIL]
+    ids = [BEGIN, PLACEHOLDER, THUMBNAIL]
     if rows * columns > 1:
         for row in range(rows):
-            ids += [ROW] * (row > 0) + [ATOM] + [COLUMN, ATOM] * (columns - 1)
+            ids += [ROW] * (row > 0) + [PLACEHOLDER] + [COLUMN, PLACEHOLDER] * (columns - 1)
     return [*ids, END]
 
 

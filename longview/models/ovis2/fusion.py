@@ -33,7 +33,7 @@ from longview.models import sequence
 from longview.models.ovis2.config import NUM_INDICATORS, VisualTokenizerConfig
 from longview.models.sequence import Merged
 
-ATOM = -300
+PLACEHOLDER = -300
 """The placeholder of one crop in `input_ids`: the authors' IMAGE_ATOM_ID."""
 BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 """Stand in `input_ids` around crops; −301−i is row V−5+i of the visual embedding table."""
@@ -155,4 +155,4 @@ def merge(
     kept = slice(-limit, None) if left_padding else slice(limit)
     is_indicator = (input_ids <= BEGIN) & (input_ids >= END)
     tokens = tokens.masked_scatter(is_indicator[..., None], indicators[BEGIN - input_ids[is_indicator]])
-    return sequence.merge(tokens, input_ids == ATOM, mask, labels, pictures, kept, left_padding)
+    return sequence.merge(tokens, input_ids == PLACEHOLDER, mask, labels, pictures, kept, left_padding)

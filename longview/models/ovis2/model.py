@@ -28,7 +28,7 @@ from longview.models.base import Footprint, count_parameters
 from longview.models.ovis2 import convert, fusion, port
 from longview.models.ovis2.compat import OfficialModelCalls
 from longview.models.ovis2.config import OvisConfig
-from longview.models.ovis2.fusion import ATOM, VisualEmbeddingTable, VisualTokenizer
+from longview.models.ovis2.fusion import PLACEHOLDER, VisualEmbeddingTable, VisualTokenizer
 from longview.models.ovis2.processor import Ovis2Processor
 from longview.models.ovis2.towers import make_backbone
 from longview.models.sequence import Merged
@@ -43,7 +43,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
 
     config_class = OvisConfig
     processor_class = Ovis2Processor
-    placeholder = ATOM
+    placeholder = PLACEHOLDER
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")

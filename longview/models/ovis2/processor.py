@@ -30,7 +30,7 @@ from longview.models.ovis2 import port
 from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.crops import WHOLE, Grid, ImageSettings, choose_grid, placeholders
-from longview.models.ovis2.fusion import ATOM
+from longview.models.ovis2.fusion import PLACEHOLDER
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
 from longview.requests import MediaOptions
@@ -148,8 +148,8 @@ class Ovis2Processor(OfficialProcessorCalls):
                     segments += ["\n"] * (number > 0) + [None]
                     pictures.append(ids)
                     settings, pixels = (self.pixels, grid), partial(self._encoder_pixels, grid=grid)
-                    encoder_inputs.append(EncoderInput(len(crops), number, ids.count(ATOM), settings, pixels))
-                crops.append(ids.count(ATOM))
+                    encoder_inputs.append(EncoderInput(len(crops), number, ids.count(PLACEHOLDER), settings, pixels))
+                crops.append(ids.count(PLACEHOLDER))
             turns.append((message.role, segments))
         ids, labels = self._plain(turns, pictures) if sample_format.plain else self._build(turns, pictures, learn=train)
         text_inputs: dict[str, Any] = {
@@ -158,7 +158,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         }
         if train:
             text_inputs["labels"] = torch.tensor([labels], dtype=torch.long)
-        num_crops = ids.count(ATOM)
+        num_crops = ids.count(PLACEHOLDER)
         return ModelInputs(
             BatchFeature(text_inputs),
             length=len(ids) + num_crops * (self.config.patches_per_picture - 1),
@@ -183,7 +183,7 @@ class Ovis2Processor(OfficialProcessorCalls):
 
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `base.Processor.placeholder_positions`."""
-        return expanded_positions(batch["input_ids"] == ATOM, self.config.patches_per_picture)
+        return expanded_positions(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
 
     def _encoder_pixels(self, image: Image.Image, grid: Grid) -> dict[str, Tensor]:
         """One picture → the arguments of `Ovis2Model.encode`."""

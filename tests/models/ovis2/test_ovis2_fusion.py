@@ -14,7 +14,7 @@ from longview.errors import RequestError
 from longview.media import Frame, Medium
 from longview.messages import ask, image
 from longview.models import ovis2
-from longview.models.ovis2.fusion import ATOM, BEGIN, END, INDICATORS, merge, merge_patches, tokenize
+from longview.models.ovis2.fusion import BEGIN, END, INDICATORS, PLACEHOLDER, merge, merge_patches, tokenize
 
 
 @given(side=st.integers(1, 7), stride=st.integers(1, 4), width=st.integers(1, 3))
@@ -69,11 +69,8 @@ def test_a_visual_word_is_drawn_by_gumbel_noise_as_often_as_by_softmax():
 @st.composite
 def sequences(draw):
     """Rows of text tokens, indicators and placeholders, and how many positions a crop takes."""
-    rows = draw(
-        st.lists(
-            st.lists(st.sampled_from([1, 2, 3, ATOM, *INDICATORS]), min_size=1, max_size=8), min_size=1, max_size=3
-        )
-    )
+    ids = st.sampled_from([1, 2, 3, PLACEHOLDER, *INDICATORS])
+    rows = draw(st.lists(st.lists(ids, min_size=1, max_size=8), min_size=1, max_size=3))
     return rows, draw(st.integers(1, 4)), draw(st.booleans()), draw(st.integers(1, 40))
 
 
@@ -92,7 +89,7 @@ def test_each_position_of_a_merged_sequence_is_what_stood_there(case):
     for row in ids.tolist():
         crops, flat = [], []
         for token in row:
-            if token == ATOM:
+            if token == PLACEHOLDER:
                 crops.append([[1000.0 + count + t] for t in range(crop)])
                 flat += [value[0] for value in crops[-1]]
                 count += crop

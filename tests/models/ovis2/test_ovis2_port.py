@@ -23,7 +23,7 @@ from longview.models import checkpoint
 from longview.models.official import make_official, make_transformers
 from longview.models.ovis2 import Config, Model, Processor, port
 from longview.models.ovis2.crops import choose_grid
-from longview.models.ovis2.fusion import ATOM, BEGIN
+from longview.models.ovis2.fusion import BEGIN, PLACEHOLDER
 from longview.train.saved.export import export_model
 
 CASES = ("one_image_1tile", "one_image_tall_1tile", "one_image_grid", "three_images", "video_5frames", "multi_turn")
@@ -60,7 +60,7 @@ def port_ids(ids: torch.Tensor, config) -> torch.Tensor:
     """Our ids (T,) as the port's (1, L): each placeholder as many times as a crop has visual tokens."""
     found: list[int] = []
     for token in ids.tolist():
-        if token == ATOM:
+        if token == PLACEHOLDER:
             found += [config.image_token_id] * 4
         else:
             found.append(config.visual_indicator_token_ids[BEGIN - token] if token <= BEGIN else token)
