@@ -14,12 +14,16 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from PIL import Image
 
 from longview.errors import RequestError
+from longview.part_sources import held
 from longview.wording import with_article
 
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Sequence[Source]"
-"""A path, an http(s) URL, a data URI, encoded bytes, or a decoded picture; for a video also a list of pictures."""
+"""A path, an http(s) URL, a data URI, encoded bytes, or a decoded picture; for a video also a list of pictures.
+
+A part also takes what `longview.part_sources` makes one of these of: open binary files and uint8 arrays.
+"""
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called in slow steps as progress(done, total, label); perhaps from several threads, one at a time."""
@@ -40,6 +44,8 @@ class Part:
             raise RequestError(f"a part is text, image or video, and its text a string; not {self.type!r:.40}")
         if any("\ud800" <= letter <= "\udfff" for letter in self.text):
             raise RequestError("a text holds half of a surrogate pair, which no encoding has; decode it again")
+        if self.type != "text":
+            object.__setattr__(self, "source", held(self.source, self.type))
 
     @classmethod
     def from_dict(cls, part: Mapping[str, Any]) -> Part:
@@ -67,6 +73,7 @@ class Part:
             source = source.get("url")
         if given[0] == "base64" and isinstance(source, str):
             source = f"data:{medium}/*;base64,{source}"
+        source = held(source, medium)
         if isinstance(source, Sequence) and not isinstance(source, (str, bytes)) and medium == "image":
             raise RequestError("an image part holds one picture; give several pictures as several parts")
         if not isinstance(source, (str, Path, bytes, Image.Image, Sequence)) or not source:
@@ -115,13 +122,30 @@ class Message:
         return cls.of(role, *parts)
 
 
-def image(source: Source) -> Part:
-    """A picture as a message part: a path, URL, data URI, bytes, or a decoded picture."""
+def image(source: Any) -> Part:
+    """A picture as a message part.
+
+    Args:
+        source: A path, URL or data URI; encoded bytes or an open binary file; a Pillow image; or an array of pixels,
+            uint8, (H, W, C) or (H, W).
+
+    Raises:
+        RequestError: a file that cannot be read, or an array of another dtype or shape.
+    """
     return Part("image", source=source)
 
 
-def video(source: Source) -> Part:
-    """A video as a message part: a path, URL, data URI, bytes, or a list of pictures."""
+def video(source: Any) -> Part:
+    """A video as a message part.
+
+    Args:
+        source: A path, URL or data URI; encoded bytes or an open binary file; a list of pictures as `image` takes them;
+            or an array of frames, uint8, (T, H, W, C). Frames that are given one by one are all used, unless media
+            options say otherwise.
+
+    Raises:
+        RequestError: as `image`.
+    """
     return Part("video", source=source)
 
 

@@ -20,6 +20,7 @@ ROOMS = (
         "journal",
         "messages",
         "names",
+        "part_sources",
         "requests",
         "settings",
         "shipped",

@@ -10,7 +10,7 @@ from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
 from longview.errors import RequestError
-from longview.media import Medium, RelevanceQuery
+from longview.media import Medium, RelevanceQuery, distinctly_named
 from longview.messages import Conversation, Message, Progress, parse_messages
 from longview.models.sources import DEMOS
 from longview.plugins import hooks_of
@@ -62,7 +62,7 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
     parts = [part for message in parsed.messages for part in message.media]
     by_content = settings.media.by_content and any(part.type == "video" for part in parts)
     published = settings.media.relevance_query == "published"
-    media = engine.video_cache.open_media(
+    opened = engine.video_cache.open_media(
         parts,
         settings.media,
         settings.limits,
@@ -71,6 +71,7 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         RelevanceQuery(relevance_question(parsed.messages), engine.similarity, published) if by_content else None,
         any(hook.reads_frames for hook in parsed.hooks),
     )
+    media = distinctly_named(opened)
     try:
         return _make_requests(engine, parsed, clock, media)
     except BaseException:  # a refused request keeps no file open, although the video cache has its media

@@ -10,7 +10,7 @@ frame samplers, `mdp3` selection by relevance to a question.
 """
 
 from longview.media.candidates import Candidates, RelevanceQuery
-from longview.media.medium import Frame, Medium, Relevance
+from longview.media.medium import Frame, Medium, Relevance, distinctly_named
 from longview.media.open import open_media, open_medium
 from longview.media.sniff import sniff
 
@@ -20,6 +20,7 @@ __all__ = [
     "Medium",
     "Relevance",
     "RelevanceQuery",
+    "distinctly_named",
     "open_media",
     "open_medium",
     "sniff",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from PIL import Image
@@ -75,6 +75,27 @@ class Medium:
         """Close the file; `read` opens it again."""
         if self.decoder is not None:
             self.decoder.close()
+
+
+def distinctly_named(media: Sequence[Medium]) -> list[Medium]:
+    """The same media, numbered where several of one name differ: `cat.jpg (1)`, `cat.jpg (2)`; no folders."""
+    digests: dict[str, list[str]] = {}
+    for medium in media:
+        known = digests.setdefault(medium.name, [])
+        if medium.digest not in known:
+            known.append(medium.digest)
+    return [_numbered(medium, digests[medium.name]) for medium in media]
+
+
+def _numbered(medium: Medium, digests: Sequence[str]) -> Medium:
+    if len(digests) == 1:
+        return medium
+    name = f"{medium.name} ({digests.index(medium.digest) + 1})"
+    warnings = [
+        name + warning.removeprefix(medium.name) if warning.startswith(medium.name) else warning
+        for warning in medium.warnings
+    ]
+    return replace(medium, name=name, warnings=tuple(warnings))
 
 
 class FrameDecoder:
