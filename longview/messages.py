@@ -15,7 +15,7 @@ from PIL import Image
 
 from longview.errors import RequestError
 from longview.part_sources import held
-from longview.wording import with_article
+from longview.wording import counted, with_article
 
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
@@ -46,6 +46,9 @@ class Part:
             raise RequestError("a text holds half of a surrogate pair, which no encoding has; decode it again")
         if self.type != "text":
             object.__setattr__(self, "source", held(self.source, self.type))
+
+    def __repr__(self) -> str:
+        return f"Part({_shortened(self.text) if self.type == 'text' else f'{self.type} {described(self.source)}'})"
 
     @classmethod
     def from_dict(cls, part: Mapping[str, Any]) -> Part:
@@ -94,6 +97,9 @@ class Message:
             raise RequestError(f"unknown role {self.role!r:.80}; expected one of {', '.join(ROLES)}")
         if not isinstance(self.parts, tuple) or not all(isinstance(part, Part) for part in self.parts):
             raise RequestError("a message's parts are a tuple of Part; Message.of(role, …) also takes strings")
+
+    def __repr__(self) -> str:
+        return f"Message({self.role}: {', '.join(repr(part)[5:-1] for part in self.parts)})"
 
     @property
     def media(self) -> list[Part]:
@@ -253,6 +259,24 @@ class Receipt:
     settings: Mapping[str, Any]  # the sampling parameters and media options in effect
     warnings: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)  # what hooks have noted, by name
+    digests: tuple[str, ...] = field(default=(), repr=False, compare=False)  # of each medium, for its thumbnails
+
+    @property
+    def summary(self) -> str:
+        """Model, tokens and seconds, in one line."""
+        usage = self.usage
+        pictures = f" and {counted(usage.pictures, 'picture')}" if usage.pictures else ""
+        tokens = f"{counted(usage.prompt_tokens, 'token')}{pictures} → {counted(usage.completion_tokens, 'token')}"
+        return f"{self.model}: {tokens} in {self.timings.total:.2f} s"
+
+    def __repr__(self) -> str:
+        return f"Receipt({self.summary}{', with warnings' if self.warnings else ''})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from longview.notebook import receipt_html
+
+        return receipt_html(self)
 
     @property
     def read(self) -> tuple[TextRead, ...] | None:
@@ -263,6 +287,7 @@ class Receipt:
         """The receipt as plain data, the notes among its own fields."""
         plain = asdict(self)
         notes = plain.pop("notes")
+        del plain["digests"]
         return {**plain, **notes}
 
 
@@ -305,8 +330,35 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        return f"Answer({_shortened(self.text)}, {self.finish_reason}; {self.receipt.summary})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from longview.notebook import answer_html
+
+        return answer_html(self)
+
     def as_dict(self) -> dict[str, Any]:
         found = {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
         if self.logprobs is not None:
             found["logprobs"] = [asdict(logprob) for logprob in self.logprobs]
         return {**found, **self.made}
+
+
+# ── short, for people ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def described(source: Source | None) -> str:
+    """A source in a few words: a path or address, or how much there is of what is in memory."""
+    if isinstance(source, (str, Path)):
+        return _shortened(str(source))
+    if isinstance(source, bytes):
+        return f"{len(source):,} bytes"
+    if isinstance(source, Image.Image):
+        return f"{source.width}×{source.height} {source.mode}"
+    return "without a source" if source is None else counted(len(source), "picture")
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return repr(text if len(text) <= most else f"{text[: most - 1]}…")

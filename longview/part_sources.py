@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import RequestError
+from longview.wording import with_article
 
 CHANNELS = (1, 3, 4)
 """Grey, RGB, and RGB with alpha, which is dropped."""
@@ -42,7 +43,7 @@ def held(source: Any, kind: str) -> Any:
 
 
 def _contents(file: Any, kind: str) -> bytes:
-    what = f"the open file given as {'an' if kind == 'image' else 'a'} {kind}"
+    what = f"the open file given as {with_article(kind)}"
     if isinstance(file, io.TextIOBase):
         raise RequestError(f"{what} is read as text; open it with 'rb'")
     try:

@@ -20,6 +20,7 @@ ROOMS = (
         "journal",
         "messages",
         "names",
+        "notebook",
         "part_sources",
         "requests",
         "settings",

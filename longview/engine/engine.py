@@ -116,6 +116,12 @@ class Engine:
         self._num_wakes = 0  # how often there was something new to do
         self._async_streams = AsyncStreams(self)
 
+    def __repr__(self) -> str:
+        model = self.model
+        count = sum(parameter.numel() for parameter in model.parameters())
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"Engine({self.name}: {type(model).__name__}, {count:,} parameters, {dtype} on {model.device})"
+
     # ── requests ──
 
     def answer(self, conversation: Conversation, **settings: Any) -> Answer:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import Tensor
 
 from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
+from longview.engine.scheduler import best_effort
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery, distinctly_named
 from longview.messages import Conversation, Message, Progress, parse_messages
+from longview.models.base import EncoderInput, ModelInputs
 from longview.models.sources import DEMOS
+from longview.notebook import THUMBNAILS, spread
 from longview.plugins import hooks_of
 from longview.requests import RequestSettings
 from longview.world.recognition import is_drawn, warning_of
@@ -92,6 +99,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         )
     if engine.name in DEMOS:
         inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine.name, media)))
+    inputs = replace(inputs, encoder_inputs=_keeping_thumbnails(inputs))
     chosen = {name: value for name, value in asdict(settings.media).items() if value is not None}
     context = RequestContext(
         model=engine.name,
@@ -112,6 +120,24 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         first = requests[0] if requests else None
         requests.append(Request(inputs, context, clock.copy(), sampler, choice, after=first))
     return requests
+
+
+def _keeping_thumbnails(inputs: ModelInputs) -> list[EncoderInput]:
+    """`inputs.encoder_inputs`, some of which keep a thumbnail of their frame when their pixels are made."""
+    found = list(inputs.encoder_inputs)
+    for place in spread(len(found)):
+        medium = inputs.media[found[place].medium]
+        key = medium.digest, medium.frames[found[place].frame].index
+        found[place] = replace(found[place], pixels=partial(_pixels_and_thumbnail, found[place].pixels, key))
+    return found
+
+
+def _pixels_and_thumbnail(
+    pixels: Callable[[Image.Image], Mapping[str, Tensor]], key: tuple[str, int], image: Image.Image
+) -> Mapping[str, Tensor]:
+    with best_effort("keeping a thumbnail"):
+        THUMBNAILS.put(*key, image)
+    return pixels(image)
 
 
 def domain_warnings(model: str, media: Sequence[Medium]) -> list[str]:

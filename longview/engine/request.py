@@ -225,7 +225,14 @@ class Request:
         first_token = sum(seconds[phase] for phase in phases)
         timings = Timings(**seconds, first_token=first_token, load=context.load_seconds)
         receipt = Receipt(
-            context.model, inputs.frames, usage, timings, context.settings, inputs.warnings, context.notes
+            context.model,
+            inputs.frames,
+            usage,
+            timings,
+            context.settings,
+            inputs.warnings,
+            context.notes,
+            digests=tuple(medium.digest for medium in inputs.media),
         )
         self._emit(text + self.text_stream.finish(), reason, receipt)
         self.finished = True  # last, because another thread may be waiting for it
