@@ -296,11 +296,20 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """How likely the model found a token of the answer."""
+    """How likely the model found a token of the answer, as OpenAI's API says it; and the token's id."""
 
-    token: int
+    token: str  # half a character is a replacement character
+    bytes: tuple[int, ...]  # of its text in UTF-8
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens at its place, and their log-probabilities
+    id: int
+    top_logprobs: tuple[TokenLogprob, ...] = ()  # the likeliest tokens at its place
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**self._alone(), "top_logprobs": [each._alone() for each in self.top_logprobs]}
+
+    def _alone(self) -> dict[str, Any]:
+        return {"token": self.token, "bytes": list(self.bytes), "logprob": self.logprob, "id": self.id}
 
 
 @dataclass(frozen=True)
@@ -342,7 +351,7 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         found = {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
         if self.logprobs is not None:
-            found["logprobs"] = [asdict(logprob) for logprob in self.logprobs]
+            found["logprobs"] = [logprob.as_dict() for logprob in self.logprobs]
         return {**found, **self.made}
 
 

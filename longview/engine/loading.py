@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from os import PathLike
 from typing import Any
 
@@ -15,9 +16,20 @@ from longview.engine.engine import Budget, Engine
 from longview.engine.hooks import Hook
 from longview.errors import RequestError
 from longview.models import adapters, checkpoint, quantization
-from longview.models.families import family_of
+from longview.models.families import Family, families, family_of
 from longview.models.similarity import default_for
 from longview.names import check_one_quantization
+
+TRANSFORMERS_OPTIONS = (
+    "device_map",
+    "generation_config",
+    "max_memory",
+    "offload_buffers",
+    "offload_folder",
+    "quantization_config",
+    "trust_remote_code",
+)
+"""Arguments of transformers' `from_pretrained` that mean something for a folder; the last is ignored with a warning."""
 
 
 def load(
@@ -54,14 +66,16 @@ def load(
         budget: What the engine may hold; see `Budget`.
         hooks: Code that changes the messages of every request, or makes something of its answer; see
             `longview.engine.hooks`.
-        options: Further arguments of the family's and of transformers' `from_pretrained`. MGM has `vision_tower`,
-            `vision_tower_aux` (folders) and `model_base` (the language model of a first stage).
+        options: Further arguments of the family's `from_pretrained`, and those of transformers' that are named in
+            `TRANSFORMERS_OPTIONS`. MGM has `vision_tower`, `vision_tower_aux` (folders) and `model_base` (the language
+            model of a first stage), Ovis2 `multimodal_max_length`.
 
     Raises:
         CheckpointError: no such model, or its folder is incomplete, unsafe or of an unknown family.
-        RequestError: no such device, dtype, attention or number of bits here.
+        RequestError: no such argument; or no such device, dtype, attention or number of bits here.
     """
     began = time.perf_counter()
+    _check_known(options)
     device = device or best_device()
     check_device(device)
     if dtype is not None:
@@ -85,10 +99,10 @@ def load(
         options["device_map"] = device
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    known = inspect.signature(family.Model.from_pretrained).parameters
-    tower_options = [option for option in ("vision_tower", "vision_tower_aux", "model_base") if option in options]
-    if any(option not in known for option in tower_options):
-        raise RequestError(f"{name} holds all of its parts, so {tower_options[0]} has no meaning for it; leave it out")
+    taken = (*TRANSFORMERS_OPTIONS, "attn_implementation", *_named_by(family))
+    foreign = next((option for option in options if option not in taken and option not in _fields_of(family)), None)
+    if foreign is not None:
+        raise RequestError(f"{name} has no such part or setting, so {foreign} has no meaning for it; leave it out")
     if load_8bit or load_4bit:
         compute_dtype = None if dtype == "auto" else dtype_of(dtype)
         wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, compute_dtype)
@@ -102,3 +116,37 @@ def load(
     engine = Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)
     engine.load_seconds = time.perf_counter() - began
     return engine
+
+
+def _check_known(options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RequestError: neither `load` nor any family nor transformers takes an argument of this name; says the nearest.
+    """
+    own = [option for option in inspect.signature(load).parameters if option != "options"]
+    own += [*TRANSFORMERS_OPTIONS, *dict.fromkeys(name for each in families().values() for name in _named_by(each))]
+    unknown = next((option for option in options if option not in own and not _is_taken(option)), None)
+    if unknown is None:
+        return
+    fields = [name for family in families().values() for name in _fields_of(family)]
+    near = get_close_matches(unknown, own, n=1) or get_close_matches(unknown, fields, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise RequestError(
+        f"unknown argument of longview.load {unknown!r}; there are {', '.join(own)}, and the fields of configs{hint}"
+    )
+
+
+def _is_taken(option: str) -> bool:
+    return any(option in _fields_of(family) for family in families().values())
+
+
+def _named_by(family: Family) -> list[str]:
+    """The arguments that a family's `from_pretrained` has by name."""
+    parameters = inspect.signature(family.Model.from_pretrained).parameters.values()
+    return [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)][1:]
+
+
+def _fields_of(family: Family) -> frozenset[str]:
+    """The fields of a family's config and of its language models', which its `from_pretrained` takes, too."""
+    configs = [family.Config.tiny(variant) for variant in family.Config.variants]
+    return frozenset(name for config in configs for own in (config, config.get_text_config()) for name in vars(own))

@@ -14,6 +14,7 @@ from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
 from longview.engine.scheduler import best_effort
+from longview.engine.token_bytes import TokenBytes
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery, distinctly_named
 from longview.messages import Conversation, Message, Progress, parse_messages
@@ -106,6 +107,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         params=settings.params,
         settings={**asdict(settings.params), "media": chosen},
         decode=lambda ids: engine.processor.tokenizer.decode(ids, skip_special_tokens=True),
+        token_bytes=TokenBytes(engine.processor.tokenizer),
         end_tokens=engine.processor.end_tokens,
         context_length=engine.context_length,
         progress=parsed.progress,

@@ -15,7 +15,7 @@ from longview.engine.decode_batch import DecodeBatch
 from longview.engine.features import Prefetcher
 from longview.engine.kv_cache import KVCache
 from longview.engine.prefix_cache import PrefixKey
-from longview.engine.sampling import Sampler
+from longview.engine.sampling import RankedToken, Sampler
 from longview.engine.text import TextStream
 from longview.errors import RequestError
 from longview.messages import Answer, FinishReason, Piece, Progress, Receipt, Timings, TokenLogprob, Usage
@@ -55,6 +55,8 @@ class RequestContext:
     """As the receipt lists them."""
     decode: Callable[[list[int]], str]
     """Token ids → text."""
+    token_bytes: Callable[[int], bytes]
+    """The same for a single token, which may be a part of a character."""
     end_tokens: list[int]
     context_length: int
     progress: Progress | None = None
@@ -176,15 +178,15 @@ class Request:
 
     # ── the answer ──
 
-    def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
+    def accept(self, token: int, ranked: RankedToken | None = None) -> None:
         """Append the next token of the answer; if it completes a piece of text, that is appended to `pieces`."""
         if not self.num_generated:
             self.clock.end_phase("prefill")
         is_end = token in self.context.end_tokens
         self.token_ids.append(token)
         self._piece_ids.append(token)
-        if logprob is not None:
-            self._piece_logprobs.append(logprob)
+        if ranked is not None:
+            self._piece_logprobs.append(self._logprob(ranked))
         text = "" if is_end else self.text_stream.push(token)
         matcher = self.sampler.matcher
         if is_end or self.text_stream.stopped or (matcher is not None and matcher.complete):
@@ -193,6 +195,15 @@ class Request:
             self._finish("length", text)
         elif text:
             self._emit(text)
+
+    def _logprob(self, ranked: RankedToken) -> TokenLogprob:
+        """With the texts of the tokens."""
+
+        def spelt(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            data = self.context.token_bytes(token)
+            return TokenLogprob(data.decode("utf-8", errors="replace"), tuple(data), logprob, token, top)
+
+        return spelt(ranked.token, ranked.logprob, tuple(spelt(*each) for each in ranked.top))
 
     def fail(self, error: Exception) -> None:
         """Finish with an error, which is raised to the caller; lack of memory becomes a `RequestError`."""

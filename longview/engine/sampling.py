@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from longview.errors import CheckpointError
-from longview.messages import TokenLogprob
 from longview.requests import SamplingParams
+
+
+class RankedToken(NamedTuple):
+    """A token's log-probability, and the likeliest tokens at its place with theirs."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 class Matcher(Protocol):
@@ -112,14 +119,14 @@ class Sampler:
             logits = logits - params.presence_penalty * (counts > 0) - params.frequency_penalty * counts
         return logits
 
-    def logprob(self, logits: Tensor, token: int) -> TokenLogprob | None:
+    def logprob(self, logits: Tensor, token: int) -> RankedToken | None:
         """Log-probabilities of a token and of the likeliest, before penalties and temperature; None where unwanted."""
         if self.params.logprobs is None:
             return None
         logprobs = logits.float().log_softmax(-1)
         best = logprobs.topk(self.params.logprobs)
         top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return TokenLogprob(token, float(logprobs[token]), tuple(top))
+        return RankedToken(token, float(logprobs[token]), tuple(top))
 
 
 def non_finite_logits() -> CheckpointError:

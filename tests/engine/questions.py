@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from samples import noise
 from tolerances import SAME_MATHS
@@ -38,6 +40,11 @@ class Spelt:
 
     def __getattr__(self, name: str):
         return getattr(self._inner, name)
+
+    added_tokens_decoder: ClassVar[dict] = {}
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self.decode([token])
 
     def decode(self, ids, **_) -> str:
         return "".join(chr(0x4E00 + token) for token in ids)

@@ -32,8 +32,8 @@ def test_greedy_answers_and_their_log_probabilities_are_the_same_alone_and_in_a_
     for mine, theirs in zip(alone, engine.batch(QUESTIONS.values(), **settings), strict=True):
         assert mine.tokens == theirs.tokens
         for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
-            assert [token for token, _ in one.top] == [token for token, _ in other.top]
-            assert one.logprob == one.top[0][1] == pytest.approx(other.logprob, abs=SAME_MATHS)
+            assert [each.id for each in one.top_logprobs] == [each.id for each in other.top_logprobs]
+            assert one.logprob == one.top_logprobs[0].logprob == pytest.approx(other.logprob, abs=SAME_MATHS)
     plain = [answer.tokens for answer in new_engine(tiny).batch(QUESTIONS.values(), max_tokens=8)]
     assert plain == [answer.tokens for answer in alone], "sampled in one call or one by one"
 

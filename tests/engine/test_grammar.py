@@ -55,7 +55,7 @@ def test_the_log_probabilities_of_a_forced_token_are_the_models(engine):
     answer = engine.answer("Which?", regex="z", logprobs=1, max_tokens=4)
     first = answer.logprobs[0]
     assert answer.text == "z"
-    assert first.logprob <= first.top[0][1]
+    assert first.logprob <= first.top_logprobs[0].logprob
 
 
 @pytest.mark.parametrize(
