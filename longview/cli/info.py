@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,10 +44,12 @@ def info(
     check_name(model)
     import_libraries(is_terminal() and not json)
     from longview.engine.devices import best_device, check_device, memory_of
+    from longview.models.stray import adapter_beside
 
     device = device or best_device()
     check_device(device)
     footprint, kind = measure(model, device, dtype, revision)
+    beside = adapter_beside(Path(model).expanduser())
     memory = memory_of(device)
     rows = [
         {
@@ -58,7 +61,8 @@ def info(
     ]
     if json:
         machine = {"device": device, "memory_bytes": memory, "dtype": kind}
-        typer.echo(jsonlib.dumps({"model": model, **asdict(footprint), **machine, "fits": rows}))
+        told = {"warnings": [beside] if beside else []}
+        typer.echo(jsonlib.dumps({"model": model, **asdict(footprint), **machine, "fits": rows, **told}))
         return
     facts = {
         "model": f"{model}: {footprint.family}, release {footprint.release}",
@@ -68,6 +72,8 @@ def info(
         "a token": f"{amount(footprint.token_bytes)} of keys and values, {footprint.context_length:,} tokens at most",
         "machine": f"{device}, {amount(memory)} of memory, of which {USABLE:.0%} may be used",
     }
+    if beside is not None:
+        facts["beside"] = beside
     for name, fact in facts.items():
         typer.echo(f"{name:<12}{fact}")
     for row in rows:

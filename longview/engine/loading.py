@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
@@ -107,7 +108,10 @@ def load(
         compute_dtype = None if dtype == "auto" else dtype_of(dtype)
         wanted = quantization.bitsandbytes_config(family.Model, load_8bit, load_4bit, device, compute_dtype)
         options["quantization_config"] = wanted
-    model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
+    with warnings.catch_warnings():
+        if adapter is not None:  # which may lie in the model's own folder
+            warnings.filterwarnings("ignore", ".* holds an adapter beside its whole model")
+        model = family.Model.from_pretrained(folder, dtype=dtype, **options).eval()
     if adapter is not None:
         adapters.open_into(model, str(adapter), merge=not (load_8bit or load_4bit))
     if quantize is not None and device == "cpu":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from longview.errors import RequestError
+from longview.models.stray import without_adapter
 
 LOADING = ("attn_implementation", "dtype", "torch_dtype", "quantization_config", "name_or_path", "architectures")
 """Fields that transformers takes as arguments of loading."""
@@ -50,14 +52,14 @@ def check_kept(config: Any, given: Mapping[str, Any]) -> None:
             raise RequestError(f"{name} is {found!r:.40} by the checkpoint's tensors, not {value!r:.40}; leave it out")
 
 
-def opened(open_model: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
-    """The model that transformers opens.
+def opened(open_model: Callable[..., Any], folder: Path | None, *args: Any, **arguments: Any) -> Any:
+    """The model that transformers opens in a folder, without an adapter that lies there.
 
     Raises:
         RequestError: one of the arguments is none.
     """
     try:
-        return open_model(*args, **arguments)
+        return without_adapter(open_model, folder, *args, **arguments)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,6 +34,14 @@ def test_the_numbers_are_those_of_the_loaded_model(longview, random_model):
     # two hyper layers, a key and a value of two heads of 16, fp32
     assert found["picture_bytes"] == 4 * 2 * 2 * (2 * 16) * 4
     assert found["context_length"] == 4096
+
+
+def test_an_adapter_in_the_folder_of_a_model_is_named(longview, random_model, tmp_path):
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    assert longview("info", folder, "--json").json["warnings"] == []
+    (folder / "adapter_config.json").write_text("{}")
+    assert "beside      " in longview("info", folder).out
+    assert [f"--adapter {folder}" in line for line in longview("info", folder, "--json").json["warnings"]] == [True]
 
 
 def test_the_dtype_scales_what_is_stored(longview, random_model):

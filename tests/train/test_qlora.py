@@ -16,10 +16,10 @@ from samples import FOUR_BITS, four_bit_folders, noise
 from tolerances import SAME_MATHS
 
 import longview
-from longview.errors import MissingExtraError, RecipeError
+from longview.errors import CheckpointError, MissingExtraError, RecipeError
 from longview.models import adapters, quantization
 from longview.train import run as training
-from longview.train.build import add_adapter, open_model, open_spec
+from longview.train.build import add_adapter, open_model, open_spec, quantization_options
 from longview.train.distributed import processes
 from longview.train.plan.dry_run import dry_run
 from longview.train.plan.estimate import count_four_bit, estimate
@@ -177,4 +177,6 @@ def test_a_model_that_is_quantised_already_is_refused(folders, rows, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(RecipeError, match=r"is quantised already; leave model\.quantize out"):
+        quantization_options(recipe(folder, rows).model, None, folder)
+    with pytest.raises(CheckpointError, match="quantised by gptq, but they are whole"):
         open_model(recipe(folder, rows), tmp_path / "run")

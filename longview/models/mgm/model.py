@@ -42,6 +42,7 @@ from longview.models.mgm.fusion import PatchInfoMining, mine_views, small_views
 from longview.models.mgm.processor import PLACEHOLDER, MGMProcessor
 from longview.models.mgm.towers import HighResolutionTower, coarse_features
 from longview.models.sequence import Merged, merge
+from longview.models.stray import WithoutStrayAdapters, check_quantization
 from longview.models.transformers_seams import CACHE_NAMES, ConvNextLayer, register_checkpoint_conversion_mapping
 
 LANGUAGE_MODELS: dict[str, Any] = {
@@ -52,7 +53,7 @@ LANGUAGE_MODELS: dict[str, Any] = {
 }
 
 
-class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
+class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, GenerationMixin):
     """A language model whose pictures are few tokens, each of which has mined fine features. Opens official folders."""
 
     config_class = MGMConfig
@@ -252,6 +253,7 @@ class MGMModel(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: they do not.
         """
+        check_quantization(shapes, folder)
         convert.complete(config, shapes, folder)
         expected = convert.expected_shapes(config, checkpoint.shapes_of(cls, config, folder))
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))

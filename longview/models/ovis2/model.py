@@ -32,10 +32,11 @@ from longview.models.ovis2.fusion import PLACEHOLDER, VisualEmbeddingTable, Visu
 from longview.models.ovis2.processor import Ovis2Processor
 from longview.models.ovis2.towers import make_backbone
 from longview.models.sequence import Merged
+from longview.models.stray import WithoutStrayAdapters, check_quantization
 from longview.models.transformers_seams import CACHE_NAMES
 
 
-class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
+class Ovis2Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, GenerationMixin):
     """A language model whose pictures are embedded as text is: by the rows of a table.
 
     Opens official folders, and those of transformers' own port.
@@ -173,6 +174,7 @@ class Ovis2Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
             CheckpointError: they do not.
         """
         shapes = port.official_shapes(shapes)
+        check_quantization(shapes, folder, opened=("gptq",))
         convert.complete(config, shapes, folder)
         convert.check_quantisation(config, shapes, folder)
         expected = convert.expected_shapes(checkpoint.shapes_of(cls, config, folder), shapes)

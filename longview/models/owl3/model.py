@@ -34,6 +34,7 @@ from longview.models.owl3.processor import Owl3Processor
 from longview.models.owl3.visual_kv_cache import Owl3Cache, VisualKVCache
 from longview.models.packing import pack
 from longview.models.sequence import check_counts, pad_chunks, positions_of, slice_positions
+from longview.models.stray import WithoutStrayAdapters, check_quantization
 from longview.models.transformers_seams import (
     CACHE_NAME,
     CACHE_NAMES,
@@ -50,7 +51,7 @@ class Owl3Output(CausalLMOutputWithPast):
     """For the next pass with `past_key_values`; None without pictures, or without a cache."""
 
 
-class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
+class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, GenerationMixin):
     """A language model that attends to pictures inside a few of its blocks.
 
     Opens official folders (`from_pretrained`); which release a checkpoint is, its tensors say.
@@ -122,6 +123,7 @@ class Owl3Model(OfficialModelCalls, PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: they do not.
         """
+        check_quantization(shapes, folder)
         convert.complete(config, shapes, folder)
         expected = checkpoint.shapes_of(cls, config, folder)
         checkpoint.check_shapes(expected, shapes, folder, optional=convert.optional(config))
