@@ -121,3 +121,11 @@ def test_a_library_is_imported_at_its_address_only():
                 continue
             allowed = ADDRESSES.get(library, set())
             assert {file, *map(str, Path(file).parents)} & allowed, f"{file} imports {library}, at home in {allowed}"
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports two of one name as one module, unless their folders are packages."""
+    names = [
+        path.name for path in Path(__file__).parent.rglob("test_*.py") if not (path.parent / "__init__.py").exists()
+    ]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +89,7 @@ def _delete(cache: HFCacheInfo | None, ids: list[str]) -> int:
         what = "is embedded and stays" if embedded(missing) else "is not in the hub's cache"
         raise RequestError(f"{missing!r:.80} {what}; longview models lists what can be deleted")
     assert cache is not None
-    strategy = cache.delete_revisions(*(revision.commit_hash for name in ids for revision in there[name].revisions))
+    only = dataclasses.replace(cache, repos=frozenset(there[name] for name in ids))  # copies share revisions' hashes
+    strategy = only.delete_revisions(*(revision.commit_hash for each in only.repos for revision in each.revisions))
     strategy.execute()
     return strategy.expected_freed_size

@@ -98,7 +98,7 @@ class HalvesModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
             weight_bytes=parameters * size,
             patches_per_picture=2,
             picture_bytes=2 * token_bytes,
-            passing_bytes=2 * config.hidden_size * size + pixels,
+            transient_bytes=2 * config.hidden_size * size + pixels,
             token_bytes=token_bytes,
             working_bytes=config.vision_batch_size * pixels,
             context_length=config.max_position_embeddings,

@@ -19,7 +19,7 @@ from longview.messages import Message
 from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
 from longview.models.chat import ChatProcessor
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows
+from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
 from longview.models.tiling import resize
 from longview.requests import MediaOptions
@@ -38,7 +38,7 @@ class HalvesProcessor(ChatProcessor):
     def __init__(self, tokenizer: Any, config: HalvesConfig) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self._begin, self._end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+        self._begin, self._end = special_ids(tokenizer, ("<|im_start|>", "<|im_end|>")).values()
 
     @classmethod
     def from_pretrained(cls, name: str | PathLike, **kwargs: Any) -> HalvesProcessor:

@@ -119,10 +119,9 @@ class PreferenceJob:
                 ) from error
             try:
                 return self._write()
-            except OSError as error:
+            except RequestError as error:
                 raise RequestError(
-                    f"{self._output} could not be written ({error.strerror or error}); every answer is kept in "
-                    f"{journal.path}: make room and give the same command again"
+                    f"{error}; every answer is kept in {journal.path}: the same command takes them from there"
                 ) from error
 
     def _job(self) -> dict[str, Any]:

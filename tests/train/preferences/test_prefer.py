@@ -293,7 +293,7 @@ def test_answers_that_are_cut_are_not_judged(rows, tmp_path):
 def test_pairs_that_cannot_be_written_cost_no_answer(rows, tmp_path):
     output = tmp_path / "pairs.jsonl"
     output.mkdir()  # in its place
-    with pytest.raises(RequestError, match=r"could not be written .*every answer is kept"):
+    with pytest.raises(RequestError, match=r"cannot be written .*every answer is kept"):
         job(rows, output, one_right).run()
     output.rmdir()
     engine = Engine(one_right)
