@@ -62,10 +62,13 @@ ADDRESSES = {
     "modelscope": {"models/sources.py", "train/data/sources.py"},  # models; datasets
     "peft": {"models/adapters.py"},
     "prometheus_client": {"serve"},
+    "pydantic": {"serve"},
+    "python_multipart": {"serve/files.py"},
     "rapidocr": {"plugins/ocr.py"},
     "ray": {"serve/ray.py"},
     "rich": {"cli/terminal.py", "train"},
     "sentencepiece": {"models/llama_tokenizer.py"},
+    "starlette": {"serve"},
     "tensorboard": {"train/report/journal.py"},
     "typer": {"cli"},
     "uvicorn": {"serve"},

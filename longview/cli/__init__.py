@@ -35,6 +35,7 @@ from longview.cli.models import models
 from longview.cli.prefer import prefer
 from longview.cli.report import report
 from longview.cli.shipped import examples, recipes
+from longview.cli.serve import serve
 from longview.cli.train import train
 from longview.cli.verb import Verb, with_options
 from longview.errors import LongviewError
@@ -51,6 +52,7 @@ app = typer.Typer(
 VERBS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "chat": chat,
+    "serve": serve,
     "frames": show_frames,
     "info": info,
     "train": train,

@@ -116,25 +116,27 @@ class ModelOptions:
         with spinner(f"loading {name}", show):
             quieten(show)
             from longview.engine import Budget, load
-        folders = ("model_base", "vision_tower", "vision_tower_aux")
         with spinner(f"loading {name}", show):
-            engine = load(
-                self._base,
-                adapter=self.adapter,
-                device=self.device,
-                dtype=self.dtype,
-                attn_implementation=self.attn,
-                revision=self.revision,
-                quantize=self.quantize,
-                load_8bit=self.load_8bit,
-                load_4bit=self.load_4bit,
-                compile=self.compile,
-                budget=Budget(feature_folder=self.keep_features),
-                **{name: value for name in folders if (value := getattr(self, name)) is not None},
-                **settings,
-            )
+            engine = load(budget=Budget(feature_folder=self.keep_features), **self.arguments(), **settings)
         engine.load_seconds = time.perf_counter() - began  # with what was imported for it
         return engine
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `longview.load`, but for the budget."""
+        folders = ("model_base", "vision_tower", "vision_tower_aux")
+        return {
+            "name": self._base,
+            "adapter": self.adapter,
+            "device": self.device,
+            "dtype": self.dtype,
+            "attn_implementation": self.attn,
+            "revision": self.revision,
+            "quantize": self.quantize,
+            "load_8bit": self.load_8bit,
+            "load_4bit": self.load_4bit,
+            "compile": self.compile,
+            **{name: value for name in folders if (value := getattr(self, name)) is not None},
+        }
 
 
 def quieten(show: bool) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,8 +26,8 @@ from longview.messages import Piece
 if TYPE_CHECKING:
     from longview.engine.engine import Engine
 
-PREPARE_THREADS = 4
-"""Threads that prepare requests, and run hooks of their answers."""
+MEDIA_THREADS, TEXT_THREADS = 8, 2
+"""Threads that prepare requests with media, and run hooks of answers; and those that prepare requests without media."""
 
 
 class Stream:
@@ -67,12 +67,14 @@ class AsyncStreams:
         self._lock = threading.Lock()
         self._streams: list[Stream] = []
         self._thread: threading.Thread | None = None
-        self._pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="longview-prepare")
+        self._pool = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="longview-prepare")
+        self._text_pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="longview-prepare-text")
 
-    async def stream(self, parsed: ParsedRequest) -> AsyncGenerator[Piece]:
+    async def stream(self, parsed: ParsedRequest, accepted: Callable[[], None] = lambda: None) -> AsyncGenerator[Piece]:
         """See `Engine.astream`."""
         loop = asyncio.get_running_loop()
         requests = await self._prepare(parsed)
+        accepted()
         stream = Stream(requests, loop)
         pieces: dict[int, list[Piece]] = {request.choice: [] for request in requests}
         left = len(requests)
@@ -106,7 +108,9 @@ class AsyncStreams:
             if parsed.progress is not None:
                 parsed.progress(done, total, label)
 
-        preparing = self._pool.submit(prepare, self._engine, replace(parsed, progress=progress))
+        # no text waits until somebody's video has been fetched
+        pool = self._pool if any(message.media for message in parsed.messages) else self._text_pool
+        preparing = pool.submit(prepare, self._engine, replace(parsed, progress=progress))
         try:
             return await asyncio.wrap_future(preparing)
         except asyncio.CancelledError:

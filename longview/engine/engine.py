@@ -202,14 +202,18 @@ class Engine:
         *,
         progress: Progress | None = None,
         hooks: Sequence[Hook] = (),
+        accepted: Callable[[], None] = lambda: None,
         **settings: Any,
     ) -> AsyncGenerator[Piece]:
         """As `stream`, for asyncio: `async for piece in engine.astream(…)`.
 
         Cancelling the task that waits for a piece, or closing the iterator (`contextlib.aclosing`), cancels the
         request. Media are opened, hooks run and `progress` is called in other threads.
+
+        Args:
+            accepted: Called when the media are open and the prompt fits, long before the first piece.
         """
-        return self._async_streams.stream(parse_request(self, conversation, settings, hooks, progress))
+        return self._async_streams.stream(parse_request(self, conversation, settings, hooks, progress), accepted)
 
     async def aanswer(self, conversation: Conversation, **settings: Any) -> Answer:
         """As `answer`, for asyncio. Cancelling the task cancels the request."""

@@ -1,0 +1,13 @@
+"""The server: OpenAI's API over HTTP, with each model's engine in a process of its own.
+
+    client ── Guard ── app.py ── schema.py ── jobs.py ── models.py ── process.py ══ socket ══ worker.py ── Engine.astream
+              keys,    routes    OpenAI's     request    which        one process             a model's process
+              hosts              names        → job      model        started, watched
+              └ security.py      └ chat.py: events → chunks or a completion; sse.py writes them
+
+    settings.py   what the command line says of the server      errors.py   OpenAI's error object
+    server.py     uvicorn, signals, one address                 wire.py     messages of the socket
+
+The server itself computes nothing and opens no medium: its event loop waits for thousands of clients, and no thread
+waits for any of them.
+"""

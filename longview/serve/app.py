@@ -1,0 +1,223 @@
+"""The routes. A page that is mounted on the app comes behind them, and inside the same guard."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import longview
+from longview.serve import chat, sse
+from longview.serve.errors import APIError, internal, invalid, of_validation
+from longview.serve.jobs import JobBuilder
+from longview.serve.models import Models
+from longview.serve.process import Job
+from longview.serve.schema import ChatRequest
+from longview.serve.security import Guard
+from longview.serve.settings import ServerOptions
+
+MAX_DEPTH = 32
+"""Objects and lists in each other, in a request's body."""
+SMALL_BODY = 1 << 18
+"""A larger body is parsed in a thread, as that takes so long that others would wait."""
+ACCEPT_SECONDS = 10.0
+"""A stream begins when its media are open, so that their errors have a status of their own; or after so long."""
+T = TypeVar("T", bound=BaseModel)
+
+
+class Server:
+    """What the routes need.
+
+    Attributes:
+        draining: It has been told to end; what runs may go on.
+    """
+
+    def __init__(self, options: ServerOptions, models: Models, keys: Sequence[str] = ()) -> None:
+        self.options, self.models, self.keys = options, models, tuple(keys)
+        self.jobs = JobBuilder(options)
+        self.draining = False
+
+    async def read(self, request: Request, schema: type[T]) -> T:
+        """The body of a request.
+
+        Raises:
+            APIError: it is no JSON, too large, or not as the schema says.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise APIError(415, f"the body is {kind or 'of no type'!r:.60}; send Content-Type: application/json")
+        limit = int(self.options.max_body_bytes)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise APIError(
+                    413, f"the body is larger than {limit:,} bytes; upload media with /v1/files", code="body_too_large"
+                )
+        if len(body) <= SMALL_BODY:
+            return parse(bytes(body), schema)
+        return await asyncio.to_thread(parse, bytes(body), schema)
+
+    async def events(self, model: str, job: Job) -> AsyncGenerator[dict[str, Any]]:
+        """The events of a job, which ends in an error when it takes too long.
+
+        Raises:
+            APIError: it cannot be begun, or takes too long.
+        """
+        deadline = asyncio.get_running_loop().time() + self.options.request_seconds
+        async with contextlib.aclosing(self.models.events(model, job)) as events:  # type: ignore[type-var]
+            while True:
+                try:
+                    left = deadline - asyncio.get_running_loop().time()
+                    event = await asyncio.wait_for(anext(events), left)
+                except StopAsyncIteration:
+                    return
+                except asyncio.TimeoutError:
+                    raise APIError(504, f"the request took {self.options.request_seconds:g} s, and was ended") from None
+                yield event
+
+
+def parse(body: bytes, schema: type[T]) -> T:
+    """
+    Raises:
+        APIError: the body is no JSON, nests too deeply, or is not as the schema says.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise invalid("the body is not JSON", code="invalid_json") from None
+    if not isinstance(data, dict):
+        raise invalid("the body is no JSON object", code="invalid_json")
+    if depth_of(data) > MAX_DEPTH:
+        raise invalid(f"the body nests objects and lists deeper than {MAX_DEPTH}", code="invalid_json")
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise of_validation(error, data) from None
+
+
+def depth_of(data: Any) -> int:
+    """How deep objects and lists are in each other."""
+    depth, level = 0, [data]
+    while level:
+        inner = (each for each in level if isinstance(each, (dict, list)))
+        level = [value for each in inner for value in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth - 1
+
+
+async def accepted(events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """The same events, after the first has come.
+
+    Raises:
+        APIError: the first says that the request cannot be answered.
+    """
+    first = asyncio.ensure_future(anext(events))
+    await asyncio.wait([first], timeout=ACCEPT_SECONDS)
+    if first.done():
+        if first.exception() is not None:
+            raise first.exception()  # type: ignore[misc]
+        if first.result()["event"] == "ended":
+            chat.raise_for(first.result())
+
+    async def rest() -> AsyncIterator[dict[str, Any]]:
+        try:
+            yield await first
+            async for event in events:
+                yield event
+        finally:
+            first.cancel()
+            with contextlib.suppress(asyncio.CancelledError, APIError, StopAsyncIteration):
+                await first
+            await events.aclose()
+
+    return rest()
+
+
+def create_app(server: Server) -> FastAPI:
+    """The app, with the guard around it."""
+    app = FastAPI(
+        title="longview", version=longview.__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
+    )
+    app.state.server = server
+    options = server.options
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(
+        Guard, keys=server.keys, allowed_hosts=(options.host, *options.allowed_hosts), cors_origins=options.cors_origins
+    )
+    _handle_errors(app)
+    _add_service_routes(app, server)
+    _add_answer_routes(app, server)
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def of_api(_: Request, error: Any) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    async def of_http(_: Request, error: Any) -> Response:
+        found = APIError(error.status_code, str(error.detail))
+        return JSONResponse(found.body, found.status, {**(error.headers or {}), **found.headers})
+
+    async def of_bug(_: Request, error: Exception) -> Response:
+        return JSONResponse(internal().body, 500, internal().headers)
+
+    app.add_exception_handler(APIError, of_api)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, of_bug)
+
+
+def _add_service_routes(app: FastAPI, server: Server) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether every model's process is up."""
+        if server.models.all_ready:
+            return JSONResponse({"status": "ok"})
+        raise APIError(503, "a model's process is being started", code="model_down", retry_after=5)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether requests are taken: not before the models are open, nor after SIGTERM."""
+        if server.draining or not server.models.all_ready:
+            raise APIError(503, "the server is ending" if server.draining else "models are being opened", retry_after=5)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/version")
+    async def version() -> Response:
+        return JSONResponse({"version": longview.__version__})
+
+    @app.get("/v1/models")
+    async def list_models() -> Response:
+        return JSONResponse({"object": "list", "data": server.models.describe()})
+
+    @app.get("/v1/models/{name:path}")
+    async def show_model(name: str) -> Response:
+        server.models.find(name)
+        return JSONResponse(next(card for card in server.models.describe() if card["id"] == name))
+
+
+def _add_answer_routes(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/chat/completions")
+    async def complete_chat(request: Request) -> Response:
+        """Answer a conversation with text, pictures and videos."""
+        asked = await server.read(request, ChatRequest)
+        process = server.models.find(asked.model)
+        completion = chat.Completion(asked.model, process.facts.get("picture_positions", 0) > 0)
+        events = server.events(asked.model, server.jobs.chat(asked))
+        if asked.stream:
+            started = await accepted(events)
+            include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+            return sse.EventStream(chat.chunks(started, completion, include_usage))
+        body = await sse.until_disconnect(chat.whole(events, completion), request.receive)
+        return JSONResponse(body) if body is not None else Response(status_code=499)

@@ -1,0 +1,156 @@
+"""`/v1/chat/completions`: the events of a job → a completion, or chunks of one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longview.serve import sse
+from longview.serve.errors import APIError, internal, invalid
+
+Event = Mapping[str, Any]
+
+
+@dataclass
+class Choice:
+    """One answer so far."""
+
+    text: str = ""
+    finish_reason: str | None = None
+
+
+@dataclass
+class Completion:
+    """What all replies to one request say of it, and the answers so far."""
+
+    model: str
+    picture_positions: bool
+    """Whether pictures take positions of the language sequence, so that the prompt's tokens count them."""
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    receipts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    choices: dict[int, Choice] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        """Take a piece in."""
+        choice = self.choices.setdefault(event["choice"], Choice())
+        choice.text += event["text"]
+        choice.finish_reason = event.get("finish_reason", choice.finish_reason)
+        if "receipt" in event:
+            self.receipts[event["choice"]] = event["receipt"]
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens of the prompt, once, and of all answers. Pictures are part of the prompt where they take positions."""
+        first = next(iter(self.receipts.values()))["usage"]
+        completion = sum(receipt["usage"]["completion_tokens"] for receipt in self.receipts.values())
+        text = first["prompt_tokens"] - (first["visual_tokens"] if self.picture_positions else 0)
+        return {
+            "prompt_tokens": first["prompt_tokens"],
+            "completion_tokens": completion,
+            "total_tokens": first["prompt_tokens"] + completion,
+            "prompt_tokens_details": {
+                "text_tokens": text,
+                "image_tokens": first["visual_tokens"],
+                "cached_tokens": first["cached_tokens"],
+            },
+        }
+
+    def receipt(self) -> dict[str, Any]:
+        """What the answers are based on; see `longview.messages.Receipt`."""
+        first = self.receipts[min(self.receipts)]
+        return {name: value for name, value in first.items() if name not in ("model", "usage")}
+
+    def body(self) -> dict[str, Any]:
+        """The whole completion."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in sorted(self.choices.items())
+        ]
+        head = self._head("chat.completion")
+        return {**head, "choices": choices, "usage": self.usage(), "longview": self.receipt()}
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return sse.encode({**self._head("chat.completion.chunk"), "choices": choices, **more})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def raise_for(event: Event) -> None:
+    """
+    Raises:
+        APIError: an `ended` event has an error.
+    """
+    error = event.get("error")
+    if error is None:
+        return
+    if error["kind"] in ("request", "media"):
+        raise invalid(error["text"], error.get("param"), f"invalid_{error['kind']}")
+    if error["kind"] == "process":
+        raise APIError(
+            503,
+            "the process of this model ended, and is being started again; ask once more",
+            code="model_down",
+            retry_after=5,
+        )
+    raise internal() if error["kind"] == "internal" else APIError(500, error["text"], code="model_error")
+
+
+async def whole(events: AsyncIterator[Event], completion: Completion) -> dict[str, Any]:
+    """Read a job's events to the end.
+
+    Raises:
+        APIError: it failed.
+    """
+    async for event in events:
+        if event["event"] == "piece":
+            completion.add(event)
+        elif event["event"] == "ended":
+            raise_for(event)
+    return completion.body()
+
+
+async def chunks(events: AsyncIterator[Event], completion: Completion, include_usage: bool) -> AsyncGenerator[bytes]:
+    """A job's events as server-sent events. A job that fails ends in an error, and without `[DONE]`."""
+    more: dict[str, Any] = {"usage": None} if include_usage else {}
+    try:
+        async for event in events:
+            if event["event"] == "piece":
+                for chunk in _of_piece(event, completion, more):
+                    yield chunk
+            elif event["event"] == "ended":
+                raise_for(event)
+    except APIError as error:
+        yield sse.encode(error.body)
+        return
+    if include_usage:
+        yield completion.chunk([], usage=completion.usage())
+    yield sse.DONE
+
+
+def _of_piece(event: Event, completion: Completion, more: Mapping[str, Any]) -> list[bytes]:
+    index = event["choice"]
+    is_first = index not in completion.choices
+    completion.add(event)
+    found = []
+    if is_first:
+        found.append(completion.chunk([_choice(index, {"role": "assistant", "content": ""})], **more))
+    if event["text"]:
+        found.append(completion.chunk([_choice(index, {"content": event["text"]})], **more))
+    if "receipt" in event:
+        receipt = {name: value for name, value in event["receipt"].items() if name not in ("model", "usage")}
+        last = completion.chunk([_choice(index, {}, event["finish_reason"])], **more, longview=receipt)
+        found.append(last)
+    return found
+
+
+def _choice(index: int, delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -1,0 +1,123 @@
+"""Run the server: bind, open the models, print one address, serve until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from longview.errors import RequestError
+from longview.serve.app import Server, create_app
+from longview.serve.models import Models
+from longview.serve.settings import ServerLimits, ServerOptions
+
+MAX_HEADER_BYTES = 16 << 10
+KEY_VARIABLE = "LONGVIEW_API_KEY"
+
+
+class Uvicorn(uvicorn.Server):
+    """A second signal of either kind ends at once; by itself, uvicorn takes a second Ctrl-C only."""
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self._server = server
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = self._server.draining = True
+
+
+def bind(options: ServerOptions) -> socket.socket:
+    """
+    Raises:
+        RequestError: the address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((options.host, options.port))
+    except OSError as error:
+        listening.close()
+        raise RequestError(
+            f"{options.host}:{options.port} cannot be listened on ({error.strerror}); choose another --host or --port"
+        ) from None
+    return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where a browser on this machine finds the server."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run(models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits: ServerLimits) -> None:
+    """Serve until SIGTERM or Ctrl-C. What runs then may go on for a while; a second signal ends at once.
+
+    Args:
+        models: By the name that clients give: arguments of `longview.load`.
+
+    Raises:
+        CheckpointError: a model cannot be opened.
+        RequestError: the address cannot be listened on.
+    """
+    with bind(options) as listening:
+        asyncio.run(_serve(models, options, limits, listening))
+
+
+async def _serve(
+    models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits: ServerLimits, listening: socket.socket
+) -> None:
+    roots = () if options.media_root is None else (options.media_root,)
+    given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
+    pool = Models({name: {"load": load, "limits": given} for name, load in models.items()}, options.max_queue)
+    server = Server(options, pool, keys_of(options))
+    config = uvicorn.Config(
+        create_app(server),
+        http="h11",  # httptools has no bound of headers
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(options.drain_seconds),
+    )
+    serving = Uvicorn(config, server)
+    try:
+        await _start(pool, serving)
+        if serving.should_exit:
+            return
+        print(f"longview serves {', '.join(pool.names)} at {address_of(listening)}", flush=True)
+        await serving.serve([listening])
+    finally:
+        await pool.stop()
+
+
+async def _start(pool: Models, serving: Uvicorn) -> None:
+    """Open the models; a signal meanwhile ends that."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(pool.start())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: (setattr(serving, "should_exit", True), starting.cancel()))
+    try:
+        await starting
+    except asyncio.CancelledError:
+        if not serving.should_exit:
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def keys_of(options: ServerOptions) -> Sequence[str]:
+    """The keys of the command line and of the environment."""
+    return [*options.api_key, *filter(None, [os.environ.get(KEY_VARIABLE)])]

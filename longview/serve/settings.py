@@ -1,0 +1,45 @@
+"""The settings of the server, which the command line makes options of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from longview.requests import Limits, MiB
+from longview.settings import setting, validate
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The server"""
+
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for every one of this machine.")
+    port: int = setting(8000, "Port to listen on; 0 for a free one.", low=0, high=65535)
+    api_key: tuple[str, ...] = setting(
+        (), "Key without which nothing is answered but /health; may be repeated. Or in LONGVIEW_API_KEY."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "Name under which clients reach the server, besides localhost and addresses; may be repeated."
+    )
+    cors_origins: tuple[str, ...] = setting((), "Site whose pages may use the server; may be repeated.")
+    media_root: str | None = setting(None, "Folder whose files clients may name as file:// addresses.")
+    no_urls: bool = setting(False, "Fetch no media from URLs.")
+    max_queue: int = setting(256, "Requests that wait for a model at most; more are refused with 429.", low=0)
+    max_body_bytes: int = setting(64 * MiB, "Bytes of a request's body.", low=1, whole=False)
+    max_text_bytes: int = setting(MiB, "Bytes of all texts of a request.", low=1, whole=False)
+    max_messages: int = setting(2048, "Messages of a request.", low=1)
+    max_answers: int = setting(8, "Answers to one request (n).", low=1)
+    request_seconds: float = setting(600.0, "Seconds that a request may take.", low=0, above=True)
+    drain_seconds: float = setting(60.0, "Seconds that running requests may go on after SIGTERM.", low=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class ServerLimits(Limits):
+    """What media may cost and reach."""
+
+    isolate: bool = setting(True, "Decode in a child process, which can be killed and has little memory.", option=False)
+    url_hosts: tuple[str, ...] | None = setting(
+        None, "Host to fetch media from, and its subdomains; may be repeated; default: any public one."
+    )

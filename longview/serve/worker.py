@@ -1,0 +1,221 @@
+"""The process of a model: one engine, and a socket to the server (`process.py`).
+
+Its event loop reads jobs (answer, cancel) and writes what the engine's streams yield; one thread steps the engine for
+all of them. It ends when the server's side of the socket closes, however the server ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from longview.engine import Budget, Engine, load
+from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
+from longview.messages import Message, Part, Piece, TokenLogprob
+from longview.requests import Limits
+from longview.serve import wire
+
+STATS_SECONDS = 0.25
+MIN_LOGPROB = -9999.0
+"""In the place of minus infinity, which JSON does not have; as OpenAI."""
+logger = logging.getLogger("longview.serve.worker")
+
+
+class Sender:
+    """Writes events to the server, those of one turn of the event loop as one message."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._events: list[dict[str, Any]] = []
+
+    def put(self, event: dict[str, Any]) -> None:
+        if not self._events:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._events.append(event)
+
+    def _flush(self) -> None:
+        events, self._events = self._events, []
+        self._writer.writelines(wire.encode({"events": events}))
+
+
+class Worker:
+    """Answers the jobs of one server with one engine."""
+
+    engine: Engine
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._sender = Sender(writer)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._limits = Limits()
+
+    async def run(self) -> None:
+        """Open the model, and work until the server closes the connection."""
+        config, _ = await wire.read(self._reader)
+        self._limits = limits_of(config["limits"])
+        try:
+            self.engine = await asyncio.to_thread(load, **load_arguments(config["load"]))
+        except LongviewError as error:
+            self._sender.put({"event": "failed", "text": str(error)})
+            await self._reader.read(1)  # until the server has read it
+            return
+        self._sender.put({"event": "ready", "facts": facts_of(self.engine)})
+        stats = asyncio.create_task(self._send_stats())
+        with contextlib.suppress(EOFError):
+            while True:
+                self._take(*await wire.read(self._reader))
+        stats.cancel()
+
+    def _take(self, job: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        request = job["request"]
+        if job["do"] == "cancel":
+            if request in self._tasks:
+                self._tasks[request].cancel()
+            return
+        assert job["do"] == "answer", job["do"]
+        self._tasks[request] = asyncio.create_task(self._answer(request, job, blobs))
+
+    async def _answer(self, request: int, job: Mapping[str, Any], blobs: Sequence[bytes]) -> None:
+        def send(event: str, **more: Any) -> None:
+            self._sender.put({"request": request, "event": event, **more})
+
+        try:
+            messages = [message_of(message, blobs) for message in job["messages"]]
+            settings = {**job["settings"], "limits": self._limits}
+            pieces = self.engine.astream(messages, accepted=lambda: send("accepted"), **settings)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    send("piece", **self._piece(piece))
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
+            send("ended", error=as_dict(error))
+            if is_fatal(error):
+                asyncio.get_running_loop().call_later(1.0, os._exit, 1)  # when all requests have got their error
+        else:
+            send("ended", error=None)
+        finally:
+            del self._tasks[request]
+
+    def _piece(self, piece: Piece) -> dict[str, Any]:
+        found: dict[str, Any] = {"text": piece.text, "choice": piece.choice, "tokens": len(piece.tokens)}
+        if piece.finish_reason is not None:
+            found["finish_reason"] = piece.finish_reason
+        if piece.receipt is not None:
+            found["receipt"] = piece.receipt.as_dict()
+        if piece.logprobs is not None:
+            found["logprobs"] = [self._logprob(each) for each in piece.logprobs]
+        if piece.made is not None:
+            found["made"] = dict(piece.made)
+        return found
+
+    def _logprob(self, given: TokenLogprob) -> dict[str, Any]:
+        found = self._token(given.token, given.logprob)
+        return {**found, "top_logprobs": [self._token(token, logprob) for token, logprob in given.top]}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self.engine.processor.tokenizer.decode([token])
+        # half a character has no text, and its bytes are not in it
+        encoded = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
+        return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": encoded}
+
+    async def _send_stats(self) -> None:
+        before: dict[str, float] = {}
+        while True:
+            stats = stats_of(self.engine)
+            if stats != before:
+                self._sender.put({"event": "stats", "stats": stats})
+            before = stats
+            await asyncio.sleep(STATS_SECONDS)
+
+
+def message_of(message: Mapping[str, Any], blobs: Sequence[bytes]) -> Message:
+    return Message(message["role"], tuple(part_of(part, blobs) for part in message["parts"]))
+
+
+def part_of(part: Mapping[str, Any], blobs: Sequence[bytes]) -> Part:
+    """A part of a job, whose long strings are blobs."""
+    if part["type"] == "text":
+        return Part("text", text=part["text"])
+    return Part(part["type"], source=_source_of(part["source"], blobs))
+
+
+def _source_of(source: Any, blobs: Sequence[bytes]) -> Any:
+    if isinstance(source, list):
+        return [_source_of(each, blobs) for each in source]
+    return source if isinstance(source, str) else blobs[source["blob"]].decode()
+
+
+def limits_of(given: Mapping[str, Any]) -> Limits:
+    roots = given["file_roots"]
+    return Limits(**{**given, "file_roots": None if roots is None else tuple(map(Path, roots))})
+
+
+def load_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `longview.load`, from JSON."""
+    budget = dict(given.get("budget") or {})
+    if budget.get("feature_folder") is not None:
+        budget["feature_folder"] = Path(budget["feature_folder"])
+    return {**given, "budget": Budget(**budget)}
+
+
+def facts_of(engine: Engine) -> dict[str, Any]:
+    """What the server tells of a model."""
+    model = engine.model
+    footprint = model.footprint(model.config, model.dtype)
+    return {
+        **asdict(footprint),
+        "context_length": engine.context_length,
+        "device": str(engine.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+KINDS = {MediaError: "media", RequestError: "request", CheckpointError: "checkpoint"}
+
+
+def as_dict(error: Exception) -> dict[str, Any]:
+    """An error for the server. What is no LongviewError is a bug, of which only the log tells."""
+    if isinstance(error, LongviewError):
+        kind = next((kind for known, kind in KINDS.items() if isinstance(error, known)), "request")
+        return {"kind": kind, "text": str(error)}
+    logger.error("a request failed", exc_info=error)
+    return {"kind": "internal", "text": ""}
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether the device is of no use after an error, until another process opens it."""
+    return "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError"
+
+
+async def serve(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    await Worker(reader, writer).run()
+
+
+def main() -> None:
+    """Run as the process of a model, with the number of its socket as the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes the socket
+    logging.basicConfig(format="longview: %(name)s: %(message)s", level=logging.WARNING)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+    async def serve_and_exit() -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            await serve(socket.socket(fileno=int(sys.argv[1])))
+        os._exit(0)  # a thread that fetches or decodes for nobody is not waited for
+
+    asyncio.run(serve_and_exit())
+
+
+if __name__ == "__main__":
+    main()
