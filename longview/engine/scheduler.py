@@ -69,6 +69,8 @@ class Scheduler:
         self.encoding: deque[Request] = deque()
         self.prefilling: deque[Request] = deque()
         self.decode_batches = DecodeBatches(self.runner.num_layers, batch_class)
+        self.kv_cache_bytes = 0
+        """Keys and values that the running requests may need."""
         self._footprint: Footprint | None = None
         self._progressed = False  # this step has changed something, so the next one may find work
 
@@ -84,6 +86,16 @@ class Scheduler:
     def running(self) -> list[Request]:
         """Requests that have been admitted."""
         return [*self.encoding, *self.prefilling, *self.decoding]
+
+    @property
+    def num_running(self) -> int:
+        """As `len(running)`, but from any thread."""
+        return len(self.encoding) + len(self.prefilling) + sum(len(batch.requests) for batch in self.decode_batches)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not been admitted; from any thread."""
+        return len(self.waiting) + len(self._added)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -175,19 +187,23 @@ class Scheduler:
                 self.waiting.remove(request)
                 self.encoding.append(request)
                 self._start_encoding(request)
+        running = self.running
+        self.kv_cache_bytes = self._kv_cache_bytes(running) if running else 0
 
     def _fits(self, request: Request) -> bool:
         """Whether there is memory for one request more. A request alone always fits, or it would wait for ever."""
         running = self.running
-        if not running:
-            return True
+        return not running or self._kv_cache_bytes([*running, request]) <= self.max_bytes
+
+    def _kv_cache_bytes(self, requests: Sequence[Request]) -> int:
+        """Keys and values that requests may need when they run concurrently."""
         if self._footprint is None:
             self._footprint = self.model.footprint(self.model.config, self.model.dtype)
-        footprint, requests = self._footprint, [*running, request]
+        footprint = self._footprint
         positions = allocated_positions([each.max_positions for each in requests])
         # where pictures take positions of the language sequence, `max_positions` counts them
         num_pictures = 0 if footprint.picture_positions else sum(each.inputs.num_pictures for each in requests)
-        return positions * footprint.token_bytes + num_pictures * footprint.picture_bytes <= self.max_bytes
+        return positions * footprint.token_bytes + num_pictures * footprint.picture_bytes
 
     # ── encode ──
 

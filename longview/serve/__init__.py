@@ -1,6 +1,6 @@
 """The server: OpenAI's API over HTTP, with each model's engine in a process of its own.
 
-    client ── Guard ── app.py ── schema.py ── jobs.py ── models.py ── process.py ══ socket ══ worker.py ── Engine.astream
+    client ── Guard ── app.py ── schema.py ── jobs.py ── models.py ── process.py ══ socket ══ worker.py ── Engine
               keys,    routes    OpenAI's     request    which        one process             a model's process
               hosts              names        → job      model        started, watched
               └ security.py      └ chat.py: events → chunks or a completion; sse.py writes them

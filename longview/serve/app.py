@@ -30,6 +30,7 @@ SMALL_BODY = 1 << 18
 """A larger body is parsed in a thread, as that takes so long that others would wait."""
 ACCEPT_SECONDS = 10.0
 """A stream begins when its media are open, so that their errors have a status of their own; or after so long."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -73,7 +74,7 @@ class Server:
             APIError: it cannot be begun, or takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self.options.request_seconds
-        async with contextlib.aclosing(self.models.events(model, job)) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(self.models.events(model, job)) as events:
             while True:
                 try:
                     left = deadline - asyncio.get_running_loop().time()
@@ -164,6 +165,7 @@ def create_app(server: Server) -> FastAPI:
 
 def _handle_errors(app: FastAPI) -> None:
     async def of_api(_: Request, error: Any) -> Response:
+        app.state.server.models.metrics.reject(error.code)
         return JSONResponse(error.body, error.status, error.headers)
 
     async def of_http(_: Request, error: Any) -> Response:
@@ -196,6 +198,11 @@ def _add_service_routes(app: FastAPI, server: Server) -> None:
     @app.get("/version")
     async def version() -> Response:
         return JSONResponse({"version": longview.__version__})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(server.models.metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def list_models() -> Response:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from longview.serve.errors import APIError
+from longview.serve.metrics import Metrics
 from longview.serve.process import Job, ModelProcess
 
 QUEUE_RETRY_SECONDS = 2
@@ -23,7 +25,10 @@ class Models:
     """
 
     def __init__(self, configs: Mapping[str, Mapping[str, Any]], max_queue: int) -> None:
-        self._processes = {name: ModelProcess(name, config) for name, config in configs.items()}
+        self.metrics = Metrics()
+        self._processes = {
+            name: ModelProcess(name, config, partial(self.metrics.update, name)) for name, config in configs.items()
+        }
         self._max_queue = max_queue
         self.created = int(time.time())
 
@@ -59,7 +64,7 @@ class Models:
             raise APIError(404, message, "model", "model_not_found")
         return found
 
-    def events(self, name: str, job: Job) -> AsyncIterator[dict[str, Any]]:
+    def events(self, name: str, job: Job) -> AsyncGenerator[dict[str, Any]]:
         """
         Raises:
             APIError: no such model, or too many requests wait for it.
@@ -68,7 +73,7 @@ class Models:
         if process.num_running >= self._max_queue + process.facts.get("max_requests", 0):
             message = f"{process.num_running} requests wait for {name}; try again later"
             raise APIError(429, message, code="queue_full", retry_after=QUEUE_RETRY_SECONDS)
-        return process.events(job)
+        return self.metrics.watch(name, process.events(job))
 
     def describe(self) -> list[dict[str, Any]]:
         """As `/v1/models` lists them."""

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,13 @@ class ModelProcess:
 
     Args:
         config: Its first message: arguments of `longview.load`, and the limits of media.
-        changed: Called whenever it becomes ready, or ends.
+        on_stats: Takes what it says of itself, as `worker.stats_of` has it.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], changed: Callable[[], None] = lambda: None) -> None:
-        self.name, self.config, self._changed = name, config, changed
+    def __init__(
+        self, name: str, config: Mapping[str, Any], on_stats: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
+        self.name, self.config, self._on_stats = name, config, on_stats
         self.facts: dict[str, Any] = {}
         self.ready = False
         self.last_used = 0.0
@@ -92,8 +94,8 @@ class ModelProcess:
                 await self._watcher
         await self._end()
 
-    async def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
-        """The events of a job as `worker.Listener` sends them; the last is `ended`. Leaving early cancels the job.
+    async def events(self, job: Job) -> AsyncGenerator[dict[str, Any]]:
+        """The events of a job as `worker.py` sends them; the last is `ended`. Leaving early cancels the job.
 
         Raises:
             APIError: the process is not running.
@@ -167,7 +169,6 @@ class ModelProcess:
             raise CheckpointError(event["text"])
         self.facts = event["facts"]
         self.ready = True
-        self._changed()
         return reader
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
@@ -198,6 +199,9 @@ class ModelProcess:
                 logger.error("%s cannot be started again: %s", self.name, error)
 
     def _dispatch(self, event: dict[str, Any]) -> None:
+        if event["event"] == "stats":
+            self._on_stats(event["stats"])
+            return
         stream = self._streams.get(event["request"])
         if stream is None:  # it was cancelled meanwhile
             return
@@ -208,6 +212,7 @@ class ModelProcess:
     async def _end(self) -> None:
         """Close the connection, and wait for the process, which ends then; and end its jobs."""
         self.ready = False
+        self._on_stats({})
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.events.put_nowait({"event": "ended", "error": {"kind": "process", "text": ""}})
@@ -219,4 +224,3 @@ class ModelProcess:
             except asyncio.TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        self._changed()

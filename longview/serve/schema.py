@@ -6,7 +6,7 @@ spelt out here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
@@ -25,8 +25,8 @@ def settings_model(name: str, owner: type, leave_out: tuple[str, ...] = ()) -> A
     for setting in settings_of(owner).values():
         if setting.name in leave_out:
             continue
-        kind = setting.type if setting.element is None else str | list[setting.element]  # type: ignore[name-defined]
-        checked = Annotated[kind, AfterValidator(_checker(setting))]
+        kind: Any = setting.type if setting.element is None else str | list[setting.element]  # type: ignore[name-defined]
+        checked: Any = Annotated[kind, AfterValidator(_checker(setting))]
         fields[setting.name] = (checked | None, Field(None, description=setting.help))
     return create_model(name, __base__=Strict, **fields)
 
@@ -85,7 +85,13 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
-Sampling = settings_model("Sampling", SamplingParams, leave_out=("logprobs", "json_schema", "regex"))
+RENAMED = ("logprobs", "json_schema", "regex")
+"""Settings of sampling that OpenAI's requests spell otherwise."""
+
+if TYPE_CHECKING:
+    Sampling = Strict
+else:
+    Sampling = settings_model("Sampling", SamplingParams, leave_out=RENAMED)
 
 
 class ChatRequest(Sampling):

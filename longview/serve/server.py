@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ class Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
+        logging.getLogger("uvicorn.error").disabled = self.force_exit  # of tasks that end in the middle
         self.should_exit = self._server.draining = True
 
 

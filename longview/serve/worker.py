@@ -172,9 +172,26 @@ def facts_of(engine: Engine) -> dict[str, Any]:
     footprint = model.footprint(model.config, model.dtype)
     return {
         **asdict(footprint),
+        "max_requests": engine.scheduler.max_requests,
         "context_length": engine.context_length,
         "device": str(engine.device),
         "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def stats_of(engine: Engine) -> dict[str, float]:
+    """What `metrics.py` shows of an engine."""
+    scheduler, features, prefixes = engine.scheduler, engine.feature_cache, engine.prefix_cache
+    return {
+        "num_requests_running": scheduler.num_running,
+        "num_requests_waiting": scheduler.num_waiting,
+        "kv_cache_usage_perc": scheduler.kv_cache_bytes / scheduler.max_bytes if scheduler.max_bytes else 0.0,
+        "vision_features_cache_bytes": features.nbytes,
+        "prefix_cache_bytes": prefixes.nbytes,
+        "prefix_cache_queries": prefixes.hits + prefixes.misses,
+        "prefix_cache_hits": prefixes.hits,
+        "mm_cache_queries": features.hits + features.misses,
+        "mm_cache_hits": features.hits,
     }
 
 
