@@ -13,7 +13,15 @@ class LongviewError(Exception):
 
 
 class MediaError(LongviewError):
-    """A picture or video that cannot be fetched, opened or decoded, or that exceeds a limit."""
+    """A picture or video that cannot be fetched, opened or decoded, or that exceeds a limit.
+
+    Attributes:
+        medium: Which of the conversation's media it is, from 0, where that is known.
+        limit: The field of `longview.Limits` that it exceeds.
+    """
+
+    medium: int | None = None
+    limit: str | None = None
 
 
 class CheckpointError(LongviewError):

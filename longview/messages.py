@@ -15,10 +15,12 @@ from PIL import Image
 
 from longview.errors import RequestError
 from longview.part_sources import held
+from longview.requests import MediaOptions
 from longview.wording import counted, with_article
 
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
+Detail = Literal["auto", "low", "high", "original"]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Sequence[Source]"
 """A path, an http(s) URL, a data URI, encoded bytes, or a decoded picture; for a video also a list of pictures.
 
@@ -38,10 +40,18 @@ class Part:
     type: PartType
     text: str = ""
     source: Source | None = None
+    detail: Detail = "auto"
+    """Of a picture: "low" shows it whole only, "high" and "original" in as many crops as the model was made for."""
+    media: MediaOptions | None = None
+    """Of a video: options in the place of the request's."""
+    name: str = ""
+    """What it is called in receipts and errors; default: by its source."""
 
     def __post_init__(self) -> None:
         if self.type not in get_args(PartType) or not isinstance(self.text, str):
             raise RequestError(f"a part is text, image or video, and its text a string; not {self.type!r:.40}")
+        if self.detail not in get_args(Detail):
+            raise RequestError(f"detail is {self.detail!r:.40}; give one of {', '.join(get_args(Detail))}")
         if any("\ud800" <= letter <= "\udfff" for letter in self.text):
             raise RequestError("a text holds half of a surrogate pair, which no encoding has; decode it again")
         if self.type != "text":
@@ -71,9 +81,9 @@ class Part:
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise RequestError(f"{named} needs exactly one of {', '.join(keys)}; found {found}")
-        source = part[given[0]]
+        source, detail = part[given[0]], part.get("detail")
         if given[0].endswith("_url") and isinstance(source, Mapping):
-            source = source.get("url")
+            source, detail = source.get("url"), source.get("detail", detail)
         if given[0] == "base64" and isinstance(source, str):
             source = f"data:{medium}/*;base64,{source}"
         source = held(source, medium)
@@ -82,7 +92,7 @@ class Part:
         if not isinstance(source, (str, Path, bytes, Image.Image, Sequence)) or not source:
             given_instead = f"{source!r:.80}"
             raise RequestError(f"{named} cannot be read from {given_instead}; give a path, URL, bytes or picture")
-        return cls("image" if medium == "image" else "video", source=source)
+        return cls("image" if medium == "image" else "video", source=source, detail=detail or "auto")
 
 
 @dataclass(frozen=True)

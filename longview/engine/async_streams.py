@@ -26,8 +26,10 @@ from longview.messages import Piece
 if TYPE_CHECKING:
     from longview.engine.engine import Engine
 
-MEDIA_THREADS, TEXT_THREADS = 8, 2
-"""Threads that prepare requests with media, and run hooks of answers; and those that prepare requests without media."""
+PREPARE_THREADS = 4
+"""Threads that prepare requests, and run hooks of their answers."""
+TEXT_THREADS = 2
+"""Threads that prepare requests without media."""
 
 
 class Stream:
@@ -67,7 +69,7 @@ class AsyncStreams:
         self._lock = threading.Lock()
         self._streams: list[Stream] = []
         self._thread: threading.Thread | None = None
-        self._pool = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="longview-prepare")
+        self._pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="longview-prepare")
         self._text_pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="longview-prepare-text")
 
     async def stream(self, parsed: ParsedRequest, accepted: Callable[[], None] = lambda: None) -> AsyncGenerator[Piece]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from longview.engine.feature_folder import FeatureFolder, digest_of
+from longview.errors import MediaError
 from longview.media import Medium, RelevanceQuery, open_media
 from longview.messages import Part, Progress
 from longview.models.base import EncoderInput, Model, ModelInputs
@@ -137,10 +138,17 @@ class VideoCache:
         keys = [None if relevance_query or decode else self._key(part, options, limits, default) for part in parts]
         with self._lock:
             known = [self._videos.get(key) for key in keys]
-        new = [part for part, medium in zip(parts, known, strict=True) if medium is None]
-        opened = iter(
-            open_media(new, options, limits, progress, default=default, relevance_query=relevance_query, decode=decode)
-        )
+        new = [number for number, medium in enumerate(known) if medium is None]
+        missing = [parts[number] for number in new]
+        try:
+            opened = iter(
+                open_media(
+                    missing, options, limits, progress, default=default, relevance_query=relevance_query, decode=decode
+                )
+            )
+        except MediaError as error:
+            error.medium = None if error.medium is None else new[error.medium]
+            raise
         media = [medium or next(opened) for medium in known]
         with self._lock:
             for key, medium in zip(keys, media, strict=True):
@@ -161,7 +169,16 @@ class VideoCache:
             status = path.stat()
         except (OSError, ValueError):  # an address, or a mistake that `open_media` explains
             return None
-        return path, status.st_ino, status.st_size, status.st_mtime_ns, options, limits, default
+        return (
+            path,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            part.name,
+            part.media or options,
+            limits,
+            default,
+        )
 
 
 class Prefetcher:

@@ -56,9 +56,11 @@ def over_limit(name: str, found: str, limits: Limits, field: str) -> MediaError:
         if field.endswith("_seconds")
         else f"{value:,}"
     )
-    return MediaError(
+    error = MediaError(
         f"{name} {found}; the limit is {amount}, raise it with --{field.replace('_', '-')} or Limits({field}=…)"
     )
+    error.limit = field
+    return error
 
 
 def format_bytes(count: float) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from longview.errors import MediaError, RequestError
@@ -83,9 +84,9 @@ def open_media(
     opener = _Opener(options or MediaOptions(), limits or Limits(), progress, default, relevance_query, decode)
     opener.check(parts)
     if len(parts) < 2:
-        return [opener.open(part) for part in parts]
+        return [opener.open(part, number) for number, part in enumerate(parts)]
     pool = ThreadPoolExecutor(min(threads, len(parts)), thread_name_prefix="longview-media")
-    futures = [pool.submit(opener.open, part) for part in parts]
+    futures = [pool.submit(opener.open, part, number) for number, part in enumerate(parts)]
     try:
         return [future.result() for future in futures]
     except BaseException:
@@ -187,15 +188,23 @@ class _Opener:
                 f"select {select!r} needs a question to score frames against; give relevance_query=RelevanceQuery(…)"
             )
 
-    def open(self, part: Part) -> Medium:
+    def open(self, part: Part, number: int) -> Medium:
+        try:
+            return self._open(part)
+        except MediaError as error:
+            error.medium = number
+            raise
+
+    def _open(self, part: Part) -> Medium:
         if part.type == "image":
-            return self._open_picture(part.source)
+            return self._open_picture(part)
         if part.type == "video":
-            return self._open_video(part.source)
+            return self._open_video(part)
         raise RequestError("a text part has nothing to decode; pass only image and video parts")
 
-    def _open_picture(self, source: Source | None) -> Medium:
-        picture = PictureSource.of(source, self._limits)
+    def _open_picture(self, part: Part) -> Medium:
+        picture = PictureSource.of(part.source, self._limits)
+        picture = replace(picture, name=part.name or picture.name)
         image, warnings = picture.decode(self._limits)
         self._charge(image.width * image.height, picture.name)
         self._report(1, 1, picture.name)
@@ -204,13 +213,14 @@ class _Opener:
             "image", picture.name, frames, image.width, image.height, 1, None, None, picture.digest(), tuple(warnings)
         )
 
-    def _open_video(self, source: Source | None) -> Medium:
+    def _open_video(self, part: Part) -> Medium:
+        options = part.media or self._options
         with ThreadPoolExecutor(1, thread_name_prefix="longview-digest") as executor:
             # Hashing a file of gigabytes takes seconds: its frames are decoded meanwhile.
-            digest, reader = self._open_reader(source, executor)
+            digest, reader = self._open_reader(part.source, part.name, executor)
             decoder = None
             try:
-                indices, warnings, relevance = self._choose(reader, digest)
+                indices, warnings, relevance = self._choose(reader, digest, options)
                 if self._decode or not isinstance(reader, (VideoReader, IsolatedReader)):
                     self._charge(reader.width * reader.height * len(set(indices)), reader.name)
                     frames = self._read(reader, indices)
@@ -242,25 +252,27 @@ class _Opener:
             self._charge(max(0, frame.image.width * frame.image.height - reader.width * reader.height), reader.name)
         return frames
 
-    def _choose(self, reader: FrameReader, digest: Future[str]) -> tuple[list[int], list[str], Relevance | None]:
-        start, name = self._options.start or 0.0, reader.name
+    def _choose(
+        self, reader: FrameReader, digest: Future[str], options: MediaOptions
+    ) -> tuple[list[int], list[str], Relevance | None]:
+        start, name = options.start or 0.0, reader.name
         if reader.duration is not None and start >= reader.duration:
             raise RequestError(f"start is {start:g} s, but {name} ends at {reader.duration:.2f} s; start earlier")
         timeline = Timeline(reader.num_frames, reader.seconds, reader.fps, reader.duration)
-        indices, warnings = select_frames(timeline, self._options, self._limits, self._default, name)
+        indices, warnings = select_frames(timeline, options, self._limits, self._default, name)
         if self._relevance_query is None:
             return indices, warnings, None
-        if not self._options.by_content:
-            candidates, _ = select_frames(timeline, self._options.as_candidates(), self._limits, self._default, name)
+        if not options.by_content:
+            candidates, _ = select_frames(timeline, options.as_candidates(), self._limits, self._default, name)
             candidates = sorted({*candidates, *indices})
             relevance, _ = score_candidates(
                 self._candidates(reader, digest, candidates), self._relevance_query, reader.seconds
             )
             return indices, warnings, relevance
-        _check_frames(min(self._options.frames or 0, len(indices)), self._limits, name)
-        wanted = self._options.frames or FRAME_SAMPLERS[self._options.select or ""].frames
+        _check_frames(min(options.frames or 0, len(indices)), self._limits, name)
+        wanted = options.frames or FRAME_SAMPLERS[options.select or ""].frames
         count = min(wanted or self._limits.max_frames, self._limits.max_frames)
-        if self._options.frames is not None and len(indices) < self._options.frames:
+        if options.frames is not None and len(indices) < options.frames:
             warnings.append(
                 f"{name} has only {len(indices):,} candidates for {count:,} frames, so all are used; a higher --fps "
                 "gives more"
@@ -279,7 +291,9 @@ class _Opener:
 
         return Candidates(reader.name, digest.result(), indices, read)
 
-    def _open_reader(self, source: Source | None, executor: ThreadPoolExecutor) -> tuple[Future[str], FrameReader]:
+    def _open_reader(
+        self, source: Source | None, called: str, executor: ThreadPoolExecutor
+    ) -> tuple[Future[str], FrameReader]:
         """Return the reader of a video, and its digest, which the executor computes."""
         limits = self._limits
         if isinstance(source, str) and source[: len(JPEG_LIST)].lower() == JPEG_LIST:
@@ -292,7 +306,7 @@ class _Opener:
             kind = type(source).__name__
             raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
         fetched = fetch(source, limits, "max_video_bytes")
-        data, name = fetched.data, fetched.name
+        data, name = fetched.data, called or fetched.name
         head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
         if image_format_of(head):
             encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.errors import MediaError
 from longview.media import Medium
 from longview.messages import FrameUsed, Message, Progress
 from longview.requests import MediaOptions
@@ -85,9 +86,13 @@ class ModelInputs:
         """The pixels of some of `self.encoder_inputs`, given in their order; frames are decoded on the way."""
         for number, medium in enumerate(self.media):
             wanted = [encoder_input for encoder_input in encoder_inputs if encoder_input.medium == number]
-            frames = medium.read([encoder_input.frame for encoder_input in wanted])
-            for encoder_input, frame in zip(wanted, frames, strict=True):
-                assert frame.image is not None, "a frame that was read holds a picture"
+            frames = iter(medium.read([encoder_input.frame for encoder_input in wanted]))
+            for encoder_input in wanted:
+                try:
+                    frame = next(frames)
+                except MediaError as error:
+                    error.medium = number
+                    raise
                 yield encoder_input, encoder_input.pixels(frame.image)
 
 

@@ -9,19 +9,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import longview
+from longview.requests import Limits
 from longview.serve import chat, sse
-from longview.serve.errors import APIError, internal, invalid, of_validation
+from longview.serve.errors import APIError, internal, invalid, of_job, of_validation
+from longview.serve.files import FileStore
 from longview.serve.jobs import JobBuilder
 from longview.serve.models import Models
 from longview.serve.process import Job
-from longview.serve.schema import ChatRequest
-from longview.serve.security import Guard
+from longview.serve.schema import ChatRequest, neutral
+from longview.serve.security import Guard, tenant_of
 from longview.serve.settings import ServerOptions
 
 MAX_DEPTH = 32
@@ -41,10 +43,16 @@ class Server:
         draining: It has been told to end; what runs may go on.
     """
 
-    def __init__(self, options: ServerOptions, models: Models, keys: Sequence[str] = ()) -> None:
-        self.options, self.models, self.keys = options, models, tuple(keys)
-        self.jobs = JobBuilder(options)
+    def __init__(
+        self, options: ServerOptions, limits: Limits, models: Models, files: FileStore, keys: Sequence[str] = ()
+    ) -> None:
+        self.options, self.models, self.files, self.keys = options, models, files, tuple(keys)
+        self.jobs = JobBuilder(options, limits, files)
         self.draining = False
+
+    def tenant(self, request: Request) -> str:
+        """A digest of the key that came with a request; "" where none is needed."""
+        return tenant_of(request.headers.get("authorization", "")) if self.keys else ""
 
     async def read(self, request: Request, schema: type[T]) -> T:
         """The body of a request.
@@ -83,6 +91,8 @@ class Server:
                     return
                 except asyncio.TimeoutError:
                     raise APIError(504, f"the request took {self.options.request_seconds:g} s, and was ended") from None
+                if event["event"] == "ended" and event["error"] is not None:
+                    raise of_job(event["error"], job.params)
                 yield event
 
 
@@ -100,7 +110,7 @@ def parse(body: bytes, schema: type[T]) -> T:
     if depth_of(data) > MAX_DEPTH:
         raise invalid(f"the body nests objects and lists deeper than {MAX_DEPTH}", code="invalid_json")
     try:
-        return schema.model_validate(data)
+        return schema.model_validate(neutral(data))
     except ValidationError as error:
         raise of_validation(error, data) from None
 
@@ -124,10 +134,7 @@ async def accepted(events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[dict
     first = asyncio.ensure_future(anext(events))
     await asyncio.wait([first], timeout=ACCEPT_SECONDS)
     if first.done():
-        if first.exception() is not None:
-            raise first.exception()  # type: ignore[misc]
-        if first.result()["event"] == "ended":
-            chat.raise_for(first.result())
+        first.result()
 
     async def rest() -> AsyncIterator[dict[str, Any]]:
         try:
@@ -159,6 +166,7 @@ def create_app(server: Server) -> FastAPI:
     )
     _handle_errors(app)
     _add_service_routes(app, server)
+    _add_file_routes(app, server)
     _add_answer_routes(app, server)
     return app
 
@@ -214,14 +222,49 @@ def _add_service_routes(app: FastAPI, server: Server) -> None:
         return JSONResponse(next(card for card in server.models.describe() if card["id"] == name))
 
 
+def _add_file_routes(app: FastAPI, server: Server) -> None:
+    files = server.files
+
+    @app.post("/v1/files")
+    async def upload_file(request: Request) -> Response:
+        """Keep a picture or a video, to be asked about by its id."""
+        kind = request.headers.get("content-type", "")
+        if not kind.lower().startswith("multipart/form-data"):
+            raise APIError(415, "a file is uploaded as multipart/form-data", "file")
+        stored = await files.receive(kind, request.stream(), server.tenant(request))
+        return JSONResponse(stored.body())
+
+    @app.get("/v1/files")
+    async def list_files(request: Request, purpose: str | None = None) -> Response:
+        """The files that were uploaded with the same key."""
+        found = [stored.body() for stored in files.listed(server.tenant(request), purpose)]
+        return JSONResponse({"object": "list", "data": found, "has_more": False})
+
+    @app.get("/v1/files/{id}")
+    async def show_file(request: Request, id: str) -> Response:
+        return JSONResponse(files.find(id, server.tenant(request)).body())
+
+    @app.get("/v1/files/{id}/content")
+    async def download_file(request: Request, id: str) -> Response:
+        stored = files.find(id, server.tenant(request))
+        # never as a page of this site, whatever was uploaded
+        return FileResponse(files.path(stored), media_type="application/octet-stream", filename=stored.filename)
+
+    @app.delete("/v1/files/{id}")
+    async def delete_file(request: Request, id: str) -> Response:
+        files.delete(files.find(id, server.tenant(request)))
+        return JSONResponse({"id": id, "object": "file", "deleted": True})
+
+
 def _add_answer_routes(app: FastAPI, server: Server) -> None:
     @app.post("/v1/chat/completions")
     async def complete_chat(request: Request) -> Response:
         """Answer a conversation with text, pictures and videos."""
         asked = await server.read(request, ChatRequest)
         process = server.models.find(asked.model)
-        completion = chat.Completion(asked.model, process.facts.get("picture_positions", 0) > 0)
-        events = server.events(asked.model, server.jobs.chat(asked))
+        with_receipt = asked.longview is None or asked.longview.receipt is not False
+        completion = chat.Completion(asked.model, process.facts.get("picture_positions", 0) > 0, with_receipt)
+        events = server.events(asked.model, server.jobs.chat(asked, server.tenant(request)))
         if asked.stream:
             started = await accepted(events)
             include_usage = asked.stream_options is not None and asked.stream_options.include_usage

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longview.serve import sse
-from longview.serve.errors import APIError, internal, invalid
+from longview.serve.errors import APIError
 
 Event = Mapping[str, Any]
+SAID = ("model", "usage")
+"""Of a receipt, what OpenAI's reply says already."""
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Choice:
 
     text: str = ""
     finish_reason: str | None = None
+    logprobs: list[Mapping[str, Any]] | None = None
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Completion:
     model: str
     picture_positions: bool
     """Whether pictures take positions of the language sequence, so that the prompt's tokens count them."""
+    with_receipt: bool = True
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     receipts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -39,6 +43,8 @@ class Completion:
         choice = self.choices.setdefault(event["choice"], Choice())
         choice.text += event["text"]
         choice.finish_reason = event.get("finish_reason", choice.finish_reason)
+        if "logprobs" in event:
+            choice.logprobs = [*(choice.logprobs or ()), *event["logprobs"]]
         if "receipt" in event:
             self.receipts[event["choice"]] = event["receipt"]
 
@@ -58,10 +64,11 @@ class Completion:
             },
         }
 
-    def receipt(self) -> dict[str, Any]:
-        """What the answers are based on; see `longview.messages.Receipt`."""
-        first = self.receipts[min(self.receipts)]
-        return {name: value for name, value in first.items() if name not in ("model", "usage")}
+    def receipt(self, choice: int = 0) -> dict[str, Any]:
+        """What an answer is based on, under its key; see `longview.messages.Receipt`."""
+        if not self.with_receipt:
+            return {}
+        return {"longview": {name: value for name, value in self.receipts[choice].items() if name not in SAID}}
 
     def body(self) -> dict[str, Any]:
         """The whole completion."""
@@ -69,39 +76,19 @@ class Completion:
             {
                 "index": index,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": _logprobs(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in sorted(self.choices.items())
         ]
         head = self._head("chat.completion")
-        return {**head, "choices": choices, "usage": self.usage(), "longview": self.receipt()}
+        return {**head, "choices": choices, "usage": self.usage(), **self.receipt()}
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.encode({**self._head("chat.completion.chunk"), "choices": choices, **more})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def raise_for(event: Event) -> None:
-    """
-    Raises:
-        APIError: an `ended` event has an error.
-    """
-    error = event.get("error")
-    if error is None:
-        return
-    if error["kind"] in ("request", "media"):
-        raise invalid(error["text"], error.get("param"), f"invalid_{error['kind']}")
-    if error["kind"] == "process":
-        raise APIError(
-            503,
-            "the process of this model ended, and is being started again; ask once more",
-            code="model_down",
-            retry_after=5,
-        )
-    raise internal() if error["kind"] == "internal" else APIError(500, error["text"], code="model_error")
 
 
 async def whole(events: AsyncIterator[Event], completion: Completion) -> dict[str, Any]:
@@ -113,8 +100,6 @@ async def whole(events: AsyncIterator[Event], completion: Completion) -> dict[st
     async for event in events:
         if event["event"] == "piece":
             completion.add(event)
-        elif event["event"] == "ended":
-            raise_for(event)
     return completion.body()
 
 
@@ -126,8 +111,6 @@ async def chunks(events: AsyncIterator[Event], completion: Completion, include_u
             if event["event"] == "piece":
                 for chunk in _of_piece(event, completion, more):
                     yield chunk
-            elif event["event"] == "ended":
-                raise_for(event)
     except APIError as error:
         yield sse.encode(error.body)
         return
@@ -143,14 +126,23 @@ def _of_piece(event: Event, completion: Completion, more: Mapping[str, Any]) -> 
     found = []
     if is_first:
         found.append(completion.chunk([_choice(index, {"role": "assistant", "content": ""})], **more))
-    if event["text"]:
-        found.append(completion.chunk([_choice(index, {"content": event["text"]})], **more))
+    if event["text"] or event.get("logprobs"):
+        delta = {"content": event["text"]}
+        found.append(completion.chunk([_choice(index, delta, logprobs=event.get("logprobs"))], **more))
     if "receipt" in event:
-        receipt = {name: value for name, value in event["receipt"].items() if name not in ("model", "usage")}
-        last = completion.chunk([_choice(index, {}, event["finish_reason"])], **more, longview=receipt)
-        found.append(last)
+        last = _choice(index, {}, event["finish_reason"])
+        found.append(completion.chunk([last], **more, **completion.receipt(index)))
     return found
 
 
-def _choice(index: int, delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _choice(
+    index: int,
+    delta: Mapping[str, Any],
+    finish_reason: str | None = None,
+    logprobs: list[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": _logprobs(logprobs), "finish_reason": finish_reason}
+
+
+def _logprobs(content: list[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    return None if content is None else {"content": content, "refusal": None}

@@ -71,6 +71,33 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return APIError(400, message, param, code)
 
 
+SIZES = ("max_pixels", "max_pictures", "max_frames", "max_image_bytes", "max_video_bytes", "max_decoded_bytes")
+"""Limits of media whose excess is answered with 413; what else is wrong with a medium, with 400."""
+FIELDS = {"json_schema": "response_format", "regex": "structured_outputs", "start": "longview", "select": "longview"}
+"""Fields of a request in which a setting stands under another name."""
+
+
+def of_job(error: Mapping[str, Any], params: Sequence[str]) -> APIError:
+    """The error that a model's process has sent.
+
+    Args:
+        params: Where in the request each medium stands.
+    """
+    kind, text = error["kind"], error["text"]
+    if kind == "media":
+        param = None if error["medium"] is None else params[error["medium"]]
+        status = 413 if error["limit"] in SIZES else 400
+        return APIError(status, text, param, "media_over_limit" if error["limit"] else "invalid_media")
+    if kind == "request":
+        name = text.partition(" ")[0]
+        param = "messages" if name == "the" else FIELDS.get(name)
+        return invalid(text, param, "context_length_exceeded" if "tokens long" in text else "invalid_request")
+    if kind == "process":
+        text = "the process of this model ended, and is being started again; ask once more"
+        return APIError(503, text, code="model_down", retry_after=5)
+    return internal() if kind == "internal" else APIError(500, text, code="model_error")
+
+
 def internal() -> APIError:
     """A bug; what happened is in the server's log, and nobody else's business."""
     return APIError(500, "the server failed on this request; its log says why", code="internal_error")

@@ -1,18 +1,23 @@
-"""A request in OpenAI's names → a `Job` for a model's process."""
+"""A request in OpenAI's names → a `Job` for a model's process: limits are checked, media found, settings collected."""
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from longview.errors import LongviewError
+from longview.errors import LongviewError, RequestError
 from longview.media.fetch import local_path
-from longview.requests import Limits, SamplingParams
+from longview.media.formats import HEAD, container_of, image_format_of
+from longview.requests import Limits, MediaOptions, SamplingParams
+from longview.serve import schema
 from longview.serve.errors import APIError, invalid
+from longview.serve.files import FileStore
 from longview.serve.process import Job
-from longview.serve.schema import ChatMessage, ChatRequest, ContentPart, TextPart
 from longview.serve.settings import ServerOptions
 from longview.settings import settings_of
 
@@ -21,66 +26,230 @@ BLOB_LENGTH = 4096
 
 
 class JobBuilder:
-    """Checks a request against the server's limits, and makes its job."""
+    """Makes the jobs of a server, under its limits."""
 
-    def __init__(self, options: ServerOptions) -> None:
-        self._options = options
+    def __init__(self, options: ServerOptions, limits: Limits, files: FileStore) -> None:
+        self._options, self._limits, self._files = options, limits, files
 
-    def chat(self, request: ChatRequest) -> Job:
+    def chat(self, request: schema.ChatRequest, tenant: str) -> Job:
         """
+        Args:
+            tenant: Whose files it may name.
+
         Raises:
-            APIError: the request is over a limit, or names what may not be opened.
+            APIError: the request is over a limit, contradicts itself, or names what may not be opened.
         """
-        job = Job([], {})
-        job.messages = self._messages(request, job)
-        job.settings = self._settings(request)
+        media = self._media(request)
+        messages = _Messages(self._options, self._limits, self._files, media, tenant)
+        job = messages.job(request.messages)
+        job.settings = self._settings(request, media)
         return job
 
-    def _messages(self, request: ChatRequest, job: Job) -> list[dict[str, Any]]:
-        if len(request.messages) > self._options.max_messages:
-            raise invalid(
-                f"a request holds {self._options.max_messages:,} messages at most, not {len(request.messages):,}",
-                "messages",
-            )
+    def _settings(self, request: schema.ChatRequest, media: Mapping[str, Any]) -> Mapping[str, Any]:
+        n = 1 if request.n is None else request.n
+        if n > self._options.max_answers:
+            raise invalid(f"n is {n}; this server gives {self._options.max_answers} answers at most", "n")
+        ocr = request.longview is not None and bool(request.longview.ocr)
+        return {"params": sampling_of(request), "media": media, "n": n, "ocr": ocr}
+
+    def _media(self, request: schema.ChatRequest) -> dict[str, Any]:
+        """The media options of all videos, from all the places in which clients put them.
+
+        Raises:
+            APIError: two of them differ, or the options contradict each other.
+        """
+        found: dict[str, Any] = {}
+        extension = request.longview
+        if extension is not None:
+            found = {
+                name: value for name in settings_of(MediaOptions) if (value := getattr(extension, name)) is not None
+            }
+        video = None if request.media_io_kwargs is None else request.media_io_kwargs.video
+        for param, given in (("media_io_kwargs.video", video), ("mm_processor_kwargs", request.mm_processor_kwargs)):
+            if given is None:
+                continue
+            frames = self._limits.max_frames if given.num_frames == -1 else given.num_frames
+            for name, value in (("frames", frames), ("fps", given.fps)):
+                if value is not None and found.setdefault(name, value) != value:
+                    raise invalid(f"{name} is given twice, as {found[name]} and {value}; give it once", param)
+        return media_options(found, self._limits, "longview")
+
+
+def media_options(given: dict[str, Any], limits: Limits, param: str) -> dict[str, Any]:
+    """The same options.
+
+    Raises:
+        APIError: they contradict each other, or exceed a limit.
+    """
+    try:
+        MediaOptions(**given)
+    except RequestError as error:
+        raise invalid(str(error), param, "invalid_value") from None
+    if given.get("frames", 0) > limits.max_frames:
+        limit = f"{limits.max_frames:,.0f}"
+        raise invalid(f"frames is {given['frames']:,}; this server shows {limit} frames of a video at most", param)
+    return given
+
+
+def sampling_of(request: schema.ChatRequest) -> dict[str, Any]:
+    """The fields of `SamplingParams` that a request gives.
+
+    Raises:
+        APIError: it contradicts itself.
+    """
+    given = {name: getattr(request, name, None) for name in settings_of(SamplingParams) if name not in schema.RENAMED}
+    params = {name: value for name, value in given.items() if value is not None}
+    if len(params.get("stop", ())) > schema.MAX_STOPS:
+        raise invalid(f"stop holds {schema.MAX_STOPS} texts at most", "stop")
+    if request.max_completion_tokens is not None:
+        if params.get("max_tokens", request.max_completion_tokens) != request.max_completion_tokens:
+            raise invalid("max_tokens is the older name of max_completion_tokens; give one of them", "max_tokens")
+        params["max_tokens"] = request.max_completion_tokens
+    if request.logprobs:
+        params["logprobs"] = request.top_logprobs or 0
+    elif request.top_logprobs:
+        raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+    params |= form_of(request)
+    try:
+        SamplingParams(**params)
+    except RequestError as error:
+        name = str(error).partition(" ")[0]
+        raise invalid(str(error), name if name in params else None, "invalid_value") from None
+    return params
+
+
+def form_of(request: schema.ChatRequest) -> dict[str, str]:
+    """The grammar that the answer has to follow: its json_schema or regex, or none."""
+    found: dict[str, tuple[str, str]] = {}
+    asked = request.response_format
+    if asked is not None and asked.type == "json_object":
+        found["response_format"] = "json_schema", '{"type": "object"}'
+    elif asked is not None and asked.type == "json_schema":
+        if asked.json_schema is None or asked.json_schema.schema_ is None:
+            raise invalid("a response_format of type json_schema needs a schema", "response_format.json_schema.schema")
+        found["response_format"] = "json_schema", json.dumps(asked.json_schema.schema_)
+    elif asked is not None and asked.json_schema is not None:
+        raise invalid("a json_schema needs type: json_schema", "response_format.type")
+    wanted = request.structured_outputs
+    if wanted is not None:
+        json_schema = wanted.json_ if isinstance(wanted.json_, str | None) else json.dumps(wanted.json_)
+        choice = None if wanted.choice is None else "|".join(map(re.escape, wanted.choice))
+        forms = {"regex": wanted.regex or choice, "json_schema": json_schema}
+        found |= {f"structured_outputs.{name}": (name, form) for name, form in forms.items() if form is not None}
+    if len(found) > 1:
+        raise invalid("an answer has one form; give one of response_format, regex, json and choice", [*found][1])
+    return dict(found.values())
+
+
+class _Messages:
+    """The messages of one job, and its media."""
+
+    def __init__(
+        self, options: ServerOptions, limits: Limits, files: FileStore, media: Mapping[str, Any], tenant: str
+    ) -> None:
+        self._options, self._limits, self._files, self._media, self._tenant = options, limits, files, media, tenant
+        self._blobs: list[bytes] = []
+        self._params: list[str] = []
+
+    def job(self, given: list[schema.ChatMessage]) -> Job:
+        if len(given) > self._options.max_messages:
+            most = f"{self._options.max_messages:,}"
+            raise invalid(f"a request holds {most} messages at most, not {len(given):,}", "messages")
         left = int(self._options.max_text_bytes)
         messages = []
-        for number, message in enumerate(request.messages):
-            parts = self._parts(message, f"messages[{number}].content", job)
+        for number, message in enumerate(given):
+            parts = self._parts(message, f"messages[{number}].content")
             left -= sum(len(part["text"].encode(errors="replace")) for part in parts if part["type"] == "text")
             if left < 0:
                 limit = f"{self._options.max_text_bytes:,}"
                 raise APIError(413, f"the texts of a request hold {limit} bytes at most", "messages", "text_too_long")
-            role = "system" if message.role == "developer" else message.role
-            messages.append({"role": role, "parts": parts})
+            messages.append({"role": "system" if message.role == "developer" else message.role, "parts": parts})
         if messages[-1]["role"] != "user":
             raise invalid("the last message must be the user's", f"messages[{len(messages) - 1}].role")
-        return messages
+        return Job(messages, {}, self._blobs, self._params)
 
-    def _parts(self, message: ChatMessage, path: str, job: Job) -> list[dict[str, Any]]:
+    def _parts(self, message: schema.ChatMessage, path: str) -> list[dict[str, Any]]:
         if isinstance(message.content, str):
             return [{"type": "text", "text": message.content}]
-        return [self._part(part, f"{path}[{number}]", job) for number, part in enumerate(message.content)]
+        return [self._part(part, f"{path}[{number}]") for number, part in enumerate(message.content)]
 
-    def _part(self, part: ContentPart, path: str, job: Job) -> dict[str, Any]:
-        if isinstance(part, TextPart):
+    def _part(self, part: Any, path: str) -> dict[str, Any]:
+        if isinstance(part, schema.TextPart):
             return {"type": "text", "text": part.text}
+        param = f"{path}.{part.type}"
         given = getattr(part, part.type)
-        url = given if isinstance(given, str) else given.url
-        param = f"{path}.{part.type}" + ("" if isinstance(given, str) else ".url")
-        return {"type": part.type.removesuffix("_url"), "source": self._source(url, param, job)}
+        self._params.append(param)
+        if isinstance(part, schema.FrameListPart):
+            return self._video(given, part, param)
+        if isinstance(part, schema.FilePart):
+            return self._file_part(given, param)
+        if isinstance(part, schema.ImagePart):
+            url, detail = (given, None) if isinstance(given, str) else (given.url, given.detail)
+            return {"type": "image", "source": self._source(url, param), "detail": detail or "auto"}
+        if isinstance(part, schema.InputVideoPart) and not isinstance(given, str):
+            return self._input_video(given, param)
+        if isinstance(given, schema.VideoURL):
+            return self._video(given.url, given, param)
+        return self._video(given, None, param)
 
-    def _source(self, url: str, param: str, job: Job) -> Any:
+    def _video(self, source: str | list[str], options: schema.FrameOptions | None, param: str) -> dict[str, Any]:
+        if isinstance(source, list):
+            if len(source) > self._limits.max_frames:
+                most = f"{self._limits.max_frames:,.0f}"
+                raise APIError(413, f"a video is {most} pictures at most, not {len(source):,}", param, "max_frames")
+            sources: Any = [self._source(each, f"{param}[{number}]") for number, each in enumerate(source)]
+        else:
+            sources = self._source(source, param)
+        return {"type": "video", "source": sources, "media": self._own_media(options, param)}
+
+    def _own_media(self, options: schema.FrameOptions | None, param: str) -> dict[str, Any] | None:
+        """The options of a video that has some of its own, over those of the request."""
+        if options is None or (options.fps is None and options.max_frames is None):
+            return None
+        own = {"fps": options.fps, "frames": options.max_frames}
+        return media_options({**self._media, **{k: v for k, v in own.items() if v is not None}}, self._limits, param)
+
+    def _input_video(self, given: schema.InputVideo, param: str) -> dict[str, Any]:
+        sources = [each for each in (given.url, given.data, given.file_id) if each is not None]
+        if len(sources) != 1:
+            raise invalid("an input_video needs one of url, data and file_id", param)
+        if given.file_id is not None:
+            return {**self._stored(given.file_id, f"{param}.file_id"), "media": self._own_media(given, param)}
+        url = given.url or f"data:video/{given.format or 'mp4'};base64,{given.data}"
+        return self._video(url, given, param)
+
+    def _file_part(self, given: schema.FileSource, param: str) -> dict[str, Any]:
+        if (given.file_id is None) == (given.file_data is None):
+            raise invalid("a file needs one of file_id and file_data", param)
+        if given.file_id is not None:
+            return self._stored(given.file_id, f"{param}.file_id")
+        data = given.file_data or ""
+        url = data if data[:5].lower() == "data:" else f"data:application/octet-stream;base64,{data}"
+        kind = _kind_of(url)
+        if kind is None:
+            raise invalid("file_data is no picture and no video of a known format", f"{param}.file_data")
+        return {"type": kind, "source": self._source(url, f"{param}.file_data"), "name": given.filename or ""}
+
+    def _stored(self, id: str, param: str) -> dict[str, Any]:
+        try:
+            stored = self._files.find(id, self._tenant)
+        except APIError as error:
+            error.param = param
+            raise
+        return {"type": stored.kind, "source": str(self._files.path(stored)), "name": stored.filename}
+
+    def _source(self, url: str, param: str) -> Any:
         scheme = url[:8].partition(":")[0].lower()
         if scheme == "file":
-            return self._file(url, param)
+            return self._local(url, param)
         if scheme not in ("http", "https", "data"):
             raise invalid("a medium is an http(s) URL or a data URI", param, "invalid_url")
         if len(url) < BLOB_LENGTH:
             return url
-        job.blobs = [*job.blobs, url.encode(errors="replace")]
-        return {"blob": len(job.blobs) - 1}
+        self._blobs.append(url.encode(errors="replace"))
+        return {"blob": len(self._blobs) - 1}
 
-    def _file(self, url: str, param: str) -> str:
+    def _local(self, url: str, param: str) -> str:
         """The path of a file:// address below the folder that is open."""
         if self._options.media_root is None:
             raise invalid("file:// addresses are not opened by this server (--media-root)", param, "invalid_url")
@@ -92,14 +261,15 @@ class JobBuilder:
         except LongviewError as error:
             raise invalid(str(error), param, "invalid_url") from None
 
-    def _settings(self, request: ChatRequest) -> Mapping[str, Any]:
-        names = settings_of(SamplingParams)
-        params = {name: value for name in names if (value := getattr(request, name, None)) is not None}
-        if request.max_completion_tokens is not None:
-            if "max_tokens" in params:
-                raise invalid("max_tokens is the older name of max_completion_tokens; give one of them", "max_tokens")
-            params["max_tokens"] = request.max_completion_tokens
-        n = 1 if request.n is None else request.n
-        if n > self._options.max_answers:
-            raise invalid(f"n is {n}; this server gives {self._options.max_answers} answers at most", "n")
-        return {"params": params, "n": n}
+
+def _kind_of(uri: str) -> str | None:
+    """Whether a data URI in base64 begins as a picture or a video."""
+    header, _, body = uri[: 4 * HEAD + 200].partition(",")
+    if not header.lower().endswith(";base64"):
+        return None
+    encoded = body[: 4 * HEAD // 3 // 4 * 4]
+    try:
+        head = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+    return "video" if container_of(head) else "image" if image_format_of(head) else None

@@ -116,7 +116,7 @@ class Metrics:
                 elif event["event"] == "ended" and event["error"] is not None:
                     reason = "error"
                     if event["error"]["kind"] == "media":
-                        self._media_rejected.labels(event["error"].get("code", "unreadable")).inc()
+                        self._media_rejected.labels(event["error"]["limit"] or "unreadable").inc()
                 yield event
         finally:
             await events.aclose()

@@ -33,6 +33,8 @@ class Job:
     settings: Mapping[str, Any]
     """Keywords of `Engine.stream`, but for limits."""
     blobs: Sequence[bytes] = ()
+    params: Sequence[str] = ()
+    """Where in the request each medium stands."""
 
 
 @dataclass

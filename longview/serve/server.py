@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 
 from longview.errors import RequestError
 from longview.serve.app import Server, create_app
+from longview.serve.files import FileStore
 from longview.serve.models import Models
 from longview.serve.settings import ServerLimits, ServerOptions
 
@@ -78,10 +80,12 @@ def run(models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits:
 async def _serve(
     models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits: ServerLimits, listening: socket.socket
 ) -> None:
-    roots = () if options.media_root is None else (options.media_root,)
+    folder = None if options.files is None else Path(options.files).expanduser()
+    files = FileStore(folder, limits, options.max_file_bytes, options.files_quota, options.files_seconds)
+    roots = [str(files.folder), *([] if options.media_root is None else [options.media_root])]
     given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
     pool = Models({name: {"load": load, "limits": given} for name, load in models.items()}, options.max_queue)
-    server = Server(options, pool, keys_of(options))
+    server = Server(options, limits, pool, files, keys_of(options))
     config = uvicorn.Config(
         create_app(server),
         http="h11",  # httptools has no bound of headers
@@ -102,6 +106,7 @@ async def _serve(
         await serving.serve([listening])
     finally:
         await pool.stop()
+        files.close()
 
 
 async def _start(pool: Models, serving: Uvicorn) -> None:

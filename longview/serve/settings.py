@@ -28,6 +28,10 @@ class ServerOptions:
     max_text_bytes: int = setting(MiB, "Bytes of all texts of a request.", low=1, whole=False)
     max_messages: int = setting(2048, "Messages of a request.", low=1)
     max_answers: int = setting(8, "Answers to one request (n).", low=1)
+    files: str | None = setting(None, "Folder that keeps uploaded files; default: a temporary one.")
+    max_file_bytes: int = setting(4096 * MiB, "Bytes of one uploaded file.", low=1, whole=False)
+    files_quota: int = setting(16384 * MiB, "Bytes of all uploaded files.", low=0, whole=False)
+    files_seconds: int = setting(7 * 86400, "Seconds that an uploaded file is kept, unless its upload says.", low=1)
     request_seconds: float = setting(600.0, "Seconds that a request may take.", low=0, above=True)
     drain_seconds: float = setting(60.0, "Seconds that running requests may go on after SIGTERM.", low=0)
 

@@ -21,7 +21,7 @@ from typing import Any
 from longview.engine import Budget, Engine, load
 from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
 from longview.messages import Message, Part, Piece, TokenLogprob
-from longview.requests import Limits
+from longview.requests import Limits, MediaOptions
 from longview.serve import wire
 
 STATS_SECONDS = 0.25
@@ -144,7 +144,14 @@ def part_of(part: Mapping[str, Any], blobs: Sequence[bytes]) -> Part:
     """A part of a job, whose long strings are blobs."""
     if part["type"] == "text":
         return Part("text", text=part["text"])
-    return Part(part["type"], source=_source_of(part["source"], blobs))
+    media = part.get("media")
+    return Part(
+        part["type"],
+        source=_source_of(part["source"], blobs),
+        detail=part.get("detail", "auto"),
+        media=None if media is None else MediaOptions(**media),
+        name=part.get("name", ""),
+    )
 
 
 def _source_of(source: Any, blobs: Sequence[bytes]) -> Any:
@@ -202,7 +209,8 @@ def as_dict(error: Exception) -> dict[str, Any]:
     """An error for the server. What is no LongviewError is a bug, of which only the log tells."""
     if isinstance(error, LongviewError):
         kind = next((kind for known, kind in KINDS.items() if isinstance(error, known)), "request")
-        return {"kind": kind, "text": str(error)}
+        place = {name: getattr(error, name, None) for name in ("medium", "limit")}
+        return {"kind": kind, "text": str(error), **place}
     logger.error("a request failed", exc_info=error)
     return {"kind": "internal", "text": ""}
 

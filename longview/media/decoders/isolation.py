@@ -180,7 +180,12 @@ class _Session:
         if header["error"] == "memory":
             raise over_limit(self._name, "needs more memory to decode", self._limits, "max_decoder_bytes")
         with self.validation():
-            raise (RequestError if header["error"] == "request" else MediaError)(printable(header["text"], MAX_TEXT))
+            text = printable(header["text"], MAX_TEXT)
+            if header["error"] == "request":
+                raise RequestError(text)
+            error = MediaError(text)
+            error.limit = header["limit"] if header["limit"] in DECODING else None
+            raise error
 
     @contextlib.contextmanager
     def validation(self) -> Iterator[None]:

@@ -82,7 +82,7 @@ class _Worker:
                 self._reply({"error": "memory", "text": ""})
             except LongviewError as error:
                 kind = "request" if isinstance(error, RequestError) else "media"
-                self._reply({"error": kind, "text": str(error)})
+                self._reply({"error": kind, "text": str(error), "limit": getattr(error, "limit", None)})
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _answer(self, request: dict[str, Any], data: bytes) -> None:

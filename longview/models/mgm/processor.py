@@ -150,7 +150,7 @@ class MGMProcessor(OfficialProcessorCalls):
             frames=frames_used(media, [1] * len(media)),
             num_pictures=len(encoder_inputs),
             visual_tokens=len(encoder_inputs) * self.config.patches_per_picture,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *_detail_warnings(messages)),
             media=media,
             encoder_inputs=encoder_inputs,
         )
@@ -264,3 +264,11 @@ def _default_media(config: MGMConfig) -> MediaOptions:
     """As many frames, up to 8, as leave a quarter of the language sequence to text."""
     room = 3 * config.max_position_embeddings // (4 * config.patches_per_picture)
     return MediaOptions(select="uniform", frames=max(1, min(8, room)))
+
+
+def _detail_warnings(messages: Sequence[Message]) -> list[str]:
+    asked = {part.detail for message in messages for part in message.media} - {"auto"}
+    return [
+        f"detail {detail!r} changes nothing: MGM shows every picture whole, in its two sizes"
+        for detail in sorted(asked)
+    ]

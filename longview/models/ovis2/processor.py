@@ -37,6 +37,8 @@ from longview.requests import MediaOptions
 
 MAX_CROPS, MAX_CROPS_OF_SEVERAL = 9, 4
 """How many crops a picture is cut into at most, as in the authors' program: the only one, or one of several."""
+DETAIL = {"low": 1, "high": MAX_CROPS, "original": MAX_CROPS}
+"""How many crops a picture is cut into at most, by the detail that its part asks for."""
 COUNTS = ("max_partition", "frames")
 """What may stand there beside the authors' settings."""
 
@@ -140,10 +142,9 @@ class Ovis2Processor(OfficialProcessorCalls):
                     segments.append(part.text)
                     continue
                 medium = next(queue)
+                most = DETAIL.get(part.detail, max_crops)
                 for number, frame in enumerate(medium.frames):
-                    grid = (
-                        WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, self.pixels.side, max_crops)
-                    )
+                    grid = WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, self.pixels.side, most)
                     ids = placeholders(*grid)
                     segments += ["\n"] * (number > 0) + [None]
                     pictures.append(ids)

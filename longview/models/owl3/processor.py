@@ -36,6 +36,8 @@ from longview.requests import MediaOptions
 
 GRIDS = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
 """Candidate (rows, columns), in the order in which ties are decided."""
+DETAIL = {"low": False, "high": True, "original": True}
+"""Whether a picture is cut, by the detail that its part asks for."""
 
 
 class Owl3Processor(OfficialProcessorCalls):
@@ -112,7 +114,7 @@ class Owl3Processor(OfficialProcessorCalls):
                 if medium.kind == "video":
                     grid, placed = None, self.video_segments(len(medium.frames))
                 else:
-                    grid, placed = self.cut_picture(medium.frames[0].image, cuts)
+                    grid, placed = self.cut_picture(medium.frames[0].image, DETAIL.get(part.detail, cuts))
                 segments += placed
                 count = sum(segment is None for segment in placed) // len(medium.frames)
                 settings, pixels = (self.config.picture_size, grid), partial(self.pixels, grid=grid)
