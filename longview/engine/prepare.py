@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
 from longview.engine.scheduler import best_effort
+from longview.engine.score import ForcedTokens, Question, answer_tokens
 from longview.engine.token_bytes import TokenBytes
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery, distinctly_named
@@ -37,6 +38,8 @@ class ParsedRequest:
     settings: RequestSettings
     hooks: Sequence[Hook] = ()
     progress: Progress | None = None
+    questions: Sequence[Question] = ()
+    """Questions whose answers are scored, one request for each answer; none: the conversation is answered."""
 
 
 def parse_request(
@@ -67,7 +70,8 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
         RequestError: the prompt is longer than the context, or a grammar is malformed.
     """
     clock, settings = Clock(), parsed.settings
-    parts = [part for message in parsed.messages for part in message.media]
+    conversation = [part for message in parsed.messages for part in message.media]
+    parts = [*conversation, *(part for question in parsed.questions for part in question.media)]
     by_content = settings.media.by_content and any(part.type == "video" for part in parts)
     published = settings.media.relevance_query == "published"
     opened = engine.video_cache.open_media(
@@ -89,20 +93,59 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
 
 
 def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: Sequence[Medium]) -> list[Request]:
-    settings = parsed.settings
-    messages, notes = run_before_model(parsed.hooks, parsed.messages, media, parsed.progress)
+    count = sum(len(message.media) for message in parsed.messages)
+    messages, notes = run_before_model(parsed.hooks, parsed.messages, media[:count], parsed.progress)
     clock.end_phase("media")
-    inputs = engine.processor.prepare(messages, media)
-    if inputs.length >= engine.context_length:
-        raise RequestError(
-            f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
-            "shorten it, or show fewer frames (--frames)"
-        )
-    if engine.name in DEMOS:
-        inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine.name, media)))
-    inputs = replace(inputs, encoder_inputs=_keeping_thumbnails(inputs))
+    requests: list[Request] = []
+    for question, own in _with_own_media(parsed.questions, media[count:]):
+        prompt = messages if question is None else question.messages(messages)
+        inputs = engine.processor.prepare(prompt, [*media[:count], *own])
+        if inputs.length >= engine.context_length:
+            raise RequestError(
+                f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
+                "shorten it, or show fewer frames (--frames)"
+            )
+        if engine.name in DEMOS and not requests:
+            inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine.name, media)))
+        inputs = replace(inputs, encoder_inputs=_keeping_thumbnails(inputs))
+        context = _context(engine, parsed, notes)
+        if not requests:
+            clock.end_phase("preprocess")
+        first = requests[0] if requests else None
+        for number, sampler in enumerate(_samplers(engine, parsed, question)):
+            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), after=first))
+            first = requests[-1] if number == 0 else first
+    return requests
+
+
+def _with_own_media(
+    questions: Sequence[Question], media: Sequence[Medium]
+) -> Iterator[tuple[Question | None, Sequence[Medium]]]:
+    """Each question with the media that it shows itself; None where the conversation is all."""
+    if not questions:
+        yield None, ()
+    for question in questions:
+        count = len(question.media)
+        yield question, media[:count]
+        media = media[count:]
+
+
+def _samplers(engine: Engine, parsed: ParsedRequest, question: Question | None) -> Iterator[Sampler]:
+    """One for each answer."""
+    end_tokens = engine.processor.end_tokens
+    if question is not None:
+        for answer in question.answers:
+            yield Sampler(parsed.settings.params, ForcedTokens(answer_tokens(engine.processor, answer)))
+        return
+    for choice in range(parsed.settings.n):
+        matcher = engine.grammars.matcher(parsed.settings.params, engine.processor.tokenizer, end_tokens)
+        yield Sampler(parsed.settings.params, matcher, end_tokens, choice)
+
+
+def _context(engine: Engine, parsed: ParsedRequest, notes: Mapping[str, Any]) -> RequestContext:
+    settings = parsed.settings
     chosen = {name: value for name, value in asdict(settings.media).items() if value is not None}
-    context = RequestContext(
+    return RequestContext(
         model=engine.name,
         params=settings.params,
         settings={**asdict(settings.params), "media": chosen},
@@ -114,14 +157,6 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         load_seconds=engine.load_seconds,
         notes=notes,
     )
-    clock.end_phase("preprocess")
-    requests: list[Request] = []
-    for choice in range(settings.n):
-        matcher = engine.grammars.matcher(settings.params, engine.processor.tokenizer, context.end_tokens)
-        sampler = Sampler(settings.params, matcher, context.end_tokens, choice)
-        first = requests[0] if requests else None
-        requests.append(Request(inputs, context, clock.copy(), sampler, choice, after=first))
-    return requests
 
 
 def _keeping_thumbnails(inputs: ModelInputs) -> list[EncoderInput]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import longview
 from longview.requests import Limits
-from longview.serve import chat, sse
+from longview.serve import chat, decisions, responses, sse
 from longview.serve.errors import APIError, internal, invalid, of_job, of_validation
 from longview.serve.files import FileStore
 from longview.serve.jobs import JobBuilder
@@ -74,6 +74,16 @@ class Server:
         if len(body) <= SMALL_BODY:
             return parse(bytes(body), schema)
         return await asyncio.to_thread(parse, bytes(body), schema)
+
+    def completion(self, asked: ChatRequest) -> chat.Completion:
+        """The answer to a request, which nothing has been said of yet.
+
+        Raises:
+            APIError: there is no such model.
+        """
+        facts = self.models.find(asked.model).facts
+        with_receipt = asked.longview is None or asked.longview.receipt is not False
+        return chat.Completion(asked.model, facts.get("picture_positions", 0) > 0, with_receipt)
 
     async def events(self, model: str, job: Job) -> AsyncGenerator[dict[str, Any]]:
         """The events of a job, which ends in an error when it takes too long.
@@ -261,13 +271,59 @@ def _add_answer_routes(app: FastAPI, server: Server) -> None:
     async def complete_chat(request: Request) -> Response:
         """Answer a conversation with text, pictures and videos."""
         asked = await server.read(request, ChatRequest)
-        process = server.models.find(asked.model)
-        with_receipt = asked.longview is None or asked.longview.receipt is not False
-        completion = chat.Completion(asked.model, process.facts.get("picture_positions", 0) > 0, with_receipt)
+        completion = server.completion(asked)
         events = server.events(asked.model, server.jobs.chat(asked, server.tenant(request)))
         if asked.stream:
-            started = await accepted(events)
             include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return sse.EventStream(chat.chunks(started, completion, include_usage))
-        body = await sse.until_disconnect(chat.whole(events, completion), request.receive)
-        return JSONResponse(body) if body is not None else Response(status_code=499)
+            return sse.EventStream(chat.chunks(await accepted(events), completion, include_usage))
+        return await _json(chat.whole(events, completion), request)
+
+    @app.post("/v1/chat/completions/render")
+    async def render_chat(request: Request) -> Response:
+        """What answering a conversation would take; nothing is computed."""
+        asked = await server.read(request, ChatRequest)
+        job = server.jobs.chat(asked, server.tenant(request))
+        job.do = "render"
+        return await _json(_rendered(server, asked.model, job), request)
+
+    @app.post("/v1/responses")
+    async def respond(request: Request) -> Response:
+        """The same in the words of OpenAI's Responses API; nothing is stored."""
+        asked = await server.read(request, responses.ResponseRequest)
+        as_chat = responses.chat_of(asked)
+        reply = responses.Reply(asked, server.completion(as_chat))
+        events = server.events(asked.model, server.jobs.chat(as_chat, server.tenant(request), "input"))
+        if asked.stream:
+            return sse.EventStream(responses.stream(await accepted(events), reply))
+        return await _json(responses.whole(events, reply), request)
+
+    @app.post("/v1/decisions")
+    async def decide(request: Request) -> Response:
+        """Answer typed questions about one conversation, by probabilities."""
+        asked = await server.read(request, decisions.DecisionRequest)
+        server.models.find(asked.model)
+        questions = [decisions.question_of(question, number) for number, question in enumerate(asked.questions)]
+        job = server.jobs.score(decisions.conversation_of(asked), questions, server.tenant(request))
+        return await _json(_decided(server, asked, job), request)
+
+
+async def _json(work: Coroutine[Any, Any, Any], request: Request) -> Response:
+    """The result of some work, which ends when the client goes."""
+    body = await sse.until_disconnect(work, request.receive)
+    return JSONResponse(body) if body is not None else Response(status_code=499)
+
+
+async def _rendered(server: Server, model: str, job: Job) -> dict[str, Any]:
+    facts = server.models.find(model).facts
+    async with contextlib.aclosing(server.events(model, job)) as events:
+        found = await anext(events)
+    usage = {"prompt_tokens": found["prompt_tokens"], "image_tokens": found["visual_tokens"]}
+    kept = {name: found[name] for name in ("pictures", "max_completion_tokens")}
+    said = {"frames": found["frames"], "warnings": found["warnings"]}
+    head = {"object": "chat.completion.render", "model": model, "context_length": facts["context_length"]}
+    return {**head, "usage": usage, **kept, "longview": said}
+
+
+async def _decided(server: Server, asked: decisions.DecisionRequest, job: Job) -> dict[str, Any]:
+    async with contextlib.aclosing(server.events(asked.model, job)) as events:
+        return decisions.body(asked, await anext(events))

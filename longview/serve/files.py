@@ -95,12 +95,9 @@ class FileStore:
     def _load(self) -> dict[str, StoredFile]:
         for unfinished in (*self._blobs.glob("*.part"), *self._records.glob("*.part")):
             unfinished.unlink(missing_ok=True)
-        found = {}
-        for record in self._records.glob("*.json"):
-            stored = StoredFile(**json.loads(record.read_text(encoding="utf-8")))
-            if self._blob(stored.digest).exists():
-                found[stored.id] = stored
-        return found
+        records = [json.loads(record.read_text(encoding="utf-8")) for record in self._records.glob("*.json")]
+        stored = sorted((StoredFile(**record) for record in records), key=lambda each: each.created_at)
+        return {each.id: each for each in stored if self._blob(each.digest).exists()}
 
     def close(self) -> None:
         if self._temporary:
@@ -139,7 +136,7 @@ class FileStore:
         """The newest first."""
         self.expire()
         found = [each for each in self._files.values() if each.tenant == tenant and purpose in (None, each.purpose)]
-        return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)
+        return found[::-1]
 
     def delete(self, stored: StoredFile) -> None:
         del self._files[stored.id]

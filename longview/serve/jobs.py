@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,18 +31,38 @@ class JobBuilder:
     def __init__(self, options: ServerOptions, limits: Limits, files: FileStore) -> None:
         self._options, self._limits, self._files = options, limits, files
 
-    def chat(self, request: schema.ChatRequest, tenant: str) -> Job:
+    def chat(self, request: schema.ChatRequest, tenant: str, root: str = "messages") -> Job:
         """
         Args:
             tenant: Whose files it may name.
+            root: The field that the messages come from.
 
         Raises:
             APIError: the request is over a limit, contradicts itself, or names what may not be opened.
         """
         media = self._media(request)
         messages = _Messages(self._options, self._limits, self._files, media, tenant)
-        job = messages.job(request.messages)
+        job = messages.job(request.messages, root)
         job.settings = self._settings(request, media)
+        return job
+
+    def score(
+        self, messages: list[schema.ChatMessage], questions: Sequence[tuple[schema.ChatMessage, list[str]]], tenant: str
+    ) -> Job:
+        """
+        Args:
+            questions: Each as a message, and its answers.
+
+        Raises:
+            APIError: as `chat`.
+        """
+        built = _Messages(self._options, self._limits, self._files, {}, tenant)
+        job = built.job(messages, "input")
+        job.do, job.settings = "score", {"media": {}}
+        job.questions = [
+            {"parts": built.parts(question, f"questions[{number}].instructions"), "answers": answers}
+            for number, (question, answers) in enumerate(questions)
+        ]
         return job
 
     def _settings(self, request: schema.ChatRequest, media: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,24 +171,24 @@ class _Messages:
         self._blobs: list[bytes] = []
         self._params: list[str] = []
 
-    def job(self, given: list[schema.ChatMessage]) -> Job:
+    def job(self, given: list[schema.ChatMessage], root: str) -> Job:
         if len(given) > self._options.max_messages:
             most = f"{self._options.max_messages:,}"
-            raise invalid(f"a request holds {most} messages at most, not {len(given):,}", "messages")
+            raise invalid(f"a request holds {most} messages at most, not {len(given):,}", root)
         left = int(self._options.max_text_bytes)
         messages = []
         for number, message in enumerate(given):
-            parts = self._parts(message, f"messages[{number}].content")
+            parts = self.parts(message, f"{root}[{number}].content")
             left -= sum(len(part["text"].encode(errors="replace")) for part in parts if part["type"] == "text")
             if left < 0:
                 limit = f"{self._options.max_text_bytes:,}"
-                raise APIError(413, f"the texts of a request hold {limit} bytes at most", "messages", "text_too_long")
+                raise APIError(413, f"the texts of a request hold {limit} bytes at most", root, "text_too_long")
             messages.append({"role": "system" if message.role == "developer" else message.role, "parts": parts})
         if messages[-1]["role"] != "user":
-            raise invalid("the last message must be the user's", f"messages[{len(messages) - 1}].role")
+            raise invalid("the last message must be the user's", f"{root}[{len(messages) - 1}].role")
         return Job(messages, {}, self._blobs, self._params)
 
-    def _parts(self, message: schema.ChatMessage, path: str) -> list[dict[str, Any]]:
+    def parts(self, message: schema.ChatMessage, path: str) -> list[dict[str, Any]]:
         if isinstance(message.content, str):
             return [{"type": "text", "text": message.content}]
         return [self._part(part, f"{path}[{number}]") for number, part in enumerate(message.content)]

@@ -35,6 +35,10 @@ class Job:
     blobs: Sequence[bytes] = ()
     params: Sequence[str] = ()
     """Where in the request each medium stands."""
+    do: str = "answer"
+    """Or "score" answers of `questions`, or "render": say what answering would take."""
+    questions: Sequence[Mapping[str, Any]] = ()
+    """Each with parts, as messages have them, and answers."""
 
 
 @dataclass
@@ -119,7 +123,13 @@ class ModelProcess:
         self._next_request += 1
         stream = self._streams[self._next_request] = Stream(self._next_request)
         self.last_used = time.monotonic()
-        header = {"do": "answer", "request": stream.request, "messages": job.messages, "settings": job.settings}
+        header = {
+            "do": job.do,
+            "request": stream.request,
+            "messages": job.messages,
+            "settings": job.settings,
+            "questions": job.questions,
+        }
         await self._send(header, job.blobs)
         return stream
 

@@ -15,10 +15,13 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from longview.engine import Budget, Engine, load
+from longview.engine.prepare import parse_request, prepare
+from longview.engine.score import Question
 from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
 from longview.messages import Message, Part, Piece, TokenLogprob
 from longview.requests import Limits, MediaOptions
@@ -81,7 +84,6 @@ class Worker:
             if request in self._tasks:
                 self._tasks[request].cancel()
             return
-        assert job["do"] == "answer", job["do"]
         self._tasks[request] = asyncio.create_task(self._answer(request, job, blobs))
 
     async def _answer(self, request: int, job: Mapping[str, Any], blobs: Sequence[bytes]) -> None:
@@ -91,10 +93,16 @@ class Worker:
         try:
             messages = [message_of(message, blobs) for message in job["messages"]]
             settings = {**job["settings"], "limits": self._limits}
-            pieces = self.engine.astream(messages, accepted=lambda: send("accepted"), **settings)
-            async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    send("piece", **self._piece(piece))
+            if job["do"] == "render":
+                send("rendered", **await asyncio.to_thread(rendered, self.engine, messages, settings))
+            elif job["do"] == "score":
+                send("scored", **await self._score(messages, job["questions"], blobs, settings))
+            else:
+                assert job["do"] == "answer", job["do"]
+                pieces = self.engine.astream(messages, accepted=lambda: send("accepted"), **settings)
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        send("piece", **self._piece(piece))
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             send("ended", error=as_dict(error))
             if is_fatal(error):
@@ -103,6 +111,28 @@ class Worker:
             send("ended", error=None)
         finally:
             del self._tasks[request]
+
+    async def _score(
+        self, messages: list[Message], given: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], settings: Any
+    ) -> dict[str, Any]:
+        """The log-probability of each answer of each question, and the receipt of each question's first answer."""
+        questions = [
+            Question(tuple(part_of(part, blobs) for part in each["parts"]), tuple(each["answers"])) for each in given
+        ]
+        sums = [0.0] * sum(len(question.answers) for question in questions)
+        receipts: dict[int, dict[str, Any]] = {}
+        pieces = self.engine.ascore(messages, questions, **settings)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                sums[piece.choice] += sum(each.logprob for each in piece.logprobs or ())
+                if piece.receipt is not None:
+                    receipts[piece.choice] = piece.receipt.as_dict()
+        firsts = [0, *accumulate(len(question.answers) for question in questions)]
+        return {
+            "logprobs": [sums[begin:end] for begin, end in pairwise(firsts)],
+            "receipts": [receipts[begin] for begin in firsts[:-1]],
+            "output_tokens": sum(receipt["usage"]["completion_tokens"] for receipt in receipts.values()),
+        }
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         found: dict[str, Any] = {"text": piece.text, "choice": piece.choice, "tokens": len(piece.tokens)}
@@ -134,6 +164,22 @@ class Worker:
                 self._sender.put({"event": "stats", "stats": stats})
             before = stats
             await asyncio.sleep(STATS_SECONDS)
+
+
+def rendered(engine: Engine, messages: list[Message], settings: dict[str, Any]) -> dict[str, Any]:
+    """What answering would take; media are opened, and nothing is computed."""
+    requests = prepare(engine, parse_request(engine, messages, settings, (), None))
+    inputs = requests[0].inputs
+    for request in requests:
+        request.release()
+    return {
+        "prompt_tokens": inputs.length,
+        "visual_tokens": inputs.visual_tokens,
+        "pictures": inputs.num_pictures,
+        "max_completion_tokens": requests[0].max_generated,
+        "frames": [asdict(frame) for frame in inputs.frames],
+        "warnings": list(inputs.warnings),
+    }
 
 
 def message_of(message: Mapping[str, Any], blobs: Sequence[bytes]) -> Message:

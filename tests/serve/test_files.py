@@ -19,6 +19,9 @@ from longview.serve.files import FileStore
 CLIP = ROOT / "examples" / "clip.mp4"
 
 
+FIELD_ALONE = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--b--\r\n'
+
+
 def ask(file_id: str, question: str = "What happens?") -> list[dict]:
     parts = [{"type": "file", "file": {"file_id": file_id}}, {"type": "text", "text": question}]
     return [{"role": "user", "content": parts}]
