@@ -83,7 +83,8 @@ class Part:
             raise RequestError(f"{named} needs exactly one of {', '.join(keys)}; found {found}")
         source, detail = part[given[0]], part.get("detail")
         if given[0].endswith("_url") and isinstance(source, Mapping):
-            source, detail = source.get("url"), source.get("detail", detail)
+            detail = source.get("detail", detail)
+            source = source.get("url")
         if given[0] == "base64" and isinstance(source, str):
             source = f"data:{medium}/*;base64,{source}"
         source = held(source, medium)

@@ -34,8 +34,8 @@ from longview.cli.merge import merge
 from longview.cli.models import models
 from longview.cli.prefer import prefer
 from longview.cli.report import report
-from longview.cli.shipped import examples, recipes
 from longview.cli.serve import serve
+from longview.cli.shipped import examples, recipes
 from longview.cli.train import train
 from longview.cli.verb import Verb, with_options
 from longview.errors import LongviewError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from typer import Option
 
 from longview.cli.options import ModelOptions
 from longview.errors import MissingExtraError, RequestError
-from longview.serve.settings import ServerLimits, ServerOptions
+from longview.models.sources import base_of
+from longview.serve.settings import ServedModel, ServerLimits, ServerOptions
 from longview.versions import missing
 
 LIBRARIES = ("fastapi", "uvicorn", "python-multipart", "prometheus-client")
@@ -20,7 +22,7 @@ LIBRARIES = ("fastapi", "uvicorn", "python-multipart", "prometheus-client")
 class ServedModels(ModelOptions):
     """The models"""
 
-    model: Annotated[  # type: ignore[assignment]
+    model: Annotated[
         list[str] | None,
         Option(
             "--model",
@@ -29,18 +31,55 @@ class ServedModels(ModelOptions):
             metavar="[NAME=]MODEL",
             help="demo (embedded, offline; the default), a checkpoint folder, a hub id, or modelscope:ID; repeat it.",
         ),
-    ] = None
+    ] = None  # type: ignore[assignment]
 
-    def by_name(self) -> dict[str, dict[str, Any]]:
-        """Arguments of `longview.load` by the name that clients give."""
-        found: dict[str, dict[str, Any]] = {}
+    adapter: Annotated[
+        list[str] | None,
+        Option(metavar="NAME=FOLDER", help="LoRA adapter, as a model that shares its base's weights; repeat it."),
+    ] = None  # type: ignore[assignment]
+
+    def by_name(self) -> dict[str, ServedModel]:
+        """The models by the name that clients give.
+
+        Raises:
+            RequestError: two have the same name, or an adapter has no base among them.
+        """
+        found: dict[str, ServedModel] = {}
         for given in self.model or ["demo"]:
             name, model = _named(given)
-            if name in found:
-                raise RequestError(f"two models are called {name!r}; give one another name: --model NAME={model}")
-            found[name] = replace(self, model=model).arguments()  # type: ignore[arg-type]
-            found[name]["budget"] = {"feature_folder": None if self.keep_features is None else str(self.keep_features)}
+            _check_free(name, found, f"--model NAME={model}")
+            found[name] = ServedModel(self._load_arguments(model))
+        for given in self.adapter or []:
+            name, equals, folder = given.partition("=")
+            if not (equals and name and folder):
+                raise RequestError(
+                    f"--adapter is {given!r}; give NAME=FOLDER, the name being that of the model for clients"
+                )
+            _check_free(name, found, "--adapter NAME=FOLDER")
+            base = _base_for(folder, found)
+            found[base] = replace(found[base], adapters={**found[base].adapters, name: folder})
         return found
+
+    def _load_arguments(self, model: str) -> dict[str, Any]:
+        folder = None if self.keep_features is None else str(self.keep_features)
+        alone = replace(self, model=model, adapter=None)  # type: ignore[arg-type]
+        return {**alone.arguments(), "budget": {"feature_folder": folder}}
+
+
+def _check_free(name: str, found: Mapping[str, ServedModel], hint: str) -> None:
+    if name in found or any(name in model.adapters for model in found.values()):
+        raise RequestError(f"two models are called {name!r}; give one another name: {hint}")
+
+
+def _base_for(folder: str, found: Mapping[str, ServedModel]) -> str:
+    """Which model an adapter belongs to: the only one, or the one that its folder names."""
+    if len(found) == 1:
+        return next(iter(found))
+    base = base_of(folder)
+    names = [name for name, model in found.items() if base in (name, model.load["name"])]
+    if len(names) != 1:
+        raise RequestError(f"the adapter {folder} was trained on {base}, which is not among {', '.join(found)}; add it")
+    return names[0]
 
 
 def _named(given: str) -> tuple[str, str]:

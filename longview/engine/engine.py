@@ -62,6 +62,7 @@ class Budget:
     features: int | None = _amount(None, "Bytes of the features of pictures; default: an eighth.")
     prefixes: int | None = _amount(None, "Bytes of keys and values of past conversations; default: an eighth.")
     feature_folder: Path | None = None
+    share: float = setting(1.0, "Of the device's memory, where several engines use it.", low=0, above=True, high=1)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -98,7 +99,7 @@ class Engine:
         self._similarity = similarity or default_for(name)
         budget = budget or Budget()
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        left = max(0, int(0.9 * memory_of(str(model.device))) - weights)
+        left = max(0, int(0.9 * budget.share * memory_of(str(model.device))) - weights)
         self.video_cache = VideoCache()
         folder = budget.feature_folder
         self.feature_cache = FeatureCache(_or(budget.features, left // 8), folder)

@@ -33,6 +33,29 @@ TRANSFORMERS_OPTIONS = (
 """Arguments of transformers' `from_pretrained` that mean something for a folder; the last is ignored with a warning."""
 
 
+def with_adapters(engine: Engine, folders: Mapping[str, str]) -> dict[str, Engine]:
+    """An engine for each LoRA adapter, by name, beside that of the base, whose weights and memory it shares.
+
+    Raises:
+        CheckpointError: an adapter does not fit.
+    """
+    parts = len(folders) + 1
+    engine.scheduler.max_bytes //= parts
+    engine.feature_cache.max_bytes //= parts
+    engine.prefix_cache.max_bytes //= parts
+    budget = Budget(
+        requests=engine.scheduler.max_requests,
+        kv_cache=engine.scheduler.max_bytes,
+        features=engine.feature_cache.max_bytes,
+        prefixes=engine.prefix_cache.max_bytes,
+    )
+    found = {}
+    for name, folder in folders.items():
+        model = adapters.beside(engine.model, folder)
+        found[name] = Engine(model, engine.processor, name, engine._similarity, budget, hooks=engine.hooks)
+    return found
+
+
 def load(
     name: str | PathLike | None = None,
     *,

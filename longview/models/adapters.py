@@ -7,6 +7,7 @@ work as before. These functions return PEFT's wrapper, which saves and merges.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -113,6 +114,18 @@ def open_into(model: Model, folder: str | Path, merge: bool = True) -> None:
     if merge:
         with _fitting(Path(folder)):
             wrapper.merge_and_unload()
+
+
+def beside(model: Model, folder: str | Path) -> Model:
+    """A model with a saved adapter, which shares all other weights with the one that is given, and leaves it as it is.
+
+    Raises:
+        CheckpointError: as `attach`.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    attach(twin, folder)
+    return twin.eval()
 
 
 def save(wrapper: Any, folder: Path, base: str) -> None:

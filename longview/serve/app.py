@@ -83,7 +83,7 @@ class Server:
         """
         facts = self.models.find(asked.model).facts
         with_receipt = asked.longview is None or asked.longview.receipt is not False
-        return chat.Completion(asked.model, facts.get("picture_positions", 0) > 0, with_receipt)
+        return chat.Completion(asked.model, facts, with_receipt)
 
     async def events(self, model: str, job: Job) -> AsyncGenerator[dict[str, Any]]:
         """The events of a job, which ends in an error when it takes too long.
@@ -314,9 +314,9 @@ async def _json(work: Coroutine[Any, Any, Any], request: Request) -> Response:
 
 
 async def _rendered(server: Server, model: str, job: Job) -> dict[str, Any]:
-    facts = server.models.find(model).facts
     async with contextlib.aclosing(server.events(model, job)) as events:
         found = await anext(events)
+    facts = server.models.find(model).facts
     usage = {"prompt_tokens": found["prompt_tokens"], "image_tokens": found["visual_tokens"]}
     kept = {name: found[name] for name in ("pictures", "max_completion_tokens")}
     said = {"frames": found["frames"], "warnings": found["warnings"]}

@@ -30,8 +30,8 @@ class Completion:
     """What all replies to one request say of it, and the answers so far."""
 
     model: str
-    picture_positions: bool
-    """Whether pictures take positions of the language sequence, so that the prompt's tokens count them."""
+    facts: Mapping[str, Any]
+    """Of the model; not known before it is loaded."""
     with_receipt: bool = True
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -52,7 +52,7 @@ class Completion:
         """Tokens of the prompt, once, and of all answers. Pictures are part of the prompt where they take positions."""
         first = next(iter(self.receipts.values()))["usage"]
         completion = sum(receipt["usage"]["completion_tokens"] for receipt in self.receipts.values())
-        text = first["prompt_tokens"] - (first["visual_tokens"] if self.picture_positions else 0)
+        text = first["prompt_tokens"] - (first["visual_tokens"] if self.facts["picture_positions"] else 0)
         return {
             "prompt_tokens": first["prompt_tokens"],
             "completion_tokens": completion,

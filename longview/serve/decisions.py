@@ -65,7 +65,7 @@ class DecisionRequest(Strict):
     model: str
     input: str | list[InputMessage]
     questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
-    prompt_cache_options: dict[str, Any] | None = Field(None, description="Prefixes are kept without it.")
+    prompt_cache_options: dict[str, Any] | None = Field(default=None, description="Prefixes are kept without it.")
 
 
 def conversation_of(request: DecisionRequest) -> list[ChatMessage]:

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import python_multipart
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from longview.errors import MediaError
 from longview.media import sniff
@@ -173,11 +173,11 @@ class FileStore:
             upload.path.unlink(missing_ok=True)
 
     async def _read_form(self, content_type: str, body: AsyncIterator[bytes], upload: Upload, file: Any) -> None:
-        _, options = python_multipart.parse_options_header(content_type)
+        _, options = parse_options_header(content_type)
         if b"boundary" not in options:
             raise APIError(415, "the body is no form; send Content-Type: multipart/form-data", "file")
         form, left = _Form(upload, file, self._max_bytes), self._quota - self.num_bytes
-        parser = python_multipart.MultipartParser(options[b"boundary"], form.callbacks)
+        parser = MultipartParser(options[b"boundary"], form.callbacks)
         try:
             async for chunk in body:
                 parser.write(chunk)
@@ -251,7 +251,7 @@ class _Form:
 
     def on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
-            _, self._disposition = python_multipart.parse_options_header(self._value)
+            _, self._disposition = parse_options_header(self._value)
             if self._name == "file":
                 self._upload.filename = self._disposition.get(b"filename", b"").decode(errors="replace") or "upload"
         self._header = self._value = b""

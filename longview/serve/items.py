@@ -29,7 +29,7 @@ class InputText(Strict):
     text: str
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     logprobs: Annotated[list[Any], Field(max_length=0)] | None = None
-    prompt_cache_breakpoint: dict[str, Any] | None = Field(None, description="Prefixes are kept without it.")
+    prompt_cache_breakpoint: dict[str, Any] | None = Field(default=None, description="Prefixes are kept without it.")
 
 
 class Refusal(Strict):

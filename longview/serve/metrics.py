@@ -90,8 +90,17 @@ class Metrics:
         """A request was refused."""
         self._rejections.labels(code or "other").inc()
 
-    def update(self, model: str, stats: Mapping[str, Any]) -> None:
-        """Take in what a model's process says of itself; its counts begin at 0 when it is started again."""
+    def update(self, names: Mapping[str, str], stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take in what a process says of its models, by adapter.
+
+        Args:
+            names: Of the models, by adapter.
+        """
+        for adapter, model in names.items():
+            self._update(model, stats.get(adapter, {}))
+
+    def _update(self, model: str, stats: Mapping[str, Any]) -> None:
+        """Counts begin at 0 when a process is started again."""
         for name in GAUGES:
             self._gauges[name].labels(model).set(stats.get(name, 0))
         before = self._before.get(model, {})

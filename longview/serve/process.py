@@ -54,7 +54,7 @@ class ModelProcess:
 
     Args:
         config: Its first message: arguments of `longview.load`, and the limits of media.
-        on_stats: Takes what it says of itself, as `worker.stats_of` has it.
+        on_stats: Takes what it says of itself: `worker.stats_of` by adapter.
     """
 
     def __init__(
@@ -62,20 +62,22 @@ class ModelProcess:
     ) -> None:
         self.name, self.config, self._on_stats = name, config, on_stats
         self.facts: dict[str, Any] = {}
+        """What the process says of its model; stays when it ends."""
         self.ready = False
         self.last_used = 0.0
+        self.num_wanted = 0
+        """Requests that need it, those included that wait until it is loaded."""
         self._streams: dict[int, Stream] = {}
         self._next_request = 0
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._restarts: deque[float] = deque()
-        self._stopped = False
 
     @property
-    def num_running(self) -> int:
-        """Jobs that have not ended."""
-        return len(self._streams)
+    def is_started(self) -> bool:
+        """It is to run: it does, or is being started, or started again."""
+        return self._watcher is not None
 
     @property
     def pid(self) -> int | None:
@@ -87,26 +89,28 @@ class ModelProcess:
         Raises:
             CheckpointError: the model cannot be opened; says why.
         """
-        self._stopped = False
         reader = await self._spawn()
         self._watcher = asyncio.create_task(self._watch(reader), name=f"watch {self.name}")
 
     async def stop(self) -> None:
         """End the process. Jobs that it has not answered end in an error."""
-        self._stopped = True
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
+            self._watcher = None
         await self._end()
 
-    async def events(self, job: Job) -> AsyncGenerator[dict[str, Any]]:
+    async def events(self, job: Job, adapter: str = "") -> AsyncGenerator[dict[str, Any]]:
         """The events of a job as `worker.py` sends them; the last is `ended`. Leaving early cancels the job.
+
+        Args:
+            adapter: Which of the adapters on the model answers; "" for none.
 
         Raises:
             APIError: the process is not running.
         """
-        stream = await self._begin(job)
+        stream = await self._begin(job, adapter)
         try:
             while True:
                 event = await stream.events.get()
@@ -117,7 +121,7 @@ class ModelProcess:
             if self._streams.pop(stream.request, None) is not None:
                 await self._send({"do": "cancel", "request": stream.request})
 
-    async def _begin(self, job: Job) -> Stream:
+    async def _begin(self, job: Job, adapter: str) -> Stream:
         if not self.ready:
             raise self._down()
         self._next_request += 1
@@ -129,6 +133,7 @@ class ModelProcess:
             "messages": job.messages,
             "settings": job.settings,
             "questions": job.questions,
+            "adapter": adapter,
         }
         await self._send(header, job.blobs)
         return stream
@@ -179,7 +184,7 @@ class ModelProcess:
         if event["event"] == "failed":
             await self._end()
             raise CheckpointError(event["text"])
-        self.facts = event["facts"]
+        self.facts.update(event["facts"])
         self.ready = True
         return reader
 

@@ -24,7 +24,7 @@ from longview.serve.schema import ChatRequest, Extension, MediaIO, Sampling, Str
 class TextFormat(Strict):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
     description: str | None = None
 
@@ -40,13 +40,13 @@ class ResponseRequest(Sampling):
     model: str
     input: str | list[InputMessage]
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     text: TextOptions | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     media_io_kwargs: MediaIO | None = None
     mm_processor_kwargs: VideoIO | None = None
     longview: Extension | None = None

@@ -93,7 +93,7 @@ def settings_model(name: str, owner: type, leave_out: tuple[str, ...] = ()) -> A
             continue
         kind: Any = setting.type if setting.element is None else str | list[setting.element]  # type: ignore[name-defined]
         checked: Any = Annotated[kind, AfterValidator(_checker(setting))]
-        fields[setting.name] = (checked | None, Field(None, description=setting.help))
+        fields[setting.name] = (checked | None, Field(default=None, description=setting.help))
     return create_model(name, __base__=Strict, **fields)
 
 
@@ -134,8 +134,8 @@ class ImagePart(Strict):
 class FrameOptions(Strict):
     """Which frames of one video are used, in SGLang's names."""
 
-    fps: Annotated[float, Field(gt=0)] | None = Field(None, description="Frames a second.")
-    max_frames: Annotated[int, Field(ge=1)] | None = Field(None, description="Frames, at most.")
+    fps: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Frames a second.")
+    max_frames: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Frames, at most.")
 
 
 class VideoURL(FrameOptions):
@@ -151,7 +151,7 @@ class VideoPart(Strict):
 
 class InputVideo(FrameOptions):
     url: str | None = None
-    data: str | None = Field(None, description="Base64.")
+    data: str | None = Field(default=None, description="Base64.")
     format: str | None = None
     file_id: str | None = None
 
@@ -170,7 +170,7 @@ class FrameListPart(FrameOptions):
 
 class FileSource(Strict):
     file_id: str | None = None
-    file_data: str | None = Field(None, description="A data URI, or base64.")
+    file_data: str | None = Field(default=None, description="A data URI, or base64.")
     filename: str | None = None
 
 
@@ -201,7 +201,7 @@ ContentPart = Annotated[
 class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart]
-    name: str | None = Field(None, description="A label; the model is not told.")
+    name: str | None = Field(default=None, description="A label; the model is not told.")
 
 
 # ── what goes with them ──
@@ -215,8 +215,8 @@ class StreamOptions(Strict):
 
 class JSONSchema(Strict):
     name: str
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = Field(None, description="An answer fits the schema in either case.")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = Field(default=None, description="An answer fits the schema in either case.")
     description: str | None = None
 
 
@@ -229,27 +229,31 @@ class StructuredOutputs(Strict):
     """vLLM's form of what an answer has to be."""
 
     regex: str | None = None
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     choice: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class VideoIO(Strict):
-    num_frames: Annotated[int, Field(ge=-1)] | None = Field(None, description="Frames, at most; -1 for all.")
-    fps: Annotated[float, Field(gt=0)] | None = Field(None, description="Frames a second.")
+    num_frames: Annotated[int, Field(ge=-1)] | None = Field(default=None, description="Frames, at most; -1 for all.")
+    fps: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Frames a second.")
 
 
 class MediaIO(Strict):
     """vLLM's `media_io_kwargs`."""
 
     video: VideoIO | None = None
-    image: dict[str, Any] | None = Field(None, max_length=0)
+    image: dict[str, Any] | None = Field(default=None, max_length=0)
 
 
 RENAMED = ("logprobs", "json_schema", "regex")
 """Settings of sampling that OpenAI's requests spell otherwise."""
 
 if TYPE_CHECKING:
-    Sampling = Media = Strict
+
+    class Sampling(Strict): ...
+
+    class Media(Strict): ...
+
 else:
     Sampling = settings_model("Sampling", SamplingParams, leave_out=RENAMED)
     Media = settings_model("Media", MediaOptions)
@@ -258,8 +262,10 @@ else:
 class Extension(Media):
     """What OpenAI has no name for: which frames of videos are used, and more."""
 
-    ocr: bool | None = Field(None, description="Read the text in pictures into the question.")
-    receipt: bool | None = Field(None, description="Say in the reply what the answer is based on; default: true.")
+    ocr: bool | None = Field(default=None, description="Read the text in pictures into the question.")
+    receipt: bool | None = Field(
+        default=None, description="Say in the reply what the answer is based on; default: true."
+    )
 
 
 class ChatRequest(Sampling):
@@ -268,7 +274,7 @@ class ChatRequest(Sampling):
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Tokens of the answer, at most; max_tokens is its older name."
+        default=None, description="Tokens of the answer, at most; max_tokens is its older name."
     )
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None

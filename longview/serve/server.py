@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -19,7 +18,7 @@ from longview.errors import RequestError
 from longview.serve.app import Server, create_app
 from longview.serve.files import FileStore
 from longview.serve.models import Models
-from longview.serve.settings import ServerLimits, ServerOptions
+from longview.serve.settings import ServedModel, ServerLimits, ServerOptions
 
 MAX_HEADER_BYTES = 16 << 10
 KEY_VARIABLE = "LONGVIEW_API_KEY"
@@ -63,11 +62,11 @@ def address_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits: ServerLimits) -> None:
+def run(models: Mapping[str, ServedModel], options: ServerOptions, limits: ServerLimits) -> None:
     """Serve until SIGTERM or Ctrl-C. What runs then may go on for a while; a second signal ends at once.
 
     Args:
-        models: By the name that clients give: arguments of `longview.load`.
+        models: By the name that clients give.
 
     Raises:
         CheckpointError: a model cannot be opened.
@@ -78,13 +77,13 @@ def run(models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits:
 
 
 async def _serve(
-    models: Mapping[str, Mapping[str, Any]], options: ServerOptions, limits: ServerLimits, listening: socket.socket
+    models: Mapping[str, ServedModel], options: ServerOptions, limits: ServerLimits, listening: socket.socket
 ) -> None:
     folder = None if options.files is None else Path(options.files).expanduser()
     files = FileStore(folder, limits, options.max_file_bytes, options.files_quota, options.files_seconds)
     roots = [str(files.folder), *([] if options.media_root is None else [options.media_root])]
     given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
-    pool = Models({name: {"load": load, "limits": given} for name, load in models.items()}, options.max_queue)
+    pool = Models(models, given, options.max_queue, options.max_loaded)
     server = Server(options, limits, pool, files, keys_of(options))
     config = uvicorn.Config(
         create_app(server),
@@ -113,8 +112,13 @@ async def _start(pool: Models, serving: Uvicorn) -> None:
     """Open the models; a signal meanwhile ends that."""
     loop = asyncio.get_running_loop()
     starting = asyncio.ensure_future(pool.start())
+
+    def end() -> None:
+        serving.should_exit = True
+        starting.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: (setattr(serving, "should_exit", True), starting.cancel()))
+        loop.add_signal_handler(number, end)
     try:
         await starting
     except asyncio.CancelledError:

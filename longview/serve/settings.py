@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from longview.requests import Limits, MiB
 from longview.settings import setting, validate
@@ -23,6 +25,9 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = setting((), "Site whose pages may use the server; may be repeated.")
     media_root: str | None = setting(None, "Folder whose files clients may name as file:// addresses.")
     no_urls: bool = setting(False, "Fetch no media from URLs.")
+    max_loaded: int | None = setting(
+        None, "Models that are loaded at a time; the least recently used leaves for one that is asked.", low=1
+    )
     max_queue: int = setting(256, "Requests that wait for a model at most; more are refused with 429.", low=0)
     max_body_bytes: int = setting(64 * MiB, "Bytes of a request's body.", low=1, whole=False)
     max_text_bytes: int = setting(MiB, "Bytes of all texts of a request.", low=1, whole=False)
@@ -47,3 +52,16 @@ class ServerLimits(Limits):
     url_hosts: tuple[str, ...] | None = setting(
         None, "Host to fetch media from, and its subdomains; may be repeated; default: any public one."
     )
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of the command line.
+
+    Attributes:
+        load: Arguments of `longview.load`.
+        adapters: Folders of LoRA adapters, by the names under which clients ask them.
+    """
+
+    load: Mapping[str, Any]
+    adapters: Mapping[str, str] = field(default_factory=dict)

@@ -20,21 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from longview.engine import Budget, Engine, load
+from longview.engine.loading import with_adapters
 from longview.engine.prepare import parse_request, prepare
 from longview.engine.score import Question
 from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
-from longview.messages import Message, Part, Piece, TokenLogprob
+from longview.messages import Message, Part, Piece
 from longview.requests import Limits, MediaOptions
 from longview.serve import wire
 
 STATS_SECONDS = 0.25
-MIN_LOGPROB = -9999.0
-"""In the place of minus infinity, which JSON does not have; as OpenAI."""
 logger = logging.getLogger("longview.serve.worker")
 
 
 class Sender:
-    """Writes events to the server, those of one turn of the event loop as one message."""
+    """Writes events to the server; those that come together are one message."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -51,9 +50,13 @@ class Sender:
 
 
 class Worker:
-    """Answers the jobs of one server with one engine."""
+    """Answers the jobs of one server with one engine, and one more for each adapter.
 
-    engine: Engine
+    Attributes:
+        engines: By the adapter's name; "" is the base.
+    """
+
+    engines: Mapping[str, Engine]
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -66,12 +69,12 @@ class Worker:
         config, _ = await wire.read(self._reader)
         self._limits = limits_of(config["limits"])
         try:
-            self.engine = await asyncio.to_thread(load, **load_arguments(config["load"]))
+            self.engines = await asyncio.to_thread(open_engines, config)
         except LongviewError as error:
             self._sender.put({"event": "failed", "text": str(error)})
             await self._reader.read(1)  # until the server has read it
             return
-        self._sender.put({"event": "ready", "facts": facts_of(self.engine)})
+        self._sender.put({"event": "ready", "facts": facts_of(self.engines[""])})
         stats = asyncio.create_task(self._send_stats())
         with contextlib.suppress(EOFError):
             while True:
@@ -91,18 +94,19 @@ class Worker:
             self._sender.put({"request": request, "event": event, **more})
 
         try:
+            engine = self.engines[job["adapter"]]
             messages = [message_of(message, blobs) for message in job["messages"]]
             settings = {**job["settings"], "limits": self._limits}
             if job["do"] == "render":
-                send("rendered", **await asyncio.to_thread(rendered, self.engine, messages, settings))
+                send("rendered", **await asyncio.to_thread(rendered, engine, messages, settings))
             elif job["do"] == "score":
-                send("scored", **await self._score(messages, job["questions"], blobs, settings))
+                send("scored", **await self._score(engine, messages, job["questions"], blobs, settings))
             else:
                 assert job["do"] == "answer", job["do"]
-                pieces = self.engine.astream(messages, accepted=lambda: send("accepted"), **settings)
+                pieces = engine.astream(messages, accepted=lambda: send("accepted"), **settings)
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
-                        send("piece", **self._piece(piece))
+                        send("piece", **piece_of(piece))
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             send("ended", error=as_dict(error))
             if is_fatal(error):
@@ -113,7 +117,12 @@ class Worker:
             del self._tasks[request]
 
     async def _score(
-        self, messages: list[Message], given: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], settings: Any
+        self,
+        engine: Engine,
+        messages: list[Message],
+        given: Sequence[Mapping[str, Any]],
+        blobs: Sequence[bytes],
+        settings: Any,
     ) -> dict[str, Any]:
         """The log-probability of each answer of each question, and the receipt of each question's first answer."""
         questions = [
@@ -121,7 +130,7 @@ class Worker:
         ]
         sums = [0.0] * sum(len(question.answers) for question in questions)
         receipts: dict[int, dict[str, Any]] = {}
-        pieces = self.engine.ascore(messages, questions, **settings)
+        pieces = engine.ascore(messages, questions, **settings)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 sums[piece.choice] += sum(each.logprob for each in piece.logprobs or ())
@@ -134,32 +143,10 @@ class Worker:
             "output_tokens": sum(receipt["usage"]["completion_tokens"] for receipt in receipts.values()),
         }
 
-    def _piece(self, piece: Piece) -> dict[str, Any]:
-        found: dict[str, Any] = {"text": piece.text, "choice": piece.choice, "tokens": len(piece.tokens)}
-        if piece.finish_reason is not None:
-            found["finish_reason"] = piece.finish_reason
-        if piece.receipt is not None:
-            found["receipt"] = piece.receipt.as_dict()
-        if piece.logprobs is not None:
-            found["logprobs"] = [self._logprob(each) for each in piece.logprobs]
-        if piece.made is not None:
-            found["made"] = dict(piece.made)
-        return found
-
-    def _logprob(self, given: TokenLogprob) -> dict[str, Any]:
-        found = self._token(given.token, given.logprob)
-        return {**found, "top_logprobs": [self._token(token, logprob) for token, logprob in given.top]}
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self.engine.processor.tokenizer.decode([token])
-        # half a character has no text, and its bytes are not in it
-        encoded = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
-        return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": encoded}
-
     async def _send_stats(self) -> None:
-        before: dict[str, float] = {}
+        before: dict[str, dict[str, float]] = {}
         while True:
-            stats = stats_of(self.engine)
+            stats = {name: stats_of(engine) for name, engine in self.engines.items()}
             if stats != before:
                 self._sender.put({"event": "stats", "stats": stats})
             before = stats
@@ -180,6 +167,20 @@ def rendered(engine: Engine, messages: list[Message], settings: dict[str, Any]) 
         "frames": [asdict(frame) for frame in inputs.frames],
         "warnings": list(inputs.warnings),
     }
+
+
+def piece_of(piece: Piece) -> dict[str, Any]:
+    """A piece for the server."""
+    found: dict[str, Any] = {"text": piece.text, "choice": piece.choice, "tokens": len(piece.tokens)}
+    if piece.finish_reason is not None:
+        found["finish_reason"] = piece.finish_reason
+    if piece.receipt is not None:
+        found["receipt"] = piece.receipt.as_dict()
+    if piece.logprobs is not None:
+        found["logprobs"] = [each.as_dict() for each in piece.logprobs]
+    if piece.made is not None:
+        found["made"] = dict(piece.made)
+    return found
 
 
 def message_of(message: Mapping[str, Any], blobs: Sequence[bytes]) -> Message:
@@ -209,6 +210,15 @@ def _source_of(source: Any, blobs: Sequence[bytes]) -> Any:
 def limits_of(given: Mapping[str, Any]) -> Limits:
     roots = given["file_roots"]
     return Limits(**{**given, "file_roots": None if roots is None else tuple(map(Path, roots))})
+
+
+def open_engines(config: Mapping[str, Any]) -> dict[str, Engine]:
+    """
+    Raises:
+        CheckpointError: the model or an adapter cannot be opened.
+    """
+    base = load(**load_arguments(config["load"]))
+    return {"": base, **(with_adapters(base, config["adapters"]) if config["adapters"] else {})}
 
 
 def load_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def test_a_failure_that_would_repeat_says_so_to_the_client(server):
 
 
 def test_depth_is_that_of_objects_and_lists():
-    assert depth_of({}) == 1
+    assert depth_of({"b": 2}) == 1
     assert depth_of({"a": [1, {"b": 2}]}) == 3
 
 

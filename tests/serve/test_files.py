@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import urllib.error
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from PIL import Image
 from serving import ROOT, running
 
 from longview.requests import Limits
@@ -104,6 +106,12 @@ def test_a_form_that_is_none_is_refused(server):
         assert caught.value.code == status
 
 
+def small_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_bounds_of_files_hold(tmp_path):
     size = CLIP.stat().st_size
     with running("--max-file-bytes", str(size), "--files-quota", str(size + 10)) as server:
@@ -113,7 +121,7 @@ def test_bounds_of_files_hold(tmp_path):
         assert (caught.value.status_code, caught.value.param) == (413, "file")
         stored = client.files.create(file=CLIP, purpose="vision")
         with pytest.raises(openai.APIStatusError, match="delete some"):
-            client.files.create(file=("shapes.jpg", (ROOT / "examples" / "shapes.jpg").read_bytes()), purpose="vision")
+            client.files.create(file=("small.png", small_picture()), purpose="vision")
         client.files.delete(stored.id)
         client.files.create(file=CLIP, purpose="vision")
 

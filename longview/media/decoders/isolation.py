@@ -183,9 +183,9 @@ class _Session:
             text = printable(header["text"], MAX_TEXT)
             if header["error"] == "request":
                 raise RequestError(text)
-            error = MediaError(text)
-            error.limit = header["limit"] if header["limit"] in DECODING else None
-            raise error
+            refused = MediaError(text)
+            refused.limit = header["limit"] if header["limit"] in DECODING else None
+            raise refused
 
     @contextlib.contextmanager
     def validation(self) -> Iterator[None]:
