@@ -26,6 +26,7 @@ from longview.cli.ask import ask
 from longview.cli.bench import bench
 from longview.cli.chat import chat
 from longview.cli.config import config
+from longview.cli.convert_weights import convert_weights
 from longview.cli.eval import evaluate
 from longview.cli.export import export
 from longview.cli.frames import show_frames
@@ -61,14 +62,17 @@ VERBS: dict[str, Callable[..., None]] = {
     "prefer": prefer,
     "merge": merge,
     "export": export,
+    "convert-weights": convert_weights,
     "report": report,
     "eval": evaluate,
     "bench": bench,
     "models": models,
     "config": config,
 }
+UNLISTED = {"convert-weights"}
+"""Verbs that `longview --help` leaves out: what names them is the error that they mend."""
 for _name, _verb in VERBS.items():
-    app.command(_name, cls=Verb)(with_options(_verb))
+    app.command(_name, cls=Verb, hidden=_name in UNLISTED)(with_options(_verb))
 
 
 @app.callback(invoke_without_command=True)

@@ -163,8 +163,13 @@ def _no_weights(folder: Path) -> str:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         return (
-            f"{folder} holds pickled weights ({_some(pickles)}), which can run code when opened; longview loads "
-            "safetensors only: convert them with the safetensors library on a machine you can spare"
+            f"{folder} holds pickled weights ({_some(pickles)}), which can run code when opened; `longview "
+            f"convert-weights {folder}` rewrites them as safetensors, without running it"
+        )
+    if (folder / "pytorch_model.bin.index.json").exists():
+        return (
+            f"{folder} lacks its weights, which are published pickled only; download all of it to a folder, and "
+            "`longview convert-weights FOLDER` rewrites them as safetensors"
         )
     return f"{folder} holds no model.safetensors and no model.safetensors.index.json; name the folder of a checkpoint"
 
