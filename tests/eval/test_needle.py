@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 import longview
-from longview.eval.needle import NUMBERS, PICTURES, card, evaluate_needles, evaluate_retrieval, shows_needle
+from longview.eval.needle import (
+    NUMBERS,
+    PICTURES,
+    card,
+    compare_queries,
+    evaluate_needles,
+    evaluate_retrieval,
+    shows_needle,
+)
 from longview.models.similarity import Similarity
 from longview.world.needle import draw_needle_video
 
@@ -37,6 +45,13 @@ def test_mdp3_shows_the_needle_where_uniform_frames_miss_it():
     assert len(results) == 12
     assert hits["mdp3"] >= 5
     assert hits["uniform"] <= 2
+
+
+def test_the_published_query_is_compared_with_the_question():
+    found = compare_queries(Similarity.open("demo-siglip"), seed=0, count=2, candidates=24)
+    assert found["other choice"] in (0, 0.5, 1)
+    assert 0 < found["frames in common"] <= 1
+    assert (found["other choice"] == 0) == (found["frames in common"] == 1)
 
 
 def test_a_needle_is_shown_by_a_frame_within_its_seconds():
