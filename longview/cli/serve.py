@@ -92,7 +92,7 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> None:
-    """Serve models behind OpenAI's API: pictures, videos, many requests at once.
+    """Serve models behind OpenAI's API, with pictures and videos.
 
     Examples:
       longview serve
