@@ -1,6 +1,7 @@
 """Write the pages that are generated: python docs/make.py
 
 command-line.md   from the program's own help
+openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
 training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
@@ -18,6 +19,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "command-line.md"
+OPENAPI = DOCS / "openapi.json"
 BENCHMARKS = DOCS / "benchmarks.md"
 TRAINING = DOCS / "training.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
@@ -38,6 +40,22 @@ def command_line() -> str:
 
     sections = [("longview", ["--help"]), *((f"longview {verb}", [verb, "--help"]) for verb in VERBS)]
     return INTRODUCTION + "".join(f"\n## {title}\n\n```text\n{_help(arguments)}```\n" for title, arguments in sections)
+
+
+def openapi() -> str:
+    """The OpenAPI document of the server."""
+    import tempfile
+
+    from longview.requests import Limits
+    from longview.serve.app import Server, create_app
+    from longview.serve.files import FileStore
+    from longview.serve.models import Models
+    from longview.serve.settings import ServedModel, ServerOptions
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = FileStore(Path(folder), Limits(), 1, 1, 1)
+        server = Server(ServerOptions(), Limits(), Models({"demo": ServedModel({})}, {}, 1), files)
+        return json.dumps(create_app(server).openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
 def benchmarks() -> str:
@@ -82,6 +100,7 @@ def _help(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(command_line(), encoding="utf-8")
+    OPENAPI.write_text(openapi(), encoding="utf-8")
     BENCHMARKS.write_text(benchmarks(), encoding="utf-8")
     TRAINING.write_text(training(), encoding="utf-8")
     from longview.eval.curriculum import plot

@@ -105,6 +105,8 @@ class Engine:
         self.feature_cache = FeatureCache(_or(budget.features, left // 8), folder)
         self.prefix_cache = PrefixCache(_or(budget.prefixes, left // 8))
         self.grammars = Grammars()
+        self.drawn: dict[tuple[str, int], bool] = {}
+        """Whether a medium's first frame is of the world that embedded models know, by digest and index."""
         self.scheduler = Scheduler(
             model,
             self.feature_cache,

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from longview.engine.engine import Engine
 
 
+MAX_DRAWN = 4096
+"""Media of which an engine remembers whether they are of the world that embedded models know."""
+
+
 @dataclass(frozen=True)
 class ParsedRequest:
     """A request whose messages and settings are well formed. Nothing has been opened for it."""
@@ -106,7 +110,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
                 "shorten it, or show fewer frames (--frames)"
             )
         if engine.name in DEMOS and not requests:
-            inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine.name, media)))
+            inputs = replace(inputs, warnings=(*inputs.warnings, *domain_warnings(engine, media)))
         inputs = replace(inputs, encoder_inputs=_keeping_thumbnails(inputs))
         context = _context(engine, parsed, notes)
         if not requests:
@@ -177,9 +181,18 @@ def _pixels_and_thumbnail(
     return pixels(image)
 
 
-def domain_warnings(model: str, media: Sequence[Medium]) -> list[str]:
+def domain_warnings(engine: Engine, media: Sequence[Medium]) -> list[str]:
     """A warning for each medium whose first frame is not of the world that embedded models know."""
-    return [warning_of(model, medium.name) for medium in media if not is_drawn(next(iter(medium.read([0]))).image)]
+    found = []
+    for medium in media:
+        key = medium.digest, medium.frames[0].index
+        if key not in engine.drawn:  # decoding a frame to look at it takes longer than to answer about it again
+            if len(engine.drawn) >= MAX_DRAWN:
+                engine.drawn.clear()
+            engine.drawn[key] = is_drawn(next(iter(medium.read([0]))).image)
+        if not engine.drawn[key]:
+            found.append(warning_of(engine.name, medium.name))
+    return found
 
 
 def relevance_question(messages: Sequence[Message]) -> str:

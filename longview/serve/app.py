@@ -21,6 +21,7 @@ from longview.serve.errors import APIError, internal, invalid, of_job, of_valida
 from longview.serve.files import FileStore
 from longview.serve.jobs import JobBuilder
 from longview.serve.models import Models
+from longview.serve.openapi import document
 from longview.serve.process import Job
 from longview.serve.schema import ChatRequest, neutral
 from longview.serve.security import Guard, tenant_of
@@ -178,6 +179,7 @@ def create_app(server: Server) -> FastAPI:
     _add_service_routes(app, server)
     _add_file_routes(app, server)
     _add_answer_routes(app, server)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 
 

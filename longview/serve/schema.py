@@ -235,6 +235,7 @@ class StructuredOutputs(Strict):
 
 class VideoIO(Strict):
     num_frames: Annotated[int, Field(ge=-1)] | None = Field(default=None, description="Frames, at most; -1 for all.")
+    do_sample_frames: Literal[False] | None = Field(default=None, description="Frames are chosen once, by the above.")
     fps: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Frames a second.")
 
 

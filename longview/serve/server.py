@@ -31,6 +31,11 @@ class Uvicorn(uvicorn.Server):
         super().__init__(config)
         self._server = server
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:  # not before: a client that reads the line finds the server
+            print(f"longview serves {', '.join(self._server.models.names)} at {address_of(sockets[0])}", flush=True)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         logging.getLogger("uvicorn.error").disabled = self.force_exit  # of tasks that end in the middle
@@ -43,7 +48,8 @@ def bind(options: ServerOptions) -> socket.socket:
         RequestError: the address is taken, or not this machine's.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # with its protocol named: only then asyncio turns Nagle's algorithm off, which delays each reply by 40 ms
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((options.host, options.port))
@@ -101,7 +107,6 @@ async def _serve(
         await _start(pool, serving)
         if serving.should_exit:
             return
-        print(f"longview serves {', '.join(pool.names)} at {address_of(listening)}", flush=True)
         await serving.serve([listening])
     finally:
         await pool.stop()

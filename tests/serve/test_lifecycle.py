@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
 
 import openai
@@ -43,6 +45,17 @@ def test_it_says_that_it_is_well_and_ready_and_which_version(server):
 def test_its_first_line_is_one_address(server):
     assert server.said == f"longview serves demo at {server.address}\n"
     assert server.address.startswith("http://127.0.0.1:")
+
+
+def test_replies_are_not_delayed_by_nagle_s_algorithm(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        connection.request("GET", "/version")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.03  # a delayed reply takes 40 ms at the least
 
 
 @pytest.mark.parametrize("stream", [True, False])
