@@ -6,10 +6,11 @@ Made here rather than by FastAPI, whose document changes with its version; `docs
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import longview
@@ -17,7 +18,9 @@ from longview.serve.decisions import DecisionRequest
 from longview.serve.responses import ResponseRequest
 from longview.serve.schema import ChatRequest
 
-BODIES = {
+Mode = Literal["validation", "serialization"]
+
+BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/chat/completions/render": ChatRequest,
     "/v1/responses": ResponseRequest,
@@ -46,14 +49,12 @@ ERROR = {
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The document of an app's own routes."""
-    references, schemas = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(BODIES.values())],
-        ref_template="#/components/schemas/{model}",
-    )
+    bodies: list[tuple[type[Any], Mode]] = [(model, "validation") for model in dict.fromkeys(BODIES.values())]
+    references, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for route in app.routes:
         if isinstance(route, APIRoute):
-            for method in sorted(route.methods):
+            for method in sorted(route.methods or ()):
                 operation = _operation(route)
                 if route.path in BODIES:
                     schema: Any = references[BODIES[route.path], "validation"]
