@@ -7,6 +7,9 @@ fall into runs with the same number of visible pictures, and each run attends to
     pictures        0         0    0    1   1   1    2   2   2     2    2    2
     run        └──── no pictures ────┘ └ keys[:P] ┘ └────── keys[:2P] ──────────┘
 
+Many short runs are many small products of matrices, so they are cut into few rectangles of queries and keys, all of
+which are visible to each other; torch's fused attention computes those where it can.
+
 Each kernel returns its output and the log-sum-exp of its scores, with which softmaxes over different keys are merged
 exactly (`fusion.merge_softmaxes`). Both are fp32.
 """
@@ -14,11 +17,13 @@ exactly (`fusion.merge_softmaxes`). Both are fp32.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from longview.models.fused_attention import fused_attention
 
 SCORES_BYTES = 64 << 20
 """Attention scores held at a time, in bytes."""
@@ -59,6 +64,39 @@ def runs_of(
     return runs
 
 
+def rectangles_of(runs: Sequence[Run]) -> list[Run]:
+    """The same pairs of queries and pictures in few and large rectangles, each a run whose queries see all of it.
+
+    What all queries see comes first; of the others, the later half sees what the earlier half sees at most, and so on.
+
+        pictures ▶                     ■ all see    ▤ the later half sees    · one run each
+        queries  ■ ■ ·
+           ▼     ■ ■ · ·
+                 ■ ■ ▤ ▤ ·
+                 ■ ■ ▤ ▤ · ·
+    """
+    found: list[Run] = []
+    for first, same_sample in itertools.groupby(runs, key=lambda run: run.first):
+        _split(list(same_sample), first, found)
+    return found
+
+
+def _split(runs: list[Run], first: int, found: list[Run]) -> None:
+    """Append the rectangles of runs of one sample, from picture `first` on."""
+    lowest = runs[0].pictures
+    if lowest > first:
+        found.append(Run(runs[0].begin, runs[-1].end, lowest, first))
+    rest = runs[1:]
+    if len(rest) == 1:
+        _split(rest, lowest, found)
+    elif rest:
+        earlier, later = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        _split(earlier, lowest, found)
+        if earlier[-1].pictures > lowest:
+            found.append(Run(later[0].begin, later[-1].end, earlier[-1].pictures, lowest))
+        _split(later, earlier[-1].pictures, found)
+
+
 # ── visual keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -80,7 +118,7 @@ def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[Run], p
 
 
 class PrefixAttention(torch.autograd.Function):
-    """Attention of one row over prefixes of its pictures' keys, with a streaming softmax; exact, and differentiable.
+    """Attention of one row over prefixes of its pictures' keys, rectangle by rectangle; exact, and differentiable.
 
     Only `SCORES_BYTES` of scores exist at a time, forwards and backwards, whatever the number of pictures.
     """
@@ -92,22 +130,15 @@ class PrefixAttention(torch.autograd.Function):
         """See `attend_by_runs`."""
         output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
         lse = torch.full(query.shape[:-1], -torch.inf, dtype=torch.float32, device=query.device)
-        for run in runs:
-            q = query[:, :, run.begin : run.end].flatten(1, 2)  # (Hkv, G·r, D)
-            peak = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=torch.float32)
-            total, acc = torch.zeros_like(peak), torch.zeros_like(q, dtype=torch.float32)
-            for block in _blocks(run, patches, rows=q.shape[0] * q.shape[1]):
-                scores = (q @ key[:, block].transpose(1, 2)).float()
-                new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
-                weights, fade = scores.sub_(new_peak).exp_(), (peak - new_peak).exp_()
-                total = total * fade + weights.sum(-1, keepdim=True)
-                acc = acc * fade + (weights.to(value.dtype) @ value[:, block]).float()
-                peak = new_peak
-            shape = (query.shape[0], query.shape[1], run.end - run.begin)
-            output[:, :, run.begin : run.end] = (acc / total).view(*shape, -1)
-            lse[:, :, run.begin : run.end] = (peak + total.log()).view(shape)
+        rectangles = rectangles_of(runs)
+        for rectangle in rectangles:
+            q = query[:, :, rectangle.begin : rectangle.end]
+            of_queries = output[:, :, rectangle.begin : rectangle.end], lse[:, :, rectangle.begin : rectangle.end]
+            keys = slice(rectangle.first * patches, rectangle.pictures * patches)
+            for new_output, new_lse in _attend_all(q.flatten(1, 2), key[:, keys], value[:, keys], patches):
+                _merge_into(*of_queries, new_output.view(q.shape), new_lse.view(q.shape[:-1]))
         ctx.save_for_backward(query, key, value, output, lse)
-        ctx.runs, ctx.patches = runs, patches
+        ctx.rectangles, ctx.patches = rectangles, patches
         return output, lse
 
     @staticmethod
@@ -119,20 +150,21 @@ class PrefixAttention(torch.autograd.Function):
         grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
         shift = grad_lse - (output * grad_output).sum(-1)
-        for run in ctx.runs:
-            rows = slice(run.begin, run.end)
+        for rectangle in ctx.rectangles:
+            rows = slice(rectangle.begin, rectangle.end)
             q = query[:, :, rows].flatten(1, 2)
             g = grad_output[:, :, rows].flatten(1, 2)
             s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
             dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-            for block in _blocks(run, ctx.patches, rows=q.shape[0] * q.shape[1]):
+            keys = range(rectangle.first * ctx.patches, rectangle.pictures * ctx.patches)
+            for block in _blocks(keys, ctx.patches, rows=q.shape[0] * q.shape[1]):
                 k, v = key[:, block], value[:, block]
                 weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
                 grad_value[:, block] += weights.transpose(1, 2) @ g
                 grad_scores = weights * (g @ v.float().transpose(1, 2) + s.unsqueeze(-1))
                 dq += grad_scores @ k.float()
                 grad_key[:, block] += grad_scores.transpose(1, 2) @ q.float()
-            grad_query[:, :, rows] = dq.view(grad_query[:, :, rows].shape)
+            grad_query[:, :, rows] += dq.view(grad_query[:, :, rows].shape)
         return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
@@ -151,12 +183,35 @@ def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     return (weights.to(value.dtype) @ value).float().unsqueeze(2), lse.unsqueeze(2)
 
 
-def _blocks(run: Run, patches: int, rows: int) -> list[slice]:
-    """The keys of a run's pictures in blocks, for so many rows of queries."""
+def _attend_all(query: Tensor, key: Tensor, value: Tensor, patches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attention of queries (Hkv, R, D) to keys (Hkv, m, D) that all of them see, in one piece or in several.
+
+    Yields:
+        Output (Hkv, R, D) and log-sum-exp (Hkv, R), fp32, over some of the keys.
+    """
+    fused = fused_attention(query, key, value)
+    if fused is not None:
+        yield fused[0].float(), fused[1]
+        return
+    for block in _blocks(range(key.shape[1]), patches, rows=query.shape[0] * query.shape[1]):
+        scores = (query @ key[:, block].transpose(1, 2)).float()
+        lse = scores.logsumexp(-1)
+        weights = scores.sub_(lse.unsqueeze(-1)).exp_().to(value.dtype)
+        yield (weights @ value[:, block]).float(), lse
+
+
+def _merge_into(output: Tensor, lse: Tensor, new_output: Tensor, new_lse: Tensor) -> None:
+    """Add a softmax over further keys to one over keys so far, in place; that over no keys is 0 and −∞."""
+    share = torch.sigmoid(new_lse - lse).unsqueeze(-1)
+    output += share * (new_output - output)
+    torch.logaddexp(lse, new_lse, out=lse)
+
+
+def _blocks(keys: range, patches: int, rows: int) -> list[slice]:
+    """Keys of whole pictures in blocks, for so many rows of queries."""
     most = min(BLOCK_KEYS, SCORES_BYTES // (4 * rows))
     size = most // patches * patches or max(1, most)
-    first, last = run.first * patches, run.pictures * patches
-    return [slice(begin, min(begin + size, last)) for begin in range(first, last, size)]
+    return [slice(begin, min(begin + size, keys.stop)) for begin in range(keys.start, keys.stop, size)]
 
 
 # ── text keys ────────────────────────────────────────────────────────────────────────────────────────────────────────

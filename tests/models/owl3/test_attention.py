@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -15,7 +16,15 @@ from tolerances import EXACT_ATTENTION, SAME_MATHS
 from longview.messages import Message, ask, image
 from longview.models import owl3
 from longview.models.owl3 import attention, fusion
-from longview.models.owl3.attention import PrefixAttention, Run, attend_by_runs, attend_text, runs_of, text_mask
+from longview.models.owl3.attention import (
+    PrefixAttention,
+    Run,
+    attend_by_runs,
+    attend_text,
+    rectangles_of,
+    runs_of,
+    text_mask,
+)
 from longview.models.owl3.fusion import joint_attention, merge_softmaxes, visual_attention
 
 STARTS = st.lists(st.integers(0, 40), unique=True, max_size=8).map(sorted)
@@ -46,6 +55,24 @@ def test_a_token_of_a_packed_row_sees_the_pictures_of_its_own_sample_before_it(s
         assert seen[token] == {n for n in before if starts[n] >= own[token]}
 
 
+@given(starts=STARTS, samples=st.lists(st.integers(1, 40), unique=True, max_size=2), begin=st.integers(0, 30))
+def test_rectangles_hold_each_pair_of_the_runs_once(starts, samples, begin):
+    runs = runs_of(starts, begin, 30, True, samples)
+
+    def pairs(parts):
+        both = (itertools.product(range(part.begin, part.end), range(part.first, part.pictures)) for part in parts)
+        return sorted(itertools.chain.from_iterable(both))
+
+    assert pairs(rectangles_of(runs)) == pairs(runs)
+
+
+def test_a_staircase_is_cut_into_a_rectangle_a_step_and_few_large_ones():
+    rectangles = rectangles_of([Run(step, step + 1, step + 1) for step in range(64)])
+    sizes = sorted(((r.end - r.begin) * (r.pictures - r.first) for r in rectangles), reverse=True)
+    assert len(rectangles) < 128
+    assert sum(sizes[:16]) > 0.75 * sum(sizes)
+
+
 def dense(query, key, value, runs, patches):
     """`visual_attention` of one row, with the mask that the runs mean."""
     visible = torch.zeros(query.shape[2], key.shape[1], dtype=torch.bool)
@@ -60,12 +87,20 @@ def drawn(*shapes, seed=1, **settings):
     return [torch.randn(*shape, generator=generator, **settings) for shape in shapes]
 
 
-@pytest.mark.parametrize("block_bytes", [64, 1 << 20], ids=["many blocks", "one block"])
+@pytest.fixture
+def plain(monkeypatch):
+    """No fused operator is there."""
+    monkeypatch.setattr(attention, "fused_attention", lambda *_: None)
+
+
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20, None], ids=["many blocks", "one block", "fused"])
 @pytest.mark.parametrize(
     "runs", [[Run(2, 5, 1), Run(5, 9, 3)], [Run(2, 4, 1), Run(5, 7, 2, first=1), Run(7, 9, 3, first=1)]]
 )
-def test_streaming_attention_equals_the_dense_one_and_so_do_its_gradients(monkeypatch, block_bytes, runs):
-    monkeypatch.setattr(attention, "SCORES_BYTES", block_bytes)
+def test_streaming_attention_equals_the_dense_one_and_so_do_its_gradients(request, monkeypatch, block_bytes, runs):
+    if block_bytes is not None:
+        request.getfixturevalue("plain")
+        monkeypatch.setattr(attention, "SCORES_BYTES", block_bytes)
     inputs = drawn((2, 3, 9, 8), (2, 12, 8), (2, 12, 8))
     grad, grad_lse = drawn((2, 3, 9, 8), (2, 3, 9), seed=2)
     found = []
@@ -104,7 +139,7 @@ def test_a_single_token_that_sees_some_pictures_has_the_dense_context():
 @pytest.mark.parametrize("block_bytes", [64, 1 << 20], ids=["many blocks", "one block"])
 @pytest.mark.parametrize("kind", ["causal", "padding", "boolean", "additive"])
 @torch.no_grad()
-def test_two_softmaxes_merged_are_the_joint_one(monkeypatch, block_bytes, kind):
+def test_two_softmaxes_merged_are_the_joint_one(monkeypatch, plain, block_bytes, kind):
     monkeypatch.setattr(attention, "SCORES_BYTES", block_bytes)
     batch, groups, length, cached, patches, scale = 2, 3, 9, 4, 4, 8**-0.5
     query, key, value, visual_key, visual_value = drawn(
@@ -164,7 +199,7 @@ def test_rows_computed_as_one_dense_batch_and_row_by_row_agree(monkeypatch, vari
 
 
 @pytest.mark.parametrize("variant", owl3.Config.variants)
-def test_no_mask_of_text_tokens_times_visual_keys_is_made(monkeypatch, variant, tokenizer):
+def test_no_mask_of_text_tokens_times_visual_keys_is_made(monkeypatch, plain, variant, tokenizer):
     """Whatever the number of pictures, no tensor of the sdpa path has a row of all their keys for every token."""
     model, processor = tiny_model(owl3, variant, tokenizer)
     processor.cut_enable = False
