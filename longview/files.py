@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from longview.errors import CheckpointError, LongviewError, RequestError
 
@@ -34,24 +35,30 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         RequestError: it cannot be written; what stood there before still does.
     """
-    try:
-        _write(path, data)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
+    with new_file(path) as file:
+        file.write(data)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path = path.resolve()  # through a link, as `open` writes
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.unfinished")
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """The same for what is written piece by piece: the file is there, whole, when the block ends.
+
+    Raises:
+        RequestError: it cannot be written; what stood there before still does.
+    """
+    resolved = path.resolve()  # through a link, as `open` writes
+    unfinished = resolved.with_name(f".{uuid.uuid4().hex}.unfinished")
     try:
         with open(unfinished, "xb") as file:  # with the mode that the umask says
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
+        os.replace(unfinished, resolved)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError):
+            raise RequestError(f"{path} cannot be written ({error.strerror}); choose another name") from None
         raise
 
 

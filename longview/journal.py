@@ -13,22 +13,29 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
+
+Take = Callable[[int, dict[str, Any]], None]
+"""Takes a line, and where in the file it begins."""
 
 
 class Journal:
     """One journal, locked by the process that has it open. Any thread may append.
 
     Attributes:
-        lines: Those that were there on opening, without the first.
+        lines: Those that were there on opening, without the first; none where `take` took them.
     """
 
-    def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, job: Mapping[str, Any], take: Take | None = None) -> None:
         """
+        Args:
+            take: Gets the lines that are there, one by one, where they may be too many for memory.
+
         Raises:
             RequestError: another process has it open, it is damaged, it cannot be used, or it is another job's; says
                 what differs.
@@ -41,23 +48,28 @@ class Journal:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock_file()
+            self.lines: list[dict[str, Any]] = []
             with _using(path):
-                self.lines = self._read()
-            if not self.lines:
+                is_new = not self._read(job, take or (lambda _, line: self.lines.append(line)))
+            if is_new:
                 self.append({"job": job})
-            else:
-                self._check(self.lines.pop(0), job)
         except BaseException:
             self.close()
             raise
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Write a line; it is on the disk when this returns.
+    def append(self, *lines: Mapping[str, Any]) -> list[int]:
+        """Write lines; they are on the disk when this returns.
+
+        Returns:
+            Where in the file each of them begins.
 
         Raises:
-            RequestError: it could not be written; all lines before it are whole.
+            RequestError: they could not be written; all lines before them are whole.
         """
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        if not lines:
+            return []
+        encoded = [json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n" for line in lines]
+        data = b"".join(encoded)
         with self._lock, _using(self.path):
             size = os.fstat(self._file).st_size
             try:
@@ -69,6 +81,14 @@ class Journal:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._file, size)
                 raise
+        return [size + ahead for ahead in accumulate(map(len, encoded[:-1]), initial=0)]
+
+    def lines_at(self, places: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """The lines that begin at these places of the file."""
+        with _using(self.path), self.path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                yield json.loads(file.readline())
 
     def close(self) -> None:
         os.close(self._file)
@@ -89,13 +109,21 @@ class Journal:
         except OSError:  # a file system without locks
             pass
 
-    def _read(self) -> list[dict[str, Any]]:
-        """The whole lines; a last one without its newline is cut off."""
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.ftruncate(self._file, len(whole))
-        return [self._parse(number, line) for number, line in enumerate(whole.splitlines(), 1)]
+    def _read(self, job: Mapping[str, Any], take: Take) -> bool:
+        """Hand over the whole lines; a last one without its newline is cut off. Returns whether there are any."""
+        place = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    os.ftruncate(self._file, place)
+                    break
+                found = self._parse(number, line)
+                if number == 1:
+                    self._check(found, job)
+                else:
+                    take(place, found)
+                place += len(line)
+        return place > 0
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):

@@ -16,6 +16,7 @@ ROOMS = (
         "errors",
         "figures",
         "files",
+        "http_client",
         "interrupts",
         "journal",
         "messages",

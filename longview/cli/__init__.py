@@ -23,6 +23,7 @@ import typer
 
 from longview import __version__, interrupts, status
 from longview.cli.ask import ask
+from longview.cli.batch import batch
 from longview.cli.bench import bench
 from longview.cli.chat import chat
 from longview.cli.config import config
@@ -54,6 +55,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "chat": chat,
     "serve": serve,
+    "batch": batch,
     "frames": show_frames,
     "info": info,
     "train": train,
@@ -88,7 +90,8 @@ def _top(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The program: exits with 0; with 2 after one line on stderr, where the user can mend it; with 130 on Ctrl-C.
+    """The program: exits with 0; with 2 after one line on stderr, where the user can mend it; with 130 on Ctrl-C; with
+    what a verb says (`typer.Exit`).
 
     Any other exception is our bug, and keeps its traceback.
     """

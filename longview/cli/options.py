@@ -121,6 +121,16 @@ class ModelOptions:
         engine.load_seconds = time.perf_counter() - began  # with what was imported for it
         return engine
 
+    @property
+    def shown_name(self) -> str:
+        """What the model is called: what was given, or what the adapter or longview config says."""
+        return self.adapter or self._base or ""
+
+    def load_arguments(self) -> dict[str, Any]:
+        """The arguments of `longview.load` as JSON, for an engine in a process of its own."""
+        folder = None if self.keep_features is None else str(self.keep_features)
+        return {**self.arguments(), "budget": {"feature_folder": folder}}
+
     def arguments(self) -> dict[str, Any]:
         """The arguments of `longview.load`, but for the budget."""
         folders = ("model_base", "vision_tower", "vision_tower_aux")

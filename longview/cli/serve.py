@@ -48,7 +48,7 @@ class ServedModels(ModelOptions):
         for given in self.model or ["demo"]:
             name, model = _named(given)
             _check_free(name, found, f"--model NAME={model}")
-            found[name] = ServedModel(self._load_arguments(model))
+            found[name] = ServedModel(self._arguments_of(model))
         for given in self.adapter or []:
             name, equals, folder = given.partition("=")
             if not (equals and name and folder):
@@ -60,10 +60,8 @@ class ServedModels(ModelOptions):
             found[base] = replace(found[base], adapters={**found[base].adapters, name: folder})
         return found
 
-    def _load_arguments(self, model: str) -> dict[str, Any]:
-        folder = None if self.keep_features is None else str(self.keep_features)
-        alone = replace(self, model=model, adapter=None)  # type: ignore[arg-type]
-        return {**alone.arguments(), "budget": {"feature_folder": folder}}
+    def _arguments_of(self, model: str) -> dict[str, Any]:
+        return replace(self, model=model, adapter=None).load_arguments()  # type: ignore[arg-type]
 
 
 def _check_free(name: str, found: Mapping[str, ServedModel], hint: str) -> None:

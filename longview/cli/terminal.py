@@ -62,7 +62,7 @@ class Bars:
         with self._lock:
             if label not in self._tasks and done < total:
                 self._drawn = self._drawn or _started()
-                self._tasks[label] = self._drawn.add_task(label, total=total)
+                self._tasks[label] = self._drawn.add_task(label, total=total, completed=done)
             if label in self._tasks:
                 self._drawn.update(self._tasks[label], completed=done, total=total, visible=done < total)
 

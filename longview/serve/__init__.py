@@ -7,6 +7,7 @@
 
     settings.py   what the command line says of the server      errors.py   OpenAI's error object
     server.py     uvicorn, signals, one address                 wire.py     messages of the socket
+    batches/      many requests from a file: `longview batch`
 
 The server itself computes nothing and opens no medium: its event loop waits for thousands of clients, and no thread
 waits for any of them.

@@ -125,7 +125,7 @@ def read_row(row: Any, folder: Path, ignore: Sequence[str] = (), caption_templat
     if not isinstance(row, Mapping):
         raise RecipeError(f"a row is an object with messages, not {row!r:.60}")
     columns = _columns(row, ignore)
-    given = {kind: _media(columns.get(f"{kind}s"), kind, folder) for kind in ("image", "video")}
+    given = _given(columns, folder)
     try:
         messages, unlearned = _place(_turns(columns, caption_template), given, folder)
         rejected = _rejected(columns, messages)
@@ -136,6 +136,31 @@ def read_row(row: Any, folder: Path, ignore: Sequence[str] = (), caption_templat
     if len(unlearned) == sum(message.role == "assistant" for message in messages):
         raise RecipeError("no answer is to be learned: loss is false in every one; leave the row out")
     return Example(messages, rejected, unlearned, "caption" in columns, _crops(columns.get("max_partition")))
+
+
+def read_question(row: Any, folder: Path, ignore: Sequence[str] = ()) -> tuple[Message, ...]:
+    """Understand a row that is to be answered; an answer that it holds is left out.
+
+    Raises:
+        RecipeError: as `read_row`.
+    """
+    if not isinstance(row, Mapping):
+        raise RecipeError(f"a row is an object with a question or messages, not {row!r:.60}")
+    columns = {name: value for name, value in _columns(row, ignore).items() if not name.startswith("rejected_")}
+    if "caption" in columns:
+        raise RecipeError("the row has a caption and no question; give it as a question, or leave it out")
+    if "messages" not in columns:
+        columns["response"] = ""
+    given = _given(columns, folder)
+    try:
+        messages, _ = _place(_turns(columns, None), given, folder)
+    except RequestError as error:
+        raise RecipeError(str(error)) from error
+    if messages[-1].role == "assistant":
+        messages = messages[:-1]
+    if not messages or messages[-1].role != "user":
+        raise RecipeError("the row asks nothing: the last message but for an answer is the user's")
+    return messages
 
 
 def _columns(row: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
@@ -365,6 +390,11 @@ def _plain(block: Any) -> Any:
     if source.get("type") == "base64":
         return {"type": block["type"], "url": f"data:{source.get('media_type')};base64,{source.get('data')}"}
     return {"type": block["type"], "url": source.get("url")}
+
+
+def _given(columns: Mapping[str, Any], folder: Path) -> dict[str, list[Part]]:
+    """The media of a row's columns, by kind."""
+    return {kind: _media(columns.get(f"{kind}s"), kind, folder) for kind in ("image", "video")}
 
 
 def _media(value: Any, kind: str, folder: Path) -> list[Part]:
