@@ -23,7 +23,8 @@ class Server:
     """`longview serve`, started, with some options."""
 
     def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "longview", "serve", "--port", "0", *options]
+        port = [] if "--to" in options else ["--port", "0"]  # with --to, its models join another server
+        command = [sys.executable, "-m", "longview", "serve", *port, *options]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         assert self.process.stdout is not None

@@ -57,6 +57,7 @@ ADDRESSES = {
     "diffusers": {"plugins/draw.py"},
     "fastapi": {"serve"},
     "gradio": {"serve"},
+    "h11": {"serve/duplex.py"},
     "liger_kernel": {"models/liger.py"},
     "llguidance": {"engine/grammar.py"},
     "matplotlib": {"figures.py"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from typer import Option
 from longview.cli.options import ModelOptions
 from longview.errors import MissingExtraError, RequestError
 from longview.models.sources import base_of
-from longview.serve.settings import ServedModel, ServerLimits, ServerOptions
+from longview.serve.settings import ServedModel, ServerLimits, ServerOptions, keys_of
 from longview.versions import missing
 
 LIBRARIES = ("fastapi", "uvicorn", "python-multipart", "prometheus-client")
@@ -97,10 +97,25 @@ def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> 
       longview serve --model mPLUG/mPLUG-Owl3-7B-241101 --dtype bfloat16
       longview serve --model owl=./my-owl3 --model ovis=ATH-MaaS/Ovis2-2B --port 9000
       LONGVIEW_API_KEY=secret longview serve --host 0.0.0.0 --allowed-hosts films.example.org
+      longview serve --model mine=./my-owl3 --to http://127.0.0.1:8000
     """
     if missing(LIBRARIES):
         raise MissingExtraError("longview serve", *LIBRARIES)
     named = models.by_name()
+    if server.to is not None:
+        _check_only_joining(server, limits)
+        from longview.serve import join
+
+        join.run(named, server.to, next(iter(keys_of(server)), ""))
+        return
     from longview.serve.server import run
 
     run(named, server, limits)
+
+
+def _check_only_joining(server: ServerOptions, limits: ServerLimits) -> None:
+    for given, plain in ((replace(server, to=None, api_key=()), ServerOptions()), (limits, ServerLimits())):
+        for each in fields(plain):
+            if getattr(given, each.name) != getattr(plain, each.name):
+                option = f"--{each.name.replace('_', '-')}"
+                raise RequestError(f"{option} is a setting of the server that --to names; leave it out here")

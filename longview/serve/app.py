@@ -17,12 +17,13 @@ from starlette.middleware.cors import CORSMiddleware
 import longview
 from longview.requests import Limits
 from longview.serve import chat, decisions, responses, sse
+from longview.serve.backend import Job
 from longview.serve.errors import APIError, internal, invalid, of_job, of_validation
 from longview.serve.files import FileStore
 from longview.serve.jobs import JobBuilder
+from longview.serve.joined import add_join_routes
 from longview.serve.models import Models
 from longview.serve.openapi import document
-from longview.serve.process import Job
 from longview.serve.schema import ChatRequest, neutral
 from longview.serve.security import Guard, tenant_of
 from longview.serve.settings import ServerOptions
@@ -177,6 +178,7 @@ def create_app(server: Server) -> FastAPI:
     )
     _handle_errors(app)
     _add_service_routes(app, server)
+    add_join_routes(app, server)
     _add_file_routes(app, server)
     _add_answer_routes(app, server)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

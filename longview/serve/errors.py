@@ -21,6 +21,7 @@ TYPES = {
     403: "permission_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
+    409: "invalid_request_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
     421: "invalid_request_error",
@@ -92,6 +93,9 @@ def of_job(error: Mapping[str, Any], params: Sequence[str]) -> APIError:
         name = text.partition(" ")[0]
         param = "messages" if name == "the" else FIELDS.get(name)
         return invalid(text, param, "context_length_exceeded" if "tokens long" in text else "invalid_request")
+    if kind == "left":
+        text = "the process of this model has left the server; ask once more, or another model"
+        return APIError(503, text, code="model_down", retry_after=5)
     if kind == "process":
         text = "the process of this model ended, and is being started again; ask once more"
         return APIError(503, text, code="model_down", retry_after=5)

@@ -15,9 +15,9 @@ from longview.media.fetch import local_path
 from longview.media.formats import HEAD, container_of, image_format_of
 from longview.requests import Limits, MediaOptions, SamplingParams
 from longview.serve import schema
+from longview.serve.backend import Job
 from longview.serve.errors import APIError, invalid
 from longview.serve.files import FileStore
-from longview.serve.process import Job
 from longview.serve.settings import ServerOptions
 from longview.settings import settings_of
 

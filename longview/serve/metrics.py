@@ -5,8 +5,9 @@ Counts of requests come from their events and receipts; states of a model's cach
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -108,6 +109,14 @@ class Metrics:
             grown = stats[name] - before.get(name, 0)
             self._counters[name].labels(model).inc(grown if grown >= 0 else stats[name])
         self._before[model] = stats
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Models have gone: their states are shown no longer; what was counted is."""
+        for model in names:
+            self._before.pop(model, None)
+            for gauge in self._gauges.values():
+                with contextlib.suppress(KeyError):
+                    gauge.remove(model)
 
     async def watch(self, model: str, events: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[dict[str, Any]]:
         """The same events, of one request."""

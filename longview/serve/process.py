@@ -10,12 +10,12 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longview.errors import CheckpointError
 from longview.serve import wire
+from longview.serve.backend import Channel, StatsTaker
 from longview.serve.errors import APIError
 
 MAX_RESTARTS, RESTART_WINDOW = 5, 60.0
@@ -24,51 +24,16 @@ END_SECONDS = 5.0
 logger = logging.getLogger("longview.serve")
 
 
-@dataclass
-class Job:
-    """What a process is to answer."""
-
-    messages: Sequence[Mapping[str, Any]]
-    """Each with a role and parts; see `worker.message_of`."""
-    settings: Mapping[str, Any]
-    """Keywords of `Engine.stream`, but for limits."""
-    blobs: Sequence[bytes] = ()
-    params: Sequence[str] = ()
-    """Where in the request each medium stands."""
-    do: str = "answer"
-    """Or "score" answers of `questions`, or "render": say what answering would take."""
-    questions: Sequence[Mapping[str, Any]] = ()
-    """Each with parts, as messages have them, and answers."""
-
-
-@dataclass
-class Stream:
-    """The events of one job, until `ended`."""
-
-    request: int
-    events: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
-
-
-class ModelProcess:
+class ModelProcess(Channel):
     """A model in a process of its own.
 
     Args:
         config: Its first message: arguments of `longview.load`, and the limits of media.
-        on_stats: Takes what it says of itself: `worker.stats_of` by adapter.
     """
 
-    def __init__(
-        self, name: str, config: Mapping[str, Any], on_stats: Callable[[Mapping[str, Any]], None] = lambda _: None
-    ) -> None:
-        self.name, self.config, self._on_stats = name, config, on_stats
-        self.facts: dict[str, Any] = {}
-        """What the process says of its model; stays when it ends."""
-        self.ready = False
-        self.last_used = 0.0
-        self.num_wanted = 0
-        """Requests that need it, those included that wait until it is loaded."""
-        self._streams: dict[int, Stream] = {}
-        self._next_request = 0
+    def __init__(self, name: str, config: Mapping[str, Any], on_stats: StatsTaker = lambda _: None) -> None:
+        super().__init__(name, on_stats)
+        self.config = config
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -76,7 +41,6 @@ class ModelProcess:
 
     @property
     def is_started(self) -> bool:
-        """It is to run: it does, or is being started, or started again."""
         return self._watcher is not None
 
     @property
@@ -84,59 +48,16 @@ class ModelProcess:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the process, and wait until its model is open.
-
-        Raises:
-            CheckpointError: the model cannot be opened; says why.
-        """
         reader = await self._spawn()
         self._watcher = asyncio.create_task(self._watch(reader), name=f"watch {self.name}")
 
     async def stop(self) -> None:
-        """End the process. Jobs that it has not answered end in an error."""
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
             self._watcher = None
         await self._end()
-
-    async def events(self, job: Job, adapter: str = "") -> AsyncGenerator[dict[str, Any]]:
-        """The events of a job as `worker.py` sends them; the last is `ended`. Leaving early cancels the job.
-
-        Args:
-            adapter: Which of the adapters on the model answers; "" for none.
-
-        Raises:
-            APIError: the process is not running.
-        """
-        stream = await self._begin(job, adapter)
-        try:
-            while True:
-                event = await stream.events.get()
-                yield event
-                if event["event"] == "ended":
-                    return
-        finally:
-            if self._streams.pop(stream.request, None) is not None:
-                await self._send({"do": "cancel", "request": stream.request})
-
-    async def _begin(self, job: Job, adapter: str) -> Stream:
-        if not self.ready:
-            raise self._down()
-        self._next_request += 1
-        stream = self._streams[self._next_request] = Stream(self._next_request)
-        self.last_used = time.monotonic()
-        header = {
-            "do": job.do,
-            "request": stream.request,
-            "messages": job.messages,
-            "settings": job.settings,
-            "questions": job.questions,
-            "adapter": adapter,
-        }
-        await self._send(header, job.blobs)
-        return stream
 
     def _down(self) -> APIError:
         return APIError(
@@ -172,7 +93,7 @@ class ModelProcess:
         await self._send(self.config)
         try:
             header, _ = await wire.read(reader)
-        except EOFError:
+        except (EOFError, ConnectionError):
             status = await self._process.wait()
             raise CheckpointError(
                 f"the process of {self.name} ended with status {status} while it opened the model"
@@ -215,24 +136,9 @@ class ModelProcess:
             except CheckpointError as error:
                 logger.error("%s cannot be started again: %s", self.name, error)
 
-    def _dispatch(self, event: dict[str, Any]) -> None:
-        if event["event"] == "stats":
-            self._on_stats(event["stats"])
-            return
-        stream = self._streams.get(event["request"])
-        if stream is None:  # it was cancelled meanwhile
-            return
-        if event["event"] == "ended":
-            del self._streams[stream.request]
-        stream.events.put_nowait(event)
-
     async def _end(self) -> None:
         """Close the connection, and wait for the process, which ends then; and end its jobs."""
-        self.ready = False
-        self._on_stats({})
-        streams, self._streams = list(self._streams.values()), {}
-        for stream in streams:
-            stream.events.put_nowait({"event": "ended", "error": {"kind": "process", "text": ""}})
+        self._lose()
         if self._writer is not None:
             self._writer.close()
         if self._process is not None and self._process.returncode is None:

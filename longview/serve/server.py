@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -18,10 +17,9 @@ from longview.errors import RequestError
 from longview.serve.app import Server, create_app
 from longview.serve.files import FileStore
 from longview.serve.models import Models
-from longview.serve.settings import ServedModel, ServerLimits, ServerOptions
+from longview.serve.settings import ServedModel, ServerLimits, ServerOptions, keys_of
 
 MAX_HEADER_BYTES = 16 << 10
-KEY_VARIABLE = "LONGVIEW_API_KEY"
 
 
 class Uvicorn(uvicorn.Server):
@@ -132,8 +130,3 @@ async def _start(pool: Models, serving: Uvicorn) -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def keys_of(options: ServerOptions) -> Sequence[str]:
-    """The keys of the command line and of the environment."""
-    return [*options.api_key, *filter(None, [os.environ.get(KEY_VARIABLE)])]

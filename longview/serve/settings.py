@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from longview.requests import Limits, MiB
 from longview.settings import setting, validate
 
+KEY_VARIABLE = "LONGVIEW_API_KEY"
+
 
 @dataclass(frozen=True)
 class ServerOptions:
     """The server"""
 
+    to: str | None = setting(
+        None, "Address of a running server which the models join, as http://127.0.0.1:8000; its settings hold."
+    )
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for every one of this machine.")
     port: int = setting(8000, "Port to listen on; 0 for a free one.", low=0, high=65535)
     api_key: tuple[str, ...] = setting(
@@ -65,3 +71,8 @@ class ServedModel:
 
     load: Mapping[str, Any]
     adapters: Mapping[str, str] = field(default_factory=dict)
+
+
+def keys_of(options: ServerOptions) -> Sequence[str]:
+    """The keys of the command line and of the environment."""
+    return [*options.api_key, *filter(None, [os.environ.get(KEY_VARIABLE)])]
