@@ -3,6 +3,7 @@
 command-line.md   from the program's own help
 openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
+evaluation.md     from the table of tasks in longview/eval/tasks, after evaluation/preface.md
 training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
 A test compares the pages with what this would write.
@@ -22,6 +23,7 @@ PAGE = DOCS / "command-line.md"
 OPENAPI = DOCS / "openapi.json"
 BENCHMARKS = DOCS / "benchmarks.md"
 TRAINING = DOCS / "training.md"
+EVALUATION = DOCS / "evaluation.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
 """The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
@@ -66,6 +68,13 @@ def benchmarks() -> str:
     return (DOCS / "benchmarks" / "preface.md").read_text(encoding="utf-8") + "\n" + pages(DOCS / "benchmarks")
 
 
+def evaluation() -> str:
+    """The page about evaluation."""
+    from longview.eval.tasks.table import page
+
+    return (DOCS / "evaluation" / "preface.md").read_text(encoding="utf-8") + "\n" + page()
+
+
 def measured() -> dict[str, Any]:
     """The measurements of each curriculum, by its name."""
     files = {name: DOCS / "training" / f"{name}.json" for name in CURRICULA}
@@ -103,6 +112,7 @@ if __name__ == "__main__":
     PAGE.write_text(command_line(), encoding="utf-8")
     OPENAPI.write_text(openapi(), encoding="utf-8")
     BENCHMARKS.write_text(benchmarks(), encoding="utf-8")
+    EVALUATION.write_text(evaluation(), encoding="utf-8")
     TRAINING.write_text(training(), encoding="utf-8")
     from longview.eval.curriculum import plot
 

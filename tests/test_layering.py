@@ -62,6 +62,7 @@ ADDRESSES = {
     "llguidance": {"engine/grammar.py"},
     "matplotlib": {"figures.py"},
     "modelscope": {"models/sources.py", "train/data/sources.py"},  # models; datasets
+    "openai": {"eval/server.py"},
     "peft": {"models/adapters.py"},
     "prometheus_client": {"serve"},
     "pydantic": {"serve"},

@@ -1,79 +1,175 @@
-"""`longview eval`: measure a model."""
+"""`longview eval`: measure a model by a task; list and describe tasks; compare two results."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from typing import TYPE_CHECKING, Annotated
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longview.cli import eval_output
 from longview.cli.options import ModelOptions, import_libraries
 from longview.cli.terminal import bars, is_terminal
 from longview.errors import RequestError
 
 if TYPE_CHECKING:
-    from longview.eval.world import Score
+    from longview.eval.ask import Asker
+    from longview.eval.results import Result
+    from longview.eval.run import Plan
+    from longview.eval.tasks import Task
 
-TASKS = ("world",)
-SHOWN = ("shown", "blank", "swapped")
+OUTPUT = Path("runs/eval")
 
 
 def evaluate(
     model: ModelOptions,
-    task: Annotated[str, typer.Option(help="What is measured: world.")] = "world",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[compare A B]", help="Compare the results in two folders.", show_default=False),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="What is measured; may be repeated. --list names all; default: world.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder of the task's files, or its file; default: LMUData, as VLMEvalKit."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N questions.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep answers and results here, in a folder a task, and go on with what is there; default: runs/eval "
+            "for tasks that read files, nowhere for others.",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask an OpenAI-compatible server; --model is a name of its models."),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", envvar="OPENAI_API_KEY", help="The server's key.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Whose prompts and settings: owl3, ovis2 or mgm; default: those of the model's family."),
+    ] = None,
+    by_probability: Annotated[
+        bool, typer.Option("--by-probability", help="Choose the option with the likeliest letter; generate nothing.")
+    ] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens of an answer, at most; default: the protocol's.")
+    ] = None,
     shown: Annotated[
-        str, typer.Option(help="Pictures that the model is given: shown (the true ones), blank or swapped.")
+        str, typer.Option(help="World: pictures that the model is given: shown (the true ones), blank or swapped.")
     ] = "shown",
     group: Annotated[
-        list[str] | None, typer.Option(help="Only these media: one picture, two pictures, …, clip; may be repeated.")
+        list[str] | None,
+        typer.Option(help="World: only these media: one picture, two pictures, …, clip; may be repeated."),
     ] = None,
     per_kind: Annotated[
-        int, typer.Option(metavar="N", help="Questions of each kind; four times as many of each event of clips.")
+        int, typer.Option(metavar="N", help="World: questions of each kind; four times as many of each event of clips.")
     ] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the questions.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of questions that are drawn.")] = 0,
+    list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks, and end.")] = False,
+    describe: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Say how a task asks and counts, and which files it reads; end.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model's accuracy for each kind of question.
+    """Measure a model by published benchmarks, or by the synthetic world.
 
     Examples:
       longview eval --task world --model demo
       longview eval --shown blank --per-kind 20
-      longview eval --model runs/curricula-owl3/model --json
+      longview eval --list
+      longview eval --describe mmbench_en
+      longview eval --task mmbench_en --data LMUData --model AIDC-AI/Ovis2-2B --limit 100
+      longview eval --task mmbench_en --data LMUData --server http://127.0.0.1:8000/v1
+      longview eval compare runs/eval/Ovis2-2B/mmbench_en runs/eval/Ovis2-4B/mmbench_en
     """
-    if task not in TASKS:
-        raise RequestError(f"unknown task {task!r}; there is {', '.join(TASKS)}")
-    if shown not in SHOWN:
-        raise RequestError(f"unknown value {shown!r} of --shown; expected {', '.join(SHOWN)}")
-    if per_kind < 1:
-        raise RequestError(f"per_kind is {per_kind}; give a whole number from 1 up")
-    show = is_terminal() and not json
-    model.locate(show)
-    import_libraries(show, downloads=show)
-    from longview.eval.world import GROUPS, evaluate, summarise
+    if words:
+        _compare(words, json)
+        return
+    if list_tasks or describe is not None:
+        eval_output.print_tasks(describe, json)
+        return
+    from longview.eval.run import Plan, check_options
+    from longview.eval.tasks import Options, find_task
 
-    unknown = [name for name in group or () if name not in GROUPS]
-    if unknown:
-        raise RequestError(f"unknown group {unknown[0]!r}; expected {', '.join(GROUPS)}")
-    groups = tuple(dict.fromkeys(group or GROUPS))  # each once, however often it was named
-    engine = model.load(show)
+    tasks = [find_task(name) for name in dict.fromkeys(task or ["world"])]
+    options = Options(data, seed, per_kind, tuple(dict.fromkeys(group or ())), shown)
+    for each in tasks:
+        each.protocol(None, protocol)
+    items = [each.items(options) for each in tasks]  # what is wrong with files is told before the model is opened
+    if by_probability:
+        for each, questions in zip(tasks, items, strict=True):
+            check_options(each, questions)
+    show = is_terminal() and not json
+    asker = _asker(model, server, api_key, show)
+    mode = "probability" if by_probability else "generate"
+    more: dict[str, Any] = {"protocol": protocol, "mode": mode, "limit": limit, "max_tokens": max_tokens}
+    results = []
+    for each, questions in zip(tasks, items, strict=True):
+        folder = _folder(output, each, asker.name)
+        results.append(_run(Plan(each, questions, asker, options, **more), folder, show))
+        if not json:
+            eval_output.print_result(results[-1], folder)
+    if json:
+        found = [eval_output.as_json(result) for result in results]
+        typer.echo(jsonlib.dumps(found[0] if len(found) == 1 else {"tasks": found}, ensure_ascii=False))
+
+
+def _run(plan: Plan, folder: Path | None, show: bool) -> Result:
+    from longview.eval.run import run
 
     with bars(show) as progress:
-        report = (lambda done, total: progress(done, total, "asking")) if progress else None
-        scores = evaluate(engine, seed, per_kind, shown, groups, report)  # type: ignore[arg-type]
-    totals = list(summarise(scores).values())
-    if json:
-        rows = {"kinds": [score.as_dict() for score in scores], "groups": [score.as_dict() for score in totals]}
-        typer.echo(jsonlib.dumps({"task": task, "model": engine.name, "shown": shown, "seed": seed, **rows}))
-        return
-    typer.echo(f"{'':<40}{'right':>10}  accuracy (95 % interval)  guessing")
-    for total in totals:
-        typer.echo(_line(total.group, total))
-        for score in scores:
-            if score.group == total.group:
-                typer.echo(_line(f"  {score.kind}", score))
+
+        def report(done: int, total: int, score: str) -> None:
+            if progress is not None:
+                progress(done, total, plan.task.name, score)
+
+        return run(plan, folder, report if show else None)
 
 
-def _line(name: str, score: Score) -> str:
-    low, high = score.interval
-    spread = f"{score.accuracy:8.1%} ({low:.1%} – {high:.1%})"
-    return f"{name:<40}{f'{score.right}/{score.total}':>10}  {spread:<24}  {score.chance:8.1%}"
+def _asker(model: ModelOptions, server: str | None, key: str | None, show: bool) -> Asker:
+    """Whom the questions go to."""
+    if server is not None:
+        from longview.eval.server import Client, ServerAsker
+
+        return ServerAsker(Client(server, model.model, key))
+    model.locate(show)
+    import_libraries(show, downloads=show)
+    from longview.eval.ask import EngineAsker
+
+    return EngineAsker(model.load(show))
+
+
+def _folder(output: Path | None, task: Task, model: str) -> Path | None:
+    """Where a task's answers are kept."""
+    if output is not None:
+        return output / task.name
+    if task.make is not None:
+        return None
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name or model).strip("-.") or "model"
+    return OUTPUT / name / task.name
+
+
+def _compare(words: list[str], json: bool) -> None:
+    """
+    Raises:
+        RequestError: no two folders.
+    """
+    if words[0] != "compare" or len(words) != 3:
+        raise RequestError(
+            f"longview eval {' '.join(words)[:60]!r} is not understood; give compare and two folders, or options alone"
+        )
+    from longview.eval.compare import changed, compare
+    from longview.eval.results import read_result
+
+    first, second = (read_result(Path(word).expanduser()) for word in words[1:])
+    found = compare(first, second)
+    rows = changed(first, second, [*found.only_first, *found.only_second])
+    eval_output.print_comparison(found, rows, json)

@@ -58,13 +58,16 @@ class Bars:
         self._drawn: Any = None
         self._tasks: dict[str, Any] = {}
 
-    def __call__(self, done: int, total: int, label: str) -> None:
+    def __call__(self, done: int, total: int, label: str, note: str = "") -> None:
+        """A step; `note` stands behind the label, and may change."""
         with self._lock:
             if label not in self._tasks and done < total:
                 self._drawn = self._drawn or _started()
                 self._tasks[label] = self._drawn.add_task(label, total=total, completed=done)
             if label in self._tasks:
-                self._drawn.update(self._tasks[label], completed=done, total=total, visible=done < total)
+                shown = f"{label} {note}".strip()
+                visible = done < total
+                self._drawn.update(self._tasks[label], completed=done, total=total, visible=visible, description=shown)
 
     def clear(self) -> None:
         with self._lock:

@@ -173,12 +173,7 @@ def case_messages(case: Case, pictures: PictureInput, folder: Path, reuse: bool 
     if files:
         kind: Literal["video", "image"] = "video" if isinstance(case.media[0], Clip) else "image"
         return [ask(case.question.text, *(Part(kind, source=file) for file in files))]
-    media = case.media
-    if pictures == "blank":
-        media = tuple(blank(scene) for scene in media)
-    elif pictures == "swapped":
-        rng = random.Random(f"swap {case.seed}")
-        media = tuple(_replacement(rng, scene) for scene in media)
+    media = case_media(case, pictures)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -186,6 +181,16 @@ def case_messages(case: Case, pictures: PictureInput, folder: Path, reuse: bool 
     write_media(media, unfinished, case.seed)
     unfinished.rename(folder)
     return case_messages(case, pictures, folder, reuse=True)
+
+
+def case_media(case: Case, pictures: PictureInput) -> tuple[Scene, ...]:
+    """The scenes that a case shows: its own, blank ones, or others of the same kinds."""
+    if pictures == "blank":
+        return tuple(blank(scene) for scene in case.media)
+    if pictures == "swapped":
+        rng = random.Random(f"swap {case.seed}")
+        return tuple(_replacement(rng, scene) for scene in case.media)
+    return case.media
 
 
 def normalise(answer: str) -> str:

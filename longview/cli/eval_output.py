@@ -1,0 +1,176 @@
+"""What `longview eval` prints: results, comparisons, and the tasks there are."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from longview.cli.terminal import print_table
+from longview.wording import counted
+
+if TYPE_CHECKING:
+    from longview.eval.compare import Comparison
+    from longview.eval.results import Result
+    from longview.eval.world import Score
+
+CHANGED = 20
+"""Answers that changed and are printed one by one."""
+WIDTH = 100
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A result as one JSON object; that of the world with its rows, as before there were other tasks."""
+    if result.task != "world":
+        return result.numbers
+    from longview.eval.world import summarise
+
+    scores = _world_scores(result)
+    rows = {
+        "kinds": [score.as_dict() for score in scores],
+        "groups": [score.as_dict() for score in summarise(scores).values()],
+    }
+    options = {"shown": "shown", "seed": 0, **result.numbers["options"]}
+    return {**result.numbers, "shown": options["shown"], "seed": options["seed"], **rows}
+
+
+def print_result(result: Result, folder: Path | None) -> None:
+    """A result for people."""
+    if result.task == "world":
+        _print_world(result)
+    else:
+        _print_numbers(result.numbers)
+    if folder is not None:
+        typer.echo(f"kept in {folder}")
+
+
+def _print_numbers(numbers: Mapping[str, Any]) -> None:
+    scale = numbers["scale"]
+    typer.echo(f"{numbers['title']}, {numbers['model']}, protocol {numbers['protocol']['name']}")
+    spread = f"{numbers['score']:.1f}{scale} ({numbers['low']:.1f} – {numbers['high']:.1f})"
+    asked = f"{counted(numbers['questions'], 'question')} of {numbers['of']:,}, {counted(numbers['answers'], 'answer')}"
+    lines = {numbers["metric"]: f"{spread} over {asked}"}
+    lines |= {name: f"{value:.1f}" for name, value in numbers.get("more", {}).items()}
+    if numbers["guessing"] is not None:
+        lines["guessing"] = f"{numbers['guessing']:.1f}"
+    lines["not understood"] = f"{numbers['unparsed']:.1f} % of the answers"
+    if numbers["failed"]:
+        lines["failed"] = f"{counted(numbers['failed'], 'answer')}, counted as wrong; the same command asks again"
+    if numbers["published"]:
+        theirs = numbers["published"]
+        lines["published"] = f"{theirs['score']:.1f} for {theirs['model']}, in {theirs['source']}"
+    for name, value in lines.items():
+        typer.echo(f"  {name:<28}{value}")
+    for label, rows in numbers["by"].items():
+        typer.echo(f"\n  {label}")
+        for name, row in rows.items():
+            typer.echo(f"    {name:<40.40}{row['score']:8.1f}  of {row['questions']:,}")
+
+
+def _world_scores(result: Result) -> list[Score]:
+    from longview.eval.world import Score
+
+    scores: dict[tuple[str, str], Score] = {}
+    for sample in result.samples:
+        key = sample["labels"]["group"], sample["labels"]["kind"]
+        score = scores.setdefault(key, Score(*key))
+        score.total += 1
+        score.right += int(sample["score"])
+        score.answers[sample["truth"]] += 1
+    return list(scores.values())
+
+
+def _print_world(result: Result) -> None:
+    from longview.eval.world import summarise
+
+    scores = _world_scores(result)
+    typer.echo(f"{'':<40}{'right':>10}  accuracy (95 % interval)  guessing")
+    for total in summarise(scores).values():
+        typer.echo(_line(total.group, total))
+        for score in scores:
+            if score.group == total.group:
+                typer.echo(_line(f"  {score.kind}", score))
+
+
+def _line(name: str, score: Score) -> str:
+    low, high = score.interval
+    spread = f"{score.accuracy:8.1%} ({low:.1%} – {high:.1%})"
+    return f"{name:<40}{f'{score.right}/{score.total}':>10}  {spread:<24}  {score.chance:8.1%}"
+
+
+# ── tasks ──
+
+
+def print_tasks(name: str | None, json: bool) -> None:
+    """All tasks, a line each; or all about one."""
+    from longview.eval.tasks import TASKS, find_task
+    from longview.eval.tasks.table import described, row_of
+
+    if name is not None:
+        task = find_task(name)
+        typer.echo(jsonlib.dumps(described(task), ensure_ascii=False) if json else _description(described(task)))
+        return
+    rows = [row_of(task) for task in TASKS.values()]
+    if json:
+        typer.echo(jsonlib.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<20}{row['title']:<42.42}{row['metric']:<24.24}{row['ran']}")
+
+
+def _description(task: Mapping[str, Any]) -> str:
+    lines = [f"{task['name']}: {task['title']}", "", *_wrapped(task["about"], ""), ""]
+    lines += [f"citation    {task['citation']}", f"metric      {task['metric']}", f"checked     {task['ran']}"]
+    if task["judged"]:
+        lines.append("judge       --judge URL --judge-model NAME: any OpenAI-compatible server")
+    lines += ["", "files", *(f"  {each}" for each in task["files"]), f"  from {task['get']}"]
+    for name, protocol in task["protocols"].items():
+        settings = ", ".join(f"{key} {value}" for key, value in protocol["settings"].items())
+        lines += ["", f"protocol {name}: {settings}"]
+        lines += [f"  | {line}" for line in protocol["prompt"].split("\n")]
+        lines += _wrapped(protocol["note"], "  ") if protocol["note"] else []
+    if task["published"]:
+        lines += ["", "published"]
+        lines += [f"  {each['model']:<28}{each['score']:8.1f}  {each['source']}" for each in task["published"]]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+# ── comparisons ──
+
+
+def print_comparison(found: Comparison, rows: Sequence[Mapping[str, Any]], json: bool) -> None:
+    """Two results, side by side."""
+    if json:
+        typer.echo(jsonlib.dumps({**found.as_dict(), "changed": list(rows)}, ensure_ascii=False))
+        return
+    first, second = found.names
+    typer.echo(f"{found.task}: {counted(found.units, 'question')} that both were asked")
+    if found.left_out:
+        typer.echo(f"  {counted(found.left_out, 'question')} that only one was asked are left out")
+    table = [
+        [name, f"{score:.2f}", f"{mean:.2f}", str(len(only))]
+        for name, score, mean, only in zip(
+            (f"A {first}", f"B {second}"), found.scores, found.means, (found.only_first, found.only_second), strict=True
+        )
+    ]
+    print_table(["model", "score", "mean of these", "only it is right"], table)
+    verdict = "may be chance" if found.low <= 0 <= found.high else "is not chance"
+    typer.echo(
+        f"B − A {found.difference:+.2f} (95 % {found.low:+.2f} … {found.high:+.2f}, paired bootstrap), "
+        f"p = {found.p:.3g} (McNemar): the difference {verdict}"
+    )
+    for row in rows[:CHANGED]:
+        answers = " | ".join(" ".join(str(answer).split())[:40] for answer in row["answers"])
+        typer.echo(
+            f"  {row['id']:<14}{' '.join(row['question'].split())[:48]:<50}{answers}  (true: {row['truth']!s:.30})"
+        )
+    if len(rows) > CHANGED:
+        typer.echo(f"  and {len(rows) - CHANGED} more; --json names all")

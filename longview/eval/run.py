@@ -1,0 +1,194 @@
+"""One task, from its questions to its numbers: read, ask what the journal does not have, grade, count, write."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import longview
+from longview.errors import LongviewError, RequestError
+from longview.eval import scoring
+from longview.eval.ask import Asker
+from longview.eval.circular import chance
+from longview.eval.items import Graded, Item, Protocol
+from longview.eval.published import published_of
+from longview.eval.results import JOURNAL, Result, sample_of, write_result
+from longview.eval.tasks import Options, Task
+from longview.journal import Journal
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with (done, total, the score so far)."""
+PAUSE = 2.0
+"""Seconds between two scores on the progress bar."""
+MODES = ("generate", "probability")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be asked of whom, and how."""
+
+    task: Task
+    items: Sequence[Item]
+    """All of the task's questions."""
+    asker: Asker
+    options: Options = field(default_factory=Options)
+    """What they were read and drawn by."""
+    protocol: str | None = None
+    """Its name; default: that of the model's family."""
+    mode: str = "generate"
+    """Generate an answer and parse it, or compare the probabilities of the options' letters."""
+    limit: int | None = None
+    """Only so many questions, the first ones."""
+    max_tokens: int | None = None
+
+
+def run(plan: Plan, output: Path | None = None, progress: Progress | None = None) -> Result:
+    """Ask all of a task's questions and count.
+
+    Args:
+        output: Where answers are kept as they come; what is there already is not asked again.
+
+    Raises:
+        LongviewError: the task's files, the output or the model cannot be used; finished answers are kept.
+    """
+    began = time.monotonic()
+    name, protocol = plan.task.protocol(plan.asker.family, plan.protocol)
+    protocol = replace(protocol, max_tokens=plan.max_tokens or protocol.max_tokens)
+    every, items = plan.items, limited(plan.items, plan.limit)
+    job = {
+        "task": plan.task.name,
+        "model": plan.asker.name,
+        "where": plan.asker.where,
+        "protocol": name,
+        **protocol.facts(),
+        "mode": plan.mode,
+        **plan.options.facts(),
+        "questions": digest(every, protocol),
+    }
+    with _journal(output, job) as journal:
+        lines = {line["id"]: line for line in journal.lines if "answer" in line}
+        _ask(plan, protocol, items, lines, journal, progress)
+    graded = [plan.task.graded(item, lines[item.id].get("answer"), protocol) for item in items]
+    numbers = {
+        "task": plan.task.name,
+        "title": plan.task.title,
+        "model": plan.asker.name,
+        "family": plan.asker.family,
+        "where": plan.asker.where,
+        "protocol": {"name": name, **protocol.facts(), **({"note": protocol.note} if protocol.note else {})},
+        "mode": plan.mode,
+        "options": plan.options.facts(),
+        **({"data": str(plan.options.data)} if plan.options.data else {}),
+        "of": len({item.unit for item in every}),
+        "failed": sum("answer" not in lines[item.id] for item in items),
+        **scoring.numbers(plan.task.metric, graded),
+        "guessing": _guessing(graded),
+        "published": _published(plan),
+        "questions_digest": job["questions"],
+        "longview": longview.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    samples = [sample_of(each, lines[each.item.id]) for each in graded]
+    result = Result(numbers, samples, graded)
+    if output is not None:
+        write_result(output, result)
+    return result
+
+
+def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """The items of the first so many questions."""
+    if limit is None:
+        return list(items)
+    units = list(dict.fromkeys(item.unit for item in items))[:limit]
+    return [item for item in items if item.unit in set(units)]
+
+
+def digest(items: Sequence[Item], protocol: Protocol) -> str:
+    """What tells these questions, asked so, from others; media by their names."""
+    found = hashlib.sha256()
+    for item in items:
+        facts = [item.id, protocol.text(item), str(item.answer), [shown.name for shown in item.shown]]
+        found.update(json.dumps(facts).encode())
+    return found.hexdigest()[:16]
+
+
+def check_options(task: Task, items: Sequence[Item]) -> None:
+    """
+    Raises:
+        RequestError: probabilities of options are asked for where there are none.
+    """
+    if any(len(item.options) < 2 for item in items):
+        raise RequestError(f"{task.name} has questions without options; leave --by-probability out")
+
+
+class _Memory:
+    """A journal for those who want none."""
+
+    lines: Sequence[Mapping[str, Any]] = ()
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+
+def _journal(output: Path | None, job: Mapping[str, Any]) -> Any:
+    return contextlib.nullcontext(_Memory()) if output is None else Journal(output / JOURNAL, job)
+
+
+def _ask(
+    plan: Plan,
+    protocol: Protocol,
+    items: Sequence[Item],
+    lines: dict[str, dict[str, Any]],
+    journal: Any,
+    progress: Progress | None,
+) -> None:
+    """Ask what is not answered yet; each answer is on the disk before the next is awaited."""
+    todo = [item for item in items if item.id not in lines]
+    ask = plan.asker.answers if plan.mode == "generate" else plan.asker.choices
+    so_far = _Running(plan, protocol, [item for item in items if item.id in lines], lines)
+    if progress is not None:
+        progress(len(items) - len(todo), len(items), so_far.text())
+    for number, (item, reply) in enumerate(zip(todo, ask(todo, protocol), strict=True), len(items) - len(todo) + 1):
+        line: dict[str, Any] = {"id": item.id, "prompt": protocol.text(item)}
+        line |= {"error": str(reply)} if isinstance(reply, LongviewError) else reply.as_dict()
+        journal.append(line)
+        lines[item.id] = line
+        so_far.items.append(item)
+        if progress is not None:
+            progress(number, len(items), so_far.text())
+
+
+class _Running:
+    """The score of what is finished, counted again every few seconds."""
+
+    def __init__(self, plan: Plan, protocol: Protocol, items: list[Item], lines: Mapping[str, Any]) -> None:
+        self._plan, self._protocol, self.items, self._lines = plan, protocol, items, lines
+        self._counted, self._text = 0.0, ""
+
+    def text(self) -> str:
+        now = time.monotonic()
+        if self.items and now - self._counted > PAUSE:
+            task, self._counted = self._plan.task, now
+            graded = [task.graded(item, self._lines[item.id].get("answer"), self._protocol) for item in self.items]
+            self._text = f"{task.metric.score(graded):.1f}{task.metric.scale}"
+        return self._text
+
+
+def _guessing(graded: Sequence[Graded]) -> float | None:
+    """What guessing among options scores, in per cent; None where there are none."""
+    groups = scoring.grouped(graded).values()
+    if any(len(each.item.options) < 2 for each in graded):
+        return None
+    return round(100 * chance([[each.item for each in group] for group in groups]), 2)
+
+
+def _published(plan: Plan) -> dict[str, Any] | None:
+    found = published_of(plan.task.name, plan.asker.name)
+    return None if found is None else {"model": found.model, "score": found.score, "source": found.source}

@@ -1,0 +1,32 @@
+"""The table of tasks: what `longview eval` can measure.
+
+task.py        what a task is: a dozen fields
+choices.py     multiple choices about single pictures
+synthetic.py   questions that need no files
+…
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from longview.errors import RequestError
+from longview.eval.tasks import choices, synthetic
+from longview.eval.tasks.task import Options, Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (*choices.TASKS, *synthetic.TASKS)}
+
+
+def find_task(name: str) -> Task:
+    """
+    Raises:
+        RequestError: there is none of that name; says which is nearest.
+    """
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RequestError(f"unknown task {name!r:.60}; {hint}longview eval --list names all")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Options", "Task", "find_task"]

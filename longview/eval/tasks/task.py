@@ -1,0 +1,111 @@
+"""What a task is: a dozen fields. The table of all tasks is `longview.eval.tasks.TASKS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from longview.errors import RequestError
+from longview.eval.items import Graded, Item, Protocol, Verdict
+from longview.eval.readers.files import Form, find_form, numbered
+from longview.eval.scoring import ACCURACY, Metric
+
+Parse: TypeAlias = Callable[[Item, str], Verdict]
+Grade: TypeAlias = Callable[[Item, Verdict], float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a task's questions beside its files."""
+
+    data: Path | None = None
+    seed: int = 0
+    per_kind: int = 50
+    groups: tuple[str, ...] = ()
+    shown: str = "shown"
+    source: str | None = None
+    """Distractor resistance: the file that questions and distractors are drawn from, or "world"."""
+    pictures: tuple[int, ...] = ()
+    """Distractor resistance: numbers of pictures in a prompt."""
+
+    def facts(self) -> dict[str, Any]:
+        """Those that are not the default."""
+        usual = Options()
+        given = {name: getattr(self, name) for name in ("seed", "per_kind", "groups", "shown", "source", "pictures")}
+        return {name: value for name, value in given.items() if value != getattr(usual, name)}
+
+
+def same(item: Item, verdict: Verdict) -> float:
+    return float(verdict.value == item.answer)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark: where its questions come from, how they are asked, what an answer means, how it counts."""
+
+    name: str
+    title: str
+    about: str
+    """What it asks, and what counts, in a sentence or two."""
+    protocols: Mapping[str, Protocol]
+    """How each family's authors ask it; the first is for all others."""
+    parse: Parse
+    citation: str
+    forms: Sequence[Form] = ()
+    make: Callable[[Options], Iterable[Item]] | None = None
+    """Questions that need no files."""
+    get: str = ""
+    """Where its files come from."""
+    expand: Callable[[Iterable[Item]], list[Item]] = list
+    grade: Grade = same
+    metric: Metric = ACCURACY
+    judged: bool = False
+    """Whether answers are graded by a judge: another model, behind an OpenAI-compatible server."""
+    ran: bool = False
+    """Whether it ever ran here on the benchmark's real files."""
+    shows: Literal["image", "video"] = "image"
+    pictures: int = 1
+    """Media of a question, in the example of its prompt."""
+    free: bool = False
+    """Whether its questions have no options."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """What else an item has, in that example."""
+
+    def items(self, options: Options) -> list[Item]:
+        """Its questions.
+
+        Raises:
+            LongviewError: its files are not there, or damaged.
+        """
+        if self.make is not None:
+            found = self.make(options)
+        else:
+            form, files = find_form(self.name, self.forms, options.data)
+            found = form.read(files)
+        items = list(numbered(self.expand(found)))
+        if not items:
+            raise RequestError(f"{self.name}: there are no questions in {options.data or 'its files'}; check the file")
+        return items
+
+    def protocol(self, family: str | None, wanted: str | None = None) -> tuple[str, Protocol]:
+        """The protocol that is asked for by name, that of a family, or else the first.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        if wanted is not None and wanted not in self.protocols:
+            raise RequestError(f"{self.name} has no protocol {wanted!r}; there are {', '.join(self.protocols)}")
+        usual = family if family is not None and family in self.protocols else next(iter(self.protocols))
+        name = wanted or usual
+        return name, self.protocols[name]
+
+    def graded(self, item: Item, answer: str | None, protocol: Protocol) -> Graded:
+        """What an answer is worth; None, a question that failed, is worth nothing."""
+        if answer is None:
+            return Graded(item, Verdict(None, False), 0.0)
+        if protocol.cut_behind and protocol.cut_behind in answer.lower():
+            answer = answer[answer.lower().rindex(protocol.cut_behind) + len(protocol.cut_behind) :].strip()
+        verdict = self.parse(item, answer)
+        return Graded(item, verdict, self.grade(item, verdict))
