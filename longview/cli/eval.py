@@ -79,7 +79,7 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model by published benchmarks, or by the synthetic world.
+    """Measure a model by published benchmarks or the synthetic world.
 
     Examples:
       longview eval --task world --model demo
