@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from struct import unpack_from
 from typing import BinaryIO
 
@@ -31,15 +32,28 @@ MAX_DEPTH = 10  # as FFmpeg's
 WHAT_TO_DO = "save or download it again, or re-encode it"
 
 
-def check_container(file: BinaryIO, container: str, size: int, name: str) -> None:
+@dataclass(frozen=True)
+class SampleTables:
+    """What of the tables of an MP4 is of use beside FFmpeg's own reading of them."""
+
+    composition: list[bytes] = field(default_factory=list)
+    """Of each track that has one, the entries of its `ctts`: count and delay, four bytes each."""
+    is_fragmented: bool = False
+
+
+def check_container(file: BinaryIO, container: str, size: int, name: str) -> SampleTables:
     """Check a file of `size` bytes before it is given to FFmpeg.
 
     Raises:
         MediaError: bytes are missing at its end, by its own account; or it claims more than it can hold.
     """
     file.seek(0)
+    tables = SampleTables()
     try:
-        end = {"mp4": _check_boxes, "matroska": _check_elements, "avi": _check_riff}[container](file, size)
+        if container == "mp4":
+            end, tables = _check_boxes(file, size)
+        else:
+            end = {"matroska": _check_elements, "avi": _check_riff}[container](file, size)
     except _FalseClaim as claim:
         raise MediaError(f"{name} is damaged: {claim}; {WHAT_TO_DO}") from None
     if end > size:
@@ -47,6 +61,7 @@ def check_container(file: BinaryIO, container: str, size: int, name: str) -> Non
         # More boxes may have followed the one that is cut, and nothing says so.
         lost = f"at least {missing:,} byte{'s are' if missing > 1 else ' is'} missing at its end"
         raise MediaError(f"{name} is incomplete: {lost}; save or download it again")
+    return tables
 
 
 class _FalseClaim(Exception):
@@ -77,6 +92,7 @@ class _Tables:
         self.entries = 0  # that FFmpeg keeps of the tracks before this one, and of fragments
         self.sized = 0  # bytes of all samples that are said to have one size
         self.unsized = 0  # samples of fragments that say nothing of each
+        self.composition: list[bytes] = []
         self._begin_track()
 
     def _begin_track(self) -> None:
@@ -184,10 +200,12 @@ class _Tables:
                 self.chunks = count
             elif kind == b"stsc":
                 self.per_chunk = np.frombuffer(body, ">u4", 3 * count, 8).reshape(-1, 3).astype(np.int64)
+            elif kind == b"ctts":
+                self.composition.append(body[8 : 8 + 8 * count])
 
 
-def _check_boxes(file: BinaryIO, size: int) -> int:
-    """Check the tables of an MP4; return where it ends by its own account."""
+def _check_boxes(file: BinaryIO, size: int) -> tuple[int, SampleTables]:
+    """Check the tables of an MP4; return where it ends by its own account, and the tables."""
     tables = _Tables(size)
     headers: list[tuple[int, int]] = []
     position = 0
@@ -197,7 +215,7 @@ def _check_boxes(file: BinaryIO, size: int) -> int:
         file.seek(position)
         header = file.read(16)
         if len(header) < 8:
-            return position + 8
+            return position + 8, SampleTables()
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 0:  # up to the end of the file
             length = size - position
@@ -209,13 +227,13 @@ def _check_boxes(file: BinaryIO, size: int) -> int:
             headers.append((position, length))
         position += length
     if position > size:
-        return position
+        return position, SampleTables()
     for position_of_header, length in headers:
         _check_claim(length, MAX_HEADER_BYTES, "bytes of header")
         file.seek(position_of_header)
         tables.walk(file.read(length), 0, length)
     tables.end_track()
-    return position
+    return position, SampleTables(tables.composition, tables.fragments > 0)
 
 
 # ── MKV and WebM ─────────────────────────────────────────────────────────────────────────────────────────────────────

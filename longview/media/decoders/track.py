@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from longview.errors import MediaError
@@ -47,6 +49,9 @@ class Track:
         self.limits = limits
         self.deadline = deadline  # of time.monotonic()
         self.broken = False  # whether demuxing ended early at damage
+        self.size = 0  # bytes of the file
+        self.composition: list[bytes] = []
+        self.is_fragmented = False
         self._source = source
         self.format = self._checked_format()
         self._container: Any = None
@@ -66,6 +71,7 @@ class Track:
         import av
 
         self.close()
+        self.broken = False
         source = f"file:{self._source.resolve()}" if isinstance(self._source, Path) else io.BytesIO(self._source)
         with self._errors("its header cannot be read"):
             self._container = av.open(
@@ -113,6 +119,15 @@ class Track:
             if packet.size:
                 yield packet
 
+    def index_entries(self) -> NDArray[np.int64]:
+        """The container's own table of packets, as far as it is known without demuxing.
+
+        Decoding time, place in the file, size and flags (1: key frame, 2: not shown) of each: (packets, 4).
+        """
+        entries = self.stream.index_entries
+        rows = ((entry.timestamp, entry.pos, entry.size, entry.flags) for entry in entries)
+        return np.fromiter(rows, np.dtype((np.int64, 4)), len(entries))
+
     def seek(self, pts: int) -> bool:
         """Seek to a key frame near a time; the next packet says which. False: the container cannot seek."""
         try:
@@ -158,7 +173,8 @@ class Track:
                 file.seek(0)
                 container = container_of(file.read(HEAD))
                 if container is not None:
-                    check_container(file, container, size, self.name)
+                    tables = check_container(file, container, size, self.name)
+                    self.size, self.composition, self.is_fragmented = size, tables.composition, tables.is_fragmented
         except OSError:
             raise MediaError(f"{self.name} cannot be read; check the path and its permissions") from None
         if size == 0:

@@ -1,11 +1,11 @@
 """Random access to the frames of a video file, exact to the frame, without decoding what lies between.
 
-    index    demux the whole file once, decode nothing: every packet's time and key flag, so the true order and number
+    index    every packet's time and key flag, so the true order and number (`video_index.py`); nothing is decoded
     plan     targets grouped by the key frame they need
     read     each group alone: seek to its key frame, feed the decoder up to its last target, drain it;
              on the way, frames that no other refers to are skipped (`skip_frame = NONREF`)
 
-Demuxing two hours takes a fraction of a second, so frame count and duration are measured, not taken from the header.
+Frame count and duration are measured, not taken from the header.
 Groups do not depend on each other, so several threads decode them, each with a file handle of its own.
 """
 
@@ -16,22 +16,18 @@ import os
 import queue
 import threading
 import time
-from array import array
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from longview.errors import MediaError
 from longview.media.decoders.track import Track
+from longview.media.decoders.video_index import VideoIndex, read_index
 from longview.media.medium import Frame, FrameTransform
 from longview.messages import Progress
 from longview.requests import Limits
@@ -40,8 +36,6 @@ SEEK_DISTANCE = 48  # packets: demuxing that many costs less than a seek
 PACKETS_PER_THREAD = 600  # to decode, before another thread pays for opening the file again
 AHEAD_BYTES = 256 << 20  # decoded frames that are held for the caller, of all threads together
 TRANSFORMED_AHEAD = 64  # frames a thread holds where they are made smaller first
-
-NO_TIME = -(1 << 63)  # FFmpeg's own
 
 Decoded = tuple[int, Image.Image]
 
@@ -78,7 +72,7 @@ class VideoReader:
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._tracks = [self._track()]
         try:
-            index = self._index = _read_index(self._tracks[0])
+            index = self._index = read_index(self._tracks[0])
             self.num_frames, self.seconds = index.num_frames, index.seconds
             self.duration, self.fps = index.duration, index.fps
             if self._tracks[0].broken:
@@ -211,107 +205,10 @@ class _Stopped(Exception):
     """The caller has stopped reading; ends a decoding thread."""
 
 
-def _empty() -> NDArray[np.int64]:
-    return np.zeros(0, np.int64)
-
-
-@dataclass
-class _Index:
-    """Result of demuxing the file once. Positions count packets in decoding order, indices frames as presented."""
-
-    num_packets: int
-    exact: bool  # whether each packet has a presentation time; if not, frames are found by counting decoded ones
-    seconds: array[float]  # by index
-    duration: float
-    fps: float
-    pts: NDArray[np.int64] = field(default_factory=_empty)  # by index
-    position: NDArray[np.int64] = field(default_factory=_empty)  # by index
-    keys: NDArray[np.int64] = field(default_factory=_empty)  # positions of the key frames
-    key_times: NDArray[np.int64] = field(default_factory=_empty)  # their pts
-    unique_pts: NDArray[np.int64] = field(default_factory=_empty)  # ascending; only those that one packet has
-    unique_position: NDArray[np.int64] = field(default_factory=_empty)  # of each of them
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.seconds)
-
-    def key_of(self, index: int) -> int:
-        """Return the position of the key frame to decode from.
-
-        A frame presented before a key frame but stored after it (open GOP) needs the key frame before that one.
-        """
-        return int(self.keys[max(0, bisect_right(self.key_times, self.pts[index]) - 1)])
-
-    def position_of(self, pts: int | None) -> int | None:
-        """Return the position of the packet with this pts; None where there is none, or more than one."""
-        if pts is None:
-            return None
-        at = int(np.searchsorted(self.unique_pts, pts))
-        return int(self.unique_position[at]) if at < len(self.unique_pts) and self.unique_pts[at] == pts else None
-
-
-def _read_index(track: Track) -> _Index:
-    """Demux the file once. Eight bytes a packet and array: a day of video has millions."""
-    times, keys, hidden = array("q"), array("q"), array("q")
-    end = 0
-    may_hide = track.codec == "vp8"
-    for position, packet in enumerate(track.packets()):
-        pts = packet.pts
-        times.append(NO_TIME if pts is None else pts)
-        if packet.is_keyframe:
-            keys.append(position)
-        if packet.is_discard or (may_hide and not bytes(packet)[0] >> 4 & 1):  # bit 4: show_frame
-            hidden.append(position)
-        elif pts is not None and (until := pts + (packet.duration or 0)) > end:
-            end = until
-    pts_of = np.frombuffer(times, np.int64) if times else _empty()
-    key_positions = np.frombuffer(keys, np.int64) if keys else _empty()
-    timed = pts_of != NO_TIME
-    presented = np.ones(len(times), dtype=bool)
-    presented[hidden] = False
-    if len(key_positions) and timed[key_positions[0]]:
-        presented &= ~(timed & (pts_of < pts_of[key_positions[0]]))
-    if not presented.any():
-        raise MediaError(f"{track.name} has a video track without a frame to show; save or download it again")
-    known = np.flatnonzero(presented & timed)
-    in_order = not (np.diff(pts_of[known]) < 0).any() and not track.context.has_b_frames
-    # AVI has no presentation times; FFmpeg's substitutes are wrong for codecs that reorder their frames.
-    guessed = track.format == "avi" and track.codec in ("h264", "hevc", "mpeg4") and not in_order
-    count, rate = int(presented.sum()), track.rate
-    if guessed or len(np.unique(pts_of[known])) < count:
-        return _Index(len(times), False, array("d", np.arange(count) / rate), count / rate, rate)
-    known = known[np.argsort(pts_of[known], kind="stable")]
-    pts_in_order = pts_of[known]
-    key_positions = key_positions[timed[key_positions]]
-    if not len(key_positions):
-        key_positions = np.zeros(1, np.int64)
-    unique, first, counts = np.unique(pts_of[timed], return_index=True, return_counts=True)
-    seconds = (pts_in_order.astype(np.float64) - int(pts_in_order[0])) * track.time_base
-    rest = (end - int(pts_in_order[-1])) * track.time_base
-    if not 0 < rest <= 3600:  # the last frame does not say how long it stays: as long as the average
-        rest = float(seconds[-1]) / (len(seconds) - 1) if len(seconds) > 1 else 1 / rate
-    duration = float(seconds[-1]) + (rest or 1 / rate)
-    measured = len(seconds) / duration
-    return _Index(
-        num_packets=len(times),
-        exact=True,
-        seconds=array("d", seconds),
-        duration=duration,
-        # Containers round times to milliseconds; a header that says nearly the same says it better.
-        fps=rate if abs(measured - rate) < 0.01 * rate else measured,
-        pts=pts_in_order,
-        position=known,
-        keys=key_positions,
-        key_times=np.where(timed[key_positions], pts_of[key_positions], 0),
-        unique_pts=unique[counts == 1],
-        unique_position=np.flatnonzero(timed)[first[counts == 1]],
-    )
-
-
 class _Cursor:
     """A track, and the position of its next packet."""
 
-    def __init__(self, track: Track, index: _Index, at: int = 0) -> None:
+    def __init__(self, track: Track, index: VideoIndex, at: int = 0) -> None:
         self._track = track
         self._index = index
         self._at = at  # position of the next packet
