@@ -146,6 +146,15 @@ def test_few_frames_of_a_long_video_decode_few_frames(videos, tmp_path, monkeypa
     assert len(decoded) < 3 * 52
 
 
+def test_a_video_that_is_opened_again_is_not_indexed_again(videos, monkeypatch):
+    with VideoReader(videos["late-start.mp4"]) as first:
+        monkeypatch.setattr(video, "read_index", lambda _: pytest.fail("its packets are known"))
+        with first.reopen() as second:
+            same = "width", "height", "num_frames", "seconds", "duration", "fps", "warnings"
+            assert all(getattr(first, name) == getattr(second, name) for name in same)
+            assert [number_of(frame.image) for frame in second.read([0, 41, 59])] == [0, 41, 59]
+
+
 def test_progress_ends_at_the_total(videos):
     reported = []
     with VideoReader(videos["constant.mp4"]) as reader:

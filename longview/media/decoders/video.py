@@ -43,6 +43,9 @@ Decoded = tuple[int, Image.Image]
 class VideoReader:
     """A video file, open for reading single frames. Not to be shared between threads.
 
+    Args:
+        like: Another reader of the same file, whose index is used.
+
     Times are seconds after the first frame. Non-square pixels stay as they are stored. Frames that refer to a key frame
     before the file's first (a careless cut) cannot be decoded and are not counted.
 
@@ -64,6 +67,7 @@ class VideoReader:
         limits: Limits | None = None,
         name: str | None = None,
         threads: int | None = None,
+        like: VideoReader | None = None,
     ) -> None:
         self.name = name or (source.name if isinstance(source, Path) else "video")
         self.warnings: list[str] = []
@@ -72,12 +76,15 @@ class VideoReader:
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._tracks = [self._track()]
         try:
-            index = self._index = read_index(self._tracks[0])
+            index = self._index = read_index(self._tracks[0]) if like is None else like._index
             self.num_frames, self.seconds = index.num_frames, index.seconds
             self.duration, self.fps = index.duration, index.fps
+            self._cursors = [_Cursor(self._tracks[0], index, at=index.num_packets)]
+            if like is not None:
+                self.warnings, self.width, self.height = like.warnings, like.width, like.height
+                return
             if self._tracks[0].broken:
                 self.warnings.append(f"{self.name} is damaged after {self.duration:.2f} s; the rest is left out")
-            self._cursors = [_Cursor(self._tracks[0], index, at=index.num_packets)]
             self.width, self.height = next(self.read([0])).image.size
         except BaseException:
             self.close()
@@ -94,8 +101,8 @@ class VideoReader:
             track.close()
 
     def reopen(self) -> VideoReader:
-        """Open the same file once more."""
-        return VideoReader(self._source, self._limits, self.name, self._threads)
+        """Open the same file once more; what is known of it stays known."""
+        return VideoReader(self._source, self._limits, self.name, self._threads, like=self)
 
     def read(
         self, indices: Sequence[int], progress: Progress | None = None, transform: FrameTransform | None = None
