@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from longview.eval.items import LETTERS, Item, Shown
+from longview.eval.items import LETTERS, Item, Prompt, Shown
+from longview.eval.metrics import mathvista_query, mmmu_prompt
+from longview.eval.readers.subtitles import Subtitle
+from longview.media import open_media
+from longview.requests import MediaOptions
 
 OWL3_LETTER = "Answer with the option’s letter from the given choices directly."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -32,7 +36,7 @@ def owl3_mmbench(item: Item) -> Parts:
 def with_letters(item: Item) -> Parts:
     """Hint, question and options a line each, and how to answer in the language of the question; Ovis2 and MGM."""
     text = "\n".join(filter(None, [item.hint, item.question, lettered(item)]))
-    return [*(part for shown in item.shown for part in (shown, "\n")), f"{text}\n{letter_suffix(text)}"]
+    return [*on_lines(item), f"{text}\n{letter_suffix(text)}"]
 
 
 def letter_suffix(text: str) -> str:
@@ -47,3 +51,128 @@ def numbered(item: Item) -> Parts:
     for number, medium in enumerate(item.shown, 1):
         parts += [f"{medium.kind.capitalize()} {number}: ", medium, "\n"]
     return [*parts, item.question]
+
+
+# ── short answers ──
+
+
+def owl3_short(item: Item) -> Parts:
+    """VQAv2, OK-VQA, TextVQA, GQA, POPE."""
+    return [*item.shown, f"{item.question} {SHORT}"]
+
+
+def with_short(item: Item) -> Parts:
+    """A question on the line behind the picture, and how to answer on the next: LLaVA's form, MGM's and Ovis2's."""
+    return [*on_lines(item), f"{item.question}\n{SHORT}"]
+
+
+def mgm_textvqa(item: Item) -> Parts:
+    """TextVQA with the words that OCR found, as in LLaVA's question file."""
+    tokens = ", ".join(item.facts.get("ocr_tokens", ()))
+    found = f"\nReference OCR token: {tokens}" if tokens else ""
+    return [*on_lines(item), f"{item.question}{found}\n{SHORT}"]
+
+
+def mgm_mme(item: Item) -> Parts:
+    """MME's question without its own "Please answer yes or no."."""
+    question = item.question.replace("Please answer yes or no.", "").rstrip()
+    return [*on_lines(item), f"{question}\n{SHORT}"]
+
+
+def on_lines(item: Item) -> list[str | Shown]:
+    """The media, a line each."""
+    return [part for shown in item.shown for part in (shown, "\n")]
+
+
+# ── MMMU, MathVista ──
+
+STEPS = (
+    "Provide a step-by-step solution to the problem, and conclude with 'the answer is' followed by the final solution."
+)
+
+
+def mgm_mmmu(item: Item) -> Parts:
+    """The first picture before the question, in which <image 1> stays as it is."""
+    return [*item.shown[:1], "\n" if item.shown else "", mmmu_prompt(item.facts["sample"])]
+
+
+def ovis2_mmmu(item: Item) -> Parts:
+    """Every picture in its place in the question and the options, as VLMEvalKit splits them."""
+    suffix = letter_suffix(item.question) if item.options else SHORT
+    text = "\n".join(filter(None, [item.hint, item.question, lettered(item), suffix]))
+    pieces = re.split(r"<image (\d+)>", text)
+    parts: list[str | Shown] = []
+    for number, piece in enumerate(pieces):
+        if number % 2 == 0:
+            parts += [piece] if piece else []
+        elif int(piece) <= len(item.shown):
+            parts.append(item.shown[int(piece) - 1])
+    placed = {part.name for part in parts if isinstance(part, Shown)}
+    before = [part for shown in item.shown if shown.name not in placed for part in (shown, "\n")]
+    return [*before, *parts]
+
+
+def mathvista(item: Item) -> Parts:
+    """The query with its hint behind the picture."""
+    return [*on_lines(item), mathvista_query(item.facts["problem"])]
+
+
+def stepwise(prompt: Prompt) -> Prompt:
+    """A prompt that asks for steps, as Ovis2's authors do for some sizes and benchmarks."""
+
+    def with_steps(item: Item) -> Parts:
+        *before, last = prompt(item)
+        text = str(last)
+        for suffix in (LETTER, LETTER_CN, SHORT):
+            text = text.removesuffix(suffix).rstrip()
+        return [*before, f"{text}\n{STEPS}"]
+
+    return with_steps
+
+
+# ── videos ──
+
+
+def owl3_video(item: Item) -> Parts:
+    """NextQA, VideoMME."""
+    return [*item.shown, f"\nQuestion: {item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]
+
+
+def owl3_mvbench(item: Item) -> Parts:
+    """MVBench."""
+    return [*item.shown, f"{item.question}\nOptions:\n{lettered(item, '({}) {}')}\n{OWL3_LETTER}"]
+
+
+def videomme(item: Item) -> Parts:
+    """VideoMME's own prompt."""
+    return [*on_lines(item), _videomme(item, "the video")]
+
+
+def videomme_subtitled(options: MediaOptions) -> Prompt:
+    """VideoMME's own prompt with the subtitles that are on the screen in the frames that are shown."""
+
+    def prompt(item: Item) -> Parts:
+        lines = subtitles_at(item, options)
+        head = f"This video's subtitles are listed below:\n{lines}\n" if lines else ""
+        return [*on_lines(item), head + _videomme(item, "the video and the subtitles" if lines else "the video")]
+
+    return prompt
+
+
+def subtitles_at(item: Item, options: MediaOptions) -> str:
+    """The subtitles that are on the screen in the frames that are shown, each once; "" where there are none."""
+    subtitles: Sequence[Subtitle] = item.facts.get("subtitles", lambda: ())()
+    if not subtitles:
+        return ""
+    (medium,) = open_media([item.shown[0].part(media=options)], options, decode=False)
+    seconds = [frame.seconds or 0.0 for frame in medium.frames]
+    shown = [each.text for each in subtitles if any(each.start <= second < each.end for second in seconds)]
+    return "\n".join(dict.fromkeys(shown))
+
+
+def _videomme(item: Item, by: str) -> str:
+    letters = f"{', '.join(item.letters[:-1])}, or {item.letters[-1:]}"
+    return (
+        f"Select the best answer to the following multiple-choice question based on {by}. Respond with only the letter "
+        f"({letters}) of the correct option.\n{item.question}\n{lettered(item)}\nThe best answer is:"
+    )

@@ -111,11 +111,11 @@ def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 
 def digest(items: Sequence[Item], protocol: Protocol) -> str:
-    """What tells these questions, asked so, from others; media by their names."""
-    found = hashlib.sha256()
+    """What tells these questions, asked so, from others; media by their names, the prompt by the first."""
+    found = hashlib.sha256(protocol.text(items[0]).encode())
     for item in items:
-        facts = [item.id, protocol.text(item), str(item.answer), [shown.name for shown in item.shown]]
-        found.update(json.dumps(facts).encode())
+        facts = [item.id, item.question, item.options, item.hint, item.answer, [shown.name for shown in item.shown]]
+        found.update(json.dumps(facts, default=str).encode())
     return found.hexdigest()[:16]
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longview.eval.items import Graded
+from longview.eval.metrics import pope_scores
 
 RESAMPLES = 1000
 Z = 1.96
@@ -75,6 +76,74 @@ def vanilla(graded: Sequence[Graded]) -> dict[str, float]:
 
 ACCURACY = Metric("accuracy", mean)
 CIRCULAR = Metric("CircularEval accuracy", all_right, more=vanilla)
+
+
+# ── yes and no ──
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+def mme_points(graded: Sequence[Graded]) -> float:
+    """The sum over categories of accuracy and of accuracy+, a picture whose two questions are right: at most 2800."""
+    return sum(
+        100 * mean(group) + 100 * _mean_of([all_right(picture) for picture in grouped(group).values()])
+        for group in by_label(graded, "category").values()
+    )
+
+
+def mme_parts(graded: Sequence[Graded]) -> dict[str, float]:
+    """The points of perception and of cognition, as they are published."""
+    parts = {}
+    for name, categories in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        some = [each for each in graded if each.item.labels["category"] in categories]
+        if some:
+            parts[name] = mme_points(some)
+    return parts
+
+
+def pope_f1(graded: Sequence[Graded]) -> float:
+    """100 times the mean over categories of the F1 of yes."""
+    groups = by_label(graded, "category").values() or [graded]
+    return 100 * _mean_of([_pope(group)["f1"] for group in groups])
+
+
+def pope_more(graded: Sequence[Graded]) -> dict[str, float]:
+    found = _pope(graded)
+    return {name: 100 * found[name] for name in ("accuracy", "precision", "recall", "yes")}
+
+
+def _pope(graded: Sequence[Graded]) -> dict[str, float]:
+    return pope_scores([str(each.verdict.value or "no") for each in graded], [each.item.answer for each in graded])
+
+
+def by_label(graded: Sequence[Graded], label: str) -> dict[str, list[Graded]]:
+    """Graded items by the value of a label; those without it are left out."""
+    some: dict[str, list[Graded]] = defaultdict(list)
+    for each in graded:
+        if label in each.item.labels:
+            some[each.item.labels[label]].append(each)
+    return dict(some)
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+MME = Metric("points", mean, mme_points, mme_parts, scale=" points")
+POPE = Metric("F1", mean, pope_f1, pope_more)
+VQA = Metric("VQA accuracy", mean)
 
 
 # ── intervals ──
@@ -146,11 +215,7 @@ def labels_of(graded: Sequence[Graded]) -> list[str]:
 
 
 def _by(metric: Metric, graded: Sequence[Graded], label: str) -> dict[str, Any]:
-    some: dict[str, list[Graded]] = defaultdict(list)
-    for each in graded:
-        if label in each.item.labels:
-            some[each.item.labels[label]].append(each)
     return {
         value: {"score": round(metric.score(group), 2), "questions": len(grouped(group))}
-        for value, group in some.items()
+        for value, group in by_label(graded, label).items()
     }

@@ -44,3 +44,44 @@ LETTERS = [
 def test_the_letter_of_an_answer_is_found(answer, letter):
     found = parsers.letter(Item("0", "?", "A", (), OPTIONS), answer)
     assert (found.value, found.understood) == (letter, letter is not None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter", "understood"),
+    [
+        ("B", "B", True),
+        ("The best answer is: C", "C", True),
+        ("(D) dark blue", "D", True),
+        ("it is not clear", "A", False),
+        ("", "A", False),
+    ],
+)
+def test_videommes_rule_takes_the_first_letter_and_else_a(answer, letter, understood):
+    found = parsers.first_letter(Item("0", "?", "A", (), OPTIONS), answer)
+    assert (found.value, found.understood) == (letter, understood)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("Yes", "yes"),
+        ("no.", "no"),
+        ("Yes, it is", "yes"),
+        ("No it", "no"),
+        ("y", "yes"),
+        ("I say no", None),
+        ("", None),
+    ],
+)
+def test_mmes_rule_looks_at_the_first_four_letters(answer, verdict):
+    found = parsers.mme(Item("0", "?", "yes"), answer)
+    assert (found.value, found.understood) == (verdict, verdict is not None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "understood"),
+    [("Yes", "yes", True), ("There is not.", "no", True), ("A cat. No dog", "yes", False), ("", "yes", False)],
+)
+def test_popes_rule_is_kept_and_told_where_it_did_not_fit(answer, verdict, understood):
+    found = parsers.pope(Item("0", "?", "yes"), answer)
+    assert (found.value, found.understood) == (verdict, understood)

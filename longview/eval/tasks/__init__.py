@@ -11,10 +11,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from longview.errors import RequestError
-from longview.eval.tasks import choices, synthetic
+from longview.eval.tasks import choices, pictures, synthetic, videos
 from longview.eval.tasks.task import Options, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*choices.TASKS, *synthetic.TASKS)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (*choices.TASKS, *videos.TASKS, *pictures.TASKS, *synthetic.TASKS)
+}
 
 
 def find_task(name: str) -> Task:

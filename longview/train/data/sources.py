@@ -58,7 +58,7 @@ class RowSource(Protocol):
         """Its number for a user, from 1."""
 
     def walk(self) -> Iterator[tuple[int, Any]]:
-        """All rows in order, each with its number for a user; JSON lines are not parsed yet. A list has none."""
+        """All rows in order, each with its number for a user; JSON lines are not parsed yet."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,9 @@ class Rows:
         return row + 1
 
     def walk(self) -> Iterator[tuple[int, Any]]:
+        if not self._is_table:
+            yield from enumerate(self._rows, 1)
+            return
         with _tables(self._name):
             tables = self._rows.iter(batch_size=BATCH)
             yield from enumerate((row for table in tables for row in table.to_pylist()), 1)

@@ -1,0 +1,165 @@
+"""Multiple choices about videos.
+
+VideoMME    videomme/test-*.parquet, data/ID.mp4, subtitle/ID.srt; or VLMEvalKit's Video-MME.tsv
+MVBench     json/TASK.json, video/SOURCE/…
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from longview.errors import RequestError
+from longview.eval.items import LETTERS, Item, Shown, clip
+from longview.eval.readers.files import Found
+from longview.eval.readers.subtitles import read_subtitles
+from longview.eval.readers.tables import filled, listed, read_json, read_tsv
+
+SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+
+
+def unlettered(options: Sequence[Any]) -> tuple[str, ...]:
+    """Options without the letters that they begin with: "A. Apples." → "Apples."."""
+    found = [str(option).strip() for option in options]
+    marked = [re.match(rf"\(?{letter}[.):]\s*", text) for letter, text in zip(LETTERS, found, strict=False)]
+    if not all(marked):
+        return tuple(found)
+    return tuple(text[mark.end() :] for text, mark in zip(found, marked, strict=True) if mark)
+
+
+def find_video(where: str, *stems: Path) -> Path:
+    """The first that exists, of paths with or without a suffix.
+
+    Raises:
+        RequestError: none does; names the first.
+    """
+    for stem in stems:
+        for path in (stem, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)):
+            if path.is_file():
+                return path
+    raise RequestError(f"{where}: there is no video {stems[0]}; fetch it, or give another folder")
+
+
+def late(where: str, *stems: Path) -> Shown:
+    """A video that is looked for when it is shown, so that one that is missing fails alone."""
+    return Shown("video", lambda: find_video(where, *stems), stems[0].name)
+
+
+def lettered_answer(where: str, answer: str, options: Sequence[str]) -> str:
+    """The letter of the truth, which may be given as a letter, in brackets, as a number from 0, or in words.
+
+    Raises:
+        RequestError: it is no option.
+    """
+    letters, text = LETTERS[: len(options)], answer.strip()
+    named = re.fullmatch(r"\(?([A-Za-z])[.)]?", text)
+    if text in options:
+        return letters[list(options).index(text)]
+    if named and named[1].upper() in letters:
+        return named[1].upper()
+    if text.isdigit() and int(text) < len(options):
+        return letters[int(text)]
+    raise RequestError(f"{where}: the answer is {answer!r:.40}, which is none of the {len(options)} options; mend it")
+
+
+# ── VideoMME ──
+
+_LABELS = ("duration", "domain", "sub_category", "task_type")
+
+
+def read_videomme(found: Found) -> Iterator[Item]:
+    """Parquet as on the hub, or a JSON list or lines with the same columns."""
+    root = found.folder
+    for row in found.rows(("videoID", "question", "options", "answer")):
+        name = str(row["videoID"])
+        yield _videomme(row, str(row["question_id"]), name, listed(row["options"]), root / "subtitle" / f"{name}.srt",
+                        (root / "data" / name, root / "video" / name, root / name))  # fmt: skip
+
+
+def read_videomme_tsv(found: Found) -> Iterator[Item]:
+    """VLMEvalKit's."""
+    root = found.folder
+    for row in read_tsv(found.path, ("index", "video", "video_path", "candidates", "question", "answer")):
+        name, path = filled(row, "video"), filled(row, "video_path").removeprefix("./")
+        subtitle = root / (filled(row, "subtitle_path").removeprefix("./") or f"subtitle/{name}.srt")
+        yield _videomme(row, filled(row, "index"), name, listed(row["candidates"]), subtitle,
+                        (root / path, root / "video" / name))  # fmt: skip
+
+
+def _videomme(
+    row: Mapping[str, Any], id: str, name: str, options: Sequence[Any], subtitle: Path, videos: Sequence[Path]
+) -> Item:
+    texts = unlettered(options)
+    facts = {"subtitles": partial(read_subtitles, subtitle)} if subtitle.is_file() else {}
+    return Item(
+        id,
+        str(row["question"]),
+        lettered_answer(f"question {id}", str(row["answer"]), texts),
+        (late(f"question {id}", *videos),),
+        texts,
+        labels={label: filled(row, label) for label in _LABELS if filled(row, label)},
+        facts=facts,
+    )
+
+
+# ── MVBench ──
+
+MVBENCH = {
+    "action_sequence": ("star/Charades_v1_480", True),
+    "action_prediction": ("star/Charades_v1_480", True),
+    "action_antonym": ("ssv2_video", False),
+    "fine_grained_action": ("Moments_in_Time_Raw/videos", False),
+    "unexpected_action": ("FunQA_test/test", False),
+    "object_existence": ("clevrer/video_validation", False),
+    "object_interaction": ("star/Charades_v1_480", True),
+    "object_shuffle": ("perception/videos", False),
+    "moving_direction": ("clevrer/video_validation", False),
+    "action_localization": ("sta/sta_video", True),
+    "scene_transition": ("scene_qa/video", False),
+    "action_count": ("perception/videos", False),
+    "moving_count": ("clevrer/video_validation", False),
+    "moving_attribute": ("clevrer/video_validation", False),
+    "state_change": ("perception/videos", False),
+    "fine_grained_pose": ("nturgbd", False),
+    "character_order": ("perception/videos", False),
+    "egocentric_navigation": ("vlnqa", False),
+    "episodic_reasoning": ("tvqa/frames_fps3_hq", True),
+    "counterfactual_inference": ("clevrer/video_validation", False),
+}
+"""Of each task: where its videos are below video/, and whether a question is about some seconds of one."""
+FRAMES_A_SECOND = 3
+"""Of the videos that come as folders of pictures."""
+
+
+def read_mvbench(found: Found) -> Iterator[Item]:
+    """The files of its tasks; those that are not there are left out."""
+    for path in found.paths[0]:
+        if path.stem not in MVBENCH:
+            continue
+        source, bounded = MVBENCH[path.stem]
+        for number, row in enumerate(read_json(path)):
+            where = f"{path}, question {number + 1}"
+            options = tuple(str(each) for each in row["candidates"])
+            bounds = (row.get("start"), row.get("end")) if bounded else (None, None)
+            yield Item(
+                f"{path.stem}/{number}",
+                row["question"],
+                lettered_answer(where, str(row["answer"]), options),
+                (_mvbench_video(where, found.folder / "video" / source / row["video"], *bounds),),
+                options,
+                labels={"task": path.stem},
+            )
+
+
+def _mvbench_video(where: str, path: Path, start: float | None, end: float | None) -> Shown:
+    if not path.is_dir():
+        return clip(path, start, end)
+    frames = sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    first = int((start or 0) * FRAMES_A_SECOND)
+    last = len(frames) if end is None else min(len(frames), int(end * FRAMES_A_SECOND) + 1)
+    if not frames[first:last]:
+        raise RequestError(f"{where}: the folder {path} has no pictures of these seconds; fetch it again")
+    return Shown("video", lambda: [str(frame) for frame in frames[first:last]], path.name)

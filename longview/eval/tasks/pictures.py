@@ -1,0 +1,178 @@
+"""Questions about single pictures that are answered in a few words, by yes and no, or with several kinds of answers."""
+
+from __future__ import annotations
+
+from longview.eval import parsers, prompts
+from longview.eval.items import Item, Protocol, Verdict
+from longview.eval.metrics import mmmu_is_right, vqa_score
+from longview.eval.readers import pictures
+from longview.eval.readers.files import Form
+from longview.eval.scoring import MME, POPE, VQA
+from longview.eval.tasks.task import Task, same
+
+GREEDY = "MGM's authors decode MMMU with 5 beams and temperature 1; here it is greedy."
+SUFFIX = "Which suffix Ovis2's authors put behind such questions is not published; this is the one of yes/no questions."
+STEPS = "As Ovis2's authors ask the sizes 8B to 34B (and 2B some benchmarks): in steps, of which the end counts."
+
+
+def people_agree(item: Item, verdict: Verdict) -> float:
+    """VQA's soft accuracy."""
+    return vqa_score(str(verdict.value), item.answer)
+
+
+def mmmu_right(item: Item, verdict: Verdict) -> float:
+    if item.options:
+        return same(item, verdict)
+    return float(mmmu_is_right(str(verdict.value), item.answer))
+
+
+TASKS = (
+    Task(
+        name="mme",
+        title="MME",
+        about="Two yes/no questions a picture in 14 categories. Points: of each category the accuracy, and the share "
+        "of pictures with both right; perception at most 2000, cognition at most 800.",
+        protocols={
+            "mgm": Protocol(prompts.mgm_mme, 128),
+            "ovis2": Protocol(prompts.with_short, 1024),
+            "owl3": Protocol(prompts.owl3_short, 100, "high", note="Not published; asked as POPE is."),
+        },
+        parse=parsers.mme,
+        citation="MME, arXiv 2306.13394",
+        forms=(
+            Form(pictures.read_mme_tsv, ("MME.tsv",), "VLMEvalKit's TSV"),
+            Form(
+                pictures.read_mme,
+                ("MME_Benchmark_release_version/**/*.txt",),
+                "the authors' release",
+                ("", "MME"),
+            ),
+        ),
+        get="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
+        metric=MME,
+        free=True,
+    ),
+    Task(
+        name="pope",
+        title="POPE",
+        about="Is there such a thing in the picture? Three sets of 3,000 yes/no questions: random, popular, "
+        "adversarial. The mean of their F1.",
+        protocols={
+            "owl3": Protocol(prompts.owl3_short, 100, "high"),
+            "mgm": Protocol(prompts.with_short, 128),
+            "ovis2": Protocol(prompts.with_short, 1024),
+        },
+        parse=parsers.pope,
+        citation="POPE, arXiv 2305.10355",
+        forms=(
+            Form(pictures.read_pope_tsv, ("POPE.tsv",), "VLMEvalKit's TSV"),
+            Form(
+                pictures.read_pope,
+                ("coco_pope_*.json | coco/coco_pope_*.json", "val2014/* | images/* | *.jpg"),
+                "the authors' JSON lines with COCO's val2014",
+                ("", "pope"),
+            ),
+            Form(pictures.read_pope_table, ("data/test-*.parquet | test-*.parquet",), "Parquet", ("", "pope"), "test"),
+        ),
+        get="https://github.com/AoiDragon/POPE, or lmms-lab/POPE on the hub",
+        metric=POPE,
+        free=True,
+    ),
+    Task(
+        name="textvqa",
+        title="TextVQA, val",
+        about="Questions about text in pictures, scored by how many of ten people gave the answer (EvalAI's rules).",
+        protocols={
+            "owl3": Protocol(prompts.owl3_short, 100, "high"),
+            "mgm": Protocol(prompts.mgm_textvqa, 128),
+            "ovis2": Protocol(prompts.with_short, 1024, max_partition=12, note=SUFFIX),
+        },
+        parse=parsers.text,
+        citation="TextVQA, arXiv 1904.08920",
+        forms=(
+            Form(pictures.read_vqa_tsv, ("TextVQA_VAL.tsv",), "VLMEvalKit's TSV"),
+            Form(
+                pictures.read_textvqa,
+                ("TextVQA_0.5.1_val.json", "train_images/* | images/*"),
+                "the authors' JSON (llava_textvqa_val_v051_ocr.jsonl beside it has the words of OCR)",
+                ("", "textvqa"),
+            ),
+            Form(
+                pictures.read_vqa_table,
+                ("data/validation-*.parquet | validation-*.parquet",),
+                "Parquet",
+                ("", "textvqa"),
+                "validation",
+            ),
+        ),
+        get="https://textvqa.org/dataset, or lmms-lab/textvqa on the hub",
+        grade=people_agree,
+        metric=VQA,
+        free=True,
+    ),
+    Task(
+        name="mmmu",
+        title="MMMU, validation",
+        about="Questions of 30 college subjects, most of them multiple choices, some with several pictures; an answer "
+        "that no rule fits counts as an option by chance, as the authors do.",
+        protocols={
+            "ovis2": Protocol(prompts.ovis2_mmmu, 1024),
+            "ovis2-cot": Protocol(prompts.stepwise(prompts.ovis2_mmmu), 1024, cut_behind="the answer is", note=STEPS),
+            "mgm": Protocol(prompts.mgm_mmmu, 128, note=GREEDY),
+        },
+        parse=parsers.mmmu,
+        citation="MMMU, arXiv 2311.16502",
+        forms=(
+            Form(pictures.read_mmmu_tsv, ("MMMU_DEV_VAL.tsv",), "VLMEvalKit's TSV"),
+            Form(
+                pictures.read_mmmu,
+                ("*/validation-*.parquet | data/validation-*.parquet",),
+                "Parquet",
+                ("", "MMMU"),
+                "validation",
+            ),
+        ),
+        get="MMMU/MMMU on the hub",
+        grade=mmmu_right,
+        example={
+            "sample": {"question": "{question}", "options": ["{A}", "{B}", "…"], "question_type": "multiple-choice"}
+        },
+    ),
+    Task(
+        name="mathvista",
+        title="MathVista, testmini",
+        about="Mathematics in pictures: choices, whole numbers, decimals and lists, after a hint that says which. "
+        "Rules find the answer in the text; what they are not sure of is for a judge, where one is given.",
+        protocols={
+            "ovis2": Protocol(prompts.mathvista, 1024),
+            "ovis2-cot": Protocol(prompts.stepwise(prompts.mathvista), 1024, cut_behind="the answer is", note=STEPS),
+            "mgm": Protocol(prompts.mathvista, 1024),
+        },
+        parse=parsers.mathvista,
+        citation="MathVista, arXiv 2310.02255",
+        forms=(
+            Form(
+                pictures.read_mathvista, ("testmini.json", "images/*"), "the authors' JSON", ("", "MathVista", "data")
+            ),
+            Form(
+                pictures.read_mathvista_table,
+                ("data/testmini-*.parquet | testmini-*.parquet",),
+                "Parquet",
+                ("", "MathVista"),
+                "testmini",
+            ),
+        ),
+        get="AI4Math/MathVista on the hub",
+        free=True,
+        example={
+            "problem": {
+                "question": "{question}",
+                "unit": None,
+                "choices": None,
+                "precision": None,
+                "question_type": "free_form",
+                "answer_type": "integer",
+            }
+        },
+    ),
+)

@@ -1,0 +1,180 @@
+"""Video-MME and MVBench on a handful of items in their real file formats."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from evaluations import measure, oracle, png, write_tsv
+
+from longview.eval.readers.subtitles import read_subtitles
+from longview.eval.tasks import Options, find_task
+from longview.media import open_medium
+from longview.world.render import write_clip
+from longview.world.scenes import draw_clip
+
+OPTIONS = ["A. Apples.", "B. Candles.", "C. Berries.", "D. The three kinds are of the same number."]
+SRT = """1
+00:00:00,000 --> 00:00:01,000
+<font color="white" size=".72c">When I was little,</font>
+
+2
+00:00:01,000 --> 00:00:02,500
+<font color="white" size=".72c">I liked apples.</font>
+
+3
+01:00:00,000 --> 01:00:02,500
+never shown
+"""
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> bytes:
+    return write_clip(draw_clip(random.Random(0)), tmp_path_factory.mktemp("film") / "clip.mp4").read_bytes()
+
+
+def videomme_rows() -> list[dict]:
+    return [
+        {
+            "video_id": f"{number:03}",
+            "duration": ("short", "long")[number % 2],
+            "domain": "Knowledge",
+            "sub_category": "Humanity & History",
+            "url": "https://www.youtube.com/watch?v=x",
+            "videoID": f"fFjv93ACGo{number}",
+            "question_id": f"{number:03}-1",
+            "task_type": "Counting Problem",
+            "question": "What is the most frequent in the video?",
+            "options": OPTIONS,
+            "answer": "ABCD"[number],
+        }
+        for number in range(3)
+    ]
+
+
+@pytest.fixture
+def video_mme(tmp_path, film) -> Path:
+    for name in ("videomme", "data", "subtitle"):
+        (tmp_path / name).mkdir()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(videomme_rows()), tmp_path / "videomme" / "test-00000-of-00001.parquet"
+    )
+    for number in range(2):  # the third is missing
+        (tmp_path / "data" / f"fFjv93ACGo{number}.mp4").write_bytes(film)
+    (tmp_path / "subtitle" / "fFjv93ACGo0.srt").write_text(SRT)
+    return tmp_path
+
+
+def test_videomme_is_scored_by_length_and_a_missing_video_fails_alone(video_mme):
+    found = measure("videomme", oracle, video_mme)
+    assert (found.numbers["score"], found.numbers["failed"], found.numbers["guessing"]) == (66.67, 1, 25)
+    assert found.numbers["by"]["duration"] == {
+        "short": {"score": 50.0, "questions": 2},
+        "long": {"score": 100.0, "questions": 1},
+    }
+    assert "there is no video" in found.samples[2]["error"]
+    assert found.samples[0]["options"][0] == "Apples."
+
+
+def test_videomme_is_asked_as_mplug_owl3_and_as_the_benchmark_asks(video_mme):
+    task = find_task("videomme")
+    item = task.items(Options(video_mme))[0]
+    assert task.protocols["owl3"].text(item) == (
+        "<video>\nQuestion: What is the most frequent in the video?\nOptions: A. Apples.\nB. Candles.\nC. Berries.\n"
+        "D. The three kinds are of the same number.\nAnswer with the option’s letter from the given choices directly."
+    )
+    assert task.protocols["owl3"].facts()["frames"] == 128
+    assert "(A, B, C, or D) of the correct option.\nWhat is" in task.protocols["benchmark"].text(item)
+    parts = task.protocols["owl3"].parts(item)
+    assert (parts[0].media.frames, parts[0].media.select) == (128, "owl3-middle")
+
+
+def test_an_answer_without_a_letter_counts_as_a_and_as_not_understood(video_mme):
+    found = measure("videomme", lambda item: "no idea", video_mme).numbers
+    assert (found["score"], found["unparsed"]) == (33.33, 100)
+
+
+def test_subtitles_of_the_frames_that_are_shown_stand_before_the_question(video_mme):
+    task = find_task("videomme_subtitles")
+    first, second, _ = task.items(Options(video_mme))
+    asked = task.protocols["benchmark"].text(first)
+    assert "<video>\nThis video's subtitles are listed below:\nWhen I was little,\nI liked apples.\nSelect" in asked
+    assert "never shown" not in asked
+    assert "based on the video and the subtitles" in asked
+    assert "subtitles" not in task.protocols["benchmark"].text(second)
+
+
+def test_times_of_subtitles_are_read_to_the_millisecond(tmp_path):
+    (tmp_path / "a.srt").write_text(SRT)
+    first, second, third = read_subtitles(tmp_path / "a.srt")
+    assert (first.start, first.end, first.text) == (0, 1, "When I was little,")
+    assert second.end == 2.5
+    assert third.start == 3600
+
+
+def test_videomme_reads_json_and_vlmevalkits_tsv_to_the_same_questions(video_mme, tmp_path, film):
+    others = tmp_path / "json", tmp_path / "tsv"
+    for folder in others:
+        (folder / "video").mkdir(parents=True)
+        (folder / "video" / "fFjv93ACGo0.mp4").write_bytes(film)
+    (others[0] / "videomme.json").write_text(json.dumps(videomme_rows()))
+    rows = [
+        {"index": row["question_id"], "video": row["videoID"], "video_path": f"./video/{row['videoID']}.mp4",
+         "duration": row["duration"], "domain": row["domain"], "candidates": str(row["options"]),
+         "sub_category": row["sub_category"], "task_type": row["task_type"],
+         "subtitle_path": f"./subtitle/{row['videoID']}.srt", "question": row["question"], "answer": row["answer"]}
+        for row in videomme_rows()
+    ]  # fmt: skip
+    write_tsv(others[1] / "Video-MME.tsv", rows)
+    task = find_task("videomme")
+    mine, *theirs = (
+        [(item.id, item.question, item.options, item.answer, item.labels) for item in task.items(Options(folder))]
+        for folder in (video_mme, *others)
+    )
+    assert theirs == [mine, mine]
+    assert task.items(Options(others[1]))[0].shown[0].load() == others[1] / "video" / "fFjv93ACGo0.mp4"
+
+
+@pytest.fixture
+def mvbench(tmp_path, film) -> Path:
+    (tmp_path / "json").mkdir()
+    rows = {
+        "action_antonym": ("ssv2_video", {"video": "166583.mp4"}),
+        "action_sequence": ("star/Charades_v1_480", {"video": "ZS9XR.mp4", "start": 0.5, "end": 1.5}),
+        "episodic_reasoning": ("tvqa/frames_fps3_hq", {"video": "friends_s01", "start": 1.0, "end": 2.0}),
+    }
+    for name, (source, row) in rows.items():
+        question = {"question": "What happens?", "candidates": ["It moves.", "Nothing.", "A"], "answer": "Nothing."}
+        (tmp_path / "json" / f"{name}.json").write_text(json.dumps([{**row, **question}]))
+        folder = tmp_path / "video" / source
+        folder.mkdir(parents=True)
+        if name != "episodic_reasoning":
+            (folder / row["video"]).write_bytes(film)
+            continue
+        (folder / row["video"]).mkdir()
+        for number in range(1, 13):
+            (folder / row["video"] / f"{number:05}.jpg").write_bytes(png())
+    return tmp_path
+
+
+def test_mvbench_asks_about_videos_seconds_of_them_and_folders_of_pictures(mvbench):
+    found = measure("mvbench", oracle, mvbench).numbers
+    assert (found["score"], set(found["by"]["task"])) == (
+        100,
+        {"action_antonym", "action_sequence", "episodic_reasoning"},
+    )
+    task = find_task("mvbench")
+    items = {item.labels["task"]: item for item in task.items(Options(mvbench))}
+    protocol = task.protocols["owl3"]
+    assert protocol.text(items["action_antonym"]).startswith("<video>What happens?\nOptions:\n(A) It moves.\n")
+    part = protocol.parts(items["action_sequence"])[0]
+    assert (part.media.start, part.media.end) == (0.5, 1.5)
+    frames = protocol.parts(items["episodic_reasoning"])[0]
+    assert [Path(name).name for name in frames.source] == ["00004.jpg", "00005.jpg", "00006.jpg", "00007.jpg"]
+    seconds = [frame.seconds for frame in open_medium(part).frames]
+    assert len(seconds) == 16
+    assert all(0.3 <= second <= 1.7 for second in seconds)
