@@ -67,7 +67,7 @@ VANDALISMS = {
     "pictures and text swap shares in the joint softmax": (FUSION, "torch.sigmoid(visual_lse - text_lse)", "torch.sigmoid(text_lse - visual_lse)", GOLDEN),
     "the softmax forgets its scale": (FUSION, "visual[0][0].shape[0], -1)) * self.scaling", "visual[0][0].shape[0], -1))", GOLDEN),
     "the gradient of the streaming softmax has a wrong sign": (ATTENTION, "shift = grad_lse - (output", "shift = grad_lse + (output", "models/owl3/test_attention.py"),
-    "picture keys are not rotated": (FUSION, "(key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()).to(key.dtype)", "key", GOLDEN),
+    "picture keys are not rotated": (FUSION, "rotate(key.float(), angles.cos(), angles.sin()).to(key.dtype)", "key", GOLDEN),
     "picture positions are off by one": (MODEL, "extra = 0 if self.config.joint_softmax else 1", "extra = 1 if self.config.joint_softmax else 0", GOLDEN),
     "padding on the left moves the pictures": (MODEL, "found.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])", "found.append([past + start + extra for start in row_starts])", LAWS),
     "the tower's last block is run": (MODEL, "tower.encoder.layers[:-1]", "tower.encoder.layers", GOLDEN),

@@ -273,9 +273,11 @@ class Engine:
                         raise request.error
                     if ended:
                         running.remove(request)
-                        answer = whole_answer(pieces[request.choice])
-                        if made := run_after_answer(parsed.hooks, answer, parsed.progress):
-                            yield Piece("", choice=request.choice, made=made)
+                        if parsed.hooks:
+                            answer = whole_answer(pieces[request.choice])
+                            made = run_after_answer(parsed.hooks, answer, parsed.progress)
+                            if made:
+                                yield Piece("", choice=request.choice, made=made)
         finally:
             self.cancel(requests)
 

@@ -96,7 +96,7 @@ class ModelRunner:
         padding = [0] * (decode_batch.rows_per_pass - len(tokens))
         output = self.model(
             input_ids=torch.tensor([*tokens, *padding], device=device)[:, None],
-            attention_mask=self._mask(decode_batch),
+            attention_mask=self._mask(decode_batch, device),
             position_ids=torch.tensor(decode_batch.lengths + padding, device=device)[:, None],
             past_key_values=decode_batch,
             use_cache=True,
@@ -107,9 +107,9 @@ class ModelRunner:
         decode_batch.advance(1)
         return logits
 
-    def _mask(self, decode_batch: DecodeBatch) -> Tensor | None:
+    def _mask(self, decode_batch: DecodeBatch, device: torch.device) -> Tensor | None:
         """The attention mask of a decode pass, in the form that the model's attention implementation takes."""
-        visible = decode_batch.mask(self.model.device)
+        visible = decode_batch.mask(device)
         if visible is None:
             return None
         attention = self.model.config._attn_implementation

@@ -108,6 +108,8 @@ class Request:
         # text tokens only: a family may write pictures into the ids as negative ids, which penalties cannot index
         self.token_ids = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
         self.num_prompt_ids = len(self.token_ids)
+        self.max_generated = min(context.params.max_tokens, context.context_length - inputs.length)
+        """Tokens of the answer at most."""
         self._piece_ids: list[int] = []  # of the piece that is not yet complete
         self._piece_logprobs: list[TokenLogprob] = []
 
@@ -151,11 +153,6 @@ class Request:
         return len(self.token_ids) - self.num_prompt_ids
 
     @property
-    def max_generated(self) -> int:
-        """Tokens of the answer at most."""
-        return min(self.context.params.max_tokens, self.context.context_length - self.inputs.length)
-
-    @property
     def max_positions(self) -> int:
         """Positions of the language sequence at most, prompt and answer."""
         return self.inputs.length + self.max_generated
@@ -180,7 +177,8 @@ class Request:
 
     def accept(self, token: int, ranked: RankedToken | None = None) -> None:
         """Append the next token of the answer; if it completes a piece of text, that is appended to `pieces`."""
-        if not self.num_generated:
+        num_before = self.num_generated
+        if not num_before:
             self.clock.end_phase("prefill")
         is_end = token in self.context.end_tokens
         self.token_ids.append(token)
@@ -191,7 +189,7 @@ class Request:
         matcher = self.sampler.matcher
         if is_end or self.text_stream.stopped or (matcher is not None and matcher.complete):
             self._finish("stop", text)
-        elif self.num_generated >= self.max_generated:
+        elif num_before + 1 >= self.max_generated:
             self._finish("length", text)
         elif text:
             self._emit(text)

@@ -101,7 +101,7 @@ class Scheduler:
     def step(self) -> bool:
         """Run one step. False: there is nothing to do until `wake` is called."""
         self._progressed = False
-        self.drop()
+        self._drop()
         self._admit()
         self._encode()
         self._prefill()
@@ -113,6 +113,9 @@ class Scheduler:
     @torch.inference_mode()
     def drop(self) -> None:
         """Queue the requests that were added since the last step, and take cancelled ones out."""
+        self._drop()
+
+    def _drop(self) -> None:
         while self._added:
             self.waiting.append(self._added.popleft())
         for request in (*self.waiting, *self.running):
@@ -130,6 +133,7 @@ class Scheduler:
         for queue in (self._added, self.waiting, self.encoding, self.prefilling):
             queue.clear()
         self.decode_batches.clear()
+        self._count_kv_cache_bytes()
 
     @contextmanager
     def _error_ends(self, request: Request) -> Iterator[None]:
@@ -153,6 +157,7 @@ class Scheduler:
             with best_effort("keeping a prefix"):
                 self._keep_prefix(request)
         self._remove_row(request)
+        self._count_kv_cache_bytes()
 
     def _remove_row(self, request: Request) -> None:
         with best_effort("removing a row"):  # where it fails, decode passes include the row until the next `drop`
@@ -186,14 +191,17 @@ class Scheduler:
                 self._progressed = True
                 self.waiting.remove(request)
                 self.encoding.append(request)
+                self._count_kv_cache_bytes()
                 self._start_encoding(request)
-        running = self.running
-        self.kv_cache_bytes = self._kv_cache_bytes(running) if running else 0
 
     def _fits(self, request: Request) -> bool:
         """Whether there is memory for one request more. A request alone always fits, or it would wait for ever."""
         running = self.running
         return not running or self._kv_cache_bytes([*running, request]) <= self.max_bytes
+
+    def _count_kv_cache_bytes(self) -> None:
+        running = self.running
+        self.kv_cache_bytes = self._kv_cache_bytes(running) if running else 0
 
     def _kv_cache_bytes(self, requests: Sequence[Request]) -> int:
         """Keys and values that requests may need when they run concurrently."""
@@ -237,6 +245,8 @@ class Scheduler:
 
     def _encode(self) -> None:
         """Collect a chunk of pictures, a frame of each encoding request in turn, and run the vision encoder on it."""
+        if not self.encoding:
+            return
         limit = self.runner.encode_size.current(others_wait=bool(self.decode_batches or self.prefilling))
         pixels: dict[str, Mapping[str, Tensor]] = {}  # by feature key: two requests may need the same picture
         owners: list[tuple[Request, str]] = []  # with the key of a frame that the request needs
@@ -399,8 +409,9 @@ class Scheduler:
     # ── decode ──
 
     def _decode(self) -> None:
-        with best_effort("merging decode batches"):  # apart they cost a pass each
-            self.decode_batches.merge()
+        if len(self.decode_batches) > 1:
+            with best_effort("merging decode batches"):  # apart they cost a pass each
+                self.decode_batches.merge()
         for batch in self.decode_batches:
             self._progressed = True
             self._decode_batch(batch)
@@ -447,7 +458,7 @@ class Scheduler:
         for row, request in enumerate(requests):
             if request.finished:
                 continue
-            with self._error_ends(request):
+            try:
                 if not finite[row]:
                     raise non_finite_logits()
                 sampler = request.sampler
@@ -458,6 +469,8 @@ class Scheduler:
                     request.accept(token, sampler.logprob(logits[row], token))
                 if request.finished:
                     self._end(request)
+            except Exception as error:  # noqa: BLE001 - it ends only this request
+                self._end(request, error)
 
 
 @contextmanager

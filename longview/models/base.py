@@ -339,8 +339,9 @@ SideCacheT = TypeVar("SideCacheT", bound="SideCache")
 class SideCache(Protocol):
     """What a family keeps beside the KV cache of text tokens, as mPLUG-Owl3 keeps keys and values of pictures.
 
-    A model that has one takes it as the argument `side_cache` of `forward`, and its output has it as `side_cache`; a
-    decode pass does not change it. Decoder layers that attend to it have `attends_to_side_cache = True`.
+    A model that has one takes it as the argument `side_cache` of `forward`, and its output has it as `side_cache`
+    where there is anything to keep; a decode pass does not change it. Decoder layers that attend to it have
+    `attends_to_side_cache = True`.
     """
 
     @classmethod

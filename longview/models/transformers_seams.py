@@ -118,10 +118,13 @@ def cache_argument(arguments: Mapping[str, Any]) -> Any:
 
 # ── attention ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+ATTENTION = AttentionInterface()
+"""All implementations of attention, those that are registered later included."""
+
 
 def attention_implementation(config: Any) -> Callable[..., Any]:
     """transformers' function for the implementation of attention that a model is set to (`attn_implementation`).
 
     The module that calls it has `is_causal` and `num_key_value_groups`.
     """
-    return AttentionInterface().get_interface(config._attn_implementation, eager_attention_forward)
+    return ATTENTION.get_interface(config._attn_implementation, eager_attention_forward)

@@ -175,9 +175,11 @@ def test_a_cancelled_request_is_not_computed_further_and_holds_no_memory(engine,
     stream = engine.stream(QUESTIONS["two pictures and a clip"], max_tokens=200)
     next(stream)
     assert engine.scheduler.running
+    assert engine.scheduler.kv_cache_bytes > 0
     done = len(steps)
     stream.close()
     assert not engine.scheduler.running
+    assert engine.scheduler.kv_cache_bytes == 0
     assert not engine.scheduler.decode_batches
     assert len(steps) == done
     engine.answer("Hi", max_tokens=2)

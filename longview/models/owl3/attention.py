@@ -17,6 +17,7 @@ exactly (`fusion.merge_softmaxes`). Both are fp32.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -49,16 +50,19 @@ def runs_of(
     Args:
         placeholder_starts: Ascending positions of the placeholders' first tokens, in the row that `begin` counts in.
         inclusive: A picture is visible to its placeholder's first token already (241101), or from the next one on.
-        sample_starts: Where further samples of a packed row begin: from there on, pictures before it are not visible.
+        sample_starts: Ascending positions at which further samples of a packed row begin: from there on, pictures
+            before it are not visible.
     """
     first_visible = [start if inclusive else start + 1 for start in placeholder_starts]
     end = begin + length
-    changes = sorted({begin, end, *(t for t in (*first_visible, *sample_starts) if begin < t < end)})
+    changes = {begin, end}
+    for ascending in (first_visible, sample_starts):
+        changes.update(ascending[bisect_right(ascending, begin) : bisect_left(ascending, end)])
     runs = []
-    for left, right in itertools.pairwise(changes):
-        visible = sum(t <= left for t in first_visible)
-        sample_start = max((start for start in sample_starts if start <= left), default=0)
-        first = sum(start < sample_start for start in placeholder_starts)
+    for left, right in itertools.pairwise(sorted(changes)):
+        visible = bisect_right(first_visible, left)
+        num_samples = bisect_right(sample_starts, left)  # that have begun
+        first = bisect_left(placeholder_starts, sample_starts[num_samples - 1]) if num_samples else 0
         if visible > first:
             runs.append(Run(left - begin, right - begin, visible, first))
     return runs

@@ -82,10 +82,11 @@ def rows_of_starts(
     """
     if placeholder_starts is not None and media_offset is not None:
         raise RequestError("placeholder_starts and media_offset say the same; give one of them")
-    name, rows = "placeholder_starts", [list(row) for row in placeholder_starts or []]
-    if media_offset is not None:
+    if placeholder_starts is not None:
+        name, rows = "placeholder_starts", [list(row) for row in placeholder_starts]
+    elif media_offset is not None:
         name, rows = "media_offset", read_media_offset(media_offset)
-    elif placeholder_starts is None:
+    else:
         return [[] for _ in range(batch_size)]
     if len(rows) != batch_size:
         raise RequestError(f"{name} describes {len(rows)} rows, but input_ids has {batch_size}")

@@ -30,10 +30,9 @@ from longview.models.owl3.attention import attend_by_runs, attend_text, runs_of,
 from longview.models.owl3.config import Owl3Config
 from longview.models.owl3.visual_kv_cache import KeyValue, VisualKVCache
 from longview.models.transformers_seams import (
-    CACHE_NAMES,
+    CACHE_NAME,
     Qwen2DecoderLayer,
     attention_implementation,
-    cache_argument,
 )
 
 DENSE_BYTES = 16 << 20
@@ -45,14 +44,8 @@ DENSE_BYTES = 16 << 20
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE, the two halves of the last dimension being the pairs' first and second numbers."""
-    return states * cos + rotate_half(states) * sin
-
-
-def rotate_half(states: Tensor) -> Tensor:
-    """The pairs rotated by a right angle."""
-    half = states.shape[-1] // 2
-    first, second = states[..., :half], states[..., half:]
-    return torch.cat([-second, first], dim=-1)
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def joint_attention(
@@ -112,7 +105,7 @@ class HyperAttention(nn.Module):
 
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
         super().__init__()
-        self.config, self.layer_idx = config, layer_idx
+        self.config, self.layer_idx, self.joint_softmax = config, layer_idx, config.joint_softmax
         width, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or width // heads
         self.num_key_value_groups = heads // kv_heads
@@ -139,7 +132,7 @@ class HyperAttention(nn.Module):
         theta = self.config.rope_parameters["rope_theta"]
         frequencies = theta ** -(torch.arange(0, self.head_dim, 2, device=key.device).float() / self.head_dim)
         angles = (positions.to(key.device).float()[:, None] * frequencies).repeat(1, 2)[:, None, None]  # (n, 1, 1, D)
-        rotated = (key.float() * angles.cos() + rotate_half(key.float()) * angles.sin()).to(key.dtype)
+        rotated = rotate(key.float(), angles.cos(), angles.sin()).to(key.dtype)
         return rotated.flatten(0, 1).transpose(0, 1), value.flatten(0, 1).transpose(0, 1)
 
     def forward(
@@ -161,22 +154,24 @@ class HyperAttention(nn.Module):
         """
         batch, length = hidden_states.shape[:2]
         heads = (batch, length, -1, self.head_dim)
-        cos, sin = (part.unsqueeze(1) for part in position_embeddings)
+        cos, sin = position_embeddings[0].unsqueeze(1), position_embeddings[1].unsqueeze(1)
         query = rotate(self.q_proj(hidden_states).view(heads).transpose(1, 2), cos, sin)  # (B, H, T, D)
         key = rotate(self.k_proj(hidden_states).view(heads).transpose(1, 2), cos, sin)  # (B, Hkv, T, D)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         begin = 0
         if kv_cache is not None:
-            begin = int(kv_cache.get_seq_length(self.layer_idx))
+            if side_cache is not None:
+                begin = int(kv_cache.get_seq_length(self.layer_idx))
             key, value = kv_cache.update(key, value, self.layer_idx)
         if side_cache is None or visual is None:
             context = self._attend_text(query, key, value, attention_mask, **kwargs)
-        elif self.config.joint_softmax:
-            context = self._fuse_jointly(query, (key, value), attention_mask, side_cache, visual, begin)
+        elif self.joint_softmax:
+            fused = self._fuse_jointly(query, (key, value), attention_mask, side_cache, visual, begin)
+            context = fused.to(hidden_states.dtype)
         else:
             text = self._attend_text(query, key, value, attention_mask, **kwargs)
-            context = self._fuse_by_gate(query, text, side_cache, visual, begin)
-        return self.o_proj(context.reshape(batch, length, -1).to(hidden_states.dtype))
+            context = self._fuse_by_gate(query, text, side_cache, visual, begin).to(hidden_states.dtype)
+        return self.o_proj(context.reshape(batch, length, -1))
 
     def _attend_text(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
         """Causal self-attention over text, in the implementation of attention that is set: (B, T, H, D)."""
@@ -225,10 +220,13 @@ class HyperAttention(nn.Module):
 
     def _is_dense(self, query: Tensor, visual: list[KeyValue]) -> bool:
         """Whether to compute with one padded batch and a mask: several rows with few keys, or where eager is set."""
+        if self.config._attn_implementation == "eager":
+            return True
         batch, length = query.shape[0], query.shape[2]
+        if batch == 1:
+            return False
         heads, keys, width = max((key for key, _ in visual), key=lambda key: key.shape[1]).shape
-        small = batch > 1 and 4 * batch * keys * (2 * heads * width + length) <= DENSE_BYTES
-        return small or self.config._attn_implementation == "eager"
+        return 4 * batch * keys * (2 * heads * width + length) <= DENSE_BYTES
 
     def _padded(
         self, side_cache: VisualKVCache, visual: list[KeyValue], query: Tensor, begin: int
@@ -236,7 +234,7 @@ class HyperAttention(nn.Module):
         """The rows' pictures, padded to (B, Hkv, M, D), and which keys each token attends to: bool (B, 1, T, M)."""
         batch, length = query.shape[0], query.shape[2]
         keys, values = side_cache.padded(self.layer_idx, visual, batch)
-        visible = side_cache.visible(batch, begin, length, keys.shape[2], self.config.joint_softmax, keys.device)
+        visible = side_cache.visible(batch, begin, length, keys.shape[2], self.joint_softmax, keys.device)
         return (keys, values), visible
 
     def _attend_by_runs(
@@ -248,7 +246,7 @@ class HyperAttention(nn.Module):
         for batch_row in range(batch):
             number = side_cache.row_of(batch_row, batch)
             row, (key, value) = side_cache.rows[number], visual[number]
-            runs = runs_of(row.placeholder_starts, begin, length, self.config.joint_softmax, row.sample_starts)
+            runs = runs_of(row.placeholder_starts, begin, length, self.joint_softmax, row.sample_starts)
             # dtypes differ under autocast
             rows.append(attend_by_runs(query[batch_row].to(key.dtype), key, value, runs, side_cache.patches))
         outputs, totals = zip(*rows, strict=True)
@@ -291,8 +289,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         **kwargs: Any,
     ) -> Tensor:
         """hidden_states (B, T, hidden) → (B, T, hidden); the text's KV cache comes under transformers' name for it."""
-        kv_cache = cache_argument(kwargs)
-        passed = {name: argument for name, argument in kwargs.items() if name not in CACHE_NAMES}
+        kv_cache = kwargs.pop(CACHE_NAME, None)
         visual = None
         if side_cache is not None:
             visual = self._key_values(side_cache, hidden_states.device, store=kv_cache is not None)
@@ -303,7 +300,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
             kv_cache=kv_cache,
             side_cache=side_cache,
             visual=visual,
-            **passed,
+            **kwargs,
         )
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 

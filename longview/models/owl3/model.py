@@ -48,7 +48,7 @@ class Owl3Output(CausalLMOutputWithPast):
     """transformers' output of a causal language model, and the keys and values of the pictures so far."""
 
     side_cache: VisualKVCache | None = None
-    """For the next pass with `past_key_values`; None without pictures, or without a cache."""
+    """For the next pass with `past_key_values`."""
 
 
 class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, GenerationMixin):
@@ -233,8 +233,10 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         media_offset: Tensor | Sequence | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> Owl3Output | tuple:
+    ) -> CausalLMOutputWithPast | tuple:
         """One pass over `input_ids` (B, T), which continue `past_key_values` where there are any.
+
+        Returns an `Owl3Output` where a cache holds pictures, and the language model's own output where none does.
 
         Args:
             pixel_values: (N, 3, R, R), the pictures of all rows, row after row; new ones only, where a cache is given.
@@ -294,8 +296,9 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
             side_cache.end_pass()
         if isinstance(past_key_values, Owl3Cache):
             past_key_values.side_cache = side_cache
-        found = Owl3Output(**output, side_cache=side_cache)
-        return found.to_tuple() if return_dict is False else found
+        if side_cache is not None:
+            output = Owl3Output(**output, side_cache=side_cache)
+        return output.to_tuple() if return_dict is False else output
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """Where the placeholders of one row of `embed_pictures`'s arguments start."""
