@@ -32,8 +32,8 @@ INTRODUCTION = """\
 `longview VERB --help`, for each verb. This page is written by `python docs/make.py`.
 
 Answers go to standard output, everything else to standard error. The exit code is 0; 2 after a mistake of the caller,
-told in one line that begins with `longview: `; 3 after a batch of which some rows failed; 130 after Ctrl-C. Anything else
-is a bug, and comes with its traceback.
+told in one line that begins with `longview: `; 3 after a batch of which some rows failed, or an index that leaves files
+out; 130 after Ctrl-C. Anything else is a bug, and comes with its traceback.
 """
 
 

@@ -23,6 +23,7 @@ _LAZY = {
     "Engine": "longview.engine",
     "Budget": "longview.engine",
     "Hook": "longview.engine",
+    "Index": "longview.index",
     "apply_liger_kernel": "longview.models.liger",
     "AutoConfig": "longview.models.auto",
     "AutoModel": "longview.models.auto",
@@ -35,6 +36,7 @@ _LAZY = {
 if TYPE_CHECKING:
     from longview.engine import Budget, Engine, Hook, load
     from longview.errors import LongviewError
+    from longview.index import Index
     from longview.messages import Answer, Message, Part, Piece, Receipt, ask, image, video
     from longview.models.auto import (
         AutoConfig,
@@ -58,6 +60,7 @@ __all__ = [
     "Budget",
     "Engine",
     "Hook",
+    "Index",
     "Limits",
     "LongviewError",
     "MediaOptions",

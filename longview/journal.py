@@ -117,22 +117,13 @@ class Journal:
                 if not line.endswith(b"\n"):
                     os.ftruncate(self._file, place)
                     break
-                found = self._parse(number, line)
+                found = _parse(self.path, number, line)
                 if number == 1:
                     self._check(found, job)
                 else:
                     take(place, found)
                 place += len(line)
         return place > 0
-
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
-        raise RequestError(
-            f"{self.path}, line {number} is damaged; remove that line to do its row again, or choose another output"
-        )
 
     def _check(self, first: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         begun = first.get("job")
@@ -144,6 +135,31 @@ class Journal:
                     f"{self.path} was begun with {key} {begun.get(key)!r:.80}, not {job.get(key)!r:.80}; go on with "
                     "the same, or choose another output"
                 )
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The job of a journal that another process may be writing, and its lines so far.
+
+    Raises:
+        RequestError: it cannot be read, or is damaged.
+    """
+    with _using(path), path.open("rb") as file:
+        whole = [line for line in file if line.endswith(b"\n")]
+    lines = [_parse(path, number, line) for number, line in enumerate(whole, 1)]
+    job = lines[0].get("job") if lines else None
+    if not isinstance(job, dict):
+        raise RequestError(f"{path} is no journal, or was begun a moment ago; name another, or try again")
+    return job, lines[1:]
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        if isinstance(found, dict):
+            return found
+    raise RequestError(
+        f"{path}, line {number} is damaged; remove that line to do its row again, or choose another output"
+    )
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ ROOMS = (
     ("media", "plugins", "world"),
     ("models",),
     ("engine",),
-    ("train",),
+    ("train", "index"),
     ("serve", "eval", "bench", "curriculum"),
     ("cli",),
 )
@@ -58,6 +58,7 @@ ADDRESSES = {
     "fastapi": {"serve"},
     "gradio": {"serve"},
     "h11": {"serve/duplex.py"},
+    "lancedb": {"index/store.py"},
     "liger_kernel": {"models/liger.py"},
     "llguidance": {"engine/grammar.py"},
     "matplotlib": {"figures.py"},
@@ -66,6 +67,7 @@ ADDRESSES = {
     "peft": {"models/adapters.py"},
     "prometheus_client": {"serve"},
     "pydantic": {"serve"},
+    "pyarrow": {"index/store.py"},  # which LanceDB takes
     "python_multipart": {"serve/files.py"},
     "rapidocr": {"plugins/ocr.py"},
     "ray": {"serve/ray.py"},

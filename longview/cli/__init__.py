@@ -30,7 +30,9 @@ from longview.cli.config import config
 from longview.cli.convert_weights import convert_weights
 from longview.cli.eval import evaluate
 from longview.cli.export import export
+from longview.cli.find import find
 from longview.cli.frames import show_frames
+from longview.cli.index import index
 from longview.cli.info import info
 from longview.cli.merge import merge
 from longview.cli.models import models
@@ -57,6 +59,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "batch": batch,
     "frames": show_frames,
+    "index": index,
+    "find": find,
     "info": info,
     "train": train,
     "recipes": recipes,

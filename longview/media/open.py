@@ -307,15 +307,8 @@ class _Opener:
             raise RequestError(f"a video cannot be read from {kind}; give a path, a URL, bytes or a list of pictures")
         fetched = fetch(source, limits, "max_video_bytes")
         data, name = fetched.data, called or fetched.name
-        head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
-        if image_format_of(head):
-            encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
-            animation = IsolatedReader("animation", encoded, limits, name) if limits.isolate else None
-            return executor.submit(_digest, encoded), animation or AnimationReader(encoded, name, limits)
-        if not container_of(head):
-            raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {SUPPORTED}")
-        video = IsolatedReader("video", data, limits, name) if limits.isolate else VideoReader(data, limits, name)
-        return executor.submit(_digest, data), video
+        reader, encoded = _reader_of(data, name, limits)
+        return executor.submit(_digest, encoded), reader
 
     def _charge(self, pixels: int, name: str) -> None:
         with self._lock:
@@ -329,6 +322,27 @@ class _Opener:
         if self._progress:
             with self._lock:
                 self._progress(done, total, label)
+
+
+def open_reader(path: Path, limits: Limits | None = None) -> FrameReader:
+    """A video file whose frames are to be read one by one, as many as there are; close it.
+
+    Raises:
+        MediaError: it cannot be opened.
+    """
+    return _reader_of(path, path.name, limits or Limits())[0]
+
+
+def _reader_of(data: bytes | Path, name: str, limits: Limits) -> tuple[FrameReader, bytes | Path]:
+    """The reader of a video or an animation, and its bytes, or the file that holds them."""
+    head = data[:HEAD] if isinstance(data, bytes) else read_head(data, name)
+    if image_format_of(head):
+        encoded = data if isinstance(data, bytes) else read_file(data, name, limits, "max_video_bytes")
+        animation = IsolatedReader("animation", encoded, limits, name) if limits.isolate else None
+        return animation or AnimationReader(encoded, name, limits), encoded
+    if not container_of(head):
+        raise MediaError(f"{name} is {foreign_format_of(head)}, given as a video; expected {SUPPORTED}")
+    return IsolatedReader("video", data, limits, name) if limits.isolate else VideoReader(data, limits, name), data
 
 
 def _digest(data: bytes | Path) -> str:

@@ -162,16 +162,35 @@ class Similarity:
         keys = [(candidates.digest, index) for index in candidates.indices]
         found = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [index for digest, index in keys if (digest, index) not in found]
-        decoded = candidates.read(missing, self._resize) if missing else iter(())
+        decoded = candidates.read(missing, self.resized) if missing else iter(())
         for chunk in chunks(decoded, CHUNK):
-            pixels = self._images([frame.image for frame in chunk], do_resize=False, return_tensors="pt")
-            vectors = self._unit(
-                self.model.get_image_features(pixels["pixel_values"].to(self._reference)), candidates.name
-            )
+            vectors = self._encode([frame.image for frame in chunk], candidates.name)
             for frame, vector in zip(chunk, vectors, strict=True):
                 found[candidates.digest, frame.index] = vector
         self._store(found)
         return np.stack([found[key] for key in keys]).astype(np.float64)
+
+    def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Unit vectors of pictures (n, D), which `resized` has resized; none is cached."""
+        with self._lock:
+            encoded = [self._encode(chunk, "a picture") for chunk in chunks(images, CHUNK)]
+        return np.concatenate(encoded) if encoded else np.zeros((0, self.width), np.float32)
+
+    def passage(self, text: str) -> NDArray[np.float32]:
+        """The unit vector of a text (D,), as a question's."""
+        with self._lock:
+            vector = self.text(text)[0]
+        return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return int(self.model.config.text_config.projection_size)
+
+    @torch.inference_mode()
+    def _encode(self, images: Sequence[Image.Image], name: str) -> NDArray[np.float32]:
+        pixels = self._images(list(images), do_resize=False, return_tensors="pt")["pixel_values"]
+        return self._unit(self.model.get_image_features(pixels.to(self._reference)), name)
 
     @torch.inference_mode()
     def text(self, question: str) -> Array:
@@ -183,7 +202,8 @@ class Similarity:
         vectors = self._unit(self.model.get_text_features(rows), "the question")
         return vectors.mean(0, keepdims=True).astype(np.float64)
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def resized(self, image: Image.Image) -> Image.Image:
+        """A picture as its tower takes it; not square ones are stretched, as SigLIP was trained."""
         return resize(image, (self._side, self._side), self._images.resample)
 
     @property

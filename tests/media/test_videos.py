@@ -155,6 +155,27 @@ def test_a_video_that_is_opened_again_is_not_indexed_again(videos, monkeypatch):
             assert [number_of(frame.image) for frame in second.read([0, 41, 59])] == [0, 41, 59]
 
 
+@pytest.mark.parametrize("name", ["long-group.mp4", "open-group.mkv", "vp9.webm", "late-start.mp4", "film.mov"])
+def test_a_part_is_copied_without_encoding_again(videos, tmp_path, name):
+    target = tmp_path / name
+    with VideoReader(videos[name]) as reader:
+        first, last = reader.num_frames - 20, reader.num_frames - 8
+        begin = reader.write_clip(target, reader.seconds[first], reader.seconds[last])
+        key = reader.seconds.index(pytest.approx(begin, abs=1e-6))
+        with VideoReader(target) as clip:
+            numbers = [number_of(frame.image) for frame in clip.read(range(clip.num_frames))]
+            times = [frame.seconds for frame in clip.read(range(clip.num_frames))]
+    assert key <= first
+    assert set(range(first, last)) <= set(numbers) <= set(range(key, last + 4))
+    assert times[1] == pytest.approx(reader.seconds[numbers[1]] - reader.seconds[numbers[0]], abs=2e-3)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_part_of_a_video_without_times_is_refused(videos, tmp_path):
+    with VideoReader(videos["mpeg4-reordered.avi"]) as reader, pytest.raises(MediaError, match="has no times to cut"):
+        reader.write_clip(tmp_path / "part.avi", 0, 1)
+
+
 def test_progress_ends_at_the_total(videos):
     reported = []
     with VideoReader(videos["constant.mp4"]) as reader:

@@ -7,6 +7,7 @@ the demuxer is chosen by the file's first bytes, and the codec must be on a shor
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from longview.errors import MediaError
+from longview.errors import MediaError, RequestError
 from longview.media.decoders.containers import MAX_TRACKS, WHAT_TO_DO, check_container
 from longview.media.decoders.pillow import check_size
 from longview.media.errors import decoder_errors, over_limit
@@ -136,6 +137,52 @@ class Track:
         except MediaError:
             return False
         return True
+
+    def write_clip(self, target: Path, begin: int, end: int) -> None:
+        """Copy the packets of this track and of its first sound from a key frame's time until another time.
+
+        Raises:
+            MediaError: they cannot be read, or the container cannot hold them.
+            RequestError: the file cannot be written.
+        """
+        import av
+
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        try:
+            with self._errors("a part of it cannot be copied"):
+                with av.open(str(unfinished), "w", format=self.format) as out:
+                    self._copy(out, begin, end)
+                os.replace(unfinished, target)
+        except OSError as error:
+            raise RequestError(f"{target} cannot be written ({error.strerror}); choose another folder") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _copy(self, out: Any, begin: int, end: int) -> None:
+        copied = [self.stream, *self._container.streams.audio[:1]]
+        written = {stream: out.add_stream_from_template(stream) for stream in copied}
+        span = {
+            stream: [int(at * self.stream.time_base / stream.time_base) for at in (begin, end)] for stream in copied
+        }
+        self._container.seek(begin, stream=self.stream)
+        decoded = {stream: first - int(1 / stream.time_base) for stream, (first, _) in span.items()}
+        began = False
+        for packet in self._container.demux(copied):
+            self.check_deadline()
+            stream = packet.stream
+            first, last = span[stream]
+            if packet.pts is None:
+                continue
+            if packet.dts is None:  # MKV has none, and after a seek FFmpeg has not seen enough to tell
+                packet.dts = decoded[stream] + 1
+            if stream is self.stream:
+                began = began or (packet.is_keyframe and packet.pts >= begin)
+                if packet.dts >= last:
+                    return
+            if began if stream is self.stream else first <= packet.pts < last:
+                decoded[stream] = packet.dts
+                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, written[stream]
+                out.mux(packet)
 
     def decode(self, packet: Any) -> list[Any]:
         """Decode one packet, or drain the decoder with None. A damaged packet yields no frame; the caller notices."""

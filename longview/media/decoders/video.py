@@ -26,6 +26,7 @@ from typing import Any
 
 from PIL import Image
 
+from longview.errors import MediaError
 from longview.media.decoders.track import Track
 from longview.media.decoders.video_index import VideoIndex, read_index
 from longview.media.medium import Frame, FrameTransform
@@ -75,8 +76,10 @@ class VideoReader:
         self._limits = limits or Limits()
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._tracks = [self._track()]
+        self.width = self.height = 0
         try:
-            index = self._index = read_index(self._tracks[0]) if like is None else like._index
+            index: VideoIndex = read_index(self._tracks[0]) if like is None else like._index
+            self._index = index
             self.num_frames, self.seconds = index.num_frames, index.seconds
             self.duration, self.fps = index.duration, index.fps
             self._cursors = [_Cursor(self._tracks[0], index, at=index.num_packets)]
@@ -131,6 +134,25 @@ class VideoReader:
                 self._set_deadline(self._tracks[0].deadline + time.monotonic() - begin)
                 if progress:
                     progress(done, len(indices), self.name)
+
+    def write_clip(self, target: Path, begin: float, end: float) -> float:
+        """Copy a part with its sound to a file, without encoding again; returns the second at which it begins.
+
+        That is the last key frame before `begin`: without it, nothing can be shown.
+
+        Raises:
+            MediaError: the video has no times to cut by.
+            RequestError: the file cannot be written.
+        """
+        index = self._index
+        if not index.exact:
+            raise MediaError(f"{self.name} has no times to cut it by; convert it to MP4")
+        first = max(0, bisect_right(index.seconds, begin) - 1)
+        key_time = max((int(time) for time in index.key_times if time <= index.pts[first]), default=int(index.pts[0]))
+        origin, base = int(index.pts[0]), self._tracks[0].time_base
+        with contextlib.closing(self._track()) as track:
+            track.write_clip(target, key_time, origin + round(end / base))
+        return (key_time - origin) * base
 
     def _decode(self, indices: list[int], transform: FrameTransform | None) -> Generator[Decoded]:
         index = self._index

@@ -83,7 +83,10 @@ def demux_packets(track: Track) -> Packets:
             hidden.append(position)
         elif pts is not None and (until := pts + (packet.duration or 0)) > end:
             end = until
-    return Packets(*(np.frombuffer(each, np.int64) if each else _empty() for each in (times, keys, hidden)), end)
+    pts, key_positions, hidden_positions = (
+        np.frombuffer(each, np.int64) if each else _empty() for each in (times, keys, hidden)
+    )
+    return Packets(pts, key_positions, hidden_positions, end)
 
 
 def _index_of(packets: Packets, track: Track) -> VideoIndex:
