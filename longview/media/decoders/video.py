@@ -62,6 +62,8 @@ class VideoReader:
         MediaError: no video in it, truncated, damaged beyond decoding, an unsupported codec, or over a limit.
     """
 
+    _index: VideoIndex
+
     def __init__(
         self,
         source: Path | bytes,
@@ -78,7 +80,7 @@ class VideoReader:
         self._tracks = [self._track()]
         self.width = self.height = 0
         try:
-            index: VideoIndex = read_index(self._tracks[0]) if like is None else like._index
+            index = read_index(self._tracks[0]) if like is None else like._index
             self._index = index
             self.num_frames, self.seconds = index.num_frames, index.seconds
             self.duration, self.fps = index.duration, index.fps
