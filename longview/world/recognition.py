@@ -21,21 +21,24 @@ frames the smallest are 0.56 and 0.90; of 328 photographs and frames of real vid
 def is_drawn(image: Image.Image) -> bool:
     """Whether a picture looks like one of `render`, whatever its size and compression."""
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.int16)
-    pixels = pixels.reshape(-1, 3)
-    backgrounds = _near(pixels, np.array(BACKGROUNDS), 14)  # (pixels, backgrounds)
-    likeliest = backgrounds[:, backgrounds.mean(0).argmax()]
+    pixels = np.ascontiguousarray(pixels.reshape(-1, 3).T)  # (3, pixels): operations on short last axes are slow
+    backgrounds = _near(pixels, np.array(BACKGROUNDS, dtype=np.int16), 14)  # (backgrounds, pixels)
+    likeliest = backgrounds[backgrounds.mean(1).argmax()]
     if not likeliest.any():
         return False
-    background = _near(pixels, np.median(pixels[likeliest], axis=0)[None], 8)[:, 0]
-    drawn = _near(pixels, np.array(list(RGB.values())), 24).any(1)
-    white, dark = pixels.min(1) >= 240, pixels.max(1) <= 40
+    background = _near(pixels, np.median(pixels[:, likeliest], axis=1)[None], 8)[0]
+    if background.mean() < BACKGROUND_SHARE:
+        return False
+    drawn = _near(pixels, np.array(list(RGB.values()), dtype=np.int16), 24).any(0)
+    white, dark = pixels.min(0) >= 240, pixels.max(0) <= 40
     known = background | drawn | white | dark
-    return bool(background.mean() >= BACKGROUND_SHARE and known.mean() >= KNOWN_SHARE)
+    return bool(known.mean() >= KNOWN_SHARE)
 
 
 def _near(pixels: np.ndarray, colours: np.ndarray, tolerance: int) -> np.ndarray:
-    """Which pixels (n, 3) differ from which colours (m, 3) by at most `tolerance` in every channel: bool (n, m)."""
-    return np.abs(pixels[:, None] - colours[None]).max(-1) <= tolerance
+    """Which pixels (3, n) differ from which colours (m, 3) by at most `tolerance` in every channel: bool (m, n)."""
+    red, green, blue = (np.abs(pixels[channel] - colours[:, channel, None]) <= tolerance for channel in range(3))
+    return red & green & blue
 
 
 def warning_of(
