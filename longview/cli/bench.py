@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,10 @@ from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
 from longview.files import write_file
 
-MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train")
+if TYPE_CHECKING:
+    from longview.bench.report import Result
+
+MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train", "serve")
 PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
 """Numbers of pictures with which a measure takes about a minute on two cores."""
 FEATURES = ("random", "tower")
@@ -53,6 +57,18 @@ def bench(
     ways: Annotated[
         str | None, typer.Option(metavar="LIST", help="In train: some of plain,padded,packed; default: all.")
     ] = None,
+    clients: Annotated[
+        str | None, typer.Option(metavar="LIST", help="In serve: numbers of clients; default: 1,8,64,256.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="In serve: an OpenAI-compatible server that runs; default: one of its own.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="In serve: environment variable with the key of --url.")
+    ] = None,
+    kinds: Annotated[
+        str | None, typer.Option(metavar="LIST", help="In serve: some of text,picture,video; default: all.")
+    ] = None,
     gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
     device: Device = None,
@@ -63,7 +79,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure speed: first token, decoding, batches, videos, training.
+    """Measure speed: first token, decoding, batches, videos, training, a server.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random
@@ -71,6 +87,8 @@ def bench(
       longview bench batch --dims demo
       longview bench video --minutes 120
       longview bench limits --dims owl3-1b --json
+      longview bench serve --clients 1,64
+      longview bench serve --url http://127.0.0.1:8000
       longview bench train --dims owl3-7b --frames 64
       longview bench train --dims owl3-1b --methods full,LoRA --ways packed
     """
@@ -78,6 +96,10 @@ def bench(
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
     if features not in FEATURES:
         raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
+    for_serve = {"clients": clients, "url": url, "key_env": key_env, "kinds": kinds}
+    if measure != "serve" and any(for_serve.values()):
+        name = next(name for name, value in for_serve.items() if value).replace("_", "-")
+        raise RequestError(f"--{name} is of serve, not of {measure}; leave it out")
     if measure == "train" and (quantize or compile):
         raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     if measure != "train" and (methods or ways):
@@ -96,6 +118,11 @@ def bench(
     from longview.bench.subject import open_subject
     from longview.bench.training import train
 
+    if measure == "serve":
+        load = {"device": device, "dtype": dtype, "quantize": quantize, "compile": compile}
+        with spinner("measuring serve", show):
+            _show(_serve(dims, load, clients, tokens, repeats, url, key_env, kinds), json, save, plot)
+        return
     options = BenchOptions(
         pictures=counts,
         repeats=repeats,
@@ -117,6 +144,10 @@ def bench(
                 else open_subject(dims, features == "random", dtype, device, compile, quantize)
             )
             result = measures[measure](subject, options)
+    _show(result, json, save, plot)
+
+
+def _show(result: Result, json: bool, save: Path | None, plot: Path | None) -> None:
     if plot is not None:
         result.plot(plot)
     if save is not None:
@@ -124,7 +155,49 @@ def bench(
     typer.echo(result.as_json() if json else result.table(), nl=not json)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _serve(
+    dims: str,
+    load: dict[str, Any],
+    clients: str | None,
+    tokens: int,
+    repeats: int,
+    url: str | None,
+    key_env: str | None,
+    kinds: str | None,
+) -> Result:
+    """
+    Raises:
+        RequestError: options that mean nothing together, or dimensions without weights.
+    """
+    from longview.bench.serving import LoadOptions, serve
+    from longview.bench.subject import DIMENSIONS
+    from longview.bench.workload import CYCLE
+
+    if url is not None and any(load.values()):
+        raise RequestError("--device, --dtype, --quantize and --compile are of a server of its own; leave out --url")
+    if url is None and dims in DIMENSIONS:
+        raise RequestError(f"--dims {dims} has no weights to serve; give demo, a checkpoint folder or a hub id")
+    if key_env is not None and not os.environ.get(key_env):
+        raise RequestError(f"key_env names {key_env!r:.80}, which is not set; set it to the key")
+    wanted = [name.strip() for name in kinds.split(",")] if kinds else list(CYCLE)
+    unknown = [name for name in wanted if name not in CYCLE]
+    if unknown:
+        raise RequestError(f"unknown kind {unknown[0]!r}; there are {', '.join(dict.fromkeys(CYCLE))}")
+    counts = _numbers(clients, "clients") if clients else LoadOptions.clients
+    if 0 in counts:
+        raise RequestError("clients is 0; give numbers from 1 up")
+    options = LoadOptions(
+        clients=counts,
+        tokens=tokens,
+        repeats=repeats,
+        url=url,
+        key=os.environ[key_env] if key_env else None,
+        kinds=[kind for kind in CYCLE if kind in wanted],
+    )
+    return serve(None if url is not None and dims == "demo" else dims, load, options)
+
+
+def _numbers(text: str, name: str = "pictures") -> tuple[int, ...]:
     """
     Raises:
         RequestError: no list of whole numbers.
@@ -133,5 +206,5 @@ def _numbers(text: str) -> tuple[int, ...]:
     with contextlib.suppress(ValueError):
         found = [int(part) for part in text.split(",")]
     if not found or min(found) < 0:
-        raise RequestError(f"pictures is {text!r:.40}; give whole numbers with commas between them, as 1,10,50")
+        raise RequestError(f"{name} is {text!r:.40}; give whole numbers with commas between them, as 1,10,50")
     return tuple(found)

@@ -12,7 +12,7 @@ The embedded demo models are trained on it, and evaluated on held-out scenes. No
 """
 
 from longview.world.questions import Question, ask_about
-from longview.world.render import render, write_clip, write_picture
+from longview.world.render import render, write_clip, write_picture, write_still
 from longview.world.scenes import Clip, Picture, Sign, Thing, draw_clip, draw_picture, is_held_out
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "render",
     "write_clip",
     "write_picture",
+    "write_still",
 ]

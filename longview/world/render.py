@@ -138,6 +138,12 @@ def write_needle_video(video: NeedleVideo, path: Path, seed: int = 0) -> Path:
     return _write_frames(shots, path, NEEDLE_FPS, preset="veryfast")
 
 
+def write_still(picture: Picture, path: Path, num_frames: int, seed: int = 0, rate: int = 8) -> Path:
+    """Write a video in which nothing but tints, background and tilt changes, from each frame to the next."""
+    frames = ((render(picture, seed + number), 1) for number in range(num_frames))
+    return _write_frames(frames, path, rate, preset="ultrafast")
+
+
 def _write_frames(images: Iterable[tuple[Image.Image, int]], path: Path, rate: int, **options: str) -> Path:
     """Encode images, each for so many frames."""
     import av
