@@ -303,10 +303,12 @@ def _most(seen: Sequence[Seen]) -> float | None:
 
 def resident(pid: int) -> int:
     """Bytes in memory of a process and its children, on Linux."""
+    process = Path(f"/proc/{pid}")
     try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    except OSError:
+        status = (process / "status").read_text(encoding="utf-8")
+        threads = [task / "children" for task in (process / "task").iterdir()]
+        children = [int(child) for each in threads for child in each.read_text(encoding="utf-8").split()]
+    except OSError:  # it has ended
         return 0
     own = sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmRSS"))
-    return own + sum(resident(int(child)) for child in children)
+    return own + sum(map(resident, children))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from longview.messages import Part, Progress
 from longview.models.base import EncoderInput, Model, ModelInputs
 from longview.requests import Limits, MediaOptions
 
+ADDRESS = re.compile(r"data:|[a-z]+://", re.IGNORECASE)
 MAX_PREFETCHED = 32
 """Frames of a request whose pixels wait to be encoded, at most; it bounds the memory that a video takes."""
 
@@ -163,6 +165,8 @@ class VideoCache:
     def _key(part: Part, options: MediaOptions, limits: Limits, default: MediaOptions) -> object:
         """The key of a video; None where it is no file on this machine."""
         if part.type != "video" or not isinstance(part.source, (str, Path)):
+            return None
+        if isinstance(part.source, str) and ADDRESS.match(part.source):  # to resolve megabytes of base64 takes seconds
             return None
         try:
             path = Path(part.source).expanduser().resolve()

@@ -97,7 +97,7 @@ class CachedPrefix:
         for keys, values in self.layers:
             yield keys[:, :length], values[:, :length]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         tensors = [self.prefix_key.tokens_or_embeds, *(tensor for pair in self.layers for tensor in pair)]
         beside = 0 if self.side_cache is None else self.side_cache.nbytes()

@@ -189,24 +189,63 @@ def test_many_threads_may_decode_in_child_processes(videos):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len(children()) <= isolation.MAX_IDLE
+    assert len(children()) <= isolation.MAX_WORKERS
     assert "Z" not in children().values()
 
 
-def test_a_reading_that_is_abandoned_ends_its_worker(videos):
+def test_a_reading_that_is_abandoned_leaves_its_worker_free(videos):
     isolation.end_idle_workers()
     reader = isolation.IsolatedReader("video", videos["long-group.mp4"], ISOLATED, "long.mp4")
-    reading = reader.read(range(100))
-    assert number_of(next(reading).image) == 0
-    reading.close()
-    assert children() == {}
-    assert [number_of(frame.image) for frame in reader.read([5, 6])] == [5, 6], "the reader opens another one"
+    before = children()
+    for wanted in (range(100), range(1), [0, 7]):  # in the middle, and behind the last
+        reading = reader.read(wanted)
+        assert number_of(next(reading).image) == 0
+        reading.close()
+        assert children().keys() == before.keys()
+    assert [number_of(frame.image) for frame in reader.read([5, 6])] == [5, 6]
     reader.close()
     forgotten = isolation.IsolatedReader("video", videos["long-group.mp4"], ISOLATED, "long.mp4")
     next(forgotten.read(range(100)))
     del forgotten
     gc.collect()
-    assert len(children()) <= 1
+    assert children().keys() == before.keys()
+
+
+def test_a_worker_that_does_not_stop_reading_is_ended(videos, monkeypatch):
+    isolation.end_idle_workers()
+    reader = isolation.IsolatedReader("video", videos["long-group.mp4"], ISOLATED, "long.mp4")
+    monkeypatch.setattr(isolation._Worker, "send", lambda *_: None)  # it is not told
+    monkeypatch.setattr(isolation, "STOP_SECONDS", 0.0)
+    session = reader._session
+    session.busy = True
+    session.stop_reading(1 << 20)
+    assert session.closed
+    assert children() == {}
+
+
+def test_so_many_workers_work_at_a_time(videos, monkeypatch):
+    monkeypatch.setattr(isolation, "_places", threading.Semaphore(2))
+    isolation.end_idle_workers()
+    picture = encoded(Image.fromarray(numbered(1)))
+    most = 0
+
+    def work() -> None:
+        nonlocal most
+        for _ in range(6):
+            open_medium(Part("image", source=picture), limits=ISOLATED)
+            most = max(most, len(children()))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+    first, second, third = (  # of one thread, which would wait for itself
+        isolation.IsolatedReader("video", videos["group.mkv"], ISOLATED, "a.mkv") for _ in range(3)
+    )
+    for reader in (first, second, third):
+        reader.close()
 
 
 def test_the_time_that_a_caller_takes_is_not_decoding(videos):

@@ -23,6 +23,7 @@ import threading
 import time
 import weakref
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,13 +38,18 @@ from longview.media.medium import Frame, FrameTransform, Progress
 from longview.media.text import printable
 from longview.requests import Limits
 
-MAX_IDLE = min(8, os.cpu_count() or 1)
+MAX_WORKERS = min(8, max(4, os.cpu_count() or 1))
+"""Workers that are kept, and that work at a time: to start one takes half a second of a processor, and more of them than
+processors decode no faster. Many requests about videos would start one each."""
+WAIT_SECONDS = 10.0
+"""After which a medium gets a worker of its own, however many there are: those that have one may wait for somebody."""
 MAX_HEADER_BYTES = 1 << 20
 MAX_TEXT = 400  # characters of a message
 CRASHED = "is damaged: its decoder crashed; save or download it again, or re-encode it"
 MAX_INDEX_BYTES = 1 << 28  # the times of a video's frames
 PIPE_BYTES = 1 << 20  # pictures of dozens of megabytes go through it
 START_SECONDS = SEND_SECONDS = 60.0
+STOP_SECONDS = 1.0
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Little address space for what is not used: RLIMIT_AS counts it."""
 DECODING = (
@@ -125,7 +131,7 @@ class IsolatedReader:
             session.receive(0)
         finally:
             if session.busy:  # the caller has stopped reading; the worker would go on sending
-                session.close()
+                session.stop_reading(3 * self._limits.max_pixels)
 
     def close(self) -> None:
         """Give the worker back."""
@@ -154,7 +160,12 @@ class _Session:
     def __init__(self, name: str, limits: Limits) -> None:
         self.busy = self.closed = False
         self._name, self._limits = name, limits
-        self._worker = _take_worker()
+        self._place = _Place()
+        try:
+            self._worker = _take_worker()
+        except BaseException:
+            self._place.leave()
+            raise
 
     def send(self, header: dict[str, Any], data: bytes = b"") -> None:
         """Send a request, whose replies `receive` returns."""
@@ -187,6 +198,18 @@ class _Session:
             refused.limit = header["limit"] if header["limit"] in DECODING else None
             raise refused
 
+    def stop_reading(self, max_bytes: int) -> None:
+        """Have the worker read no further frames. One that does not obey at once is ended."""
+        with contextlib.suppress(BrokenPipeError):
+            self._worker.send({"do": "stop"}, b"", STOP_SECONDS)
+        until = time.monotonic() + STOP_SECONDS
+        with contextlib.suppress(_WorkerEndedError):
+            while self.busy:
+                header, _ = self._worker.receive(until - time.monotonic(), max_bytes)
+                self.busy = "done" not in header and "error" not in header
+        if self.busy:
+            self.close()
+
     @contextlib.contextmanager
     def validation(self) -> Iterator[None]:
         """A reply that is malformed is one of a worker that was taken over: its medium is refused, and it is ended."""
@@ -213,6 +236,7 @@ class _Session:
                 _keep_worker(self._worker)
             else:
                 self._worker.end()
+            self._place.leave()
 
     def _error_of(self, status: int) -> MediaError:
         if status == -signal.SIGALRM:
@@ -326,6 +350,26 @@ class _Worker:
 
 _idle: list[_Worker] = []
 _lock = threading.Lock()
+_places = threading.Semaphore(MAX_WORKERS)
+
+
+class _Place:
+    """Leave to use a worker, which bounds how many there are. A thread that has one gets more at once: it would wait for
+    itself."""
+
+    _of_threads: Counter[int] = Counter()
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._taken = not self._of_threads[self._thread] and _places.acquire(timeout=WAIT_SECONDS)
+        self._of_threads[self._thread] += 1
+
+    def leave(self) -> None:
+        self._of_threads[self._thread] -= 1
+        if not self._of_threads[self._thread]:
+            del self._of_threads[self._thread]
+        if self._taken:
+            _places.release()
 
 
 def _take_worker() -> _Worker:
@@ -342,7 +386,7 @@ def _take_worker() -> _Worker:
 
 def _keep_worker(worker: _Worker) -> None:
     with _lock:
-        if len(_idle) < MAX_IDLE and not worker.ended:
+        if len(_idle) < MAX_WORKERS and not worker.ended:
             _idle.append(worker)
             return
     worker.end()
@@ -358,8 +402,9 @@ def end_idle_workers() -> None:
 
 
 def _forget_workers() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _places
+    _Place._of_threads.clear()
+    _lock, _places = threading.Lock(), threading.Semaphore(MAX_WORKERS)
     for worker in _idle:
         worker.disown()
     _idle.clear()

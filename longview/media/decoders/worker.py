@@ -7,6 +7,7 @@ header, the header, and as many bytes of data as its field `bytes` says:
     animated  encoded bytes          → whether it holds several frames
     open      kind, path | bytes     → what a `FrameReader` says of itself; its `seconds` as float64
     read      indices                → width, height, RGB pixels of each frame, then `done`
+    stop                             (no reply; a reading ends early, with its `done`)
     close                            (no reply)
 
 All of them with the medium's name and limits. An error is replied as `error`, its kind, and `text`.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import struct
 import sys
@@ -49,14 +51,19 @@ def read_message(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
     Raises:
         EOFError: there is no more.
     """
-    length = file.read(4)
-    if len(length) < 4:
-        raise EOFError
-    header = json.loads(file.read(int.from_bytes(length, "big")))
-    data = file.read(header["bytes"])
-    if len(data) < header["bytes"]:
-        raise EOFError
-    return header, data
+    header = json.loads(_read_exactly(file, int.from_bytes(_read_exactly(file, 4), "big")))
+    return header, _read_exactly(file, header["bytes"])
+
+
+def _read_exactly(file: BinaryIO, length: int) -> bytes:
+    """From a file without a buffer, so that `select` sees whatever has not been read."""
+    data = bytearray()
+    while len(data) < length:
+        chunk = file.read(length - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return bytes(data)
 
 
 class _Worker:
@@ -73,6 +80,8 @@ class _Worker:
                 request, data = read_message(self._requests)
             except EOFError:
                 return
+            if request["do"] == "stop":  # the reading had ended already
+                continue
             self._limits = Limits(**request["limits"])
             bound_memory(self._limits.max_decoder_bytes)
             self._arm()
@@ -121,6 +130,9 @@ class _Worker:
         for frame in self._reader.read(indices):
             image = frame.image
             self._reply({"width": image.width, "height": image.height}, image.tobytes())
+            if select.select([self._requests], [], [], 0)[0]:
+                read_message(self._requests)  # to stop: nothing else is asked meanwhile
+                break
             self._arm()
         self._reply({"done": True})
 
@@ -152,7 +164,7 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    requests = os.fdopen(os.dup(0), "rb")
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
