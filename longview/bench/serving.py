@@ -59,10 +59,9 @@ def serve(dims: str | None, load: Mapping[str, Any], options: LoadOptions) -> Re
         RequestError: the server cannot be started, or reached.
     """
     if options.url is not None:
-        with contextlib.closing(Client(options.url, options.key)) as client:
-            return asyncio.run(_Bench(client, dims, None, {}, options).run())
-    with own_server(dims or "demo", load) as (address, pid), contextlib.closing(Client(address)) as client:
-        return asyncio.run(_Bench(client, dims or "demo", pid, load, options).run())
+        return asyncio.run(_Bench(Client(options.url, options.key), dims, None, {}, options).run())
+    with own_server(dims or "demo", load) as (address, pid):
+        return asyncio.run(_Bench(Client(address), dims or "demo", pid, load, options).run())
 
 
 @contextlib.contextmanager
@@ -107,6 +106,12 @@ class _Bench:
         self._model = ""
 
     async def run(self) -> Result:
+        try:
+            return await self._run_all()
+        finally:
+            self._client.close()
+
+    async def _run_all(self) -> Result:
         options = self._options
         self._model = await self._name()
         await run_clients(self._client, self._requests(8), 4)  # what is slow once

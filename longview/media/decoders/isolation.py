@@ -26,7 +26,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
@@ -39,8 +39,8 @@ from longview.media.text import printable
 from longview.requests import Limits
 
 MAX_WORKERS = min(8, max(4, os.cpu_count() or 1))
-"""Workers that are kept, and that work at a time: to start one takes half a second of a processor, and more of them than
-processors decode no faster. Many requests about videos would start one each."""
+"""Workers that are kept, and that work at a time: to start one takes half a second of a processor, and more of them
+than processors decode no faster. Many requests about videos would start one each."""
 WAIT_SECONDS = 10.0
 """After which a medium gets a worker of its own, however many there are: those that have one may wait for somebody."""
 MAX_HEADER_BYTES = 1 << 20
@@ -354,10 +354,10 @@ _places = threading.Semaphore(MAX_WORKERS)
 
 
 class _Place:
-    """Leave to use a worker, which bounds how many there are. A thread that has one gets more at once: it would wait for
-    itself."""
+    """Leave to use a worker, which bounds how many there are. A thread that has one gets more at once: it would wait
+    for itself."""
 
-    _of_threads: Counter[int] = Counter()
+    _of_threads: ClassVar[Counter[int]] = Counter()
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
