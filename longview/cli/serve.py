@@ -98,6 +98,7 @@ def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> 
       longview serve --model owl=./my-owl3 --model ovis=ATH-MaaS/Ovis2-2B --port 9000
       LONGVIEW_API_KEY=secret longview serve --host 0.0.0.0 --allowed-hosts films.example.org
       longview serve --model mine=./my-owl3 --to http://127.0.0.1:8000
+      longview serve --model ./my-owl3 --replicas 2
     """
     if missing(LIBRARIES):
         raise MissingExtraError("longview serve", *LIBRARIES)
@@ -105,8 +106,10 @@ def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> 
     if server.to is not None:
         _check_only_joining(server, limits)
         from longview.serve import join
+        from longview.serve.server import backends
 
-        join.run(named, server.to, next(iter(keys_of(server)), ""))
+        with backends(server, len(named)) as make:
+            join.run(named, server.to, next(iter(keys_of(server)), ""), make)
         return
     from longview.serve.server import run
 
@@ -114,7 +117,9 @@ def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> 
 
 
 def _check_only_joining(server: ServerOptions, limits: ServerLimits) -> None:
-    for given, plain in ((replace(server, to=None, api_key=()), ServerOptions()), (limits, ServerLimits())):
+    own = ("to", "replicas", "max_replicas", "replica_requests", "ray")
+    alone = replace(server, api_key=(), **dict.fromkeys(own))  # type: ignore[arg-type]
+    for given, plain in ((alone, ServerOptions()), (limits, ServerLimits())):
         for each in fields(plain):
             if getattr(given, each.name) != getattr(plain, each.name):
                 option = f"--{each.name.replace('_', '-')}"

@@ -17,7 +17,7 @@ from typing import Any
 from longview.serve.errors import APIError
 
 StatsTaker = Callable[[Mapping[str, Any]], None]
-"""Takes what a backend says of itself: `worker.stats_of` by adapter; nothing when it ends."""
+"""Takes what a backend says of itself: `engines.stats_of` by adapter; nothing when it ends."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Job:
     """What a model is to answer."""
 
     messages: Sequence[Mapping[str, Any]]
-    """Each with a role and parts; see `worker.message_of`."""
+    """Each with a role and parts; see `engines.message_of`."""
     settings: Mapping[str, Any]
     """Keywords of `Engine.stream`, but for limits."""
     blobs: Sequence[bytes] = ()

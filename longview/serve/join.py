@@ -165,7 +165,7 @@ class Joiner:
             self._tasks.pop(request, None)
 
 
-def run(models: Mapping[str, ServedModel], address: str, key: str) -> None:
+def run(models: Mapping[str, ServedModel], address: str, key: str, make: MakeBackend = ModelProcess) -> None:
     """Join a server with some models until it removes them, or until SIGTERM or Ctrl-C; a second signal ends at once.
 
     Raises:
@@ -173,7 +173,7 @@ def run(models: Mapping[str, ServedModel], address: str, key: str) -> None:
         RequestError: no server is there, or it refuses a model.
     """
     address = address.rstrip("/").removesuffix("/v1")
-    asyncio.run(_run([Joiner(name, model, address, key) for name, model in models.items()]))
+    asyncio.run(_run([Joiner(name, model, address, key, make) for name, model in models.items()]))
 
 
 async def _run(joiners: Sequence[Joiner]) -> None:

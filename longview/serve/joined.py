@@ -52,7 +52,7 @@ class Joining(BaseModel):
 
 
 class Facts(BaseModel):
-    """What a model that joins has to say of itself; see `worker.facts_of`."""
+    """What a model that joins has to say of itself; see `engines.facts_of`."""
 
     model_config = ConfigDict(strict=True)
     family: str

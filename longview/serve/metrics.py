@@ -21,6 +21,7 @@ FRAMES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAUGES = {
     "num_requests_running": "Requests that run.",
     "num_requests_waiting": "Requests that wait for memory or for others.",
+    "num_replicas": "Processes that answer for the model; 0 while there is none.",
     "kv_cache_usage_perc": "Share of the memory for keys and values that running requests may need; 1 is all.",
     "vision_features_cache_bytes": "Bytes of features of pictures that are kept.",
     "prefix_cache_bytes": "Bytes of keys and values of past requests that are kept.",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,8 @@ import uvicorn
 from longview.errors import RequestError
 from longview.serve.app import Server, create_app
 from longview.serve.files import FileStore
-from longview.serve.models import Models
+from longview.serve.models import MakeBackend, Models
+from longview.serve.process import ModelProcess
 from longview.serve.settings import ServedModel, ServerLimits, ServerOptions, keys_of
 
 MAX_HEADER_BYTES = 16 << 10
@@ -76,18 +78,37 @@ def run(models: Mapping[str, ServedModel], options: ServerOptions, limits: Serve
         CheckpointError: a model cannot be opened.
         RequestError: the address cannot be listened on.
     """
-    with bind(options) as listening:
-        asyncio.run(_serve(models, options, limits, listening))
+    with bind(options) as listening, backends(options, len(models)) as make:
+        asyncio.run(_serve(models, options, limits, listening, make))
+
+
+@contextlib.contextmanager
+def backends(options: ServerOptions, num_models: int) -> Iterator[MakeBackend]:
+    """What makes the backends of models: processes, or replicas on a Ray cluster, which is connected meanwhile."""
+    if not options.on_ray:
+        yield ModelProcess
+        return
+    from longview.serve.ray import Cluster
+
+    cluster = Cluster(options, num_models)
+    try:
+        yield cluster.make
+    finally:
+        cluster.stop()
 
 
 async def _serve(
-    models: Mapping[str, ServedModel], options: ServerOptions, limits: ServerLimits, listening: socket.socket
+    models: Mapping[str, ServedModel],
+    options: ServerOptions,
+    limits: ServerLimits,
+    listening: socket.socket,
+    make: MakeBackend,
 ) -> None:
     folder = None if options.files is None else Path(options.files).expanduser()
     files = FileStore(folder, limits, options.max_file_bytes, options.files_quota, options.files_seconds)
     roots = [str(files.folder), *([] if options.media_root is None else [options.media_root])]
     given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
-    pool = Models(models, given, options.max_queue, options.max_loaded)
+    pool = Models(models, given, options.max_queue, options.max_loaded, make)
     server = Server(options, limits, pool, files, keys_of(options))
     config = uvicorn.Config(
         create_app(server),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from longview.errors import RequestError
 from longview.requests import Limits, MiB
 from longview.settings import setting, validate
 
@@ -34,6 +35,18 @@ class ServerOptions:
     max_loaded: int | None = setting(
         None, "Models that are loaded at a time; the least recently used leaves for one that is asked.", low=1
     )
+    replicas: int | None = setting(
+        None, "Replicas of each model, by Ray Serve on this machine, or on the cluster of --ray.", low=1
+    )
+    max_replicas: int | None = setting(
+        None, "Replicas of each model at most: so many as its requests need, from --replicas up.", low=1
+    )
+    replica_requests: float | None = setting(
+        None, "Requests that a replica has at a time; with more, there are to be more replicas; default: 8.", low=1
+    )
+    ray: str | None = setting(
+        None, "Address of a Ray cluster which this machine is part of, or auto; default: one is started for --replicas."
+    )
     max_queue: int = setting(256, "Requests that wait for a model at most; more are refused with 429.", low=0)
     max_body_bytes: int = setting(64 * MiB, "Bytes of a request's body.", low=1, whole=False)
     max_text_bytes: int = setting(MiB, "Bytes of all texts of a request.", low=1, whole=False)
@@ -48,6 +61,18 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         validate(self)
+        if not self.on_ray and (self.max_replicas, self.replica_requests) != (None, None):
+            raise RequestError("--max-replicas and --replica-requests need --replicas or --ray; give one of them, too")
+        if self.on_ray and self.max_loaded is not None:
+            raise RequestError("--max-loaded is of models in processes of the server; leave it out with replicas")
+        least = self.replicas or 1
+        if self.max_replicas is not None and self.max_replicas < least:
+            raise RequestError(f"--max-replicas is {self.max_replicas}; give at least {least}, as --replicas says")
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether the models have replicas."""
+        return self.replicas is not None or self.ray is not None
 
 
 @dataclass(frozen=True)
