@@ -22,6 +22,7 @@ ROOMS = (
         "messages",
         "names",
         "notebook",
+        "pages",
         "part_sources",
         "requests",
         "settings",

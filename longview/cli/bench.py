@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longview.cli.options import Device, Quantize, dtype_option, import_libraries
+from longview.cli.options import Device, Quantize, dtype_option, import_libraries, whole_numbers
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import RequestError
 from longview.files import write_file
@@ -104,7 +103,7 @@ def bench(
         raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     if measure != "train" and (methods or ways):
         raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
-    counts = _numbers(pictures) if pictures is not None else PICTURES.get(measure, (1,))
+    counts = whole_numbers(pictures, "pictures") if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
     least |= {"samples": (samples, 1), "frames": (frames, 0)}
     least |= {"repeats": (repeats, 1), "layers": (layers, 0), "interleaved": (interleaved, 0)}
@@ -183,7 +182,7 @@ def _serve(
     unknown = [name for name in wanted if name not in CYCLE]
     if unknown:
         raise RequestError(f"unknown kind {unknown[0]!r}; there are {', '.join(dict.fromkeys(CYCLE))}")
-    counts = _numbers(clients, "clients") if clients else LoadOptions.clients
+    counts = whole_numbers(clients, "clients") if clients else LoadOptions.clients
     if 0 in counts:
         raise RequestError("clients is 0; give numbers from 1 up")
     options = LoadOptions(
@@ -196,15 +195,3 @@ def _serve(
     )
     return serve(None if url is not None and dims == "demo" else dims, load, options)
 
-
-def _numbers(text: str, name: str = "pictures") -> tuple[int, ...]:
-    """
-    Raises:
-        RequestError: no list of whole numbers.
-    """
-    found: list[int] = []
-    with contextlib.suppress(ValueError):
-        found = [int(part) for part in text.split(",")]
-    if not found or min(found) < 0:
-        raise RequestError(f"{name} is {text!r:.40}; give whole numbers with commas between them, as 1,10,50")
-    return tuple(found)

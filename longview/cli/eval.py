@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview.cli import eval_output
-from longview.cli.options import ModelOptions, import_libraries
+from longview.cli.options import ModelOptions, import_libraries, whole_numbers
 from longview.cli.terminal import bars, is_terminal
 from longview.errors import RequestError
 
@@ -70,8 +70,21 @@ def evaluate(
         typer.Option(help="World: only these media: one picture, two pictures, …, clip; may be repeated."),
     ] = None,
     per_kind: Annotated[
-        int, typer.Option(metavar="N", help="World: questions of each kind; four times as many of each event of clips.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="World: questions of each kind (50), four times as many of each event of clips; distractor from world: "
+            "4.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Distractor: a TSV of multiple choices, or world (no files)."),
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Distractor: numbers of pictures; default: 1,5,10,20,50,100,200,400."),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of questions that are drawn.")] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks, and end.")] = False,
     describe: Annotated[
@@ -88,6 +101,8 @@ def evaluate(
       longview eval --describe mmbench_en
       longview eval --task mmbench_en --data LMUData --model AIDC-AI/Ovis2-2B --limit 100
       longview eval --task mmbench_en --data LMUData --server http://127.0.0.1:8000/v1
+      longview eval --task distractor --from world --pictures 1,5,10,20
+      longview eval --task distractor --from MMBench_DEV_EN.tsv --limit 50 --model mPLUG/mPLUG-Owl3-7B-241101
       longview eval compare runs/eval/Ovis2-2B/mmbench_en runs/eval/Ovis2-4B/mmbench_en
     """
     if words:
@@ -100,7 +115,10 @@ def evaluate(
     from longview.eval.tasks import Options, find_task
 
     tasks = [find_task(name) for name in dict.fromkeys(task or ["world"])]
-    options = Options(data, seed, per_kind, tuple(dict.fromkeys(group or ())), shown)
+    if per_kind is not None and per_kind < 1:
+        raise RequestError(f"per_kind is {per_kind}; give a whole number from 1 up")
+    numbers = () if pictures is None else whole_numbers(pictures, "pictures")
+    options = Options(data, seed, per_kind, tuple(dict.fromkeys(group or ())), shown, source, numbers)
     for each in tasks:
         each.protocol(None, protocol)
     items = [each.items(options) for each in tasks]  # what is wrong with files is told before the model is opened
@@ -151,7 +169,7 @@ def _folder(output: Path | None, task: Task, model: str) -> Path | None:
     """Where a task's answers are kept."""
     if output is not None:
         return output / task.name
-    if task.make is not None:
+    if task.make is not None and not task.curve:
         return None
     name = re.sub(r"[^\w.-]+", "-", Path(model).name or model).strip("-.") or "model"
     return OUTPUT / name / task.name

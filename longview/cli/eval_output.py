@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CHANGED = 20
 """Answers that changed and are printed one by one."""
 WIDTH = 100
+BEHIND = ("protocol", "mode", "model", "options", "written")
+"""Facts of a result that its files have, and its summary leaves out."""
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -49,22 +51,12 @@ def print_result(result: Result, folder: Path | None) -> None:
 
 
 def _print_numbers(numbers: Mapping[str, Any]) -> None:
-    scale = numbers["scale"]
+    from longview.eval.report.markdown import facts
+
     typer.echo(f"{numbers['title']}, {numbers['model']}, protocol {numbers['protocol']['name']}")
-    spread = f"{numbers['score']:.1f}{scale} ({numbers['low']:.1f} – {numbers['high']:.1f})"
-    asked = f"{counted(numbers['questions'], 'question')} of {numbers['of']:,}, {counted(numbers['answers'], 'answer')}"
-    lines = {numbers["metric"]: f"{spread} over {asked}"}
-    lines |= {name: f"{value:.1f}" for name, value in numbers.get("more", {}).items()}
-    if numbers["guessing"] is not None:
-        lines["guessing"] = f"{numbers['guessing']:.1f}"
-    lines["not understood"] = f"{numbers['unparsed']:.1f} % of the answers"
-    if numbers["failed"]:
-        lines["failed"] = f"{counted(numbers['failed'], 'answer')}, counted as wrong; the same command asks again"
-    if numbers["published"]:
-        theirs = numbers["published"]
-        lines["published"] = f"{theirs['score']:.1f} for {theirs['model']}, in {theirs['source']}"
-    for name, value in lines.items():
-        typer.echo(f"  {name:<28}{value}")
+    for name, value in facts(numbers):
+        if name not in BEHIND:
+            typer.echo(f"  {name:<28}{value}")
     for label, rows in numbers["by"].items():
         typer.echo(f"\n  {label}")
         for name, row in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -223,6 +224,20 @@ class PluginOptions(Plugins):
             painter = Painter(self.gen_model, str(engine.device), self.gen_steps, seed)
             hooks.append(DrawHook(painter, Path(self.output_file).expanduser()))
         return hooks
+
+
+def whole_numbers(text: str, name: str) -> tuple[int, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        RequestError: no list of whole numbers.
+    """
+    found: list[int] = []
+    with contextlib.suppress(ValueError):
+        found = [int(part) for part in text.split(",")]
+    if not found or min(found) < 0:
+        raise RequestError(f"{name} is {text!r:.40}; give whole numbers with commas between them, as 1,10,50")
+    return tuple(found)
 
 
 def read_stdin() -> str:

@@ -32,6 +32,13 @@ class Shown:
     start: float | None = None
     end: float | None = None
     """Seconds between which a video is shown."""
+    digest: str = ""
+    """Of what it shows, where that is known without opening it."""
+
+    @property
+    def identity(self) -> str:
+        """The same for two media that show the same."""
+        return self.digest or self.name
 
     def part(self, detail: Detail = "auto", media: MediaOptions | None = None) -> Part:
         """The part of a message that shows it.

@@ -176,3 +176,14 @@ def _videomme(item: Item, by: str) -> str:
         f"Select the best answer to the following multiple-choice question based on {by}. Respond with only the letter "
         f"({letters}) of the correct option.\n{item.question}\n{lettered(item)}\nThe best answer is:"
     )
+
+
+def distractor(item: Item) -> Parts:
+    """mPLUG-Owl3's distractor resistance; the world's questions stand as its models know several pictures."""
+    if not item.options:
+        lines = (part for number, shown in enumerate(item.shown, 1) for part in (f"Image {number}: ", shown, "\n"))
+        return [*lines, item.question]
+    parts: list[str | Shown] = []
+    for number, shown in enumerate(item.shown, 1):
+        parts += [f"{' ' if parts else ''}Image {number}: ", shown]
+    return [*parts, f". {item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]

@@ -4,6 +4,7 @@ journal.jsonl    every answer as it came, with its prompt and frames; a killed r
 samples.jsonl    the same in order, with what the parser made of each and whether it counts
 results.json     the numbers, and all that is needed to repeat them
 report.md, report.html
+items.jsonl      of distractor resistance: what was drawn, so that others can ask the same
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
-from longview.eval.items import Graded
+from longview.eval.distractor import listed
+from longview.eval.items import Graded, Item
 from longview.files import write_file
 
-JOURNAL, SAMPLES, RESULTS = "journal.jsonl", "samples.jsonl", "results.json"
+JOURNAL, SAMPLES, RESULTS, ITEMS = "journal.jsonl", "samples.jsonl", "results.json", "items.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ def write_result(folder: Path, result: Result) -> None:
     lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples)
     write_file(folder / SAMPLES, lines.encode())
     write_file(folder / RESULTS, (json.dumps(result.numbers, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_draws(folder: Path, items: Sequence[Item]) -> None:
+    """Write items.jsonl."""
+    lines = "".join(json.dumps(listed(item), ensure_ascii=False) + "\n" for item in items)
+    write_file(folder / ITEMS, lines.encode())
 
 
 def read_result(folder: Path) -> Result:

@@ -16,9 +16,12 @@ from longview.errors import LongviewError, RequestError
 from longview.eval import scoring
 from longview.eval.ask import Asker
 from longview.eval.circular import chance
+from longview.eval.distractor import RULE
 from longview.eval.items import Graded, Item, Protocol
 from longview.eval.published import published_of
-from longview.eval.results import JOURNAL, Result, sample_of, write_result
+from longview.eval.report.curve import write_curve
+from longview.eval.report.page import write_reports
+from longview.eval.results import JOURNAL, Result, sample_of, write_draws, write_result
 from longview.eval.tasks import Options, Task
 from longview.journal import Journal
 
@@ -60,7 +63,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     began = time.monotonic()
     name, protocol = plan.task.protocol(plan.asker.family, plan.protocol)
     protocol = replace(protocol, max_tokens=plan.max_tokens or protocol.max_tokens)
-    every, items = plan.items, limited(plan.items, plan.limit)
+    every, items = plan.items, limited(plan.items, plan.limit, plan.task.curve)
     job = {
         "task": plan.task.name,
         "model": plan.asker.name,
@@ -89,6 +92,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         "failed": sum("answer" not in lines[item.id] for item in items),
         **scoring.numbers(plan.task.metric, graded),
         "guessing": _guessing(graded),
+        **_curve(plan.task, graded),
         "published": _published(plan),
         "questions_digest": job["questions"],
         "longview": longview.__version__,
@@ -99,15 +103,24 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     result = Result(numbers, samples, graded)
     if output is not None:
         write_result(output, result)
+        if plan.task.curve:
+            write_draws(output, items)
+            write_curve(output, numbers)
+        write_reports(output, result)
     return result
 
 
-def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """The items of the first so many questions."""
+def limited(items: Sequence[Item], limit: int | None, label: str = "") -> list[Item]:
+    """The items of the first so many questions; of each value of a label, where one is given."""
     if limit is None:
         return list(items)
-    units = list(dict.fromkeys(item.unit for item in items))[:limit]
-    return [item for item in items if item.unit in set(units)]
+    units: dict[str, dict[str, None]] = {}
+    for item in items:
+        some = units.setdefault(item.labels.get(label, ""), {})
+        if len(some) < limit:
+            some[item.unit] = None
+    kept = {unit for some in units.values() for unit in some}
+    return [item for item in items if item.unit in kept]
 
 
 def digest(items: Sequence[Item], protocol: Protocol) -> str:
@@ -187,6 +200,27 @@ def _guessing(graded: Sequence[Graded]) -> float | None:
     if any(len(each.item.options) < 2 for each in graded):
         return None
     return round(100 * chance([[each.item for each in group] for group in groups]), 2)
+
+
+def _curve(task: Task, graded: Sequence[Graded]) -> dict[str, Any]:
+    """The score at each value of the task's curve, and how its items were drawn."""
+    if not task.curve:
+        return {}
+    points = []
+    for value, group in scoring.by_label(graded, task.curve).items():
+        low, high = scoring.interval(task.metric, group)
+        points.append(
+            {
+                task.curve: int(value),
+                "score": round(task.metric.score(group), 2),
+                "low": round(low, 2),
+                "high": round(high, 2),
+                "each": round(100 * scoring.mean(group), 2),
+                "guessing": _guessing(group),
+                "questions": len(scoring.grouped(group)),
+            }
+        )
+    return {"curve": points, "rule": RULE}
 
 
 def _published(plan: Plan) -> dict[str, Any] | None:

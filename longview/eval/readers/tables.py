@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +30,12 @@ EMPTY = ("", "nan", "none", "n/a", "NaN", "None", "N/A")
 class Row(dict[str, Any]):
     """A row of a TSV without its pictures, and where it begins."""
 
-    def __init__(self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None) -> None:
+    def __init__(
+        self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None, digest: str
+    ) -> None:
         super().__init__(cells)
+        self.digest = digest
+        """Of its picture's cell."""
         self.path, self.offset, self.number = path, offset, number
         self.listed = listed
         """How many pictures its cell lists; None where it is one picture, or none."""
@@ -66,12 +71,13 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
                         "file again"
                     )
                 found: dict[str, Any] = {header[place]: cells[place] for place in light}
-                count = None
+                count, digest = None, ""
                 if PICTURE in header:
                     cell = cells[header.index(PICTURE)]
                     count = len(listed(cell)) if cell.startswith("[") else None
                     found[PICTURE] = cell if len(cell) <= 64 and count is None else None
-                yield Row(found, path, begin, number, count)
+                    digest = hashlib.sha256(cell.encode()).hexdigest()[:24]
+                yield Row(found, path, begin, number, count, digest)
                 begin = file.tell()
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from None

@@ -63,7 +63,9 @@ def _stored(row: Row) -> tuple[Shown, ...]:
 
         return load
 
-    return tuple(Shown("image", loader(number), name) for number, name in enumerate(names))
+    return tuple(
+        Shown("image", loader(number), name, digest=f"{row.digest}/{number}") for number, name in enumerate(names)
+    )
 
 
 def read_choices(found: Found) -> Iterator[Item]:

@@ -1,9 +1,11 @@
 """The table of tasks: what `longview eval` can measure.
 
-task.py        what a task is: a dozen fields
-choices.py     multiple choices about single pictures
-synthetic.py   questions that need no files
-…
+task.py          what a task is: a dozen fields
+choices.py       multiple choices about single pictures
+videos.py        multiple choices about videos
+pictures.py      short answers, yes and no, mixed kinds, about single pictures
+synthetic.py     questions that need no files
+distractors.py   distractor resistance
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from longview.errors import RequestError
-from longview.eval.tasks import choices, pictures, synthetic, videos
+from longview.eval.tasks import choices, distractors, pictures, synthetic, videos
 from longview.eval.tasks.task import Options, Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (*choices.TASKS, *videos.TASKS, *pictures.TASKS, *synthetic.TASKS)
+    task.name: task for task in (*choices.TASKS, *videos.TASKS, *pictures.TASKS, *synthetic.TASKS, *distractors.TASKS)
 }
 
 

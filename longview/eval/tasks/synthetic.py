@@ -15,6 +15,8 @@ from longview.eval.tasks.task import Options, Task
 from longview.eval.world import GROUPS, Case, case_media, draw_cases, normalise, write_media
 from longview.world.scenes import Clip
 
+PER_KIND = 50
+"""Questions of each kind, unless told."""
 SHOWN = ("shown", "blank", "swapped")
 
 
@@ -45,12 +47,10 @@ def world_items(options: Options) -> Iterable[Item]:
     """
     if options.shown not in SHOWN:
         raise RequestError(f"unknown value {options.shown!r} of --shown; expected {', '.join(SHOWN)}")
-    if options.per_kind < 1:
-        raise RequestError(f"per_kind is {options.per_kind}; give a whole number from 1 up")
     unknown = [name for name in options.groups if name not in GROUPS]
     if unknown:
         raise RequestError(f"unknown group {unknown[0]!r}; expected {', '.join(GROUPS)}")
-    cases = draw_cases(options.seed, options.per_kind, options.groups or tuple(GROUPS))
+    cases = draw_cases(options.seed, options.per_kind or PER_KIND, options.groups or tuple(GROUPS))
     return [case_item(str(number), case, options.shown) for number, case in enumerate(cases)]
 
 

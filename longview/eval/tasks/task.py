@@ -22,7 +22,7 @@ class Options:
 
     data: Path | None = None
     seed: int = 0
-    per_kind: int = 50
+    per_kind: int | None = None
     groups: tuple[str, ...] = ()
     shown: str = "shown"
     source: str | None = None
@@ -65,6 +65,8 @@ class Task:
     """Whether answers are graded by a judge: another model, behind an OpenAI-compatible server."""
     ran: bool = False
     """Whether it ever ran here on the benchmark's real files."""
+    curve: str = ""
+    """The label whose values, whole numbers, the score is drawn against; a limit counts questions of each."""
     shows: Literal["image", "video"] = "image"
     pictures: int = 1
     """Media of a question, in the example of its prompt."""
