@@ -16,6 +16,7 @@ from longview.errors import RequestError
 
 if TYPE_CHECKING:
     from longview.eval.ask import Asker
+    from longview.eval.judge import Judge
     from longview.eval.results import Result
     from longview.eval.run import Plan
     from longview.eval.tasks import Task
@@ -59,6 +60,13 @@ def evaluate(
     by_probability: Annotated[
         bool, typer.Option("--by-probability", help="Choose the option with the likeliest letter; generate nothing.")
     ] = False,
+    judge: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible server of the model that judges answers.")
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The judge; default: its server's only one.")
+    ] = None,
+    judge_key: Annotated[str | None, typer.Option(metavar="KEY", help="The judge's key; default: --api-key.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens of an answer, at most; default: the protocol's.")
     ] = None,
@@ -73,8 +81,8 @@ def evaluate(
         int | None,
         typer.Option(
             metavar="N",
-            help="World: questions of each kind (50), four times as many of each event of clips; distractor from world: "
-            "4.",
+            help="World: questions of each kind (50), four times as many of each event of clips; distractor: "
+            "questions of each kind from world (4).",
         ),
     ] = None,
     source: Annotated[
@@ -111,7 +119,7 @@ def evaluate(
     if list_tasks or describe is not None:
         eval_output.print_tasks(describe, json)
         return
-    from longview.eval.run import Plan, check_options
+    from longview.eval.run import Plan, check_judge, check_options
     from longview.eval.tasks import Options, find_task
 
     tasks = [find_task(name) for name in dict.fromkeys(task or ["world"])]
@@ -122,13 +130,22 @@ def evaluate(
     for each in tasks:
         each.protocol(None, protocol)
     items = [each.items(options) for each in tasks]  # what is wrong with files is told before the model is opened
+    for each in tasks:
+        check_judge(each, judge is not None)
     if by_probability:
         for each, questions in zip(tasks, items, strict=True):
             check_options(each, questions)
     show = is_terminal() and not json
     asker = _asker(model, server, api_key, show)
     mode = "probability" if by_probability else "generate"
-    more: dict[str, Any] = {"protocol": protocol, "mode": mode, "limit": limit, "max_tokens": max_tokens}
+    grader = None if judge is None else _judge(judge, judge_model, judge_key or api_key)
+    more: dict[str, Any] = {
+        "judge": grader,
+        "protocol": protocol,
+        "mode": mode,
+        "limit": limit,
+        "max_tokens": max_tokens,
+    }
     results = []
     for each, questions in zip(tasks, items, strict=True):
         folder = _folder(output, each, asker.name)
@@ -163,6 +180,13 @@ def _asker(model: ModelOptions, server: str | None, key: str | None, show: bool)
     from longview.eval.ask import EngineAsker
 
     return EngineAsker(model.load(show))
+
+
+def _judge(address: str, model: str | None, key: str | None) -> Judge:
+    from longview.eval.judge import Judge
+    from longview.eval.server import Client
+
+    return Judge(Client(address, model, key, what="--judge"))
 
 
 def _folder(output: Path | None, task: Task, model: str) -> Path | None:

@@ -25,8 +25,8 @@ RULE = (
     "of the source's questions, each with its own picture, for each number of pictures N: four variants (fewer, where "
     "the options have fewer orders). Python's random.Random is seeded with 'distractor SEED N ID'. It draws the orders "
     "of the options, no two the same, the first as it stands; then for each variant N - 1 distractors, without "
-    "replacement, from all pictures of the source that are not the question's, none of them again in another variant as "
-    "long as there are enough; and the place of the question's picture from 1 to N."
+    "replacement, from all pictures of the source that are not the question's, none of them again in another variant "
+    "as long as there are enough; and the place of the question's picture from 1 to N."
 )
 
 

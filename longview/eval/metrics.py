@@ -224,3 +224,55 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str]) -> dict[str, floa
         "f1": 2 * precision * recall / (precision + recall) if right else 0.0,
         "yes": (right + wrong) / max(1, len(pairs)),
     }
+
+
+# ── texts ──
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+_WORDS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case; of Chinese, Japanese and Korean each character."""
+    return _WORDS.findall(text.lower())
+
+
+def rouge_l(answer: str, truth: str) -> float:
+    """Rouge-L (Lin 2004): the F1 of the longest common subsequence of words, from 0 to 1."""
+    mine, theirs = words(answer), words(truth)
+    if not mine or not theirs:
+        return 0.0
+    row = [0] * (len(theirs) + 1)
+    for word in mine:
+        before = 0
+        for column, wanted in enumerate(theirs, 1):
+            diagonal, before = before, row[column]
+            row[column] = diagonal + 1 if word == wanted else max(row[column], row[column - 1])
+    common = row[-1]
+    precision, recall = common / len(mine), common / len(theirs)
+    return 2 * precision * recall / (precision + recall) if common else 0.0
+
+
+def anls(answer: str, truths: Sequence[str], threshold: float = 0.5) -> float:
+    """Normalised Levenshtein similarity (arXiv 1905.13648) with the nearest truth; below the threshold nothing."""
+    said = " ".join(answer.strip().lower().split())
+    best = 0.0
+    for truth in truths:
+        wanted = " ".join(truth.strip().lower().split())
+        longest = max(len(said), len(wanted))
+        best = max(best, 1 - distance(said, wanted) / longest if longest else 1.0)
+    return best if best >= threshold else 0.0
+
+
+def gqa_is_right(answer: str, truth: str) -> bool:
+    """GQA's rule: the same words but for case and a final full stop."""
+    return answer.strip().rstrip(".").lower() == truth.strip().lower()
+
+
+def ocrbench_is_right(answer: str, truths: Sequence[str], category: str) -> bool:
+    """OCRBench's rule: a truth stands in the answer; of handwritten formulas whatever the spaces."""
+    if "Handwritten Mathematical Expression" in category:
+        said = answer.strip().replace("\n", " ").replace(" ", "")
+        return any(truth.strip().replace("\n", " ").replace(" ", "") in said for truth in truths)
+    said = answer.lower().strip().replace("\n", " ")
+    return any(truth.lower().strip().replace("\n", " ") in said for truth in truths)

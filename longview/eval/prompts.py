@@ -84,6 +84,85 @@ def on_lines(item: Item) -> list[str | Shown]:
     return [part for shown in item.shown for part in (shown, "\n")]
 
 
+UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
+
+
+def owl3_vizwiz(item: Item) -> Parts:
+    """VizWiz."""
+    return [*item.shown, f"{item.question} {UNANSWERABLE} {SHORT}"]
+
+
+def with_unanswerable(item: Item) -> Parts:
+    """VizWiz in LLaVA's form."""
+    return [*on_lines(item), f"{item.question}\n{UNANSWERABLE}\n{SHORT}"]
+
+
+def plain(item: Item) -> Parts:
+    """The question on the line behind the picture, and nothing else: MM-Vet, OCRBench."""
+    return [*on_lines(item), item.question]
+
+
+# ── several pictures ──
+
+
+def owl3_choice(item: Item) -> Parts:
+    """AI2D."""
+    return [*on_lines(item), f"Question: {item.question}\nOptions:\n{lettered(item)}\n{OWL3_LETTER}"]
+
+
+def owl3_nlvr2(item: Item) -> Parts:
+    """NLVR2."""
+    left, right = item.shown
+    question = f"\n{item.question}\nyes or no? Answer the question using a single word."
+    return ["Left image: ", left, " Right image: ", right, question]
+
+
+def owl3_qbench2(item: Item) -> Parts:
+    """Q-Bench2."""
+    first, second = item.shown
+    text = f"\nQuestion: {item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"
+    return ["Image 1: ", first, "\nImage 2: ", second, text]
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+_PAIRED = "\nPlease select the correct paired scientific diagram from four given images. "
+
+
+def owl3_interleave(item: Item) -> Parts:
+    """LLaVA-NeXT-Interleave-Bench: every <image> with its number, and a suffix where the question has none."""
+    text, dataset = item.question, item.facts.get("dataset", "")
+    if dataset == "SciVerse":
+        text = text.replace(LETTER, _PAIRED + LETTER)
+    elif item.facts.get("choice") and dataset not in ("Mantis", "MathVerse"):
+        text = f"{text}\n{OWL3_LETTER}"
+    return placed(text, item.shown, "the {ordinal} image: " if dataset == "BLINK" else "Image {number}: ")
+
+
+def placed(text: str, shown: Sequence[Shown], name: str = "") -> Parts:
+    """A text with media in the place of its <image>, each behind its name; what is left over stands before it."""
+    pieces = text.split("<image>")
+    before = list(shown[: max(0, len(shown) - len(pieces) + 1)])
+    parts: list[str | Shown] = [part for medium in before for part in (medium, "\n")]
+    rest = shown[len(before) :]
+    for number, piece in enumerate(pieces, 1):
+        parts += [piece] if piece else []
+        if number <= len(rest):
+            ordinal = _ORDINALS[min(number, len(_ORDINALS)) - 1]
+            parts += [f"{name.format(number=number, ordinal=ordinal)}"] if name else []
+            parts += [rest[number - 1], " "] if name else [rest[number - 1]]
+    return parts
+
+
+def own_parts(item: Item) -> Parts:
+    """Messages as they were written."""
+    return item.facts.get("parts") or plain(item)
+
+
+def own_choice(item: Item) -> Parts:
+    """A multiple choice with <image 1>, …, where its question names them."""
+    return item.facts.get("parts") or ovis2_mmmu(item)
+
+
 # ── MMMU, MathVista ──
 
 STEPS = (
@@ -136,6 +215,11 @@ def stepwise(prompt: Prompt) -> Prompt:
 def owl3_video(item: Item) -> Parts:
     """NextQA, VideoMME."""
     return [*item.shown, f"\nQuestion: {item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]
+
+
+def owl3_longvideobench(item: Item) -> Parts:
+    """LongVideoBench."""
+    return ["Question: ", *item.shown, f"\n{item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]
 
 
 def owl3_mvbench(item: Item) -> Parts:

@@ -18,6 +18,7 @@ from longview.eval.ask import Asker
 from longview.eval.circular import chance
 from longview.eval.distractor import RULE
 from longview.eval.items import Graded, Item, Protocol
+from longview.eval.judge import Judge
 from longview.eval.published import published_of
 from longview.eval.report.curve import write_curve
 from longview.eval.report.page import write_reports
@@ -49,6 +50,7 @@ class Plan:
     limit: int | None = None
     """Only so many questions, the first ones."""
     max_tokens: int | None = None
+    judge: Judge | None = None
 
 
 def run(plan: Plan, output: Path | None = None, progress: Progress | None = None) -> Result:
@@ -77,7 +79,8 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     with _journal(output, job) as journal:
         lines = {line["id"]: line for line in journal.lines if "answer" in line}
         _ask(plan, protocol, items, lines, journal, progress)
-    graded = [plan.task.graded(item, lines[item.id].get("answer"), protocol) for item in items]
+        judged = _judge(plan, protocol, items, lines, journal, progress)
+    graded = [plan.task.graded(item, lines[item.id].get("answer"), protocol, judged.get(item.id)) for item in items]
     numbers = {
         "task": plan.task.name,
         "title": plan.task.title,
@@ -88,6 +91,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         "mode": plan.mode,
         "options": plan.options.facts(),
         **({"data": str(plan.options.data)} if plan.options.data else {}),
+        **({"judge": plan.judge.name} if plan.judge and plan.task.judging else {}),
         "of": len({item.unit for item in every}),
         "failed": sum("answer" not in lines[item.id] for item in items),
         **scoring.numbers(plan.task.metric, graded),
@@ -99,7 +103,8 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.monotonic() - began, 1),
     }
-    samples = [sample_of(each, lines[each.item.id]) for each in graded]
+    said = {id: {"judge": reply} for id, reply in judged.items()}
+    samples = [sample_of(each, lines[each.item.id] | said.get(each.item.id, {})) for each in graded]
     result = Result(numbers, samples, graded)
     if output is not None:
         write_result(output, result)
@@ -130,6 +135,19 @@ def digest(items: Sequence[Item], protocol: Protocol) -> str:
         facts = [item.id, item.question, item.options, item.hint, item.answer, [shown.name for shown in item.shown]]
         found.update(json.dumps(facts, default=str).encode())
     return found.hexdigest()[:16]
+
+
+def check_judge(task: Task, judge: bool) -> None:
+    """
+    Raises:
+        RequestError: a judge is missing, or there is nothing for it to do.
+    """
+    if task.judging is None and judge:
+        raise RequestError(f"{task.name} is scored by rules; leave --judge out")
+    if task.judging is not None and task.judging.required and not judge:
+        raise RequestError(
+            f"{task.name} is graded by a judge; name an OpenAI-compatible server with --judge, and --judge-model"
+        )
 
 
 def check_options(task: Task, items: Sequence[Item]) -> None:
@@ -176,6 +194,40 @@ def _ask(
         so_far.items.append(item)
         if progress is not None:
             progress(number, len(items), so_far.text())
+
+
+def _judge(
+    plan: Plan,
+    protocol: Protocol,
+    items: Sequence[Item],
+    lines: Mapping[str, Mapping[str, Any]],
+    journal: Any,
+    progress: Progress | None,
+) -> dict[str, str]:
+    """The judge's replies by item, those in the journal included; none without a judge.
+
+    Raises:
+        RequestError: the task needs one.
+    """
+    task, judge = plan.task, plan.judge
+    if task.judging is None or judge is None:
+        return {}
+    kept = {line["id"]: line["judge"] for line in journal.lines if line.get("by") == judge.name}
+    todo = [
+        (item, lines[item.id]["answer"])
+        for item in items
+        if "answer" in lines[item.id]
+        and item.id not in kept
+        and (task.judging.required or not task.graded(item, lines[item.id]["answer"], protocol).verdict.understood)
+    ]
+    for number, ((item, _), reply) in enumerate(zip(todo, judge.replies(task.judging, todo), strict=True), 1):
+        if isinstance(reply, LongviewError):
+            continue  # the parser's own verdict stays
+        journal.append({"id": item.id, "judge": reply, "by": judge.name})
+        kept[item.id] = reply
+        if progress is not None:
+            progress(number, len(todo), "judged")
+    return kept
 
 
 class _Running:

@@ -143,6 +143,34 @@ def _mean_of(values: Sequence[float]) -> float:
 
 MME = Metric("points", mean, mme_points, mme_parts, scale=" points")
 POPE = Metric("F1", mean, pope_f1, pope_more)
+
+
+def mean_of_tasks(graded: Sequence[Graded]) -> float:
+    """100 times the mean over tasks of their accuracy: MLVU's M-Avg."""
+    return 100 * _mean_of([mean(group) for group in by_label(graded, "task").values()])
+
+
+def hallusion(graded: Sequence[Graded]) -> float:
+    """The mean of the three accuracies, as OpenCompass's table has it."""
+    return _mean_of(list(hallusion_parts(graded).values()))
+
+
+def hallusion_parts(graded: Sequence[Graded]) -> dict[str, float]:
+    """Of answers; of figures, all of whose questions are right; of questions, right about all their figures."""
+    found = {"aAcc": 100 * mean(graded)}
+    for name, key in (("fAcc", "figure"), ("qAcc", "question")):
+        groups: dict[str, list[Graded]] = defaultdict(list)
+        for each in graded:
+            groups[each.item.facts[key]].append(each)
+        found[name] = 100 * _mean_of([all_right(group) for group in groups.values()])
+    return found
+
+
+ROUGE = Metric("Rouge-L", mean)
+ANLS = Metric("ANLS", mean)
+GRADE = Metric("grade by a judge", mean)
+MLVU = Metric("M-Avg", mean, mean_of_tasks)
+HALLUSION = Metric("mean of aAcc, fAcc, qAcc", mean, hallusion, hallusion_parts)
 VQA = Metric("VQA accuracy", mean)
 
 

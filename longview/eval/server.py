@@ -34,11 +34,19 @@ SAID = 300
 class Client:
     """A server's model. Errors of one request are its own; a server that does not answer ends the run."""
 
-    def __init__(self, address: str, model: str | None = None, key: str | None = None, retries: int = RETRIES) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: str | None = None,
+        key: str | None = None,
+        retries: int = RETRIES,
+        what: str = "--server",
+    ) -> None:
         """
         Args:
             model: Default: the only one that the server has.
             retries: Of a request that meets no server, or one that is busy.
+            what: The option that named it, for errors.
 
         Raises:
             RequestError: the server does not answer, or has no such model.
@@ -47,11 +55,11 @@ class Client:
         try:
             import openai
         except ImportError as error:
-            raise MissingExtraError("--server", "openai") from error
+            raise MissingExtraError(what, "openai") from error
         self._openai = openai
         self.address = address.rstrip("/")
         if not self.address.startswith(("http://", "https://")):
-            raise RequestError(f"--server is {address!r:.80}; give an address, as http://127.0.0.1:8000/v1")
+            raise RequestError(f"{what} is {address!r:.80}; give an address, as http://127.0.0.1:8000/v1")
         base = self.address if self.address.endswith("/v1") else f"{self.address}/v1"
         self.client = openai.OpenAI(base_url=base, api_key=key or KEY, max_retries=retries, timeout=TIMEOUT)
         cards = self._cards()

@@ -178,3 +178,67 @@ def test_mvbench_asks_about_videos_seconds_of_them_and_folders_of_pictures(mvben
     seconds = [frame.seconds for frame in open_medium(part).frames]
     assert len(seconds) == 16
     assert all(0.3 <= second <= 1.7 for second in seconds)
+
+
+# ── the others ──
+
+
+def test_nextqa_reads_tables_and_csv(tmp_path, film):
+    (tmp_path / "NExTVideo").mkdir()
+    (tmp_path / "NExTVideo" / "4010069381.mp4").write_bytes(film)
+    options = {f"a{n}": text for n, text in enumerate(("play", "fall", "run", "sit", "sing"))}
+    row = {"video": "4010069381", "frame_count": 369, "width": 640, "height": 480, "question": "how do they move",
+           "answer": 2, "qid": 6, "type": "CH", **options}  # fmt: skip
+    (tmp_path / "MC").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "MC" / "test-00000-of-00001.parquet")
+    found = measure("nextqa", oracle, tmp_path)
+    assert (found.numbers["score"], list(found.numbers["by"]["type"])) == (100, ["causal"])
+    assert found.samples[0]["prompt"].startswith("<video>\nQuestion: how do they move?\nOptions: A. play\n")
+    assert found.numbers["protocol"]["frames"] == 8
+    (tmp_path / "MC" / "test-00000-of-00001.parquet").unlink()
+    header = ",".join(row)
+    (tmp_path / "MC" / "test.csv").write_text(f"{header}\n{','.join(map(str, row.values()))}\n")
+    again = measure("nextqa", oracle, tmp_path)
+    assert [s["truth"] for s in again.samples] == [s["truth"] for s in found.samples] == ["C"]
+
+
+def test_longvideobench_puts_the_video_between_question_and_text(tmp_path, film):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "86CxyhFV9MI.mp4").write_bytes(film)
+    row = {"id": "86CxyhFV9MI_0", "video_id": "86CxyhFV9MI", "video_path": "86CxyhFV9MI.mp4", "question": "What?",
+           "candidates": ["a", "b", "c", "d"], "correct_choice": 3, "question_category": "T2A", "duration_group": 600,
+           "subtitle_path": "86CxyhFV9MI_en.json", "duration": 190.1}  # fmt: skip
+    (tmp_path / "lvb_val.json").write_text(json.dumps([row]))
+    found = measure("longvideobench", oracle, tmp_path)
+    assert found.numbers["score"] == 100
+    assert found.samples[0]["prompt"].startswith("Question: <video>\nWhat?\nOptions: A. a\n")
+    assert found.numbers["by"]["duration"] == {"600": {"score": 100.0, "questions": 1}}
+
+
+def test_mlvu_scores_the_mean_of_its_tasks_and_leaves_free_answers_out(tmp_path, film):
+    rows = {
+        "1_plotQA": [{"question_type": "plotQA", "answer": "Red"}] * 3,
+        "2_needle": [{"question_type": "findNeedle", "answer": "Blue"}],
+        "8_sub_scene": [{"question_type": "sub_scene", "answer": "A long text."}],
+    }
+    (tmp_path / "json").mkdir()
+    for name, some in rows.items():
+        (tmp_path / "video" / name).mkdir(parents=True)
+        (tmp_path / "video" / name / "a.mp4").write_bytes(film)
+        base = {"video": "a.mp4", "duration": 480, "question": "What colour?"}
+        candidates = {} if name == "8_sub_scene" else {"candidates": ["Red", "Blue", "Green", "Black"]}
+        (tmp_path / "json" / f"{name}.json").write_text(json.dumps([{**base, **candidates, **row} for row in some]))
+    found = measure("mlvu", lambda item: "A", tmp_path).numbers
+    assert (found["answers"], found["score"], found["metric"]) == (4, 50, "M-Avg")
+
+
+def test_lvbench_takes_options_out_of_its_questions(tmp_path, film):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "Cm73ma6Ibcs.mp4").write_bytes(film)
+    qa = {"uid": "128", "question": "What year appears in the opening caption?\n(A) 1636\n(B) 1366\n(C) 1363\n(D) 1633",
+          "answer": "D", "question_type": ["key information retrieval"], "time_reference": "00:15-00:19"}  # fmt: skip
+    line = {"key": "Cm73ma6Ibcs", "type": "cartoon", "video_info": {"duration_minutes": 75.4}, "qa": [qa]}
+    (tmp_path / "video_info.meta.jsonl").write_text(json.dumps(line) + "\n")
+    found = measure("lvbench", oracle, tmp_path)
+    assert (found.numbers["score"], found.samples[0]["options"]) == (100, ["1636", "1366", "1363", "1633"])
+    assert "Question: What year appears in the opening caption?\nOptions: A. 1636" in found.samples[0]["prompt"]

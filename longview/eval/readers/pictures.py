@@ -215,3 +215,14 @@ def _below(folder: Path, name: str, *folders: str) -> Path:
     """A picture in the folder or one below it; the first of these, if it is in none."""
     places = [folder / below / name for below in (*folders, "")]
     return next((place for place in places if place.is_file()), places[0])
+
+
+# ── OCRBench ──
+
+
+def read_ocrbench(found: Found) -> Iterator[Item]:
+    """The authors' JSON."""
+    for number, row in enumerate(read_rows(found.path, ("image_path", "question", "answers", "type"))):
+        shown = picture(_below(found.folder, row["image_path"], "OCRBench_Images"), row["image_path"])
+        answers = [row["answers"]] if isinstance(row["answers"], str) else [str(each) for each in row["answers"]]
+        yield Item(str(row.get("id", number)), row["question"], answers, (shown,), labels={"category": row["type"]})

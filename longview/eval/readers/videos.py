@@ -140,6 +140,7 @@ def read_mvbench(found: Found) -> Iterator[Item]:
         if path.stem not in MVBENCH:
             continue
         source, bounded = MVBENCH[path.stem]
+        root = found.paths[1][0].parent
         for number, row in enumerate(read_json(path)):
             where = f"{path}, question {number + 1}"
             options = tuple(str(each) for each in row["candidates"])
@@ -148,7 +149,7 @@ def read_mvbench(found: Found) -> Iterator[Item]:
                 f"{path.stem}/{number}",
                 row["question"],
                 lettered_answer(where, str(row["answer"]), options),
-                (_mvbench_video(where, found.folder / "video" / source / row["video"], *bounds),),
+                (_mvbench_video(where, root / source / row["video"], *bounds),),
                 options,
                 labels={"task": path.stem},
             )

@@ -57,7 +57,7 @@ def items_of(result: Result) -> dict[str, Item]:
     """The items of a result, by their ids; none where its files are not there any more."""
     if result.graded:
         return {each.item.id: each.item for each in result.graded}
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in result.numbers["options"].items()}
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in result.numbers["options"].items()}
     data = result.numbers.get("data")
     options = Options(data=None if data is None else Path(data), **given)
     try:

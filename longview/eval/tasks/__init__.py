@@ -3,7 +3,10 @@
 task.py          what a task is: a dozen fields
 choices.py       multiple choices about single pictures
 videos.py        multiple choices about videos
-pictures.py      short answers, yes and no, mixed kinds, about single pictures
+pictures.py      yes and no, text in pictures, mathematics, mixed kinds
+several.py       several pictures
+answers.py       short and free answers about single pictures
+own.py           a user's own questions
 synthetic.py     questions that need no files
 distractors.py   distractor resistance
 """
@@ -13,12 +16,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from longview.errors import RequestError
-from longview.eval.tasks import choices, distractors, pictures, synthetic, videos
+from longview.eval.tasks import answers, choices, distractors, own, pictures, several, synthetic, videos
 from longview.eval.tasks.task import Options, Task
 
-TASKS: dict[str, Task] = {
-    task.name: task for task in (*choices.TASKS, *videos.TASKS, *pictures.TASKS, *synthetic.TASKS, *distractors.TASKS)
-}
+ROOMS = (choices, videos, pictures, several, answers, own, synthetic, distractors)
+TASKS: dict[str, Task] = {task.name: task for room in ROOMS for task in room.TASKS}
 
 
 def find_task(name: str) -> Task:

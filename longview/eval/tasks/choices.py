@@ -5,9 +5,10 @@ from __future__ import annotations
 from longview.eval import parsers, prompts
 from longview.eval.circular import circular
 from longview.eval.items import Protocol
-from longview.eval.readers import tsv
+from longview.eval.readers import choices, tsv
 from longview.eval.readers.files import Form
-from longview.eval.scoring import CIRCULAR
+from longview.eval.scoring import CIRCULAR, HALLUSION
+from longview.eval.tasks.pictures import STEPS
 from longview.eval.tasks.task import Task
 
 _MMBENCH = {
@@ -54,4 +55,50 @@ TASKS = (
         "mmbench_cn/mmbench_dev_cn*.tsv",
     ),
     _mmbench("mmbench_v11", "MMBench V1.1 EN, dev", "MMBench_DEV_EN_V11.tsv", "mmbench_dev_en_v11*.tsv"),
+    Task(
+        name="ai2d",
+        title="AI2D, test",
+        about="Multiple choices about diagrams of school books.",
+        protocols={
+            "owl3": Protocol(prompts.owl3_choice, 100, "high"),
+            "ovis2": Protocol(prompts.with_letters, 1024),
+            "mgm": Protocol(prompts.with_letters, 128),
+        },
+        parse=parsers.letter,
+        citation="AI2D, arXiv 1603.07396",
+        forms=(
+            Form(tsv.read_choices, ("AI2D_TEST.tsv",), "VLMEvalKit's TSV"),
+            Form(choices.read_ai2d, ("data/test-*.parquet | test-*.parquet",), "Parquet", ("", "ai2d"), "test"),
+        ),
+        get="lmms-lab/ai2d on the hub",
+    ),
+    Task(
+        name="mmstar",
+        title="MMStar",
+        about="1,500 multiple choices that cannot be answered without their picture.",
+        protocols={
+            "ovis2": Protocol(prompts.with_letters, 1024),
+            "ovis2-cot": Protocol(prompts.stepwise(prompts.with_letters), 1024, cut_behind="the answer is", note=STEPS),
+        },
+        parse=parsers.letter,
+        citation="MMStar, arXiv 2403.20330",
+        forms=(Form(tsv.read_choices, ("MMStar.tsv",), "VLMEvalKit's TSV"),),
+        get="https://github.com/MMStar-Benchmark/MMStar (a TSV)",
+    ),
+    Task(
+        name="hallusionbench",
+        title="HallusionBench",
+        about="Yes/no questions about figures, some of them altered. The mean of three accuracies: of answers, of "
+        "figures with all questions right, and of questions that are right about all their figures.",
+        protocols={"ovis2": Protocol(prompts.with_short, 1024, max_partition=12)},
+        parse=parsers.mme,
+        citation="HallusionBench, arXiv 2310.14566",
+        forms=(
+            Form(choices.read_hallusion_tsv, ("HallusionBench.tsv",), "VLMEvalKit's TSV"),
+            Form(choices.read_hallusion, ("HallusionBench.json",), "the authors' JSON with hallusion_bench/"),
+        ),
+        get="https://github.com/tianyi-lab/HallusionBench",
+        metric=HALLUSION,
+        free=True,
+    ),
 )

@@ -114,8 +114,8 @@ TASKS = (
         about="Is the picture that a question names found among N, from 1 to 400? Questions and distractors come from "
         "one file of multiple choices (--from MMBench_DEV_EN.tsv), or from the synthetic world (--from world). Each "
         "question is asked four times, with its options in another order and among other distractors each time, and is "
-        "right where all answers are. mPLUG-Owl3's authors give about 40 % at 400 pictures for their 7B model, and near "
-        "50 pictures the breakdown of others.",
+        "right where all answers are. mPLUG-Owl3's authors give about 40 % at 400 pictures for their 7B model, and the "
+        "breakdown of others near 50.",
         protocols={
             "owl3": Protocol(
                 prompts.distractor,

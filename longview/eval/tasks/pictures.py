@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from longview.eval import parsers, prompts
 from longview.eval.items import Item, Protocol, Verdict
+from longview.eval.judge import Judging, mathvista_request
 from longview.eval.metrics import mmmu_is_right, vqa_score
 from longview.eval.readers import pictures
 from longview.eval.readers.files import Form
@@ -163,6 +164,7 @@ TASKS = (
             ),
         ),
         get="AI4Math/MathVista on the hub",
+        judging=Judging(mathvista_request, parsers.mathvista),
         free=True,
         example={
             "problem": {

@@ -19,7 +19,7 @@ def row_of(task: Task) -> dict[str, Any]:
         "metric": task.metric.name,
         "protocols": list(task.protocols),
         "citation": task.citation,
-        "judged": task.judged,
+        "judged": task.judging is not None,
         "ran": "needs no files" if task.make is not None else RAN if task.ran else NEVER,
     }
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from longview.errors import RequestError
 from longview.eval.items import Graded, Item, Protocol, Verdict
+from longview.eval.judge import Judging
 from longview.eval.readers.files import Form, find_form, numbered
 from longview.eval.scoring import ACCURACY, Metric
 
@@ -61,8 +62,8 @@ class Task:
     expand: Callable[[Iterable[Item]], list[Item]] = list
     grade: Grade = same
     metric: Metric = ACCURACY
-    judged: bool = False
-    """Whether answers are graded by a judge: another model, behind an OpenAI-compatible server."""
+    judging: Judging | None = None
+    """How another model, behind an OpenAI-compatible server, judges answers; None: rules alone."""
     ran: bool = False
     """Whether it ever ran here on the benchmark's real files."""
     curve: str = ""
@@ -103,10 +104,18 @@ class Task:
         name = wanted or usual
         return name, self.protocols[name]
 
-    def graded(self, item: Item, answer: str | None, protocol: Protocol) -> Graded:
-        """What an answer is worth; None, a question that failed, is worth nothing."""
+    def graded(self, item: Item, answer: str | None, protocol: Protocol, judged: str | None = None) -> Graded:
+        """What an answer is worth; None, a question that failed, is worth nothing.
+
+        Args:
+            judged: What a judge replied about it.
+        """
         if answer is None:
             return Graded(item, Verdict(None, False), 0.0)
+        if judged is not None and self.judging is not None:
+            verdict = self.judging.read(item, judged)
+            if verdict.understood or self.judging.required:
+                return Graded(item, verdict, self.grade(item, verdict))
         if protocol.cut_behind and protocol.cut_behind in answer.lower():
             answer = answer[answer.lower().rindex(protocol.cut_behind) + len(protocol.cut_behind) :].strip()
         verdict = self.parse(item, answer)

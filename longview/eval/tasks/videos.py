@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from longview.eval import parsers, prompts
 from longview.eval.items import Protocol
-from longview.eval.readers import videos
+from longview.eval.readers import more_videos, videos
 from longview.eval.readers.files import Form
+from longview.eval.scoring import MLVU
 from longview.eval.tasks.task import Task
 from longview.requests import MediaOptions
 
 MIDDLE = "owl3-middle"
 """The sampler of mPLUG-Owl3's evaluation."""
+UNPUBLISHED = "The authors say up to 128 frames, and no prompt; this is that of their other videos."
 _VIDEOMME_FORMS = (
     Form(
         videos.read_videomme,
@@ -69,8 +71,92 @@ TASKS = (
         },
         parse=parsers.letter,
         citation="MVBench, arXiv 2311.17005",
-        forms=(Form(videos.read_mvbench, ("json/*.json", "video/*"), "the authors' JSON and videos", ("", "MVBench")),),
+        forms=(
+            Form(
+                videos.read_mvbench,
+                ("json/*.json", "video/* | videos/*"),
+                "the authors' JSON and videos",
+                ("", "MVBench", "mvbench"),
+            ),
+        ),
         get="OpenGVLab/MVBench on the hub",
+        shows="video",
+    ),
+    Task(
+        name="nextqa",
+        title="NextQA, multiple choice, test",
+        about="Why, when and what, about short videos of daily life; five options.",
+        protocols={"owl3": Protocol(prompts.owl3_video, 100, "low", frames=8, select=MIDDLE)},
+        parse=parsers.letter,
+        citation="NExT-QA, arXiv 2105.08276",
+        forms=(
+            Form(
+                more_videos.read_nextqa,
+                ("MC/test-*.parquet | test-*.parquet | MC/test.csv | mc.csv | test.csv", "NExTVideo/* | videos/*"),
+                "Parquet or the authors' CSV, with NExTVideo/",
+                ("", "nextqa"),
+            ),
+        ),
+        get="lmms-lab/NExTQA on the hub",
+        shows="video",
+    ),
+    Task(
+        name="longvideobench",
+        title="LongVideoBench, val",
+        about="Multiple choices about what is referred to in videos of up to an hour, by their length.",
+        protocols={"owl3": Protocol(prompts.owl3_longvideobench, 100, "low", frames=64, select=MIDDLE)},
+        parse=parsers.letter,
+        citation="LongVideoBench, arXiv 2407.15754",
+        forms=(
+            Form(
+                more_videos.read_longvideobench,
+                ("lvb_val.json", "videos/*"),
+                "the authors' JSON and videos",
+                ("", "LongVideoBench"),
+            ),
+        ),
+        get="longvideobench/LongVideoBench on the hub",
+        shows="video",
+    ),
+    Task(
+        name="mlvu",
+        title="MLVU, multiple choice, dev",
+        about="Seven tasks about videos of three minutes to two hours; the mean of their accuracies (M-Avg).",
+        protocols={
+            "owl3": Protocol(prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+        },
+        parse=parsers.letter,
+        citation="MLVU, arXiv 2406.04264",
+        forms=(
+            Form(
+                more_videos.read_mlvu,
+                ("json/*.json", "video/*"),
+                "the authors' JSON and videos",
+                ("", "MLVU", "MLVU/MLVU"),
+            ),
+        ),
+        get="MLVU/MVLU on the hub",
+        metric=MLVU,
+        shows="video",
+    ),
+    Task(
+        name="lvbench",
+        title="LVBench",
+        about="Multiple choices about videos of an hour and more.",
+        protocols={
+            "owl3": Protocol(prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+        },
+        parse=parsers.letter,
+        citation="LVBench, arXiv 2406.08035",
+        forms=(
+            Form(
+                more_videos.read_lvbench,
+                ("video_info.meta.jsonl | data/video_info.meta.jsonl",),
+                "the authors' lines, with videos/KEY.mp4",
+                ("", "LVBench"),
+            ),
+        ),
+        get="https://github.com/THUDM/LVBench",
         shows="video",
     ),
 )

@@ -1,0 +1,204 @@
+"""Questions about several pictures.
+
+LLaVA-NeXT-Interleave-Bench   multi_image_out_domain.json with eval_images_fix/: Mantis, BLINK, MathVerse, SciVerse
+NLVR2                         Parquet with two pictures a row; or the authors' lines with dev/ID-img0.png, …
+Q-Bench2                      Parquet: image1, image2, question, option0 …, correct_choice
+VMCQ                          evalscope's: question with <image 1>, options, image_1 …, answer
+messages                      OpenAI's messages with a column answer
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from longview.errors import RequestError
+from longview.eval.items import LETTERS, Item, Shown, clip, picture
+from longview.eval.readers.files import Found
+from longview.eval.readers.tables import check_columns, listed, read_json, read_rows, read_tsv, stored_picture
+from longview.eval.readers.videos import SUFFIXES, lettered_answer, unlettered
+
+_OPTION = re.compile(r"^\s*\(?([A-H])[).:]\s*(.+?)\s*$", re.MULTILINE)
+
+
+def read_interleave(dataset: str) -> Callable[[Found], Iterator[Item]]:
+    """One of the data sets in the file."""
+
+    def read(found: Found) -> Iterator[Item]:
+        data = read_json(found.path)
+        for row in data if isinstance(data, list) else ():
+            meta = row.get("metadata") or {}
+            if str(meta.get("dataset")) != dataset:
+                continue
+            shown = tuple(picture(_image(found.folder, name), name) for name in row["image"])
+            question, answer = row["conversations"][0]["value"], row["conversations"][1]["value"].strip()
+            choice = meta.get("question_type") == "multi-choice"
+            letters = [letter for letter, _ in _OPTION.findall(question)] if choice else []
+            named = re.fullmatch(r"\(?([A-H])[).]?", answer)
+            options = tuple(text for _, text in _OPTION.findall(question))
+            if choice and (letters != list(LETTERS[: len(letters)]) or not named or named[1] not in letters):
+                options = tuple(LETTERS[:8]) if named else ()
+            labels = {"sub_task": str(row["sub_task"])} if row.get("sub_task") else {}
+            truth, facts = named[1] if named and choice else answer, {"dataset": dataset, "choice": choice}
+            kept = options if choice else ()
+            yield Item(str(row["sample_id"]), question, truth, shown, kept, labels=labels, facts=facts)
+
+    return read
+
+
+def _image(folder: Path, name: str) -> Path:
+    places = [folder / below / name for below in ("eval_images_fix", "eval_images", "interleave_data", "")]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+# ── NLVR2, Q-Bench2 ──
+
+
+def read_nlvr2(found: Found) -> Iterator[Item]:
+    """Parquet: two pictures, a sentence, True or False."""
+    for number, row in enumerate(found.rows(("question|sentence", "answer|label"))):
+        stored = row.get("images") or [row.get("left_image"), row.get("right_image")]
+        if row.get("image_0") is not None:
+            stored = [row["image_0"], row["image_1"]]
+        names = [f"row {number + 1}, {side}" for side in ("left", "right")]
+        shown = tuple(stored_picture(each, found.folder, name) for each, name in zip(stored, names, strict=True))
+        yield _nlvr2(str(row.get("question_id", number)), row, shown)
+
+
+def read_nlvr2_lines(found: Found) -> Iterator[Item]:
+    """The authors' lines, whose pictures lie in a folder beside them."""
+    for row in read_rows(found.path, ("identifier", "sentence", "label")):
+        stem, split = row["identifier"].rpartition("-")[0], row["identifier"].partition("-")[0]
+        names = [f"{stem}-img{side}.png" for side in (0, 1)]
+        folders = [found.folder / below for below in (split, "images", "")]
+        shown = tuple(picture(next((f / n for f in folders if (f / n).is_file()), folders[0] / n), n) for n in names)
+        yield _nlvr2(row["identifier"], row, shown)
+
+
+def _nlvr2(id: str, row: Mapping[str, Any], shown: tuple[Shown, ...]) -> Item:
+    truth = str(row.get("answer", row.get("label"))).strip().lower()
+    if truth not in ("true", "false", "yes", "no"):
+        raise RequestError(f"question {id}: the answer is {truth!r:.40}; expected True or False")
+    return Item(id, row.get("question") or row["sentence"], "yes" if truth in ("true", "yes") else "no", shown)
+
+
+def read_qbench2(found: Found) -> Iterator[Item]:
+    """Parquet as on the hub."""
+    for number, row in enumerate(found.rows(("image1", "image2", "question", "option0", "correct_choice"))):
+        options = tuple(
+            str(row[name]) for name in (f"option{n}" for n in range(5)) if row.get(name) not in (None, "", "N/A")
+        )
+        id = str(row.get("id", number))
+        shown = tuple(stored_picture(row[f"image{n}"], found.folder, f"{id}, image {n}") for n in (1, 2))
+        labels = {name: str(row[name]) for name in ("question_type", "question_concern") if row.get(name) is not None}
+        truth = lettered_answer(f"question {id}", str(row["correct_choice"]), options)
+        yield Item(id, row["question"], truth, shown, options, labels=labels)
+
+
+# ── users' own ──
+
+
+def read_vmcq(found: Found) -> Iterator[Item]:
+    """evalscope's VMCQ: lines or TSV, with options and image_1 …, or with messages."""
+    for number, row in enumerate(_rows(found), 1):
+        where = f"{found.path}, row {number}"
+        if row.get("messages"):
+            yield _of_messages(found, row, where)
+            continue
+        check_columns(where, list(row), ("question", "options", "answer"))
+        options = unlettered(listed(row["options"]))
+        names = [name for name in (f"image_{n}" for n in range(1, 101)) if row.get(name)]
+        shown = [stored_picture(_local(row[name]), found.folder, f"row {number}, {name}") for name in names]
+        if row.get("video"):
+            shown.append(clip(found.folder / str(row["video"])))
+        labels = {"category": str(row["category"])} if row.get("category") else {}
+        yield Item(str(row.get("id", number)), row["question"], lettered_answer(where, str(row["answer"]), options),
+                   tuple(shown), options, labels=labels)  # fmt: skip
+
+
+def read_messages(found: Found) -> Iterator[Item]:
+    """Lines or TSV of OpenAI's messages with an answer; or LLaVA's questions with answers."""
+    for number, row in enumerate(_rows(found), 1):
+        where = f"{found.path}, row {number}"
+        if row.get("messages"):
+            yield _of_messages(found, row, where)
+            continue
+        check_columns(where, list(row), ("question|text", "answer"))
+        given = row.get("image") or row.get("images") or ()
+        names = [given] if isinstance(given, (str, Mapping)) else list(given)
+        shown = tuple(stored_picture(_local(name), found.folder, f"row {number}") for name in names)
+        answers = row["answer"] if isinstance(row["answer"], list) else str(row["answer"])
+        yield Item(
+            str(row.get("question_id", row.get("id", number))), row.get("question") or row["text"], answers, shown
+        )
+
+
+def _rows(found: Found) -> Iterator[Mapping[str, Any]]:
+    if found.path.suffix == ".tsv":
+        yield from read_tsv(found.path, ("answer",))
+    else:
+        yield from found.rows(("answer",))
+
+
+def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
+    """The user's messages as texts and media in their order."""
+    messages = row["messages"] if isinstance(row["messages"], list) else listed(row["messages"])
+    parts: list[str | Shown] = []
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") != "user":
+            continue
+        content = message.get("content")
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+            parts.append(_part(found, part, f"{where}, medium {len(parts) + 1}"))
+    text = "".join(part for part in parts if isinstance(part, str))
+    if not text.strip():
+        raise RequestError(f"{where}: the messages hold no question of a user; mend it")
+    answer, named = row["answer"], re.findall(r"^\s*\(?([A-H])[.):]\s*(.+?)\s*$", text, re.MULTILINE)
+    options: tuple[str, ...] = ()
+    if isinstance(answer, str) and [letter for letter, _ in named] == list(LETTERS[: len(named)]) and len(named) > 1:
+        options = tuple(option for _, option in named) if answer.strip() in LETTERS[: len(named)] else ()
+    truth = answer.strip() if isinstance(answer, str) else answer if isinstance(answer, list) else str(answer)
+    shown = tuple(part for part in parts if isinstance(part, Shown))
+    return Item(
+        str(row.get("id", where.rpartition(" ")[2])), text.strip(), truth, shown, options, facts={"parts": parts}
+    )
+
+
+def _part(found: Found, part: Mapping[str, Any], where: str) -> str | Shown:
+    kind = part.get("type")
+    if kind == "text":
+        return str(part.get("text", ""))
+    value = part.get(str(kind))
+    address = value.get("url") if isinstance(value, Mapping) else value
+    if kind in ("image_url", "image") and isinstance(address, str):
+        return stored_picture(_local(address), found.folder, where)
+    if kind in ("video_url", "video") and isinstance(address, str):
+        return Shown("video", lambda: _video_source(found.folder, address), Path(address[:200]).name)
+    raise RequestError(f"{where} is a part of type {kind!r:.40}; expected text, image_url or video_url")
+
+
+def _video_source(folder: Path, address: str) -> Any:
+    return address if address.startswith(("http", "data:")) else folder / address.removeprefix("file://")
+
+
+def _local(address: Any) -> Any:
+    return address.removeprefix("file://") if isinstance(address, str) else address
+
+
+def read_video_choices(found: Found) -> Iterator[Item]:
+    """Rows of a video, a question, options (or candidates) and an answer, in JSON, JSONL or Parquet."""
+    for number, row in enumerate(found.rows(("video|video_path", "question", "options|candidates", "answer")), 1):
+        given = row.get("options") or row.get("candidates")
+        options: Sequence[str] = unlettered(list(given.values()) if isinstance(given, Mapping) else listed(given))
+        name = str(row.get("video") or row["video_path"])
+        where = f"{found.table or found.path}, row {number}"
+        labels = {n: str(row[n]) for n in ("category", "task_type", "duration", "type") if row.get(n)}
+        path = found.folder / name
+        shown = clip(
+            path if path.suffix in SUFFIXES else path.with_name(path.name + ".mp4"), row.get("start"), row.get("end")
+        )
+        id = str(row.get("id", row.get("question_id", number)))
+        truth = lettered_answer(where, str(row["answer"]), options)
+        yield Item(id, row["question"], truth, (shown,), tuple(options), labels=labels)
