@@ -124,7 +124,8 @@ def test_nlvr2_reads_tables_and_the_authors_lines(tmp_path):
 
 def test_qbench2_asks_about_two_numbered_pictures(tmp_path):
     row = {"id": 7, "image1": stored("red"), "image2": stored("blue"), "question": "Which is sharper?",
-           "option0": "First", "option1": "Second", "option2": "N/A", "option3": "N/A", "question_type": 0, "question_concern": 2,
+           "option0": "First", "option1": "Second", "option2": "N/A", "option3": "N/A",
+           "question_type": 0, "question_concern": 2,
            "correct_choice": "B"}  # fmt: skip
     write_parquet(tmp_path / "qbench2" / "data" / "dev-00000-of-00001.parquet", [row])
     found = measure("qbench2", oracle, tmp_path)
