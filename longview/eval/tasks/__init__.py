@@ -29,7 +29,7 @@ def find_task(name: str) -> Task:
         RequestError: there is none of that name; says which is nearest.
     """
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=1, cutoff=0.5)
+        near = [task for task in TASKS if task.startswith(name)] or get_close_matches(name, TASKS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RequestError(f"unknown task {name!r:.60}; {hint}longview eval --list names all")
     return TASKS[name]
