@@ -194,4 +194,3 @@ def _serve(
         kinds=[kind for kind in CYCLE if kind in wanted],
     )
     return serve(None if url is not None and dims == "demo" else dims, load, options)
-
