@@ -17,6 +17,7 @@ ROOMS = (
         "figures",
         "files",
         "http_client",
+        "hubs",
         "interrupts",
         "journal",
         "messages",

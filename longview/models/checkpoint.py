@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig
 
 from longview.errors import CheckpointError
+from longview.hubs import hub_errors, is_hub_id, line, reach_hub
 from longview.models import llama_tokenizer
-from longview.models.sources import hub_errors, is_hub_id, line, reach_hub, read_json, resolve
+from longview.models.sources import read_json, resolve
 from longview.names import ATTENTION, check_attention
 
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")

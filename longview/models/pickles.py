@@ -20,9 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from longview.errors import CheckpointError
 from longview.files import filling, writing
+from longview.hubs import line
 from longview.models import checkpoint
 from longview.models.families import families, family_of
-from longview.models.sources import line, read_json
+from longview.models.sources import read_json
 
 WHOLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _TO = "model.safetensors"

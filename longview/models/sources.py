@@ -5,17 +5,14 @@ No torch here, so that a wrong name is told at once.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import functools
 import json
-import re
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from longview.errors import CheckpointError, MissingExtraError
+from longview.hubs import fetch, fetch_from_modelscope, hub_errors, is_hub_id, line, local_path
 from longview.versions import warn_of_untested
 
 DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
@@ -24,13 +21,7 @@ TOWERS = {"demo-siglip": "siglip"}
 """The same for the SigLIP that chooses frames for them."""
 ADAPTER_CONFIG = "adapter_config.json"
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-CONNECT_SECONDS, REACH_SECONDS = 5.0, 8.0
-"""To connect to the hub, and to have its answer, name lookup included."""
-REMEMBER_SECONDS = 60.0
-_reached: dict[str, tuple[float, str]] = {}
-"""Hub → when it was last tried, and why it could not be reached; empty where it could."""
 
 
 # ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -50,7 +41,7 @@ def resolve(name: str, *, revision: str | None = None) -> Path:
         return folder
     if name.startswith("modelscope:"):
         return _from_modelscope(name.removeprefix("modelscope:"), revision)
-    folder = _local(name)
+    folder = local_path(name)
     if folder is not None and folder.is_dir():
         _check_whole(name, folder)
         return folder
@@ -83,19 +74,6 @@ def embedded(name: str) -> Path | None:
     return None if found is None else Path(__file__).parent.parent / "demo" / found
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name is that of a repository, and of nothing on this machine."""
-    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and len(name) < 200 and _local(name) is None
-
-
-def _local(name: str) -> Path | None:
-    """What lies at a path, if anything does."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: no path
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    return None
-
-
 def _check_whole(name: str, folder: Path) -> None:
     """
     Raises:
@@ -120,7 +98,7 @@ def adapter_folder(name: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder, or no adapter in it.
     """
-    folder = _local(str(name))
+    folder = local_path(str(name))
     if folder is None:
         raise CheckpointError(f"there is no folder {str(name)!r}; check the path of the adapter")
     for found in (folder, folder / "adapter"):
@@ -164,27 +142,15 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def line(error: Exception) -> str:
-    """An error of another library as one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 # ── hubs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": _WANTED}
+    download = functools.partial(snapshot_download, name, revision=revision, allow_patterns=_WANTED)
     with hub_errors(name):
-        try:
-            reach_hub(name)
-        except CheckpointError:
-            with contextlib.suppress(LocalEntryNotFoundError):
-                return Path(snapshot_download(name, local_files_only=True, **wanted))
-            raise
-        return Path(snapshot_download(name, **wanted))
+        return Path(fetch(name, download))
 
 
 def fetch_file(name: str, file: str) -> Path:
@@ -196,67 +162,7 @@ def fetch_file(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with hub_errors(name):
-        return Path(hf_hub_download(name, file))
-
-
-def reach_hub(name: str) -> None:
-    """See that the hub can be reached: its own client repeats what fails for minutes, and name lookups have no bound.
-
-    Raises:
-        CheckpointError: it cannot, for a model of that name.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return
-    began, reason = _reached.get(constants.ENDPOINT, (-REMEMBER_SECONDS, ""))
-    if time.monotonic() - began >= REMEMBER_SECONDS:
-        reason = _fail_to_reach(constants.ENDPOINT)
-        _reached[constants.ENDPOINT] = time.monotonic(), reason
-    if reason:
-        raise CheckpointError(
-            f"{name!r} is no folder here, and the hub at {constants.ENDPOINT} cannot be reached ({reason}); check the "
-            "network, or give a local folder"
-        )
-
-
-def _fail_to_reach(endpoint: str) -> str:
-    """Why a hub cannot be reached; empty where it can."""
-    from huggingface_hub.utils import get_session
-
-    found: list[str] = []
-
-    def ask() -> None:
-        try:
-            get_session().head(endpoint, timeout=CONNECT_SECONDS)
-            found.append("")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the hub was not reached
-            found.append(line(error))
-
-    thread = threading.Thread(target=ask, name="longview-hub", daemon=True)
-    thread.start()
-    thread.join(REACH_SECONDS)
-    return found[0] if found else f"no answer in {REACH_SECONDS:.0f} s"
-
-
-@contextlib.contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """What can go wrong with a hub, as one line."""
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        NotASafetensorsRepoError,
-    )
-
-    known = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError, OSError)
-    try:
-        yield
-    except known as error:
-        raise CheckpointError(
-            f"{name!r} is no local folder and could not be fetched from the hub ({line(error)}); check the name, the "
-            "network and, for a gated model, `hf auth login`, or give a local folder"
-        ) from error
+        return Path(fetch(name, functools.partial(hf_hub_download, name, file)))
 
 
 def _from_modelscope(name: str, revision: str | None) -> Path:
@@ -264,7 +170,5 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
         from modelscope import snapshot_download
     except ImportError as error:
         raise MissingExtraError("modelscope: ids", "modelscope") from error
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except Exception as error:  # the client documents no exception classes
-        raise CheckpointError(f"modelscope has no model {name!r} to fetch ({error}); check the name") from error
+    download = functools.partial(snapshot_download, name, revision=revision, allow_patterns=_WANTED)
+    return Path(fetch_from_modelscope(f"model {name!r}", download, CheckpointError))

@@ -7,6 +7,7 @@ write none. `Engine.stream(gen=True)` asks for the description alone; to have it
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import CheckpointError, MissingExtraError, RequestError
+from longview.hubs import fetch, is_hub_id
 from longview.messages import Answer, Message, Part, Progress
 
 TRIGGER = " <GEN>"
@@ -93,8 +95,9 @@ class Painter:
         settings: dict[str, Any] = {"dtype": torch.float16 if half else torch.float32, "use_safetensors": True}
         if half and self.model == SDXL:
             settings["variant"] = "fp16"
+        opened = functools.partial(diffusers.StableDiffusionXLPipeline.from_pretrained, self.model, **settings)
         try:
-            pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(self.model, **settings)
+            pipeline = fetch(self.model, opened) if is_hub_id(self.model) else opened()
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from longview import hubs
 from longview.errors import CheckpointError
 from longview.models import sources
+from longview.plugins.draw import Painter
 
 ADAPTER = '{"peft_type": "LORA", "base_model_name_or_path": "demo"}'
 
@@ -29,8 +32,14 @@ def run(tmp_path) -> Path:
 def online(monkeypatch):
     """Sets the address of a hub, which nothing has asked for yet."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sources, "_reached", {})
+    monkeypatch.setattr(hubs, "_reached", {})
     return lambda address: monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+
+
+def not_cached(name: str, local_files_only: bool = False, **_: object) -> str:
+    """As ModelScope's client, of which nothing is in the cache."""
+    assert local_files_only, "it would go on trying for minutes"
+    raise ValueError("not there")
 
 
 def test_names_are_resolved_without_torch():
@@ -80,16 +89,28 @@ def test_a_hub_that_refuses_connections_is_told_at_once_and_once(online):
         assert time.monotonic() - began < 10
 
 
-def test_a_hub_that_never_answers_is_told_in_time(online, monkeypatch):
-    assert sources.REACH_SECONDS < 10
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 60.0)
-    monkeypatch.setattr(sources, "REACH_SECONDS", 0.5)
+FETCHES = {
+    "a model": lambda: sources.resolve("some/model"),
+    "a file": lambda: sources.fetch_file("some/model", "open_clip_pytorch_model.bin"),
+    "a painter": lambda: Painter("some/model").paint("a cat"),
+    "a model of ModelScope's": lambda: sources.resolve("modelscope:some/model"),
+}
+
+
+@pytest.mark.parametrize("fetch", FETCHES.values(), ids=FETCHES)
+def test_a_hub_that_never_answers_is_told_in_time(online, monkeypatch, fetch):
+    assert hubs.REACH_SECONDS < 10
+    monkeypatch.setattr(hubs, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(hubs, "REACH_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        online(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(CheckpointError, match="cannot be reached"):
-            sources.resolve("some/model")
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        online(f"http://{address}")
+        monkeypatch.setenv("MODELSCOPE_DOMAIN", address)
+        monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=not_cached))
+        with pytest.raises(CheckpointError, match=f"hub at https?://{address} cannot be reached"):
+            fetch()
 
 
 def test_what_was_downloaded_is_used_where_the_hub_cannot_be_reached(online, tmp_path, monkeypatch):

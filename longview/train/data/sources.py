@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from longview.errors import MissingExtraError, RecipeError
+from longview.hubs import fetch_from_modelscope
 from longview.train.data.settings import DatasetSettings
 
 BATCH = 64
@@ -351,11 +353,8 @@ def fetch_modelscope(name: str) -> Path:
         from modelscope import dataset_snapshot_download
     except ImportError as error:
         raise MissingExtraError("modelscope: names", "modelscope") from error
-    try:
-        return Path(dataset_snapshot_download(name))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RecipeError(f"modelscope has no dataset {name!r} to fetch ({reason}); check the name") from error
+    download = functools.partial(dataset_snapshot_download, name)
+    return Path(fetch_from_modelscope(f"dataset {name!r}", download, RecipeError))
 
 
 def _open_parquet(path: Path, streaming: bool) -> RowSource:

@@ -151,13 +151,17 @@ def test_a_dataset_is_fetched_from_modelscope_by_its_client(tmp_path, monkeypatc
     """The client is none of ours and needs a network; what it would leave behind stands here already."""
     table(3).to_parquet(tmp_path / "train.parquet")
 
-    def fetch(name):
+    def fetch(name, local_files_only=False):
         if name != "AI/rows":
             raise OSError("404")
         return str(tmp_path)
 
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", "127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(dataset_snapshot_download=fetch))
     assert len(opened("modelscope:AI/rows#2")) == 2
+    with pytest.raises(RecipeError, match=r"dataset 'AI/none' .*127.0.0.1:9 cannot be reached"):
+        opened("modelscope:AI/none")
+    monkeypatch.setattr(hubs, "_unreachable", lambda endpoint: "")
     with pytest.raises(RecipeError, match=r"modelscope has no dataset 'AI/none' to fetch \(404\)"):
         opened("modelscope:AI/none")
     monkeypatch.setitem(sys.modules, "modelscope", None)
