@@ -32,7 +32,7 @@ def limits_of(model: Any) -> dict[str, float]:
     """The limits for the shapes of one model: of its tower, of prefill, of decoding; and the memory bandwidth."""
     device, dtype = model.device, model.dtype
     language = model.language_model.config
-    found = {
+    rates = {
         "read bytes/s": read_rate(device),
         "decode bytes/s": vector_rate(language.hidden_size, language.intermediate_size, dtype, device),
         "prefill flop/s": matrix_rate(512, language.hidden_size, language.intermediate_size, dtype, device),
@@ -40,8 +40,8 @@ def limits_of(model: Any) -> dict[str, float]:
     tower = tower_of(model.config)
     if tower is not None:
         patches = (tower.image_size // tower.patch_size) ** 2
-        found["tower flop/s"] = matrix_rate(patches, tower.hidden_size, tower.intermediate_size, dtype, device)
-    return found
+        rates["tower flop/s"] = matrix_rate(patches, tower.hidden_size, tower.intermediate_size, dtype, device)
+    return rates
 
 
 def tower_of(config: Any) -> Any:

@@ -102,13 +102,13 @@ def _tower_share(subject: Subject, rows: Sequence[dict[str, Any]], limits: dict[
     linear = 8 * tower.hidden_size**2 + 4 * tower.hidden_size * tower.intermediate_size
     each = patches * (linear + 4 * patches * tower.hidden_size)
     blocks = tower.num_hidden_layers - (subject.model.config.model_type == "mplugowl3")
-    found = []
+    findings = []
     for row in rows:
         if row["pictures"]:
             share = row["pictures"] * blocks * each / row["encode s"] / limits["tower flop/s"]
             pictures = counted(row["pictures"], "picture")
-            found.append(f"{pictures}: the tower reaches {share:.0%} of the matrix rate of its shapes.")
-    return found
+            findings.append(f"{pictures}: the tower reaches {share:.0%} of the matrix rate of its shapes.")
+    return findings
 
 
 def decode(subject: Subject, options: BenchOptions) -> Result:
@@ -201,7 +201,7 @@ def batch(subject: Subject, options: BenchOptions) -> Result:
 def second_question(subject: Subject, options: BenchOptions) -> Result:
     """Time to the first token of a second question about the same video, beside the first."""
     count = max(options.pictures)
-    found: dict[str, list[Answer]] = {"first question": [], "second question": [], "the first again": []}
+    answers_of: dict[str, list[Answer]] = {"first question": [], "second question": [], "the first again": []}
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
         for turn in range(options.repeats):
             subject.clear_caches(features=True)
@@ -212,9 +212,9 @@ def second_question(subject: Subject, options: BenchOptions) -> Result:
                 ("the first again", "What happens in it?"),
             ):
                 settings = {"max_tokens": 1, "media": {"frames": count, "select": "uniform"}}
-                found[name].append(subject.engine.answer([ask(text, video_part(path))], **settings))
+                answers_of[name].append(subject.engine.answer([ask(text, video_part(path))], **settings))
     rows: list[dict[str, Any]] = []
-    for name, answers in found.items():
+    for name, answers in answers_of.items():
         middle = _median_answer(answers, lambda answer: answer.receipt.timings.first_token)
         timings, usage = middle.receipt.timings, middle.receipt.usage
         rows.append(
@@ -293,9 +293,9 @@ def memory(subject: Subject, options: BenchOptions) -> Result:
 
 def limits(subject: Subject, options: BenchOptions) -> Result:
     """The limits of the machine for the shapes of one model."""
-    found = limits_of(subject.model)
-    rows = [{"limit": name, "a second": value} for name, value in found.items()]
-    result = _result(subject, options, "limits", rows, found)
+    machine_limits = limits_of(subject.model)
+    rows = [{"limit": name, "a second": value} for name, value in machine_limits.items()]
+    result = _result(subject, options, "limits", rows, machine_limits)
     result.about = "Matrix rates for the shapes of the tower and of prefill; bandwidth of reading and of decoding."
     return result
 

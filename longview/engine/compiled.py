@@ -97,8 +97,10 @@ def check_compile(model: Model) -> None:
         raise RequestError(f"compile=True runs on cpu and cuda, not on {device}; leave it out")
     places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
     if len(places) > 1:
-        found = ", ".join(sorted(places))
-        raise RequestError(f"compile=True is for a model on one device, and this one lies on {found}; name one device")
+        devices = ", ".join(sorted(places))
+        raise RequestError(
+            f"compile=True is for a model on one device, and this one lies on {devices}; name one device"
+        )
     if getattr(model, "quantization_method", None) is not None:
         raise RequestError(
             "compile=True does not go with bitsandbytes; use quantize on a CPU, or leave one of them out"

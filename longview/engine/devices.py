@@ -48,10 +48,10 @@ def dtype_of(name: str | torch.dtype) -> torch.dtype:
     Raises:
         RequestError: there is no such type.
     """
-    found = getattr(torch, names.full_dtype(name), None) if isinstance(name, str) else name
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    chosen = getattr(torch, names.full_dtype(name), None) if isinstance(name, str) else name
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise RequestError(f"unknown dtype {name!r:.40}; expected {names.dtypes()}")
-    return found
+    return chosen
 
 
 def check_attention(name: str) -> None:
@@ -98,12 +98,12 @@ def processor() -> str:
 def median_seconds(work: Callable[[], Any], repeats: int = 5, device: torch.device | None = None) -> float:
     """The median time of a few calls, after one to warm up."""
     work()
-    found = []
+    seconds = []
     for _ in range(repeats):
         began = now(device)
         work()
-        found.append(now(device) - began)
-    return statistics.median(found)
+        seconds.append(now(device) - began)
+    return statistics.median(seconds)
 
 
 def now(device: torch.device | None) -> float:

@@ -76,15 +76,15 @@ class FeatureCache:
     def get(self, key: str) -> Tensor | None:
         """Features (crops, P, D), or None."""
         with self._lock:
-            found = self._features.get(key)
-            if found is not None:
+            cached = self._features.get(key)
+            if cached is not None:
                 self._features.move_to_end(key)
                 self.hits += 1
-                return found
-        if self._disk is not None and (found := self._disk.get(key)) is not None:
-            self._remember(key, found)
+                return cached
+        if self._disk is not None and (cached := self._disk.get(key)) is not None:
+            self._remember(key, cached)
             self.hits += 1
-            return found
+            return cached
         self.misses += 1
         return None
 
@@ -207,22 +207,22 @@ class Prefetcher:
             MediaError, RequestError: it could not be decoded.
         """
         try:
-            found = self._queue.get_nowait()
+            item = self._queue.get_nowait()
         except queue.Empty:
             return None
-        if isinstance(found, BaseException):
-            raise found
-        return found
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     def stop(self) -> None:
         """Close the media, once the frame that is being decoded is done."""
         self._stopped = True
 
-    def _put(self, found: Any) -> bool:
+    def _put(self, item: Any) -> bool:
         """Queue pixels or an error when there is room; False once `stop` has been called."""
         while not self._stopped:
             with contextlib.suppress(queue.Full):
-                self._queue.put(found, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
                 self._ready()
                 return True
         return False

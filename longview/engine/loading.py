@@ -49,11 +49,11 @@ def with_adapters(engine: Engine, folders: Mapping[str, str]) -> dict[str, Engin
         features=engine.feature_cache.max_bytes,
         prefixes=engine.prefix_cache.max_bytes,
     )
-    found = {}
+    engines = {}
     for name, folder in folders.items():
         model = adapters.beside(engine.model, folder)
-        found[name] = Engine(model, engine.processor, name, engine._similarity, budget, hooks=engine.hooks)
-    return found
+        engines[name] = Engine(model, engine.processor, name, engine._similarity, budget, hooks=engine.hooks)
+    return engines
 
 
 def load(

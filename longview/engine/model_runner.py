@@ -58,7 +58,7 @@ class ModelRunner:
         pixels: dict[str, Any] = {name: torch.cat([frame[name] for frame in frames]) for name in frames[0]}
         features = self.model.encode(**pixels)
         self.encode_size.record(time.perf_counter() - began, len(features))
-        parts = features.split([num_crops(frame) for frame in frames])
+        parts = features.split([count_pictures(frame) for frame in frames])
         # as a view, one frame's features would keep the memory of all
         return [part.clone() if len(parts) > 1 else part for part in parts]
 
@@ -123,7 +123,7 @@ class ModelRunner:
         return visible
 
 
-def num_crops(frame: Mapping[str, Tensor]) -> int:
+def count_pictures(frame: Mapping[str, Tensor]) -> int:
     """Rows of a frame's pixels."""
     return len(next(iter(frame.values())))
 

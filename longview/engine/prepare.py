@@ -165,12 +165,14 @@ def _context(engine: Engine, parsed: ParsedRequest, notes: Mapping[str, Any]) ->
 
 def _keeping_thumbnails(inputs: ModelInputs) -> list[EncoderInput]:
     """`inputs.encoder_inputs`, some of which keep a thumbnail of their frame when their pixels are made."""
-    found = list(inputs.encoder_inputs)
-    for place in spread(len(found)):
-        medium = inputs.media[found[place].medium]
-        key = medium.digest, medium.frames[found[place].frame].index
-        found[place] = replace(found[place], pixels=partial(_pixels_and_thumbnail, found[place].pixels, key))
-    return found
+    encoder_inputs = list(inputs.encoder_inputs)
+    for place in spread(len(encoder_inputs)):
+        medium = inputs.media[encoder_inputs[place].medium]
+        key = medium.digest, medium.frames[encoder_inputs[place].frame].index
+        encoder_inputs[place] = replace(
+            encoder_inputs[place], pixels=partial(_pixels_and_thumbnail, encoder_inputs[place].pixels, key)
+        )
+    return encoder_inputs
 
 
 def _pixels_and_thumbnail(
@@ -183,7 +185,7 @@ def _pixels_and_thumbnail(
 
 def domain_warnings(engine: Engine, media: Sequence[Medium]) -> list[str]:
     """A warning for each medium whose first frame is not of the world that embedded models know."""
-    found = []
+    warnings = []
     for medium in media:
         key = medium.digest, medium.frames[0].index
         if key not in engine.drawn:  # decoding a frame to look at it takes longer than to answer about it again
@@ -191,8 +193,8 @@ def domain_warnings(engine: Engine, media: Sequence[Medium]) -> list[str]:
                 engine.drawn.clear()
             engine.drawn[key] = is_drawn(next(iter(medium.read([0]))).image)
         if not engine.drawn[key]:
-            found.append(warning_of(engine.name, medium.name))
-    return found
+            warnings.append(warning_of(engine.name, medium.name))
+    return warnings
 
 
 def relevance_question(messages: Sequence[Message]) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 from longview.engine.decode_batch import DecodeBatch, DecodeBatches, allocated_positions
 from longview.engine.features import FeatureCache, Prefetcher, feature_key
 from longview.engine.kv_cache import KVCache
-from longview.engine.model_runner import ModelRunner, num_crops
+from longview.engine.model_runner import ModelRunner, count_pictures
 from longview.engine.prefix_cache import PrefixCache, PrefixKey, PrefixSource
 from longview.engine.request import Request, is_out_of_memory
 from longview.engine.sampling import non_finite_logits
@@ -225,11 +225,11 @@ class Scheduler:
         missing: dict[str, EncoderInput] = {}
         for key, encoder_input in zip(request.feature_keys, inputs.encoder_inputs, strict=True):
             if key not in request.features and key not in missing:
-                found = self._cached_features(key)
-                if found is None:
+                cached = self._cached_features(key)
+                if cached is None:
                     missing[key] = encoder_input
                 else:
-                    request.features[key] = found
+                    request.features[key] = cached
         if missing:
             request.pending_keys = deque(missing)
             request.prefetcher = Prefetcher(inputs, list(missing.values()), self.wake)
@@ -261,7 +261,7 @@ class Scheduler:
                         owners.append((request, key))
                         if key not in pixels:
                             pixels[key] = frame_pixels
-                            num_pictures += num_crops(frame_pixels)
+                            num_pictures += count_pictures(frame_pixels)
                 if num_pictures >= limit:
                     break
         if owners:
@@ -277,7 +277,7 @@ class Scheduler:
             owners: Requests, each with the feature key of a frame that it needs.
         """
         requests = list(dict.fromkeys(request for request, _ in owners))
-        features = {key: found for key in pixels if (found := self._cached_features(key)) is not None}
+        features = {key: cached for key in pixels if (cached := self._cached_features(key)) is not None}
         missing = [key for key in pixels if key not in features]
         if missing and requests:
             try:
@@ -290,10 +290,10 @@ class Scheduler:
                     keys = [key for owner, key in owners if owner is request]
                     self._encode_frames({key: pixels[key] for key in keys}, [(request, key) for key in keys])
                 return
-            for key, found in zip(missing, encoded, strict=True):
-                features[key] = found
+            for key, frame_features in zip(missing, encoded, strict=True):
+                features[key] = frame_features
                 with best_effort("keeping features"):
-                    self.feature_cache.put(key, found)
+                    self.feature_cache.put(key, frame_features)
         for request, key in owners:
             request.features[key] = features[key]
         for request in requests:

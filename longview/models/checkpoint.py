@@ -46,8 +46,8 @@ def peek(name: str, *, revision: str | None = None) -> tuple[Path, dict[str, tup
     with hub_errors(name):
         config = hf_hub_download(name, "config.json", revision=revision)
         files = get_safetensors_metadata(name, revision=revision).files_metadata
-    found = {key: tuple(tensor.shape) for file in files.values() for key, tensor in file.tensors.items()}
-    return Path(config).parent, found
+    shapes = {key: tuple(tensor.shape) for file in files.values() for key, tensor in file.tensors.items()}
+    return Path(config).parent, shapes
 
 
 def read_config(folder: Path) -> dict[str, Any]:

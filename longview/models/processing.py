@@ -26,12 +26,12 @@ def special_ids(tokenizer: Any, tokens: Iterable[str]) -> dict[str, int]:
     Raises:
         RequestError: the tokenizer lacks some of them.
     """
-    found = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
     unknown, name = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
-    missing = [token for token, number in found.items() if number is None or (number == unknown and token != name)]
+    missing = [token for token, number in ids.items() if number is None or (number == unknown and token != name)]
     if missing:
         raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
-    return found
+    return ids
 
 
 def join_texts(segments: Iterable[Text | None]) -> Iterator[list[Text] | None]:

@@ -120,12 +120,12 @@ class Int8Linear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2)
         if len(rows) <= FEW:
-            found = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale)
-            found = found if self.bias is None else found + self.bias
+            output = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale)
+            output = output if self.bias is None else output + self.bias
         else:
             weight = self.weight.to(hidden.dtype) * self.scale[:, None]
-            found = nn.functional.linear(rows, weight, self.bias)
-        return found.view(*hidden.shape[:-1], self.out_features)
+            output = nn.functional.linear(rows, weight, self.bias)
+        return output.view(*hidden.shape[:-1], self.out_features)
 
 
 class Int4Linear(nn.Module):
@@ -154,6 +154,6 @@ class Int4Linear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2).contiguous()
-        found = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP, self.scales)
-        found = found if self.bias is None else found + self.bias
-        return found.view(*hidden.shape[:-1], self.out_features)
+        output = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP, self.scales)
+        output = output if self.bias is None else output + self.bias
+        return output.view(*hidden.shape[:-1], self.out_features)

@@ -79,11 +79,11 @@ def _wider(image: Image.Image, width: int, resample: int, left: int, right: int)
     if (left, right, image.width) == (0, width, width):
         return image
     _check(image, right - left, image.height)
-    found = Image.new("RGB", (right - left, image.height))
+    tile = Image.new("RGB", (right - left, image.height))
     for top, bottom in _strips(image.height, max(image.width, width)):
         strip = image.crop((0, top, image.width, bottom)).resize((width, bottom - top), resample)
-        found.paste(strip.crop((left, 0, right, bottom - top)), (0, top))
-    return found
+        tile.paste(strip.crop((left, 0, right, bottom - top)), (0, top))
+    return tile
 
 
 def _higher(image: Image.Image, height: int, resample: int, upper: int, lower: int) -> Image.Image:
@@ -91,11 +91,11 @@ def _higher(image: Image.Image, height: int, resample: int, upper: int, lower: i
     if (upper, lower, image.height) == (0, height, height):
         return image
     _check(image, image.width, lower - upper)
-    found = Image.new("RGB", (image.width, lower - upper))
+    tile = Image.new("RGB", (image.width, lower - upper))
     for begin, end in _strips(image.width, max(image.height, height)):
         strip = image.crop((begin, 0, end, image.height)).resize((end - begin, height), resample)
-        found.paste(strip.crop((0, upper, end - begin, lower)), (begin, 0))
-    return found
+        tile.paste(strip.crop((0, upper, end - begin, lower)), (begin, 0))
+    return tile
 
 
 def _strips(count: int, length: int) -> Iterator[tuple[int, int]]:

@@ -175,8 +175,8 @@ class OfficialProcessorCalls(ChatProcessor):
 
     def preprocess_image(self, image: Image.Image, max_partition: int) -> tuple[list[Tensor], list[int]]:
         """One picture → its crops, (3, R, R) each, the whole of it first; and its ids."""
-        grid = choose_grid(*image.size, self.pixels.side, max_partition)
-        return self.pixels.crops(image, grid), placeholders(*grid)
+        grid = choose_grid(*image.size, self.image_settings.side, max_partition)
+        return self.image_settings.crops(image, grid), placeholders(*grid)
 
     def _pictures(
         self, images: Sequence[Image.Image], max_partition: int, propagate_exception: bool
@@ -191,7 +191,8 @@ class OfficialProcessorCalls(ChatProcessor):
             except (LongviewError, OSError, ValueError):
                 if propagate_exception:
                     raise
-                views, own, bad = [torch.zeros(3, self.pixels.side, self.pixels.side)], placeholders(*WHOLE), True
+                side = self.image_settings.side
+                views, own, bad = [torch.zeros(3, side, side)], placeholders(*WHOLE), True
             crops += views
             ids.append(own)
         return crops, ids, bad

@@ -61,7 +61,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         self,
         tokenizer: Any,
         config: OvisConfig,
-        pixels: ImageSettings | None = None,
+        image_settings: ImageSettings | None = None,
         max_partition: int | None = None,
         frames: int | None = None,
     ) -> None:
@@ -73,11 +73,11 @@ class Ovis2Processor(OfficialProcessorCalls):
         side = visual.backbone_config.image_size
         grey = (0.5, 0.5, 0.5)
         usual = ImageSettings(side, mean=grey, std=grey) if visual.kind == "siglip" else ImageSettings(side)
-        self.pixels = pixels or usual
-        if self.pixels.side != side:
+        self.image_settings = image_settings or usual
+        if self.image_settings.side != side:
             raise CheckpointError(
-                f"preprocessor_config.json makes crops of {self.pixels.side} pixels, but config.json's model takes "
-                f"{side}; take both from the same checkpoint"
+                f"preprocessor_config.json makes crops of {self.image_settings.side} pixels, but config.json's model "
+                f"takes {side}; take both from the same checkpoint"
             )
         self._specials = special_ids(tokenizer, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 
@@ -86,16 +86,16 @@ class Ovis2Processor(OfficialProcessorCalls):
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(OvisConfig, folder)
-        pixels, fields = None, _settings(folder)
+        image_settings, fields = None, _settings(folder)
         if fields is not None:
             try:
-                pixels = ImageSettings.of(fields, config.visual_tokenizer_config.kind)
+                image_settings = ImageSettings.of(fields, config.visual_tokenizer_config.kind)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{folder / SETTINGS} does not say how crops are made ({error!r}); fetch it again"
                 ) from None
         counts = {name: kwargs.get(name, (fields or {}).get(name)) for name in COUNTS}
-        return cls(checkpoint.open_tokenizer(folder), config, pixels, **counts)
+        return cls(checkpoint.open_tokenizer(folder), config, image_settings, **counts)
 
     @classmethod
     def media_defaults(cls, folder: Path) -> MediaOptions:
@@ -105,7 +105,7 @@ class Ovis2Processor(OfficialProcessorCalls):
     def to_dict(self) -> dict[str, Any]:
         """See `base.Processor.to_dict`; as the authors' programs read it."""
         counts = {"max_partition": self.max_partition, "frames": self.default_media.frames}
-        settings = self.pixels.as_dict(self.config.visual_tokenizer_config.kind)
+        settings = self.image_settings.as_dict(self.config.visual_tokenizer_config.kind)
         return {**settings, **{name: count for name, count in counts.items() if count is not None}}
 
     @property
@@ -130,6 +130,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         )
         if sample_format.cut is False:
             max_crops = 1
+        side = self.image_settings.side
         encoder_inputs: list[EncoderInput] = []
         crops: list[int] = []
         pictures: list[list[int]] = []
@@ -144,11 +145,11 @@ class Ovis2Processor(OfficialProcessorCalls):
                 medium = next(queue)
                 most = DETAIL.get(part.detail, max_crops)
                 for number, frame in enumerate(medium.frames):
-                    grid = WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, self.pixels.side, most)
+                    grid = WHOLE if medium.kind == "video" else choose_grid(*frame.image.size, side, most)
                     ids = placeholders(*grid)
                     segments += ["\n"] * (number > 0) + [None]
                     pictures.append(ids)
-                    settings, pixels = (self.pixels, grid), partial(self._encoder_pixels, grid=grid)
+                    settings, pixels = (self.image_settings, grid), partial(self._encoder_pixels, grid=grid)
                     encoder_inputs.append(EncoderInput(len(crops), number, ids.count(PLACEHOLDER), settings, pixels))
                 crops.append(ids.count(PLACEHOLDER))
             turns.append((message.role, segments))
@@ -159,13 +160,13 @@ class Ovis2Processor(OfficialProcessorCalls):
         }
         if train:
             text_inputs["labels"] = torch.tensor([labels], dtype=torch.long)
-        num_crops = ids.count(PLACEHOLDER)
+        num_pictures = ids.count(PLACEHOLDER)
         return ModelInputs(
             BatchFeature(text_inputs),
-            length=len(ids) + num_crops * (self.config.patches_per_picture - 1),
+            length=len(ids) + num_pictures * (self.config.patches_per_picture - 1),
             frames=frames_used(media, crops),
-            num_pictures=num_crops,
-            visual_tokens=num_crops * self.config.patches_per_picture,
+            num_pictures=num_pictures,
+            visual_tokens=num_pictures * self.config.patches_per_picture,
             warnings=tuple(warning for medium in media for warning in medium.warnings),
             media=media,
             encoder_inputs=encoder_inputs,
@@ -180,7 +181,7 @@ class Ovis2Processor(OfficialProcessorCalls):
 
     def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """See `base.Processor.pixel_inputs`."""
-        return {"pixel_values": torch.stack([self.pixels.fit(image) for image in images])}
+        return {"pixel_values": torch.stack([self.image_settings.fit(image) for image in images])}
 
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `base.Processor.placeholder_positions`."""
@@ -188,7 +189,7 @@ class Ovis2Processor(OfficialProcessorCalls):
 
     def _encoder_pixels(self, image: Image.Image, grid: Grid) -> dict[str, Tensor]:
         """One picture → the arguments of `Ovis2Model.encode`."""
-        return {"pixel_values": torch.stack(self.pixels.crops(image, grid))}
+        return {"pixel_values": torch.stack(self.image_settings.crops(image, grid))}
 
     # ── text ──
 

@@ -79,26 +79,26 @@ def rectangles_of(runs: Sequence[Run]) -> list[Run]:
                  ■ ■ ▤ ▤ ·
                  ■ ■ ▤ ▤ · ·
     """
-    found: list[Run] = []
+    rectangles: list[Run] = []
     for first, same_sample in itertools.groupby(runs, key=lambda run: run.first):
-        _split(list(same_sample), first, found)
-    return found
+        _split(list(same_sample), first, rectangles)
+    return rectangles
 
 
-def _split(runs: list[Run], first: int, found: list[Run]) -> None:
+def _split(runs: list[Run], first: int, rectangles: list[Run]) -> None:
     """Append the rectangles of runs of one sample, from picture `first` on."""
     lowest = runs[0].pictures
     if lowest > first:
-        found.append(Run(runs[0].begin, runs[-1].end, lowest, first))
+        rectangles.append(Run(runs[0].begin, runs[-1].end, lowest, first))
     rest = runs[1:]
     if len(rest) == 1:
-        _split(rest, lowest, found)
+        _split(rest, lowest, rectangles)
     elif rest:
         earlier, later = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        _split(earlier, lowest, found)
+        _split(earlier, lowest, rectangles)
         if earlier[-1].pictures > lowest:
-            found.append(Run(later[0].begin, later[-1].end, earlier[-1].pictures, lowest))
-        _split(later, earlier[-1].pictures, found)
+            rectangles.append(Run(later[0].begin, later[-1].end, earlier[-1].pictures, lowest))
+        _split(later, earlier[-1].pictures, rectangles)
 
 
 # ── visual keys ──────────────────────────────────────────────────────────────────────────────────────────────────────

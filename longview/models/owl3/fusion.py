@@ -313,7 +313,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         layer = self.self_attn.layer_idx
         if side_cache.pending is None:
             return side_cache.key_values(layer)
-        found = side_cache.project(layer, self.project, device)
+        key_values = side_cache.project(layer, self.project, device)
         if store:
-            side_cache.store(layer, found)
-        return found
+            side_cache.store(layer, key_values)
+        return key_values

@@ -327,12 +327,12 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
     ) -> list[list[int]]:
         """The MI-RoPE position of each picture of each row; padding before a placeholder does not count."""
         extra = 0 if self.config.joint_softmax else 1
-        found = []
+        positions = []
         for number, row_starts in enumerate(starts):
             if position_ids is None:
-                found.append([past + start + extra for start in row_starts])
+                positions.append([past + start + extra for start in row_starts])
                 continue
             row = position_ids[min(number, len(position_ids) - 1)].tolist()
             beyond = row[-1] - (length - 1)
-            found.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])
-        return found
+            positions.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])
+        return positions

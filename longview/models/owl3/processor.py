@@ -246,12 +246,14 @@ class Owl3Processor(OfficialProcessorCalls):
     @staticmethod
     def _tensors(ids: list[int], labels: list[int] | None, placeholder_starts: list[int]) -> BatchFeature:
         """A row as `forward` takes it."""
-        found = {
+        fields = {
             "input_ids": torch.tensor([ids], dtype=torch.long),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
             "placeholder_starts": [placeholder_starts],
         }
-        return BatchFeature(found if labels is None else {**found, "labels": torch.tensor([labels], dtype=torch.long)})
+        return BatchFeature(
+            fields if labels is None else {**fields, "labels": torch.tensor([labels], dtype=torch.long)}
+        )
 
     def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)

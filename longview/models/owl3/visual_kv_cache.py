@@ -151,13 +151,13 @@ class VisualKVCache:
         positions = self.pending.positions
         key, value = projection(self.pending.features_on(device), list(itertools.chain.from_iterable(positions)))
         sizes = [len(row) * self.patches for row in positions]
-        found = []
+        key_values = []
         for row, new_key, new_value in zip(self.rows, key.split(sizes, dim=1), value.split(sizes, dim=1), strict=True):
             if layer in row.key_values:
                 old_key, old_value = row.key_values[layer]
                 new_key, new_value = torch.cat([old_key, new_key], dim=1), torch.cat([old_value, new_value], dim=1)
-            found.append((new_key, new_value))
-        return found
+            key_values.append((new_key, new_value))
+        return key_values
 
     def store(self, layer: int, key_values: Sequence[KeyValue]) -> None:
         """Keep what `project` returned for a layer."""

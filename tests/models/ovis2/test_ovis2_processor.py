@@ -54,7 +54,7 @@ def test_a_picture_is_cut_as_the_authors_cut_it(case):
 )
 def test_crops_have_the_authors_pixels(case):
     processor = Processor.__new__(Processor)
-    processor.pixels = ImageSettings(SIDE)
+    processor.image_settings = ImageSettings(SIDE)
     crops, ids = processor.preprocess_image(synthetic(case["w"], case["h"], 0), case["max_partition"])
     assert len(crops) == case["n_tiles"]
     assert ids == case["placeholder_ids"]
@@ -69,7 +69,7 @@ def test_crops_have_the_authors_pixels(case):
 @pytest.mark.parametrize("case", [c for c in PARTITION["cases"] if "official_raises" in c], ids=named)
 def test_a_picture_with_no_width_left_is_refused_in_one_line(case):
     processor = Processor.__new__(Processor)
-    processor.pixels = ImageSettings(SIDE)
+    processor.image_settings = ImageSettings(SIDE)
     with pytest.raises(RequestError, match=r"^a crop of \d+ × \d+ pixels has no width left .*448 × 448.*$"):
         processor.preprocess_image(Image.new("RGB", (case["w"], case["h"])), case["max_partition"])
 

@@ -16,6 +16,7 @@ import pytest
 from runs import data_stage
 from samples import noise
 
+from longview import hubs
 from longview.errors import MissingExtraError, RecipeError, RequestError
 from longview.messages import Message, image
 from longview.train.data.datasets import ROUND, Dataset, Mixture, Stream
