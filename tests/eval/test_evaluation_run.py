@@ -11,6 +11,8 @@ from longview.errors import RequestError
 from longview.eval.compare import changed, compare, mcnemar
 from longview.eval.results import read_result
 from longview.eval.tasks import Options, find_task
+from longview.eval.world import case_messages, draw_cases
+from longview.messages import Message
 
 
 @pytest.fixture
@@ -170,3 +172,18 @@ def test_an_unknown_task_and_protocol_are_answered_with_the_known_ones(data):
         find_task("mmbench-en")
     with pytest.raises(RequestError, match="no protocol 'llava'; there are owl3, ovis2, mgm"):
         measure("mmbench_en", oracle, data, protocol="llava")
+
+
+@pytest.mark.parametrize("shown", ["shown", "blank", "swapped"])
+def test_the_worlds_questions_are_asked_as_before_there_was_a_table_of_tasks(tmp_path, shown):
+    task = find_task("world")
+    groups = ("one picture", "eight pictures", "clip", "small print")
+    items = task.items(Options(seed=3, per_kind=1, groups=groups, shown=shown))
+    cases = draw_cases(3, 1, groups)
+    assert len(items) == len(cases)
+    for number, (item, case) in enumerate(zip(items[::7], cases[::7], strict=True)):
+        (message,) = case_messages(case, shown, tmp_path / str(number))
+        parts = Message.of("user", *task.protocols["numbered"].parts(item)).parts
+        assert [(part.type, part.text) for part in parts] == [(part.type, part.text) for part in message.parts]
+        files = [part.source.read_bytes() for part in message.media]
+        assert [part.source for part in parts if part.type != "text"] == files

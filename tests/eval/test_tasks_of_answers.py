@@ -279,3 +279,17 @@ def test_a_judge_is_asked_for_where_it_is_needed_and_refused_where_not():
         check_judge(find_task("pope"), True)
     check_judge(find_task("mathvista"), False)
     check_judge(find_task("mathvista"), True)
+
+
+def test_mathvistas_judge_is_asked_only_where_no_rule_is_sure(tmp_path):
+    base = {"image": "images/1.jpg", "unit": None, "choices": None, "precision": None, "question_type": "free_form",
+            "answer_type": "integer", "metadata": {}}  # fmt: skip
+    problems = {str(n): {**base, "question": f"How many {n}?", "answer": "14"} for n in range(3)}
+    write(tmp_path, "testmini.json", problems)
+    write(tmp_path, "images/1.jpg", png())
+    grader = Grader(lambda text: "14")
+    said = {"0": "14", "1": "First 14, then 3 more are painted over", "2": "many"}
+    found = measure("mathvista", lambda item: said[item.id], tmp_path, judge=Judge(grader)).numbers
+    assert (found["score"], found["unparsed"]) == (100, 0)
+    assert len(grader.asked) == 2
+    assert measure("mathvista", lambda item: said[item.id], tmp_path).numbers["score"] == 33.33
