@@ -135,6 +135,7 @@ def test_anls_is_that_of_the_package(answer, truths, score):
         ("猫坐在 mat", "猫 坐 在 mat", 1),
         ("", "x", 0),
         ("a c b", "a b c", 2 / 3),
+        ("a a", "a b", 0.5),
     ],
 )
 def test_rouge_l_counts_words_and_chinese_characters(answer, truth, score):
