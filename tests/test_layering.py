@@ -59,7 +59,7 @@ ADDRESSES = {
     "diffusers": {"plugins/draw.py"},
     "fastapi": {"serve"},
     "gradio": {"serve"},
-    "h11": {"serve/duplex.py"},
+    "h11": {"serve"},
     "lancedb": {"index/store.py"},
     "liger_kernel": {"models/liger.py"},
     "llguidance": {"engine/grammar.py"},

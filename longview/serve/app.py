@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 import longview
 from longview.requests import Limits
@@ -32,6 +35,9 @@ MAX_DEPTH = 32
 """Objects and lists in each other, in a request's body."""
 SMALL_BODY = 1 << 18
 """A larger body is parsed in a thread, as that takes so long that others would wait."""
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SILENT_SECONDS = 30.0
+"""A body of which nothing comes for so long is waited for no longer."""
 ACCEPT_SECONDS = 10.0
 """A stream begins when its media are open, so that their errors have a status of their own; or after so long."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,7 +73,7 @@ class Server:
             raise APIError(415, f"the body is {kind or 'of no type'!r:.60}; send Content-Type: application/json")
         limit = int(self.options.max_body_bytes)
         body = bytearray()
-        async for chunk in request.stream():
+        async for chunk in incoming(request, self.options.request_seconds):
             body += chunk
             if len(body) > limit:
                 raise APIError(
@@ -108,6 +114,26 @@ class Server:
                 yield event
 
 
+async def incoming(request: Request, seconds: float = math.inf) -> AsyncIterator[bytes]:
+    """The body of a request, as it comes.
+
+    Args:
+        seconds: It may take, in all.
+
+    Raises:
+        APIError: nothing more comes, or it takes too long.
+    """
+    loop = asyncio.get_running_loop()
+    end, stream = loop.time() + seconds, request.stream()
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(stream), min(SILENT_SECONDS, end - loop.time()))
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            raise APIError(408, "the rest of the body has not come in time", code="body_timeout") from None
+
+
 def parse(body: bytes, schema: type[T]) -> T:
     """
     Raises:
@@ -119,12 +145,23 @@ def parse(body: bytes, schema: type[T]) -> T:
         raise invalid("the body is not JSON", code="invalid_json") from None
     if not isinstance(data, dict):
         raise invalid("the body is no JSON object", code="invalid_json")
+    if SURROGATE.search(body) and not is_text(data):
+        raise invalid("the body holds half of a surrogate pair, which is no character", code="invalid_json")
     if depth_of(data) > MAX_DEPTH:
         raise invalid(f"the body nests objects and lists deeper than {MAX_DEPTH}", code="invalid_json")
     try:
         return schema.model_validate(neutral(data))
     except ValidationError as error:
         raise of_validation(error, data) from None
+
+
+def is_text(data: Any) -> bool:
+    """Whether all strings in it can be written: JSON may spell halves of characters, which no tokenizer takes."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def depth_of(data: Any) -> int:
@@ -197,6 +234,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def of_bug(_: Request, error: Exception) -> Response:
         return JSONResponse(internal().body, 500, internal().headers)
 
+    async def of_leaving(_: Request, error: Any) -> Response:
+        return Response(status_code=499)  # to nobody
+
+    app.add_exception_handler(ClientDisconnect, of_leaving)
     app.add_exception_handler(APIError, of_api)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(Exception, of_bug)
@@ -245,7 +286,7 @@ def _add_file_routes(app: FastAPI, server: Server) -> None:
         kind = request.headers.get("content-type", "")
         if not kind.lower().startswith("multipart/form-data"):
             raise APIError(415, "a file is uploaded as multipart/form-data", "file")
-        stored = await files.receive(kind, request.stream(), server.tenant(request))
+        stored = await files.receive(kind, incoming(request), server.tenant(request))
         return JSONResponse(stored.body())
 
     @app.get("/v1/files")

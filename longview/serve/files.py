@@ -177,8 +177,8 @@ class FileStore:
         if b"boundary" not in options:
             raise APIError(415, "the body is no form; send Content-Type: multipart/form-data", "file")
         form, left = _Form(upload, file, self._max_bytes), self._quota - self.num_bytes
-        parser = MultipartParser(options[b"boundary"], form.callbacks)
         try:
+            parser = MultipartParser(options[b"boundary"], form.callbacks)
             async for chunk in body:
                 parser.write(chunk)
                 if upload.size > left:
@@ -186,8 +186,10 @@ class FileStore:
                         413, f"all files together hold {self._quota:,} bytes at most; delete some", "file", "quota"
                     )
             parser.finalize()
-        except FormParserError:
+        except (FormParserError, ValueError):
             raise invalid("the form is malformed", "file") from None
+        if not form.is_whole:
+            raise invalid("the form has no end", "file")
         if upload.filename is None:
             raise invalid("the form has no file", "file")
 
@@ -231,14 +233,25 @@ class _Form:
         self._header = b""
         self._value = b""
         self._disposition: Mapping[bytes, bytes] = {}
+        self.is_whole = False
         self.callbacks: Any = {
             name: getattr(self, name)
-            for name in ("on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_part_data")
+            for name in (
+                "on_part_begin",
+                "on_header_field",
+                "on_header_value",
+                "on_header_end",
+                "on_part_data",
+                "on_end",
+            )
         }
 
     @property
     def _name(self) -> str:
         return self._disposition.get(b"name", b"").decode(errors="replace")
+
+    def on_end(self) -> None:
+        self.is_whole = True
 
     def on_part_begin(self) -> None:
         self._disposition = {}
@@ -253,7 +266,10 @@ class _Form:
         if self._header.lower() == b"content-disposition":
             _, self._disposition = parse_options_header(self._value)
             if self._name == "file":
-                self._upload.filename = self._disposition.get(b"filename", b"").decode(errors="replace") or "upload"
+                if self._upload.filename is not None:
+                    raise invalid("the form has two files; upload them one by one", "file")
+                name = self._disposition.get(b"filename", b"").decode(errors="replace")
+                self._upload.filename = name.replace("\\", "/").rpartition("/")[2] or "upload"
         self._header = self._value = b""
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:

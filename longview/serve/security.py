@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from longview.serve.errors import APIError
 
 OPEN_ROUTES = ("/health",)
+MAX_HEADER_BYTES = 16 << 10
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -61,6 +62,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     def _error(self, scope: Scope, headers: dict[str, str]) -> APIError | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return APIError(431, f"the headers are longer than {MAX_HEADER_BYTES:,} bytes", code="headers_too_large")
         host = headers.get("host", "")
         if not self._is_ours(host):
             return APIError(
@@ -117,8 +120,10 @@ def _digest(key: str) -> str:
 def _name_of(host: str) -> str:
     """A Host header without its port, in lower case; "" where it is malformed."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
+        parts = urlsplit(f"//{host}")
+        name = parts.hostname or ""
+        return name.rstrip(".") if parts.port is None or parts.port >= 0 else ""
+    except ValueError:  # of the port, too
         return ""
 
 

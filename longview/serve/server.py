@@ -11,17 +11,52 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from longview.errors import RequestError
 from longview.serve.app import Server, create_app
 from longview.serve.files import FileStore
 from longview.serve.models import MakeBackend, Models
 from longview.serve.process import ModelProcess
+from longview.serve.security import MAX_HEADER_BYTES
 from longview.serve.settings import ServedModel, ServerLimits, ServerOptions, keys_of
 
-MAX_HEADER_BYTES = 16 << 10
+HEAD_SECONDS = 20.0
+"""A connection on which no request's head is complete for so long is closed."""
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 with a bound of time for heads, which uvicorn lacks; its httptools protocol has none of size, either."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._await_head()
+        else:
+            self._end_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_timer()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Uvicorn(uvicorn.Server):
@@ -112,7 +147,7 @@ async def _serve(
     server = Server(options, limits, pool, files, keys_of(options))
     config = uvicorn.Config(
         create_app(server),
-        http="h11",  # httptools has no bound of headers
+        http=Protocol,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
         lifespan="on",
