@@ -40,7 +40,7 @@ class Thumbnails:
         key = digest, index
         if key in self._jpegs:
             return
-        jpeg = _jpeg(image)
+        jpeg = thumbnail(image)
         with self._lock:
             self._jpegs[key] = jpeg
             while len(self._jpegs) > self.max_frames:
@@ -89,10 +89,11 @@ def _figure(frame: FrameUsed, digests: Sequence[str]) -> str:
     return f'<span style="{_FIGURE}">{picture}<br>{name}{when}</span>'
 
 
-def _jpeg(image: Image.Image) -> bytes:
-    factor = max(image.size) // (2 * SIDE)
+def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
+    """A small copy of a picture as a JPEG, whose longer side has so many pixels at most."""
+    factor = max(image.size) // (2 * side)
     small = image.reduce(factor) if factor > 1 and min(image.size) >= factor else image.copy()
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((side, side))
     encoded = io.BytesIO()
     small.convert("RGB").save(encoded, "JPEG", quality=70)
     return encoded.getvalue()

@@ -157,9 +157,14 @@ class MediaOptions:
         "it, as in its authors' runs.",
         choices=RELEVANCE_QUERIES,
     )
+    indices: tuple[int, ...] | None = setting(
+        None, "Exactly these frames, by their numbers from 0; may be repeated, and no sampler chooses."
+    )
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.indices is not None:
+            self._check_indices()
         by_content = " or ".join(_samplers("by_content"))
         if not self.by_content and self.relevance_query is not None:
             raise RequestError(f"relevance_query means nothing without select {by_content}; add that, or leave it out")
@@ -178,6 +183,15 @@ class MediaOptions:
             raise RequestError(
                 f"frames is {self.frames}, to be chosen among candidates {self.candidates}; ask for fewer frames, or "
                 "choose among more"
+            )
+
+    def _check_indices(self) -> None:
+        if not self.indices:
+            raise RequestError("indices is empty; name a frame, or leave it out")
+        others = [each.name for each in fields(self) if each.name != "indices" and getattr(self, each.name) is not None]
+        if others:
+            raise RequestError(
+                f"indices says which frames are used, so {others[0]} means nothing; leave one of them out"
             )
 
     def as_candidates(self) -> MediaOptions:

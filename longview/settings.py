@@ -65,10 +65,10 @@ class Setting:
             RequestError: the value is of another type, or out of bounds; says what is expected.
         """
         if self.element is not None:
-            wanted = (str, Path) if self.element is Path else str
-            if not isinstance(value, tuple) or not all(isinstance(each, wanted) and each != "" for each in value):
+            if not isinstance(value, tuple) or not all(map(self._admits_element, value)):
                 shown = list(value) if isinstance(value, tuple) else value
-                raise RequestError(f"{self.name} is a list of non-empty strings, not {shown!r:.80}")
+                wanted = "whole numbers from 0 up" if self.element is int else "non-empty strings"
+                raise RequestError(f"{self.name} is a list of {wanted}, not {shown!r:.80}")
         elif self.choices:
             if value not in self.choices:
                 near = get_close_matches(str(value), self.choices, n=1)
@@ -76,6 +76,11 @@ class Setting:
                 raise RequestError(f"unknown {self.name} {value!r:.40}; there are {', '.join(self.choices)}{hint}")
         elif not self._admits(value, low, high):
             raise RequestError(f"{self.name} is {value!r:.40}; give {self._wanted(low, high)}")
+
+    def _admits_element(self, value: Any) -> bool:
+        if self.element is int:
+            return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, (str, Path) if self.element is Path else str) and value != ""
 
     def _admits(self, value: Any, low: float | None, high: float | None) -> bool:
         if self.type is bool or self.type is str:
@@ -200,7 +205,8 @@ def _property(declared: Setting) -> dict[str, Any]:
     kind: Any = "array" if element is not None else JSON_TYPES[declared.type]
     found: dict[str, Any] = {"description": declared.help, "type": [kind, "null"] if declared.optional else kind}
     if element is not None:
-        found["items"] = {"type": JSON_TYPES[element], "minLength": 1}
+        least = {"minimum": 0} if element is int else {"minLength": 1}
+        found["items"] = {"type": JSON_TYPES[element], **least}
     elif declared.type is str:
         found["minLength"] = 1
     if declared.choices:

@@ -20,11 +20,13 @@ KEY = "not needed"
 
 
 class Server:
-    """`longview serve`, started, with some options."""
+    """`longview serve`, started, with some options; without its page, which takes seconds, unless that is wanted."""
 
-    def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *options: str, environment: dict[str, str] | None = None, page: bool = False) -> None:
         port = [] if "--to" in options else ["--port", "0"]  # with --to, its models join another server
         command = [sys.executable, "-m", "longview", "serve", *port, *options]
+        if not (page or "--to" in options):
+            command.append("--no-page")
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         assert self.process.stdout is not None

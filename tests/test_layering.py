@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "longview"
 ROOMS = (
     (
         "chat",
+        "curves",
         "errors",
         "figures",
         "files",

@@ -22,6 +22,7 @@ class Example:
     count: int = setting(1, "A number of things.", low=1)
     share: float | None = setting(None, "A share.", low=0, above=True, high="count")
     names: tuple[str, ...] = setting((), "Names.")
+    places: tuple[int, ...] | None = setting(None, "Places.")
     colour: str = setting("red", "A colour.", choices=("red", "green"))
     loud: bool = setting(False, "Whether it is heard.")
     size: int = setting(10, "Bytes.", low=1, whole=False)
@@ -41,12 +42,14 @@ class Example:
         ({"share": float("nan")}, "share is nan"),
         ({"names": [""]}, "names is a list of non-empty strings, not ['']"),
         ({"names": 5}, "names is a list of non-empty strings, not 5"),
+        ({"places": [1, -1]}, "places is a list of whole numbers from 0 up, not [1, -1]"),
+        ({"places": [True]}, "places is a list of whole numbers from 0 up, not [True]"),
         ({"colour": "gren"}, "unknown colour 'gren'; there are red, green; did you mean 'green'?"),
         ({"loud": "no"}, "loud is 'no'; give True or False"),
         ({"size": 0.5}, "size is 0.5; give a number from 1 up"),
         ({"size": 10**400, "count": -(10**400)}, "count is -1000"),
-        ({"sise": 1}, "unknown example option 'sise'; there are count, share, names, colour, loud, size; did you mean"),
-        ({"xyz": 1}, "unknown example option 'xyz'; there are count, share, names, colour, loud, size"),
+        ({"sise": 1}, "unknown example option 'sise'; there are count, share, names, places, colour, loud, size; did"),
+        ({"xyz": 1}, "unknown example option 'xyz'; there are count, share, names, places, colour, loud, size"),
         (3, "example is 3; give a Example, or its fields as a mapping"),
     ],
 )
@@ -77,6 +80,11 @@ def test_a_json_schema_describes_what_is_declared():
                 "type": "array",
                 "items": {"type": "string", "minLength": 1},
                 "default": [],
+            },
+            "places": {
+                "description": "Places.",
+                "type": ["array", "null"],
+                "items": {"type": "integer", "minimum": 0},
             },
             "colour": {
                 "description": "A colour.",

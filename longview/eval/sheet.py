@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from longview.curves import Curve, Pick, format_time
 from longview.errors import RequestError
 from longview.figures import new_figure
 from longview.files import write_file
@@ -31,6 +31,7 @@ SIDE = 480  # pixels of a picture's longer side on a sheet
 COLUMNS = 4
 PAPER, INK, FAINT, RULE = "#faf9f6", "#22262a", "#7a7f86", "#e4e2dc"
 ACCENT, CURVE = "#e4572e", "#3c6e91"
+ALIGNMENTS = {"start": "left", "middle": "center", "end": "right"}
 LEGEND = ("relevance of each candidate to the question, from 0 (far) to 5 (identical)", "chosen frames")
 """What the curve is, and what the marks on it are."""
 
@@ -60,13 +61,19 @@ class Sheet:
         return " · ".join([*parts, chosen])
 
     @property
-    def curve(self) -> tuple[list[float], list[float]] | None:
-        """The position of each candidate (seconds, or its index where there are no times) and its relevance."""
+    def curve(self) -> Curve | None:
+        """The relevance of each candidate over time, or over its index where there are no times."""
         relevance = self.medium.relevance
         if relevance is None:
             return None
         positions = relevance.seconds or [float(index) for index in relevance.indices]
-        return positions, relevance.values
+        picks = [
+            Pick(self.position(frame), value, self.label(frame), f"#frame-{number}")
+            for number, frame in enumerate(self.medium.frames, 1)
+            if (value := self.relevance(frame)) is not None
+        ]
+        others = [self.position(frame) for frame in self.medium.frames]
+        return Curve(positions, relevance.values, picks, self.medium.duration is not None, others)
 
     def position(self, frame: Frame) -> float:
         return float(frame.index) if frame.seconds is None else frame.seconds
@@ -100,26 +107,6 @@ def check_path(path: Path) -> None:
         raise RequestError(f"there is no folder {path.parent}; make it, or give another file")
 
 
-def format_time(seconds: float) -> str:
-    """Seconds as 1:02.5 or 1:00:02.5."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    lead = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{lead}:{rest // 10:02d}.{rest % 10}"
-
-
-def ticks(begin: float, end: float, max_ticks: int = 10) -> list[float]:
-    """Round numbers from one to another, at most so many."""
-    length = end - begin
-    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-    step = next((step for step in steps if length / step < max_ticks - 1), 0) or 14400 * math.ceil(
-        length / 14400 / (max_ticks - 1)
-    )
-    first, last = math.ceil(begin / step - 1e-9), math.floor(end / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
-
-
 def thumbnail(image: Image.Image) -> Image.Image:
     copy = image.copy()
     copy.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -134,7 +121,7 @@ def html(sheet: Sheet) -> str:
     title = escape(sheet.question or sheet.medium.name)
     cards = "\n".join(_card(sheet, number, frame) for number, frame in enumerate(sheet.medium.frames, 1))
     return _PAGE.format(
-        title=title, about=escape(sheet.summary), curve=_svg(sheet), cards=cards, accent=ACCENT, curve_colour=CURVE
+        title=title, about=escape(sheet.summary), curve=_curve(sheet), cards=cards, accent=ACCENT, curve_colour=CURVE
     )
 
 
@@ -151,83 +138,11 @@ def _card(sheet: Sheet, number: int, frame: Frame) -> str:
     )
 
 
-def _svg(sheet: Sheet) -> str:
+def _curve(sheet: Sheet) -> str:
     """The curve, with the chosen frames as links to their pictures; nothing where there is no relevance."""
     if sheet.curve is None:
         return ""
-    width, height, left, bottom, top = 1160.0, 220.0, 46.0, 28.0, 14.0
-    positions, values = sheet.curve
-    begin, end = _span(sheet)
-    low, high = _range(values)
-
-    def x(position: float) -> float:
-        return left + (position - begin) / (end - begin) * (width - left - 12)
-
-    def y(value: float) -> float:
-        return top + (high - value) / (high - low) * (height - top - bottom)
-
-    line = " ".join(f"{x(position):.1f},{y(value):.1f}" for position, value in zip(positions, values, strict=True))
-    floor = height - bottom
-    parts = []
-    for value in (low, (low + high) / 2, high):
-        parts.append(f'<text class="scale" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-        parts.append(f'<line class="rule" x1="{left}" x2="{width - 12}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-    parts.append(
-        f'<polygon class="area" points="{x(positions[0]):.1f},{floor} {line} {x(positions[-1]):.1f},{floor}"/>'
-    )
-    parts.append(f'<polyline class="line" points="{line}"/>')
-    for position, label in _marks(sheet):
-        anchor = {"left": "start", "right": "end"}.get(_alignment(sheet, position), "middle")
-        parts.append(
-            f'<text class="scale" x="{x(position):.1f}" y="{height - 8}" text-anchor="{anchor}">{label}</text>'
-        )
-    for number, frame in enumerate(sheet.medium.frames, 1):
-        relevance = sheet.relevance(frame)
-        assert relevance is not None
-        title = f"{escape(sheet.label(frame))}, relevance {relevance:.2f}"
-        across, up = f"{x(sheet.position(frame)):.1f}", f"{y(relevance):.1f}"
-        parts.append(
-            f'<a href="#frame-{number}"><line class="pick" x1="{across}" x2="{across}" y1="{up}" y2="{floor}"/>'
-            f'<circle class="pick" cx="{across}" cy="{up}" r="5"/><title>{title}</title></a>'
-        )
-    drawn = "".join(parts)
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="relevance over time">{drawn}</svg>'
-        f'<p class="legend">{LEGEND[0]}; <i></i> {LEGEND[1]}</p>'
-    )
-
-
-EDGE = 0.025
-"""The share of the horizontal axis that half of a label takes."""
-
-
-def _span(sheet: Sheet) -> tuple[float, float]:
-    """The range of the horizontal axis: the candidates and the chosen frames."""
-    assert sheet.curve is not None
-    positions = [*sheet.curve[0], *(sheet.position(frame) for frame in sheet.medium.frames)]
-    begin, end = min(positions), max(positions)
-    return (begin, end) if end > begin else (begin - 0.5, begin + 0.5)
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.08 * (high - low) or 0.05
-    return low - room, high + room
-
-
-def _marks(sheet: Sheet) -> list[tuple[float, str]]:
-    """Positions on the horizontal axis, and their labels."""
-    begin, end = _span(sheet)
-    timed = sheet.medium.duration is not None
-    marks = [tick for tick in ticks(begin, end) if timed or tick == int(tick)]
-    return [(mark, format_time(mark).removesuffix(".0") if timed else f"{mark + 1:.0f}") for mark in marks]
-
-
-def _alignment(sheet: Sheet, position: float) -> str:
-    """Where the label of a mark stands: within the curve's width also at its ends."""
-    begin, end = _span(sheet)
-    share = (position - begin) / (end - begin)
-    return "left" if share < EDGE else "right" if share > 1 - EDGE else "center"
+    return f'{sheet.curve.svg(1160, 220)}<p class="legend">{LEGEND[0]}; <i></i> {LEGEND[1]}</p>'
 
 
 _PAGE = """<!doctype html>
@@ -353,23 +268,22 @@ def _draw_legend(figure: Any, up: float) -> None:
 
 
 def _draw_curve(axes: Any, sheet: Sheet) -> None:
-    assert sheet.curve is not None
-    positions, values = sheet.curve
-    low, high = _range(values)
+    curve = sheet.curve
+    assert curve is not None
+    positions, values = curve.positions, curve.values
+    low, high = curve.range
     axes.fill_between(positions, values, low, color=CURVE, alpha=0.14, linewidth=0)
     axes.plot(positions, values, color=CURVE, linewidth=1.4)
-    picks = [
-        (sheet.position(frame), value) for frame in sheet.medium.frames if (value := sheet.relevance(frame)) is not None
-    ]
+    picks = [(pick.position, pick.value) for pick in curve.picks]
     axes.vlines(
         [position for position, _ in picks], low, [value for _, value in picks], color=ACCENT, alpha=0.55, linewidth=1
     )
     axes.plot(*zip(*picks, strict=True), "o", color=ACCENT, markersize=7, markeredgecolor=PAPER, clip_on=False)
-    axes.set(xlim=_span(sheet), ylim=(low, high), facecolor=PAPER)
-    marks = _marks(sheet)
+    axes.set(xlim=curve.span, ylim=(low, high), facecolor=PAPER)
+    marks = curve.marks()
     axes.set_xticks([position for position, _ in marks], [label for _, label in marks])
     for (position, _), label in zip(marks, axes.get_xticklabels(), strict=True):
-        label.set_horizontalalignment(_alignment(sheet, position))
+        label.set_horizontalalignment(ALIGNMENTS[curve.anchor(position)])
     axes.tick_params(length=0, labelsize=9, labelcolor=FAINT)
     axes.locator_params(axis="y", nbins=4)
     axes.grid(axis="y", color=RULE)

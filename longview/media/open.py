@@ -111,6 +111,8 @@ def select_frames(
         RequestError: a clip outside the video, or times asked of a list of pictures.
         MediaError: more frames asked for than the limit.
     """
+    if options.indices is not None:
+        return _exactly(options.indices, timeline, limits, name), []
     by_time = next((f"--{key}" for key in ("fps", "start", "end") if getattr(options, key) is not None), None)
     if timeline.seconds is None and by_time:
         raise RequestError(f"{by_time} needs a video with times, and {name} is a list; leave it out")
@@ -139,6 +141,16 @@ def select_frames(
     if count != wanted and len(choose_frames(timeline, count + 1, rate)) > count:
         warnings.append(f"{name} is thinned out to the limit of {count:,} frames; raise it with --max-frames")
     return [clip[i] for i in picked], warnings
+
+
+def _exactly(indices: Sequence[int], timeline: Timeline, limits: Limits, name: str) -> list[int]:
+    chosen = sorted(set(indices))
+    if chosen[-1] >= timeline.num_frames:
+        raise RequestError(
+            f"indices names frame {chosen[-1]:,}, and {name} has {timeline.num_frames:,}; they count from 0"
+        )
+    _check_frames(len(chosen), limits, name)
+    return chosen
 
 
 def _check_frames(shown: int, limits: Limits, name: str) -> None:

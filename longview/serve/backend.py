@@ -35,10 +35,12 @@ class Job:
     """Or "score" answers of `questions`, or "render": say what answering would take."""
     questions: Sequence[Mapping[str, Any]] = ()
     """Each with parts, as messages have them, and answers."""
+    thumbnails: bool = False
+    """Of "render": show the frames, and the relevance of those that were not chosen."""
 
     def header(self, adapter: str, request: int) -> dict[str, Any]:
         """As `worker.py` reads it; the blobs go beside."""
-        said = {name: getattr(self, name) for name in ("do", "messages", "settings", "questions")}
+        said = {name: getattr(self, name) for name in ("do", "messages", "settings", "questions", "thumbnails")}
         return {**said, "adapter": adapter, "request": request}
 
 

@@ -6,6 +6,7 @@ What they say are events: accepted, piece, rendered, scored, and `ended` as the 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import os
@@ -20,9 +21,15 @@ from longview.engine.loading import with_adapters
 from longview.engine.prepare import parse_request, prepare
 from longview.engine.score import Question
 from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
+from longview.media import Medium
 from longview.messages import Message, Part, Piece
+from longview.notebook import thumbnail
 from longview.requests import Limits, MediaOptions
 
+THUMBNAIL_SIDE = 256
+"""Pixels of the longer side of a frame that is shown."""
+MAX_THUMBNAILS = 128
+"""Of one video."""
 logger = logging.getLogger("longview.serve.worker")
 
 
@@ -65,7 +72,7 @@ class Engines:
             messages = [message_of(message, blobs) for message in job["messages"]]
             settings = {**job["settings"], "limits": self._limits}
             if job["do"] == "render":
-                send("rendered", **await asyncio.to_thread(rendered, engine, messages, settings))
+                send("rendered", **await asyncio.to_thread(rendered, engine, messages, settings, job["thumbnails"]))
             elif job["do"] == "score":
                 send("scored", **await self._score(engine, messages, job["questions"], blobs, settings))
             else:
@@ -109,12 +116,15 @@ class Engines:
         }
 
 
-def rendered(engine: Engine, messages: list[Message], settings: dict[str, Any]) -> dict[str, Any]:
+def rendered(engine: Engine, messages: list[Message], settings: dict[str, Any], thumbnails: bool) -> dict[str, Any]:
     """What answering would take; media are opened, and nothing is computed."""
     requests = prepare(engine, parse_request(engine, messages, settings, (), None))
     inputs = requests[0].inputs
-    for request in requests:
-        request.release()
+    try:
+        shown = shown_media(inputs.media) if thumbnails else None
+    finally:
+        for request in requests:
+            request.release()
     return {
         "prompt_tokens": inputs.length,
         "visual_tokens": inputs.visual_tokens,
@@ -122,7 +132,25 @@ def rendered(engine: Engine, messages: list[Message], settings: dict[str, Any]) 
         "max_completion_tokens": requests[0].max_generated,
         "frames": [asdict(frame) for frame in inputs.frames],
         "warnings": list(inputs.warnings),
+        "media": shown,
     }
+
+
+def shown_media(media: Sequence[Medium]) -> list[dict[str, Any]]:
+    """Each medium with thumbnails of the frames that were chosen, JPEGs in base64; "" for those behind the first."""
+    found = []
+    for medium in media:
+        places = range(min(len(medium.frames), MAX_THUMBNAILS))
+        jpegs = [base64.b64encode(thumbnail(frame.image, THUMBNAIL_SIDE)).decode() for frame in medium.read(places)]
+        jpegs += [""] * (len(medium.frames) - len(jpegs))
+        frames = [
+            {"index": frame.index, "seconds": frame.seconds, "jpeg": jpeg}
+            for frame, jpeg in zip(medium.frames, jpegs, strict=True)
+        ]
+        relevance = None if medium.relevance is None else asdict(medium.relevance)
+        facts = {"name": medium.name, "kind": medium.kind, "duration": medium.duration}
+        found.append({**facts, "frames": frames, "relevance": relevance})
+    return found
 
 
 def piece_of(piece: Piece) -> dict[str, Any]:
@@ -193,6 +221,7 @@ def facts_of(engine: Engine) -> dict[str, Any]:
         **asdict(footprint),
         "max_requests": engine.scheduler.max_requests,
         "context_length": engine.context_length,
+        "draws": engine.processor.draws,
         "device": str(engine.device),
         "dtype": str(model.dtype).removeprefix("torch."),
     }

@@ -111,6 +111,11 @@ class FileStore:
         """Bytes of all files, each content once."""
         return sum({stored.digest: stored.bytes for stored in self._files.values()}.values())
 
+    @property
+    def room(self) -> int:
+        """Bytes that may still come."""
+        return self._quota - self.num_bytes
+
     # ── what is there ──
 
     def find(self, id: str, tenant: str) -> StoredFile:
@@ -172,11 +177,40 @@ class FileStore:
         finally:
             upload.path.unlink(missing_ok=True)
 
+    async def add(self, path: Path, filename: str, tenant: str, link: bool = False) -> StoredFile:
+        """Keep a file of this machine. One that is there already is kept for longer.
+
+        Args:
+            link: Keep the file itself, which nobody will change, rather than a copy.
+
+        Raises:
+            APIError: it is no picture or video, or there is no room for it.
+        """
+        self.expire()
+        handle, name = tempfile.mkstemp(dir=self._blobs, suffix=".part")
+        os.close(handle)
+        upload = Upload(Path(name), filename=filename, fields={"purpose": "user_data"})
+        try:
+            left = min(self._max_bytes, self.room)
+            if path.stat().st_size > left:
+                raise APIError(413, f"{filename} is larger than the {max(0, left):,} bytes left", "file", "quota")
+            await asyncio.to_thread(_take, path, upload, link)
+            digest = upload.digest.hexdigest()
+            for stored in self._files.values():
+                if (stored.digest, stored.filename, stored.tenant) == (digest, printable(filename, MAX_NAME), tenant):
+                    longer = replace(stored, expires_at=max(stored.expires_at, int(time.time()) + self._seconds))
+                    return self._record(longer)
+            return await self._keep(upload, tenant)
+        except OSError as error:
+            raise APIError(507, f"the file cannot be stored: {error.strerror}", "file", "storage") from None
+        finally:
+            upload.path.unlink(missing_ok=True)
+
     async def _read_form(self, content_type: str, body: AsyncIterator[bytes], upload: Upload, file: Any) -> None:
         _, options = parse_options_header(content_type)
         if b"boundary" not in options:
             raise APIError(415, "the body is no form; send Content-Type: multipart/form-data", "file")
-        form, left = _Form(upload, file, self._max_bytes), self._quota - self.num_bytes
+        form, left = _Form(upload, file, self._max_bytes), self.room
         try:
             parser = MultipartParser(options[b"boundary"], form.callbacks)
             async for chunk in body:
@@ -217,12 +251,31 @@ class FileStore:
             kind=kind,
             tenant=tenant,
         )
+        return self._record(stored)
+
+    def _record(self, stored: StoredFile) -> StoredFile:
         record = self._records / f"{stored.id}.json"
         unfinished = record.with_suffix(".part")
         unfinished.write_text(json.dumps(asdict(stored)), encoding="utf-8")
         os.replace(unfinished, record)
         self._files[stored.id] = stored
         return stored
+
+
+def _take(path: Path, upload: Upload, link: bool) -> None:
+    """Copy or link a file to the path of an upload."""
+    if link:
+        upload.path.unlink()
+        os.link(path, upload.path)
+    with path.open("rb") as source, upload.path.open("rb" if link else "wb") as file:
+        while chunk := source.read(1 << 20):
+            upload.size += len(chunk)
+            upload.digest.update(chunk)
+            if not link:
+                file.write(chunk)
+        if not link:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class _Form:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from longview.errors import LongviewError, RequestError
 from longview.media.fetch import local_path
 from longview.media.formats import HEAD, container_of, image_format_of
-from longview.requests import Limits, MediaOptions, SamplingParams
+from longview.requests import Limits, MediaOptions, Plugins, SamplingParams
 from longview.serve import schema
 from longview.serve.backend import Job
 from longview.serve.errors import APIError, invalid
@@ -69,8 +69,8 @@ class JobBuilder:
         n = 1 if request.n is None else request.n
         if n > self._options.max_answers:
             raise invalid(f"n is {n}; this server gives {self._options.max_answers} answers at most", "n")
-        ocr = request.longview is not None and bool(request.longview.ocr)
-        return {"params": sampling_of(request), "media": media, "n": n, "ocr": ocr}
+        plugins = {name: bool(getattr(request.longview, name, None)) for name in settings_of(Plugins)}
+        return {"params": sampling_of(request), "media": media, "n": n, **plugins}
 
     def _media(self, request: schema.ChatRequest) -> dict[str, Any]:
         """The media options of all videos, from all the places in which clients put them.
@@ -81,9 +81,7 @@ class JobBuilder:
         found: dict[str, Any] = {}
         extension = request.longview
         if extension is not None:
-            found = {
-                name: value for name in settings_of(MediaOptions) if (value := getattr(extension, name)) is not None
-            }
+            found = options_of(extension)
         video = None if request.media_io_kwargs is None else request.media_io_kwargs.video
         for param, given in (("media_io_kwargs.video", video), ("mm_processor_kwargs", request.mm_processor_kwargs)):
             if given is None:
@@ -93,6 +91,11 @@ class JobBuilder:
                 if value is not None and found.setdefault(name, value) != value:
                     raise invalid(f"{name} is given twice, as {found[name]} and {value}; give it once", param)
         return media_options(found, self._limits, "longview")
+
+
+def options_of(given: schema.Media) -> dict[str, Any]:
+    """The fields of `MediaOptions` that are given."""
+    return {name: value for name in settings_of(MediaOptions) if (value := getattr(given, name)) is not None}
 
 
 def media_options(given: dict[str, Any], limits: Limits, param: str) -> dict[str, Any]:
@@ -202,15 +205,27 @@ class _Messages:
         if isinstance(part, schema.FrameListPart):
             return self._video(given, part, param)
         if isinstance(part, schema.FilePart):
-            return self._file_part(given, param)
+            return self._with_own_media(self._file_part(given, param), part, path)
         if isinstance(part, schema.ImagePart):
             url, detail = (given, None) if isinstance(given, str) else (given.url, given.detail)
             return {"type": "image", "source": self._source(url, param), "detail": detail or "auto"}
         if isinstance(part, schema.InputVideoPart) and not isinstance(given, str):
-            return self._input_video(given, param)
-        if isinstance(given, schema.VideoURL):
-            return self._video(given.url, given, param)
-        return self._video(given, None, param)
+            found = self._input_video(given, param)
+        elif isinstance(given, schema.VideoURL):
+            found = self._video(given.url, given, param)
+        else:
+            found = self._video(given, None, param)
+        return self._with_own_media(found, part, path)
+
+    def _with_own_media(self, found: dict[str, Any], part: schema.OwnMedia, path: str) -> dict[str, Any]:
+        """A video with the options that its part holds; numbers of frames take the place of all others."""
+        own = {} if part.longview is None else options_of(part.longview)
+        if not own:
+            return found
+        if found["type"] != "video":
+            raise invalid("a picture has no frames to choose; leave longview out of its part", f"{path}.longview")
+        before = {} if "indices" in own else found.get("media") or self._media
+        return {**found, "media": media_options({**before, **own}, self._limits, f"{path}.longview")}
 
     def _video(self, source: str | list[str], options: schema.FrameOptions | None, param: str) -> dict[str, Any]:
         if isinstance(source, list):

@@ -69,6 +69,11 @@ class Models:
         return list(self._models)
 
     @property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What is known of each model, by name: of one that was not loaded yet, nothing."""
+        return {name: backend.facts for name, (backend, _) in self._models.items()}
+
+    @property
     def all_ready(self) -> bool:
         """Whether as many of the server's own are loaded as may be."""
         return sum(backend.ready for backend in self._own) >= self._max_loaded

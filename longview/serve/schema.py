@@ -91,7 +91,9 @@ def settings_model(name: str, owner: type, leave_out: tuple[str, ...] = ()) -> A
     for setting in settings_of(owner).values():
         if setting.name in leave_out:
             continue
-        kind: Any = setting.type if setting.element is None else str | list[setting.element]  # type: ignore[name-defined]
+        kind: Any = setting.type
+        if setting.element is not None:
+            kind = list[int] if setting.element is int else str | list[setting.element]  # type: ignore[name-defined]
         checked: Any = Annotated[kind, AfterValidator(_checker(setting))]
         fields[setting.name] = (checked | None, Field(default=None, description=setting.help))
     return create_model(name, __base__=Strict, **fields)
@@ -109,6 +111,22 @@ def _checker(setting: Setting) -> Any:
         return value
 
     return check
+
+
+# ── settings ──
+
+RENAMED = ("logprobs", "json_schema", "regex")
+"""Settings of sampling that OpenAI's requests spell otherwise."""
+
+if TYPE_CHECKING:
+
+    class Sampling(Strict): ...
+
+    class Media(Strict): ...
+
+else:
+    Sampling = settings_model("Sampling", SamplingParams, leave_out=RENAMED)
+    Media = settings_model("Media", MediaOptions)
 
 
 # ── parts ──
@@ -142,7 +160,11 @@ class VideoURL(FrameOptions):
     url: str | list[str]
 
 
-class VideoPart(Strict):
+class OwnMedia(Strict):
+    longview: Media | None = Field(default=None, description="Which frames of this video are used, over the request's.")
+
+
+class VideoPart(OwnMedia):
     """A video: an address as of a picture, or a list of pictures."""
 
     type: Literal["video_url"]
@@ -156,7 +178,7 @@ class InputVideo(FrameOptions):
     file_id: str | None = None
 
 
-class InputVideoPart(Strict):
+class InputVideoPart(OwnMedia):
     type: Literal["input_video"]
     input_video: InputVideo | str
 
@@ -174,7 +196,7 @@ class FileSource(Strict):
     filename: str | None = None
 
 
-class FilePart(Strict):
+class FilePart(OwnMedia):
     """A picture or a video that was uploaded, or that is sent along."""
 
     type: Literal["file"]
@@ -246,24 +268,11 @@ class MediaIO(Strict):
     image: dict[str, Any] | None = Field(default=None, max_length=0)
 
 
-RENAMED = ("logprobs", "json_schema", "regex")
-"""Settings of sampling that OpenAI's requests spell otherwise."""
-
-if TYPE_CHECKING:
-
-    class Sampling(Strict): ...
-
-    class Media(Strict): ...
-
-else:
-    Sampling = settings_model("Sampling", SamplingParams, leave_out=RENAMED)
-    Media = settings_model("Media", MediaOptions)
-
-
 class Extension(Media):
     """What OpenAI has no name for: which frames of videos are used, and more."""
 
     ocr: bool | None = Field(default=None, description="Read the text in pictures into the question.")
+    gen: bool | None = Field(default=None, description="Have MGM describe a picture to be painted.")
     receipt: bool | None = Field(
         default=None, description="Say in the reply what the answer is based on; default: true."
     )

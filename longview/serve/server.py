@@ -15,6 +15,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from longview.errors import RequestError
@@ -24,6 +25,7 @@ from longview.serve.models import MakeBackend, Models
 from longview.serve.process import ModelProcess
 from longview.serve.security import MAX_HEADER_BYTES
 from longview.serve.settings import ServedModel, ServerLimits, ServerOptions, keys_of
+from longview.versions import missing
 
 HEAD_SECONDS = 20.0
 """A connection on which no request's head is complete for so long is closed."""
@@ -145,8 +147,9 @@ async def _serve(
     given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
     pool = Models(models, given, options.max_queue, options.max_loaded, make)
     server = Server(options, limits, pool, files, keys_of(options))
+    app = create_app(server)
     config = uvicorn.Config(
-        create_app(server),
+        app,
         http=Protocol,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ws="none",
@@ -161,10 +164,23 @@ async def _serve(
         await _start(pool, serving)
         if serving.should_exit:
             return
+        if not options.no_page:
+            await _mount_page(app, server)
         await serving.serve([listening])
     finally:
         await pool.stop()
         files.close()
+
+
+async def _mount_page(app: FastAPI, server: Server) -> None:
+    """Add the page for browsers, where its library is installed."""
+    if missing(["gradio"]):
+        logging.getLogger("longview.serve").warning("gradio is not installed, so there is no page for browsers")
+        return
+    from longview.serve.page import Page
+
+    page = await asyncio.to_thread(Page, server)
+    page.mount(app)
 
 
 async def _start(pool: Models, serving: Uvicorn) -> None:

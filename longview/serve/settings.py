@@ -30,6 +30,7 @@ class ServerOptions:
         (), "Name under which clients reach the server, besides localhost and addresses; may be repeated."
     )
     cors_origins: tuple[str, ...] = setting((), "Site whose pages may use the server; may be repeated.")
+    no_page: bool = setting(False, "Serve no page for browsers.")
     media_root: str | None = setting(None, "Folder whose files clients may name as file:// addresses.")
     no_urls: bool = setting(False, "Fetch no media from URLs.")
     max_loaded: int | None = setting(

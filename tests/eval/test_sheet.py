@@ -18,8 +18,9 @@ from matplotlib.text import Text
 from PIL import Image
 from samples import noise
 
+from longview.curves import format_time, ticks
 from longview.errors import RequestError
-from longview.eval.sheet import LEGEND, Sheet, draw, format_time, html, png, ticks, write
+from longview.eval.sheet import LEGEND, Sheet, draw, html, png, write
 from longview.media import Frame, Medium, Relevance
 
 

@@ -313,3 +313,16 @@ def test_every_sampler_is_reachable_by_its_name(videos):
             else None
         )
         assert shown(video(videos["constant.mp4"], options, relevance_query=relevance_query))
+
+
+def test_frames_that_are_named_by_number_are_those_that_are_used(videos):
+    film = videos["constant.mp4"]
+    count = video(film).num_frames
+    assert shown(video(film, MediaOptions(indices=[7, 2, 2]))) == [2, 7]
+    assert [frame.index for frame in video(pictures(5), MediaOptions(indices=[4])).frames] == [4]
+    assert f"indices names frame {count}, and" in refusal(film, MediaOptions(indices=[3, count]))
+    assert "3 frames" in refusal(film, MediaOptions(indices=[1, 2, 3]), Limits(max_frames=2))
+    with pytest.raises(RequestError, match="so frames means nothing"):
+        MediaOptions(indices=[1], frames=2)
+    with pytest.raises(RequestError, match="indices is empty"):
+        MediaOptions(indices=[])

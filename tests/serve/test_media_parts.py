@@ -172,3 +172,26 @@ def test_names_of_openai_become_those_of_the_settings():
 
 def test_clip_needs_no_options(client):
     assert client.chat.completions.create(model="demo", messages=clip()).choices[0].message.content == ANSWER
+
+
+def test_each_video_may_have_frames_of_its_own(client):
+    first = {**VIDEOS["url"], "longview": {"indices": [4, 20]}}
+    second = {**VIDEOS["file"], "longview": {"select": "uniform", "frames": 1}}
+    reply = ask(client, first, second, VIDEOS["short"], extra_body={"longview": {"frames": 3}})
+    assert [(frame["medium"], frame["index"]) for frame in used(reply)][:3] == [(0, 4), (0, 20), (1, 16)]
+    assert len(used(reply)) == 6
+
+
+@pytest.mark.parametrize(
+    ("part", "own", "complaint"),
+    [
+        (VIDEOS["url"], {"indices": [400]}, "frame 400"),
+        (VIDEOS["url"], {"indices": [-1]}, "whole numbers from 0 up"),
+        (VIDEOS["url"], {"indices": [1], "frames": 2}, "frames means nothing"),
+        (PICTURES["file"], {"indices": [0]}, "a picture has no frames"),
+    ],
+)
+def test_frames_of_one_video_that_cannot_be_used_are_named(client, part, own, complaint):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, {**part, "longview": own})
+    assert complaint in caught.value.body["message"]
