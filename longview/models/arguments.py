@@ -52,14 +52,18 @@ def check_kept(config: Any, given: Mapping[str, Any]) -> None:
             raise RequestError(f"{name} is {found!r:.40} by the checkpoint's tensors, not {value!r:.40}; leave it out")
 
 
-def opened(open_model: Callable[..., Any], folder: Path | None, *args: Any, **arguments: Any) -> Any:
+def opened(open_model: Callable[..., Any], folder: Path | None, *args: Any, **arguments: Any) -> tuple[Any, ...]:
     """The model that transformers opens in a folder, without an adapter that lies there.
+
+    Returns:
+        The model, and with `output_loading_info=True` what transformers tells of its loading.
 
     Raises:
         RequestError: one of the arguments is none.
     """
     try:
-        return without_adapter(open_model, folder, *args, **arguments)
+        result = without_adapter(open_model, folder, *args, **arguments)
+        return result if isinstance(result, tuple) else (result,)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

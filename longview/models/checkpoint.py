@@ -289,11 +289,15 @@ def check_generation_config(folder: Path) -> None:
         read_json(folder, "generation_config.json")
 
 
-def with_device_map(model: Any, arguments: Mapping[str, Any]) -> Any:
-    """The model, with the `hf_device_map` that callers of `device_map` expect, on one device, too."""
+def with_device_map(model: Any, arguments: Mapping[str, Any], *info: Any) -> Any:
+    """The model, with the `hf_device_map` that callers of `device_map` expect, on one device, too.
+
+    Args:
+        info: Of its loading, which is then returned beside it.
+    """
     if "device_map" in arguments and not hasattr(model, "hf_device_map"):
         model.hf_device_map = {"": model.device}
-    return model
+    return (model, *info) if info else model
 
 
 def size_on_disk(folder: Path) -> int:

@@ -44,11 +44,23 @@ def without_adapter(open_model: Callable[..., Any], folder: Path | None, *args: 
 
 
 class WithoutStrayAdapters:
-    """Mixin: while the model is being opened, transformers' call that would apply an adapter does nothing."""
+    """Mixin: while the model is being opened, transformers' call that would apply an adapter does nothing.
+
+    What that call returns replaces what `output_loading_info=True` tells of the model, so it returns the latter.
+    """
+
+    _loading_info: Any = None
+
+    def mark_tied_weights_as_initialized(self, loading_info: Any) -> None:
+        """As `PreTrainedModel.mark_tied_weights_as_initialized`."""
+        self._loading_info = loading_info
+        super().mark_tied_weights_as_initialized(loading_info)  # type: ignore[misc]
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.load_adapter`."""
-        return None if _opening.get() else super().load_adapter(*args, **kwargs)  # type: ignore[misc]
+        if _opening.get():
+            return self._loading_info
+        return super().load_adapter(*args, **kwargs)  # type: ignore[misc]
 
 
 def check_quantization(shapes: Iterable[str], folder: Path, opened: Iterable[str] = ()) -> None:

@@ -12,6 +12,8 @@ STRIP_BYTES = 16 << 20
 """Of a picture, what is resized at a time: strips of rows or columns, which do not depend on one another."""
 PICTURE_BYTES = 512 << 20
 """The most that a family may make of one picture between its pixels and those of the model."""
+SQUARE_PIXELS = 4 << 30
+"""Pixels of a square that are filtered at most, strip by strip: about 20 s of one core."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels."""
@@ -43,9 +45,14 @@ def fit_square(image: Image.Image, side: int, resample: int, border: tuple[int, 
     A filter leaves what is all of one colour as it is, so only what the picture reaches is computed.
 
     Raises:
-        RequestError: a picture in between would take more than `PICTURE_BYTES`.
+        RequestError: a picture in between would take more than `PICTURE_BYTES`, or too much time.
     """
     longer = max(image.size)
+    if longer * image.height > SQUARE_PIXELS:
+        raise RequestError(
+            f"a picture of {image.width} × {image.height} pixels is too long and narrow: to make a square of it takes "
+            "minutes; cut it into parts"
+        )
     left, upper = (longer - image.width) // 2, (longer - image.height) // 2
     begin, end = _reached(left, image.width, longer, side)
     _check(image, end - begin, image.height)

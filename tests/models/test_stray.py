@@ -49,6 +49,10 @@ def test_an_adapter_in_the_folder_of_a_model_is_left_out_and_told(name, folder, 
         opened = families()[name].Model.from_pretrained(folder, dtype=torch.float32)
     assert sum("beside its whole model" in str(warning.message) for warning in told) == 1
     assert torch.equal(logits(opened), reference)
+    with pytest.warns(UserWarning, match="holds an adapter beside its whole model"):
+        opened, info = families()[name].Model.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert torch.equal(logits(opened), reference)
+    assert not any(info.values())
     opened.load_adapter(str(tmp_path / "alone"))  # transformers' own way, when it is asked for
     assert (logits(opened) - reference).abs().max() > 0.1
     with warnings.catch_warnings():

@@ -96,9 +96,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
-@pytest.mark.parametrize("size", [(20000, 100), (100, 20000)])
+@pytest.mark.parametrize("size", [(20000, 100), (100, 20000), (100_000, 500)])
 def test_a_thin_panorama_takes_the_memory_of_itself(size):
-    """A square of 20000 pixels a side would be 1.2 GB."""
+    """A square of 20000 pixels a side would be 1.2 GB, one of 100 000 pixels 30 GB."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED.format(size=size)], capture_output=True, text=True, check=True
     )
@@ -106,6 +106,8 @@ def test_a_thin_panorama_takes_the_memory_of_itself(size):
 
 
 def test_what_no_memory_holds_is_refused_in_one_line(monkeypatch):
+    with pytest.raises(RequestError, match="500 × 100000 pixels is too long and narrow: to make a square of it takes"):
+        fit_square(Image.new("RGB", (500, 100_000)), 336, Image.Resampling.BICUBIC, BORDER)
     monkeypatch.setattr(tiling, "PICTURE_BYTES", 100_000)
     for refused in (
         lambda: fit_square(noise((40000, 2)), 64, Image.Resampling.BICUBIC, BORDER),

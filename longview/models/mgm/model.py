@@ -189,12 +189,12 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
             raise CheckpointError(f"{folder} holds a whole model; leave model_base {str(model_base)!r} out")
         cls.check(config, checkpoint.tensor_shapes(folder), folder)
         check_kept(config, given)
-        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
+        model, *info = opened(super().from_pretrained, folder, *args, config=config, **arguments)
         if config.tied:
             tied_head.tie(model.language_model, folder)
         if convert.uses_tower_file(config):
             model.vision_tower_aux.load_state_dict(convert.high_resolution_state(config, folder))
-        return checkpoint.with_device_map(model, arguments)
+        return checkpoint.with_device_map(model, arguments, *info)
 
     @classmethod
     def _from_first_stage(
@@ -223,7 +223,7 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
         text = config.text_config
         cls.check(config, {**checkpoint.tensor_shapes(folder), **found}, file.parent)
         check_kept(config, given)
-        language = opened(LANGUAGE_MODELS[config.language].from_pretrained, folder, config=text, **arguments)
+        language, *info = opened(LANGUAGE_MODELS[config.language].from_pretrained, folder, config=text, **arguments)
         if text.tie_word_embeddings:
             tied_head.tie(language, folder)
         with torch.device("meta"):
@@ -244,7 +244,7 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
         positions = model.vision_tower.embeddings
         positions.position_ids.copy_(torch.arange(positions.num_positions))
         model.config._name_or_path = str(file.parent)
-        return checkpoint.with_device_map(model.eval(), arguments)
+        return checkpoint.with_device_map(model.eval(), arguments, *info)
 
     @classmethod
     def check(cls, config: MGMConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

@@ -159,12 +159,13 @@ class Ovis2Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gene
         check_kept(config, given)
         arguments = checkpoint.safe_arguments(kwargs)
         stored = port.stored(folder) if port.names_in(shapes) else {}
-        model = opened(super().from_pretrained, None if stored else folder, *args, config=config, **arguments, **stored)
+        official = None if stored else folder
+        model, *info = opened(super().from_pretrained, official, *args, config=config, **arguments, **stored)
         if model.generation_config.eos_token_id is None:  # without generation_config.json, only the top level is read
             model.generation_config.eos_token_id = config.llm_config.eos_token_id
         if config.tied:
             tied_head.tie(model.llm, folder)
-        return checkpoint.with_device_map(model, arguments)
+        return checkpoint.with_device_map(model, arguments, *info)
 
     @classmethod
     def check(cls, config: OvisConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

@@ -111,10 +111,10 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         cls.check(config, shapes, folder)
         check_kept(config, given)
         arguments = checkpoint.safe_arguments(kwargs)
-        model = opened(super().from_pretrained, folder, *args, config=config, **arguments)
+        model, *info = opened(super().from_pretrained, folder, *args, config=config, **arguments)
         if config.tie_word_embeddings:
             tied_head.tie(model.language_model, folder)
-        return checkpoint.with_device_map(model, arguments)
+        return checkpoint.with_device_map(model, arguments, *info)
 
     @classmethod
     def check(cls, config: Owl3Config, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

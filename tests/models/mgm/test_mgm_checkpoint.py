@@ -22,6 +22,7 @@ from longview.models import checkpoint, mgm
 from longview.models.families import family_of
 from longview.models.mgm import Config, Model, convert
 from longview.models.mgm.config import CLIP_L_336
+from longview.models.pickles import convert as convert_weights
 
 AUX = "model.vision_tower_aux."
 ZOO = "model_zoo/OpenAI"
@@ -297,6 +298,20 @@ def test_a_first_stage_opens_around_its_language_model(tmp_path):
     again = longview.load(tmp_path / "whole")
     with torch.no_grad():
         assert torch.equal(again.model.encode(pixels), half)
+
+
+def test_a_first_stage_opens_around_a_base_whose_weights_were_pickled(tmp_path):
+    """Vicuna is published so; the refusal names the command that is then run."""
+    base, stage = first_stage(tmp_path)
+    expected = longview.load(stage, model_base=base).model.state_dict()
+    weights = base / "model.safetensors"
+    torch.save(load_file(weights), base / "pytorch_model.bin")
+    weights.unlink()
+    assert f"longview convert-weights {base}" in complaint(stage, model_base=base)
+    convert_weights(base)
+    found = longview.load(stage, model_base=base).model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_first_stage_without_its_language_model_or_with_another_is_one_clear_error(tmp_path):
