@@ -115,6 +115,7 @@ class _Bench:
         options = self._options
         self._model = await self._name()
         await run_clients(self._client, self._requests(8), 4)  # what is slow once
+        idle = [] if self._pid is None else [await self._idle_streams(self._pid)]  # before others have taken memory
         runs: dict[int, list[dict[str, Any]]] = {count: [] for count in options.clients}
         engine_rates: list[float] = []
         engine = self._open_engine()
@@ -129,8 +130,7 @@ class _Bench:
         result.findings = _ratios(runs, engine_rates)
         if "text" in options.kinds and "video" in options.kinds:
             result.findings.append(await self._behind_videos())
-        if self._pid is not None:
-            result.findings.append(await self._idle_streams(self._pid))
+        result.findings += idle
         return result
 
     async def _name(self) -> str:

@@ -19,26 +19,45 @@ from longview.models.base import Model
 
 MAX_CHUNK_SECONDS = 0.25
 """Seconds of a step that encoding, and as many that prefilling, may take while other requests wait."""
+KEPT = 0.8
+"""Of the weight of a measurement when the next one comes."""
 MAX_CHUNK_TOKENS = 2048
 """Prompt tokens of a step at most."""
 
 
 @dataclass
 class ChunkSize:
-    """How many pictures or tokens to process in one step, by the time that each took in the steps before."""
+    """How many pictures or tokens to process in one step, by the time that the steps before took.
+
+    A pass takes some time however small it is, and some for each picture or token: a line through the passes so far,
+    of which recent ones weigh more. Without the first part a few small passes would make all that follow small.
+    """
 
     limit: int
-    seconds_each: float = 0.0
+    fixed: float = 0.0
+    """Seconds of a pass."""
+    each: float = 0.0
+    """Seconds of a picture or token, beside that."""
+    _sums: tuple[float, ...] = (0.0,) * 5
+    """Weights; amounts, their squares; seconds, and their products with amounts."""
 
     def current(self, others_wait: bool) -> int:
         """At most `limit`; while others wait, what takes about `MAX_CHUNK_SECONDS`."""
-        if not others_wait or not self.seconds_each:
+        if not others_wait or not self.each:
             return self.limit
-        return max(1, min(self.limit, int(MAX_CHUNK_SECONDS / self.seconds_each)))
+        return max(1, min(self.limit, int((MAX_CHUNK_SECONDS - self.fixed) / self.each)))
 
     def record(self, seconds: float, amount: int) -> None:
-        """A chunk of this size took so long: a moving average, in which recent measurements weigh more."""
-        self.seconds_each += (seconds / amount - self.seconds_each) * (0.3 if self.seconds_each else 1.0)
+        """A chunk of this size took so long."""
+        new = (1.0, amount, amount**2, seconds, seconds * amount)
+        self._sums = tuple(KEPT * old + now for old, now in zip(self._sums, new, strict=True))
+        weight, amounts, squares, all_seconds, products = self._sums
+        spread = weight * squares - amounts**2  # 0 where all were of one size
+        slope = (weight * products - amounts * all_seconds) / spread if spread > 1e-3 * amounts**2 else 0.0
+        level = (all_seconds - slope * amounts) / weight
+        if slope <= 0 or level < 0:  # one size only, or noise: all of the time is for what was in it
+            slope, level = all_seconds / amounts, 0.0
+        self.each, self.fixed = slope, min(level, MAX_CHUNK_SECONDS / 2)
 
 
 class ModelRunner:

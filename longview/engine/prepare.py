@@ -117,7 +117,9 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
             clock.end_phase("preprocess")
         first = requests[0] if requests else None
         for number, sampler in enumerate(_samplers(engine, parsed, question)):
-            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), after=first))
+            # of what is scored the first will do: nobody goes on from a given answer
+            keeps_prefix = question is None or not requests
+            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first, keeps_prefix))
             first = requests[-1] if number == 0 else first
     return requests
 

@@ -74,6 +74,7 @@ class Request:
     Args:
         choice: Which of several answers to the same question this is.
         after: A request with the same prompt that must be prefilled first, so that its keys and values can be copied.
+        keeps_prefix: When it ends, its keys and values go into the prefix cache, as a next turn may begin with them.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class Request:
         sampler: Sampler,
         choice: int = 0,
         after: Request | None = None,
+        keeps_prefix: bool = True,
     ) -> None:
         self.inputs, self.context, self.clock, self.choice, self.after = inputs, context, clock, choice, after
-        self.sampler = sampler
+        self.sampler, self.keeps_prefix = sampler, keeps_prefix
         self.text_stream = TextStream(context.decode, context.params.stop)
         self.pieces: deque[Piece] = deque()
         self.error: Exception | None = None

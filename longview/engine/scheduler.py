@@ -153,7 +153,7 @@ class Scheduler:
             if request in queue:
                 queue.remove(request)
         request.release()
-        if request.error is None:
+        if request.error is None and request.keeps_prefix:
             with best_effort("keeping a prefix"):
                 self._keep_prefix(request)
         self._remove_row(request)
@@ -347,10 +347,11 @@ class Scheduler:
         self._progressed = True
         others_wait = bool(self.decode_batches or self.encoding or len(self.prefilling) > 1)
         left = self.runner.prefill_size.current(others_wait)
-        group = self._short_prompts(left)
-        if len(group) > 1 and self._prefill_together(group):
-            return
         while self.prefilling and left > 0:
+            group = self._short_prompts(left)
+            if len(group) > 1 and (done := self._prefill_together(group)):
+                left -= done
+                continue
             request = self.prefilling.popleft()
             with self._error_ends(request):
                 left -= self._prefill_one(request, left)
@@ -371,35 +372,57 @@ class Scheduler:
         return end - begin
 
     def _short_prompts(self, limit: int) -> list[Request]:
-        """The first in the queue whose whole prompts fit into one pass, up to one with a part in the KV cache."""
+        """The first in the queue, and those behind it of which as many positions are in the KV cache, none or a prefix
+        that they share, as far as their rests fit into one pass."""
         group: list[Request] = []
-        longest = total = 0
+        longest = total = begin = 0
         for request in self.prefilling:
-            longest, total = max(longest, request.prefix_key.length), total + request.prefix_key.length
-            padded = (len(group) + 1) * longest
-            begun = request.prefill_cache is None or request.prefill_cache.lengths != [0]
-            if begun or padded > min(limit, MAX_PADDED_TOKENS, 2 * total):
+            if request.prefill_cache is None:
+                break
+            (begun,) = request.prefill_cache.lengths
+            begin = begin if group else begun
+            if begun != begin:
+                continue
+            rest = request.prefix_key.length - begun
+            longest, total = max(longest, rest), total + rest
+            if (len(group) + 1) * longest > min(limit, MAX_PADDED_TOKENS, 2 * total):
                 break
             group.append(request)
         return group
 
-    def _prefill_together(self, group: Sequence[Request]) -> bool:
-        """Prefill whole prompts in one pass. False: it failed, and nothing has changed."""
-        counts = [request.prefix_key.length for request in group]
+    def _prefill_together(self, group: Sequence[Request]) -> int:
+        """Prefill the rests of prompts in one pass; returns its positions. 0: it failed, and nothing has changed."""
         try:
-            rows = KVCache.empty(self.runner.num_layers, max(counts) + 1, len(group))
+            rows = self._joined_rows(group)
+            begin, ends = rows.longest, [request.prefix_key.length for request in group]
             chunks = [
-                self.model.prefill_chunk(request.forward_arguments, 0, request.prefix_key.length) for request in group
+                self.model.prefill_chunk(request.forward_arguments, begin, end)
+                for request, end in zip(group, ends, strict=True)
             ]
+            counts = [end - begin for end in ends]
             logits = self.runner.prefill(rows, self.model.collate_chunks(chunks), *counts)
         except Exception:  # noqa: BLE001 - whose error it is shows when each is prefilled alone
-            return False
+            return 0
         for row, request in enumerate(group):
             self.prefilling.remove(request)
             with self._error_ends(request):
                 self._start_decoding(request, rows, row)
         self._sample(group, logits)
-        return True
+        return len(group) * max(counts)
+
+    def _joined_rows(self, group: Sequence[Request]) -> KVCache:
+        """What is in the KV caches of requests, as rows of one."""
+        caches = [request.prefill_cache for request in group if request.prefill_cache is not None]
+        longest = max(request.prefix_key.length for request in group)
+        rows = KVCache.empty(self.runner.num_layers, longest + 1, len(caches))
+        (begin,) = caches[0].lengths
+        if begin:
+            for row, cache in enumerate(caches):
+                rows.write_row(row, cache.key_values(0, begin), begin)
+            side_caches = [cache.side_cache for cache in caches]
+            first = next((each for each in side_caches if each is not None), None)
+            rows.side_cache = None if first is None else type(first).joined(side_caches)
+        return rows
 
     def _start_decoding(self, request: Request, rows: KVCache, row: int = 0) -> None:
         """Copy a prefilled row into a decode batch."""

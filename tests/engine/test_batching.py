@@ -14,6 +14,8 @@ from tolerances import SAME_MATHS
 import longview
 from longview.engine import Budget
 from longview.engine.model_runner import ChunkSize
+from longview.engine.prepare import parse_request, prepare
+from longview.engine.request import whole_answer
 from longview.errors import RequestError
 from longview.messages import Message
 
@@ -92,6 +94,48 @@ def test_a_long_prompt_is_prefilled_in_chunks_and_others_are_decoded_meanwhile(e
     logprobs = [each.logprob for piece in pieces for each in piece.logprobs]
     assert logprobs == pytest.approx([each.logprob for each in expected.logprobs], abs=SAME_MATHS)
     assert sum(len(piece.tokens) for piece in (first, *rest)) == 8
+
+
+def test_questions_about_one_picture_are_prefilled_together_behind_what_they_share(engine, monkeypatch):
+    asked = [[longview.ask(f"What is it, and how large: {word}?", PICTURE)] for word in ("one", "two", "three", "four")]
+    alone = []
+    for question in asked:
+        engine.prefix_cache.clear()
+        alone.append(engine.answer(question, **SETTINGS))
+    passes: list[tuple[int, ...]] = []
+    prefill = engine.scheduler.runner.prefill
+
+    def counted(rows, chunk, *counts):
+        passes.append(counts)
+        return prefill(rows, chunk, *counts)
+
+    monkeypatch.setattr(engine.scheduler.runner, "prefill", counted)
+    engine.prefix_cache.clear()
+    engine.answer([longview.ask("What is it, and how old?", PICTURE)], max_tokens=1)
+    del passes[:]
+    requests = [prepare(engine, parse_request(engine, question, dict(SETTINGS), (), None))[0] for question in asked]
+    engine.submit(requests)  # in one step, as those of one decision come
+    engine.wait_until(lambda: all(request.finished for request in requests))
+    together = [whole_answer(request.pieces) for request in requests]
+    assert all_same(together, alone)
+    assert all(answer.receipt.usage.cached_tokens > 16 for answer in together)
+    assert max(map(len, passes)) > 1
+
+
+def test_small_chunks_do_not_make_those_after_them_small():
+    size = ChunkSize(limit=2048)
+    for amount in (1, 1, 60, 1, 2):  # 20 ms a pass, and 1 ms a token
+        size.record(0.02 + 0.001 * amount, amount)
+    assert size.current(others_wait=False) == 2048
+    assert size.current(others_wait=True) == pytest.approx((0.25 - 0.02) / 0.001, rel=0.01)
+    for _ in range(50):  # it got slower
+        size.record(0.02 + 0.01 * 10, 10)
+        size.record(0.02 + 0.01 * 30, 30)
+    assert size.current(others_wait=True) == pytest.approx(23, abs=1)
+    one = ChunkSize(limit=2048)
+    for _ in range(3):  # of one size, nothing tells how the time is divided
+        one.record(0.1, 10)
+    assert one.current(others_wait=True) == pytest.approx(25, abs=1)
 
 
 def test_every_picture_is_encoded_once(engine, monkeypatch):

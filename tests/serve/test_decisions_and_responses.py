@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 
 import openai
@@ -66,22 +65,6 @@ def test_a_question_alone_and_among_others_is_answered_the_same(client):
     for question, answer in zip(questions, together, strict=True):
         (alone,) = decide(client, question).answers
         assert alone.probabilities[0].probability == pytest.approx(answer.probabilities[0].probability, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_a_hundred_questions_about_a_clip_cost_a_tenth_of_a_hundred_chats(client):
-    url = data_uri("clip.mp4", "video/mp4")
-    video = {"type": "input_video", "input_video": {"url": url}}
-    questions = [{"type": "predicate", "instructions": f"Is there a red shape? {number}"} for number in range(100)]
-    began = time.monotonic()
-    reply = decide(client, *questions, given=[{"role": "user", "content": [video]}])
-    decided = time.monotonic() - began
-    assert len(reply.answers) == 100
-    began = time.monotonic()
-    for question in questions:
-        text = {"type": "text", "text": question["instructions"]}
-        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [video, text]}])
-    assert decided < (time.monotonic() - began) / 10
 
 
 @pytest.mark.parametrize(

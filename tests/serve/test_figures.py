@@ -135,7 +135,7 @@ def test_a_hundred_decisions_about_a_clip_take_one_vision_pass_and_one_prefix(ow
     )
     assert looked - found <= 2 * 8  # a frame is looked for when its request comes, and before it is encoded
     assert begun - copied <= 1
-    assert chatted > 10 * decided
+    assert chatted > 1.5 * decided  # the chats, too, find the frames' features and the prefix in their caches
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -156,7 +156,7 @@ def bad_requests() -> Iterator[bytes]:
     """What nobody should be able to leave memory behind with."""
     broad = io.BytesIO()
     Image.new("L", (65_000, 300)).save(broad, "PNG")
-    truncated = base64.b64encode(CLIP.read_bytes()[:8000]).decode()
+    truncated = base64.b64encode(CLIP.read_bytes()[:4000]).decode()
     huge = "A" * (100 << 20)
     sources = [
         ("image_url", f"data:image/png;base64,{base64.b64encode(broad.getvalue()).decode()}"),
@@ -180,13 +180,14 @@ def test_bad_requests_leave_no_memory_behind(own):
             connection = http.client.HTTPConnection("127.0.0.1", own.port, timeout=120)
             try:
                 connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-                assert 400 <= connection.getresponse().status < 500
+                assert 400 <= connection.getresponse().status < 500, body[:200]
             except (BrokenPipeError, ConnectionResetError):  # it has read enough
                 pass
             finally:
                 connection.close()
 
-    go_through()  # what is loaded once
+    for _ in range(3):  # what is loaded once, and what allocators keep of blocks of 30 MB
+        go_through()
     time.sleep(1)
     before = resident(own.process.pid)
     for _ in range(5):
