@@ -39,7 +39,7 @@ def metric(server: Server, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0] == f"longview:{name}")
 
 
-def settled(server: Server, name: str) -> float:
+def newest(server: Server, name: str) -> float:
     """The same, when the model's process has sent its newest."""
     time.sleep(0.6)
     return metric(server, name)
@@ -115,13 +115,13 @@ def test_a_hundred_decisions_about_a_clip_take_one_vision_pass_and_one_prefix(ow
     urls = [f"data:video/mp4;base64,{base64.b64encode(clip.read_bytes()).decode()}" for clip in clips]
     names = ("mm_cache_queries_total", "mm_cache_hits_total", "prefix_cache_queries_total", "prefix_cache_hits_total")
     questions = [f"Is there a red shape? {number}" for number in range(100)]
-    before = [settled(own, name) for name in names]
+    before = [newest(own, name) for name in names]
     began = time.perf_counter()
     given = [{"role": "user", "content": [{"type": "input_video", "input_video": {"url": urls[0]}}]}]
     asked = [{"type": "predicate", "instructions": question} for question in questions]
     reply = client.decisions.create(model="demo", input=given, questions=asked)
     decided = time.perf_counter() - began
-    after = [settled(own, name) for name in names]
+    after = [newest(own, name) for name in names]
     looked, found, begun, copied = (now - then for now, then in zip(after, before, strict=True))
     assert len(reply.answers) == 100
     began = time.perf_counter()
