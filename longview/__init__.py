@@ -11,7 +11,8 @@ Importing it is cheap: each name is imported when it is used first, and torch wh
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # typing takes half the time until Ctrl-C is heeded
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,8 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from longview.engine import Budget, Engine, Hook, load
     from longview.errors import LongviewError
     from longview.index import Index
