@@ -24,7 +24,7 @@ _LAZY = {
     "Engine": "longview.engine",
     "Budget": "longview.engine",
     "Hook": "longview.engine",
-    "Index": "longview.index",
+    "Index": "longview.index.index",
     "apply_liger_kernel": "longview.models.liger",
     "AutoConfig": "longview.models.auto",
     "AutoModel": "longview.models.auto",
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from longview.engine import Budget, Engine, Hook, load
     from longview.errors import LongviewError
-    from longview.index import Index
+    from longview.index.index import Index
     from longview.messages import Answer, Message, Part, Piece, Receipt, ask, image, video
     from longview.models.auto import (
         AutoConfig,

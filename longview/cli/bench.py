@@ -78,7 +78,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure speed: first token, decoding, batches, videos, training, a server.
+    """Measure the speed of answers, videos, training and serving.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random

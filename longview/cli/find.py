@@ -17,7 +17,7 @@ from longview.index.settings import FindOptions
 from longview.versions import missing
 
 if TYPE_CHECKING:
-    from longview.index import Found
+    from longview.index.moments import Found
 
 
 def find(
@@ -39,7 +39,7 @@ def find(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find moments of films, pictures and passages in an index, by a text, a picture, or both.
+    """Find moments, pictures and passages in an index. Look for a text, for what is like a picture (--image), or both.
 
     Examples:
       longview find "a red circle flashes" my-index
@@ -58,9 +58,8 @@ def find(
     show = is_terminal() and not json
     import_libraries(show)
     from longview.engine.devices import check_device
-    from longview.index import Index
     from longview.index.clips import write_clips
-    from longview.index.index import as_dict, read_picture
+    from longview.index.index import Index, as_dict, read_picture
 
     if device is not None:
         check_device(device)

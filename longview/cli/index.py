@@ -43,9 +43,9 @@ def index(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what became of the files.")] = False,
 ) -> None:
-    """Index folders of films, pictures and passages (JSON lines of text, image, source), for `longview find`. Unchanged
-    files are not read again; stop it at any time, and go on with the same command. Ends with exit code 3 where a file
-    could not be read.
+    """Make films, pictures and passages searchable. Passages are JSON lines of text, image and source. Unchanged files
+    are not read again; stop it at any time, and go on with the same command. Ends with exit code 3 where a file could
+    not be read.
 
     Examples:
       longview index ~/films ~/photos --output my-index

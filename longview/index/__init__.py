@@ -8,8 +8,3 @@
 An index is a folder: the database, and a journal of the files in it (`catalogue.py`), by which a killed run goes on and
 unchanged files are not read again.
 """
-
-from longview.index.index import Index
-from longview.index.moments import Found
-
-__all__ = ["Found", "Index"]

@@ -17,9 +17,8 @@ from PIL import Image
 pytest.importorskip("lancedb", reason="the extra index is not installed")
 
 from longview.errors import RequestError
-from longview.index import Index
 from longview.index import index as module
-from longview.index.index import update_index
+from longview.index.index import Index, update_index
 from longview.index.settings import FindOptions, IndexOptions
 from longview.world.render import _write_frames
 

@@ -102,7 +102,7 @@ def test_a_folder_of_the_port_opens_as_the_authors_model(ported, ours):
     theirs, own = ours.config.to_dict(), Config.from_pretrained(TINY).to_dict()
     for part in ("llm_config", "visual_tokenizer_config"):
         assert {key for key, value in theirs[part].items() if own[part].get(key) != value} <= {"dtype"}, part
-    assert Processor.from_pretrained(ported).pixels == Processor.from_pretrained(TINY).pixels
+    assert Processor.from_pretrained(ported).image_settings == Processor.from_pretrained(TINY).image_settings
 
 
 @pytest.mark.parametrize("case", CASES)
