@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -161,32 +161,34 @@ async def _serve(
     )
     serving = Uvicorn(config, server)
     try:
-        await _start(pool, serving)
+        await _start(_open(pool, app, server), serving)
         if serving.should_exit:
             return
-        if not options.no_page:
-            await _mount_page(app, server)
         await serving.serve([listening])
     finally:
         await pool.stop()
         files.close()
 
 
-async def _mount_page(app: FastAPI, server: Server) -> None:
-    """Add the page for browsers, where its library is installed."""
-    if missing(["gradio"]):
+async def _open(pool: Models, app: FastAPI, server: Server) -> None:
+    """Open the models, and make the page for browsers, where its library is installed."""
+    with_page = not server.options.no_page
+    if with_page and missing(["gradio"]):
+        with_page = False
         logging.getLogger("longview.serve").warning("gradio is not installed, so there is no page for browsers")
+    if not with_page:
+        await pool.start()
         return
-    from longview.serve.page import Page
+    from longview.serve.page import Page, import_library
 
-    page = await asyncio.to_thread(Page, server)
-    page.mount(app)
+    await asyncio.gather(pool.start(), asyncio.to_thread(import_library, server))
+    (await asyncio.to_thread(Page, server)).mount(app)
 
 
-async def _start(pool: Models, serving: Uvicorn) -> None:
-    """Open the models; a signal meanwhile ends that."""
+async def _start(opening: Coroutine[Any, Any, None], serving: Uvicorn) -> None:
+    """Open what is served; a signal meanwhile ends that."""
     loop = asyncio.get_running_loop()
-    starting = asyncio.ensure_future(pool.start())
+    starting = asyncio.ensure_future(opening)
 
     def end() -> None:
         serving.should_exit = True

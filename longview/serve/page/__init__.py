@@ -12,6 +12,7 @@ The only place where Gradio is imported; importing this takes seconds.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,6 +35,13 @@ MEDIA_TYPES = {"matroska": "video/x-matroska", "mp4": "video/mp4", "avi": "video
 HOUR = 3600
 
 
+def import_library(server: Server) -> None:
+    """Import Gradio, which takes seconds, and tell it where uploads go."""
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_of(server))
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    importlib.import_module("longview.serve.page.events")
+
+
 class Page:
     """The page of a server. Slow to make, as Gradio is imported here; no coroutine.
 
@@ -43,10 +51,9 @@ class Page:
 
     def __init__(self, server: Server) -> None:
         self.server, self.folder = server, server.files.folder / "page"
-        self.uploads = self.folder / "uploads"
+        self.uploads = uploads_of(server)
         self.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        import_library(server)
         import gradio as gr
 
         from longview.serve.page.components import make_components, style, theme
@@ -104,6 +111,11 @@ class Page:
                 yield state
 
         app.router.lifespan_context = lifespan
+
+
+def uploads_of(server: Server) -> Path:
+    """Where Gradio puts what it is sent."""
+    return server.files.folder / "page" / "uploads"
 
 
 def plugins_of(server: Server) -> list[str]:

@@ -219,7 +219,7 @@ class Events:
         self, store: Store, conversation: Conversation, number: int, request: gr.Request
     ) -> AsyncGenerator[Updates]:
         session = request.session_hash or ""
-        asking = self.running[session] = Asking(self.server, conversation, number, self.server.tenant(request))  # type: ignore[arg-type]
+        asking = self.running[session] = Asking(self.server, conversation, number, self._tenant(request))
         looked = 0
         try:
             yield {self.its.box: gr.update(**ANSWERING), **self._kept(store, conversation)}
@@ -241,8 +241,11 @@ class Events:
         first = rest[0] if rest[0] in names else names[0]
         return [first] if rest[1] == first or rest[1] not in names else [first, rest[1]]
 
+    def _tenant(self, request: gr.Request) -> str:
+        return self.server.tenant(request)  # type: ignore[arg-type]  # it has headers, as Starlette's
+
     async def _keep(self, path: Path, request: gr.Request, link: bool = False) -> Shown:
-        stored = await self.server.files.add(path, path.name, self.server.tenant(request), link)  # type: ignore[arg-type]
+        stored = await self.server.files.add(path, path.name, self._tenant(request), link)
         return Shown(file=stored.id, name=stored.filename, kind=stored.kind)  # type: ignore[arg-type]
 
     # ── showing ──
@@ -276,66 +279,74 @@ class Events:
             first["value"], second["value"] = here[0], here[1] if len(here) > 1 else NOBODY
         return {self.its.models[0]: gr.update(**first), self.its.models[1]: gr.update(**second)}
 
-    async def _shown(self, store: Store, request: gr.Request) -> Updates:
-        """All of the page for the conversation that is open."""
+    async def _shown(self, store: Store, request: gr.Request, **more: Any) -> AsyncGenerator[Updates]:
+        """All of the page for the conversation that is open; its frames come last, as they have to be opened.
+
+        Args:
+            more: Further updates, by the name of their component.
+        """
         conversation, its = store.current, self.its
         updates: Updates = {its.kept: store.as_json(), its.past: self._past(store), its.report: ""}
-        updates |= self._chats(conversation)
-        updates[its.frames] = shown.EMPTY
-        updates |= self._choices(conversation)
+        updates |= {**self._chats(conversation), its.frames: shown.EMPTY, **self._choices(conversation)}
+        updates |= {getattr(its, name): update for name, update in more.items()}
         if conversation is None or not conversation.turns:
-            return updates
+            yield updates
+            return
         updates[its.system] = conversation.system
-        last = conversation.turns[-1].settings
-        updates |= {its.controls[name]: shown_value(each, last) for name, each in self.declared.items()}
-        opened = {}
-        for model in [model for model in conversation.models if model in self.server.models.names]:
-            if conversation.turns[-1].said_by(model):
+        last = conversation.turns[-1]
+        updates |= {its.controls[name]: shown_value(each, last.settings) for name, each in self.declared.items()}
+        yield updates
+        opened, number = {}, len(conversation.turns) - 1
+        for model in conversation.models:
+            if model in self.server.models.names and model in last.answers and last.answers[model].frames:
                 try:
-                    number = len(conversation.turns) - 1
-                    opened[model] = await look(self.server, conversation, number, model, self.server.tenant(request))  # type: ignore[arg-type]
+                    opened[model] = await look(self.server, conversation, number, model, self._tenant(request))
                 except APIError as error:
                     gr.Info(error.message)
-        updates[its.frames] = shown.html(conversation, len(conversation.turns) - 1, opened)
-        return updates
+        yield {its.frames: shown.html(conversation, number, opened)}
 
-    async def restore(self, request: gr.Request, kept: Any) -> Updates:
+    async def restore(self, request: gr.Request, kept: Any) -> AsyncGenerator[Updates]:
         """The page after a reload. Nothing can be sent before, which this would overwrite."""
         store = Store(kept)
         current = store.current
         for answer in [] if current is None else [a for turn in current.turns for a in turn.answers.values()]:
             answer.ended = answer.ended or "stopped"
-        ready = {self.its.box: gr.update(**WAITING)}
         if current is None:  # an example may be running
-            return {self.its.past: self._past(store), **self._choices(None), **ready}
-        return {**await self._shown(store, request), **ready}
+            yield {self.its.past: self._past(store), **self._choices(None), self.its.box: gr.update(**WAITING)}
+            return
+        async for updates in self._shown(store, request, box=gr.update(**WAITING)):
+            yield updates
 
-    async def begin(self, request: gr.Request, kept: Any) -> Updates:
+    async def begin(self, request: gr.Request, kept: Any) -> AsyncGenerator[Updates]:
         """A new chat."""
         await self.stop(request)
         store = Store(kept)
         store.open = ""
-        return await self._shown(store, request)
+        async for updates in self._shown(store, request):
+            yield updates
 
-    async def reopen(self, request: gr.Request, kept: Any, id: str) -> Updates:
+    async def reopen(self, request: gr.Request, kept: Any, id: str) -> AsyncGenerator[Updates]:
         """An earlier chat."""
         await self.stop(request)
         store = Store(kept)
         store.open = id
-        return await self._shown(store, request)
+        async for updates in self._shown(store, request):
+            yield updates
 
-    async def forget(self, request: gr.Request, kept: Any) -> Updates:
+    async def forget(self, request: gr.Request, kept: Any) -> AsyncGenerator[Updates]:
         await self.stop(request)
         store = Store(kept)
         store.drop(store.open)
-        return await self._shown(store, request)
+        async for updates in self._shown(store, request):
+            yield updates
 
-    async def undo(self, request: gr.Request, event: gr.UndoData, kept: Any) -> Updates:
+    async def undo(self, request: gr.Request, event: gr.UndoData, kept: Any) -> AsyncGenerator[Updates]:
         """Take a question back into the box, with its media."""
         store = Store(kept)
         conversation, number = store.current, chat.turn_of(event.index)
         if conversation is None or not 0 <= number < len(conversation.turns):
-            return {}
+            yield {}
+            return
         turn = conversation.turns[number]
         del conversation.turns[number:]
         if conversation.turns:
@@ -343,15 +354,13 @@ class Events:
         else:
             store.drop(conversation.id)
         files = [str(path) for medium in turn.shown if (path := self._copy(medium, request)) is not None]
-        return {
-            **await self._shown(store, request),
-            self.its.box: gr.update(value={"text": turn.text, "files": files}),
-        }
+        async for updates in self._shown(store, request, box=gr.update(value={"text": turn.text, "files": files})):
+            yield updates
 
     def _copy(self, medium: Shown, request: gr.Request) -> Path | None:
         """A medium under its own name, where the box takes it from."""
         try:
-            stored = self.server.files.find(medium.file, self.server.tenant(request))  # type: ignore[arg-type]
+            stored = self.server.files.find(medium.file, self._tenant(request))
         except APIError:
             return None
         place = self.folder / "uploads" / secrets.token_hex(16) / (Path(stored.filename).name or "medium")
@@ -378,7 +387,7 @@ class Events:
         if conversation is None or not conversation.turns:
             gr.Info("There is nothing to save yet; ask something.")
             return ""
-        tenant, token = self.server.tenant(request), secrets.token_hex(16)  # type: ignore[arg-type]
+        tenant, token = self._tenant(request), secrets.token_hex(16)
         place = self.folder / "saved" / f"{token}.zip"
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -390,24 +399,23 @@ class Events:
         self.downloads[token] = (tenant, place)
         return token
 
-    async def open(self, request: gr.Request, path: str, kept: Any) -> Updates:
+    async def open(self, request: gr.Request, path: str, kept: Any) -> AsyncGenerator[Updates]:
         """A saved conversation."""
         await self.stop(request)
         store = Store(kept)
         try:
-            conversation = await saved.read(self.server, Path(path), self.server.tenant(request))  # type: ignore[arg-type]
+            conversation = await saved.read(self.server, Path(path), self._tenant(request))
         except APIError as error:
             gr.Warning(error.message, title="Not opened")
-            return {}
+            yield {}
+            return
         conversation.id = new_id()
         store.put(conversation)
-        updates = await self._shown(store, request)
         missing = [model for model in conversation.models if model not in self.server.models.names]
         said = f"{', '.join(missing)} is not served here: other models will answer. " if missing else ""
-        return {
-            **updates,
-            self.its.report: f"{said}Opened. **Ask everything again** tells whether the answers are the same.",
-        }
+        report = f"{said}Opened. **Ask everything again** tells whether the answers are the same."
+        async for updates in self._shown(store, request, report=report):
+            yield updates
 
     async def replay(self, request: gr.Request, kept: Any, *rest: Any) -> AsyncGenerator[Updates]:
         """Ask all questions of the conversation once more, as they were asked, in a new one, and compare."""

@@ -126,7 +126,9 @@ def kept(groups: Any) -> Iterable[tuple[str, int, list[int], list[int]]]:
     """What `shown.js` tells of the frames that are left: model, medium, indices, and those that are pinned."""
     found = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
     for group in found:
-        model, medium, frames, pinned = (group.get(name) for name in ("model", "medium", "frames", "pinned"))
+        model, medium = group.get("model"), group.get("medium")
+        frames: Any = group.get("frames")
+        pinned: Any = group.get("pinned")
         if isinstance(model, str) and isinstance(medium, int) and _numbers(frames) and _numbers(pinned):
             yield model, medium, sorted(frames), sorted(pinned)
 
