@@ -54,10 +54,15 @@ class Setting:
     """Whether None is a value."""
     default: Any = None
 
-    @property
+    @functools.cached_property
     def element(self) -> Any:
         """The type of each value of a list; None where it is no list."""
         return get_args(self.type)[0] if get_origin(self.type) is tuple else None
+
+    @functools.cached_property
+    def default_is_right(self) -> bool:
+        """Whether the default needs no check, whatever the other fields hold."""
+        return self.element is None and not isinstance(self.low, str) and not isinstance(self.high, str)
 
     def check(self, value: Any, low: float | None, high: float | None) -> None:
         """
@@ -141,7 +146,7 @@ def validate(instance: Any) -> None:
     """
     for name, declared in settings_of(type(instance)).items():
         value = getattr(instance, name)
-        if value is None and declared.optional:
+        if (value is declared.default and declared.default_is_right) or (value is None and declared.optional):
             continue
         if declared.element is not None and (value is None or isinstance(value, (str, Sequence))):
             value = (value,) if isinstance(value, str) else tuple(value or ())

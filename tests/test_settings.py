@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from longview.engine import Budget
 from longview.errors import RequestError
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import json_schema, parse, setting, settings_of, validate
+from longview.train.preferences.remote import JudgeOptions
 
 OWNERS = [SamplingParams, MediaOptions, Limits, RequestSettings]
 
@@ -104,11 +106,18 @@ def test_a_json_schema_describes_what_is_declared():
 
 
 @pytest.mark.parametrize("owner", OWNERS)
-def test_every_field_declares_its_help_and_its_default_is_within_its_bounds(owner):
+def test_every_field_declares_its_help(owner):
     nested = {"params", "media", "limits"} if owner is RequestSettings else set()
     assert {field.name for field in dataclasses.fields(owner)} - nested == set(settings_of(owner))
     assert all(declared.help.endswith((".", ".)")) for declared in settings_of(owner).values())
     owner()
+
+
+@pytest.mark.parametrize("owner", [*OWNERS, Budget, JudgeOptions])
+def test_a_default_that_no_instance_checks_is_right(owner):
+    for declared in settings_of(owner).values():
+        if declared.default_is_right and not (declared.optional and declared.default is None):
+            declared.check(declared.default, declared.low, declared.high)
 
 
 def test_keywords_of_a_request_are_its_own_and_those_of_its_sampling():
