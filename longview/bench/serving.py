@@ -103,11 +103,14 @@ class _Bench:
         self._client, self._dims, self._pid, self._load, self._options = client, dims, pid, load, options
         self._judge = Judge(client)
         self._seed = 0
+        self._spent_judging = 0.0
         self._model = ""
 
     async def run(self) -> Result:
         try:
             return await self._run_all()
+        except ConnectionFailedError as error:
+            raise RequestError(f"{self._client.address} has gone ({error}); see why, and measure again") from None
         finally:
             self._client.close()
 
@@ -118,16 +121,26 @@ class _Bench:
         idle = [] if self._pid is None else [await self._idle_streams(self._pid)]  # before others have taken memory
         runs: dict[int, list[dict[str, Any]]] = {count: [] for count in options.clients}
         engine_rates: list[float] = []
+        spent: list[tuple[float, float]] = []
         engine = self._open_engine()
         for _ in range(options.repeats):
             for count in options.clients:
+                before = processor_seconds(self._pid)
                 runs[count].append(await self._run(count))
                 if engine is not None and count == ENGINE:
+                    of_server, began = processor_seconds(self._pid) - before, time.process_time()
                     engine_rates.append(self._run_engine(engine))
+                    spent.append((of_server - self._spent_judging, time.process_time() - began))
         rows = [_middle(found) for found in runs.values()]
         result = Result("serve", _about(options), self._settings(), rows, machine=machine(), command=command())
         result.x, result.y = "clients", ["requests/s"]
         result.findings = _ratios(runs, engine_rates)
+        if spent:
+            ours, alone = (1000 * statistics.median(side) / self._count(ENGINE) for side in zip(*spent, strict=True))
+            result.findings.append(
+                f"A request takes {ours:.0f} ms of a processor in all processes of the server, and {alone:.0f} in "
+                "Engine.batch, however busy the machine is."
+            )
         if "text" in options.kinds and "video" in options.kinds:
             result.findings.append(await self._behind_videos())
         result.findings += idle
@@ -172,7 +185,9 @@ class _Bench:
 
     async def _run(self, clients: int) -> dict[str, Any]:
         seen, seconds = await run_clients(self._client, self._requests(self._count(clients)), clients)
+        before = processor_seconds(self._pid)
         verdicts = await self._judge.judge(seen)
+        self._spent_judging = processor_seconds(self._pid) - before
         if verdicts.errors == len(seen):
             raise RequestError(f"the server answers nothing: {verdicts.reasons[0]}")
         ended = [each for each in seen if each.error is None]
@@ -239,7 +254,9 @@ class _Bench:
         )
 
     async def _idle_streams(self, pid: int) -> str:
-        """What streams cost in memory that are open, and of which nobody reads."""
+        """What streams cost in memory that are open and of which nobody reads, beside what runs for as many."""
+        texts = self._requests(2 * ENGINE, ["text"])
+        await run_clients(self._client, texts, ENGINE)
         before = resident(pid)
         self._seed += 1
         (asked,) = make_requests(1, self._seed, self._model, IDLE_TOKENS, ["text"], 1)
@@ -308,12 +325,32 @@ def _most(seen: Sequence[Seen]) -> float | None:
 
 def resident(pid: int) -> int:
     """Bytes in memory of a process and its children, on Linux."""
+    found = 0
+    for process in _tree(pid):
+        with contextlib.suppress(OSError):  # it has ended
+            status = (process / "status").read_text(encoding="utf-8").splitlines()
+            found += sum(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
+    return found
+
+
+def processor_seconds(pid: int | None) -> float:
+    """That a process and its children have taken, and those of them that have ended; 0 where that is not known."""
+    found = 0
+    for process in () if pid is None else _tree(pid):
+        with contextlib.suppress(OSError):
+            fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            found += sum(map(int, fields[11:15]))
+    return found / os.sysconf("SC_CLK_TCK")
+
+
+def _tree(pid: int) -> Iterator[Path]:
+    """A process and its children, whichever thread started them."""
     process = Path(f"/proc/{pid}")
+    yield process
     try:
-        status = (process / "status").read_text(encoding="utf-8")
         threads = [task / "children" for task in (process / "task").iterdir()]
         children = [int(child) for each in threads for child in each.read_text(encoding="utf-8").split()]
-    except OSError:  # it has ended
-        return 0
-    own = sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmRSS"))
-    return own + sum(map(resident, children))
+    except OSError:
+        return
+    for child in children:
+        yield from _tree(child)

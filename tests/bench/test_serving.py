@@ -127,6 +127,7 @@ def test_a_run_against_a_server_of_its_own_loses_and_crosses_nothing(monkeypatch
     options = LoadOptions(clients=(1, 4), tokens=3, repeats=1, frames=4, requests=8)
     with own_server("demo", {}) as (address, pid):
         assert serving.resident(pid) > 100 << 20
+        assert serving.processor_seconds(pid) > 0.5
         result = serve("bench", {}, LoadOptions(**{**vars(options), "url": address}))
         assert [row["clients"] for row in result.rows] == [1, 4]
         for row in result.rows:
