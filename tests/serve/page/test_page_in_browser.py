@@ -6,8 +6,12 @@ import json
 import zipfile
 
 import httpx
+import pytest
 from serving import data_uri, eventually
 from visiting import EXAMPLES, Visit
+
+# a browser, a server and two models side by side with other tests are too much for two cores: answers come too late
+pytestmark = pytest.mark.slow
 
 
 def test_a_picture_is_asked_about_and_the_answer_is_right(visit):
