@@ -39,8 +39,8 @@ class Interleaved:
         before = torch.get_default_dtype()
         try:
             torch.set_default_dtype(subject.model.dtype)
-            with no_init_weights():
-                self.model = AutoModelForCausalLM.from_config(config).eval().to(subject.model.device)
+            with no_init_weights(), subject.model.device:
+                self.model = AutoModelForCausalLM.from_config(config).eval()
         finally:
             torch.set_default_dtype(before)
         self.model.tie_weights()

@@ -177,9 +177,9 @@ def open_subject(
     """
     options = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
     if dims in DIMENSIONS:
-        model, processor = random_model(dims, dtype or "bfloat16")
-        budget = Budget(features=8 * GiB, kv_cache=64 * GiB, prefixes=2 * GiB)
         place = device or best_device()
+        model, processor = random_model(dims, dtype or "bfloat16", "cpu" if quantize is not None else place)
+        budget = Budget(features=8 * GiB, kv_cache=64 * GiB, prefixes=2 * GiB)
         if quantize is not None:
             if place != "cpu":
                 raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
@@ -201,15 +201,15 @@ def check_name(dims: str) -> None:
         raise RequestError(f"unknown --dims {dims!r}; give {known}, a checkpoint folder, or a hub id")
 
 
-def random_model(dims: str, dtype: str) -> tuple[Any, Any]:
-    """A model of named dimensions and its processor."""
+def random_model(dims: str, dtype: str, device: str = "cpu") -> tuple[Any, Any]:
+    """A model of named dimensions, made where it is to be, and its processor."""
     name, fields = DIMENSIONS[dims]
     family = families()[name]
     config = family.Config(**fields)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))
-        with no_init_weights():
+        with no_init_weights(), torch.device(device):
             model = family.Model(config).eval()
     finally:
         torch.set_default_dtype(before)
@@ -227,7 +227,7 @@ def fill(model: torch.nn.Module) -> None:
         if parameter.dim() < 2:
             flat.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
-        drawn = (block * parameter.shape[-1] ** -0.5).to(parameter.dtype)
+        drawn = (block * parameter.shape[-1] ** -0.5).to(parameter.device, parameter.dtype)
         for begin in range(0, len(flat), len(drawn)):
             piece = flat[begin : begin + len(drawn)]
             piece.copy_(drawn[: len(piece)])

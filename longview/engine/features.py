@@ -3,6 +3,8 @@
     frames ── decode ── crops, pixels ── a short queue ── encode, a chunk of pictures at a time ── FeatureCache
     └───────── a thread per request (Prefetcher) ────────┘  └─────────── the scheduler ───────────┘
 
+Where there are many cores, some threads that all requests share make the pixels of several decoded frames at once.
+
 Features are looked up by content. Their key is a digest of the raw bytes of the medium, which frame it is, everything
 that decides its pixels, and the model. Each field is prefixed with its length, so no two different frames share a key.
 """
@@ -10,12 +12,15 @@ that decides its pixels, and the model. Each field is prefixed with its length, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import os
 import queue
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ from longview.requests import Limits, MediaOptions
 ADDRESS = re.compile(r"data:|[a-z]+://", re.IGNORECASE)
 MAX_PREFETCHED = 32
 """Frames of a request whose pixels wait to be encoded, at most; it bounds the memory that a video takes."""
+PIXEL_THREADS = min(8, (os.cpu_count() or 1) // 2)
+"""Threads that make pixels of decoded frames; with fewer than two, each request's own thread does."""
 
 
 def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
@@ -186,7 +193,8 @@ class VideoCache:
 
 
 class Prefetcher:
-    """A thread that makes the pixels of a request's frames, at most `MAX_PREFETCHED` ahead of the encoder.
+    """A thread that makes the pixels of a request's frames, at most `MAX_PREFETCHED` ahead of the encoder, and as many
+    more as `PIXEL_THREADS` make at once.
 
     Args:
         encoder_inputs: Those of `inputs.encoder_inputs` whose pixels are needed.
@@ -229,7 +237,7 @@ class Prefetcher:
 
     def _run(self) -> None:
         try:
-            for frame in self._inputs.iterate_pixels(self._encoder_inputs):
+            for frame in self._iterate():
                 if not self._put(frame):
                     break
         except Exception as error:  # noqa: BLE001 - `take` raises it in the scheduler, where it ends this request
@@ -237,3 +245,22 @@ class Prefetcher:
         finally:
             for medium in self._inputs.media:
                 medium.close()
+
+    def _iterate(self) -> Iterator[tuple[EncoderInput, Mapping[str, Tensor]]]:
+        """Frames with their pixels, in their order."""
+        if PIXEL_THREADS < 2:
+            yield from self._inputs.iterate_pixels(self._encoder_inputs)
+            return
+        pending: deque[tuple[EncoderInput, Future[Mapping[str, Tensor]]]] = deque()
+        for encoder_input, image in self._inputs.iterate_frames(self._encoder_inputs):
+            pending.append((encoder_input, _pixel_pool().submit(encoder_input.pixels, image)))
+            if len(pending) >= PIXEL_THREADS:
+                first, pixels = pending.popleft()
+                yield first, pixels.result()
+        for encoder_input, pixels in pending:
+            yield encoder_input, pixels.result()
+
+
+@functools.cache
+def _pixel_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="longview-pixels")

@@ -84,6 +84,11 @@ class ModelInputs:
         self, encoder_inputs: Sequence[EncoderInput]
     ) -> Iterator[tuple[EncoderInput, Mapping[str, Tensor]]]:
         """The pixels of some of `self.encoder_inputs`, given in their order; frames are decoded on the way."""
+        for encoder_input, image in self.iterate_frames(encoder_inputs):
+            yield encoder_input, encoder_input.pixels(image)
+
+    def iterate_frames(self, encoder_inputs: Sequence[EncoderInput]) -> Iterator[tuple[EncoderInput, Image.Image]]:
+        """The pictures of some of `self.encoder_inputs`, given in their order, decoded on the way."""
         for number, medium in enumerate(self.media):
             wanted = [encoder_input for encoder_input in encoder_inputs if encoder_input.medium == number]
             frames = iter(medium.read([encoder_input.frame for encoder_input in wanted]))
@@ -93,7 +98,7 @@ class ModelInputs:
                 except MediaError as error:
                     error.medium = number
                     raise
-                yield encoder_input, encoder_input.pixels(frame.image)
+                yield encoder_input, frame.image
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,17 +206,19 @@ def test_other_frames_of_a_clip_are_other_pictures(tiny, clip):
     assert found == pytest.approx(expected, abs=SAME_MATHS)
 
 
-def test_the_prefetcher_is_at_most_so_many_frames_ahead(tiny, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_prefetcher_is_at_most_so_many_frames_ahead(tiny, monkeypatch, threads):
     monkeypatch.setattr(features, "MAX_PREFETCHED", 3)
+    monkeypatch.setattr(features, "PIXEL_THREADS", threads)
     read = []
     frames = [noise(seed) for seed in range(12)]
     medium = open_media([longview.video(frames)])[0]
     inputs = tiny[1].prepare([longview.ask("?", longview.video(frames))], [medium])
-    iterate_pixels = inputs.iterate_pixels
+    iterate_frames = inputs.iterate_frames
     monkeypatch.setattr(
         inputs,
-        "iterate_pixels",
-        lambda encoder_inputs: (read.append(1) or each for each in iterate_pixels(encoder_inputs)),
+        "iterate_frames",
+        lambda encoder_inputs: (read.append(1) or each for each in iterate_frames(encoder_inputs)),
     )
     ready = threading.Semaphore(0)
     prefetcher = features.Prefetcher(inputs, inputs.encoder_inputs, ready.release)
@@ -223,8 +226,32 @@ def test_the_prefetcher_is_at_most_so_many_frames_ahead(tiny, monkeypatch):
     while len(taken) < 12:
         assert ready.acquire(timeout=10)
         taken.append(prefetcher.take())
-        assert len(read) <= len(taken) + 3 + 1, "one being decoded, and those that wait"
+        assert len(read) <= len(taken) + 3 + threads, "those that are being made, and those that wait"
     assert [encoder_input.frame for encoder_input, _ in taken] == list(range(12))
+    for encoder_input, pixels in taken:
+        expected = encoder_input.pixels(frames[encoder_input.frame])
+        assert all(torch.equal(pixels[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_pixels_that_cannot_be_made_are_an_error_after_those_before_them(tiny, monkeypatch, threads):
+    monkeypatch.setattr(features, "PIXEL_THREADS", threads)
+    frames = [noise(seed) for seed in range(8)]
+    medium = open_media([longview.video(frames)])[0]
+    inputs = tiny[1].prepare([longview.ask("?", longview.video(frames))], [medium])
+
+    def broken(image):
+        raise ValueError("no pixels")
+
+    encoder_inputs = [replace(each, pixels=broken) if each.frame == 5 else each for each in inputs.encoder_inputs]
+    ready = threading.Semaphore(0)
+    prefetcher = features.Prefetcher(inputs, encoder_inputs, ready.release)
+    for number in range(5):
+        assert ready.acquire(timeout=10)
+        assert prefetcher.take()[0].frame == number
+    assert ready.acquire(timeout=10)
+    with pytest.raises(ValueError, match="no pixels"):
+        prefetcher.take()
 
 
 def test_a_prefetcher_that_is_stopped_closes_its_media(tiny, clip, monkeypatch):
