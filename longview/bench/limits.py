@@ -39,7 +39,8 @@ def limits_of(model: Any) -> dict[str, float]:
     }
     tower = tower_of(model.config)
     if tower is not None:
-        patches = (tower.image_size // tower.patch_size) ** 2
+        pictures = model.config.vision_batch_size if device.type == "cuda" else 1  # a GPU is not busy with one
+        patches = pictures * (tower.image_size // tower.patch_size) ** 2
         rates["tower flop/s"] = matrix_rate(patches, tower.hidden_size, tower.intermediate_size, dtype, device)
     return rates
 

@@ -8,7 +8,8 @@ fall into runs with the same number of visible pictures, and each run attends to
     run        └──── no pictures ────┘ └ keys[:P] ┘ └────── keys[:2P] ──────────┘
 
 Many short runs are many small products of matrices, so they are cut into few rectangles of queries and keys, all of
-which are visible to each other; torch's fused attention computes those where it can.
+which are visible to each other; torch's fused attention computes those where it can. A GPU, which would wait for the
+next small product to be launched, takes the last small rectangles of a group of runs at once, with a mask.
 
 Each kernel returns its output and the log-sum-exp of its scores, with which softmaxes over different keys are merged
 exactly (`fusion.merge_softmaxes`). Both are fp32.
@@ -31,6 +32,10 @@ SCORES_BYTES = 64 << 20
 BLOCK_KEYS = 4096
 """Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
 few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
+
+
+STAIRCASE_BYTES = {"cuda": 64 << 20}
+"""By type of device: attention scores of runs that are computed at once, with a mask. Elsewhere each is alone."""
 
 
 class Run(NamedTuple):
@@ -68,8 +73,14 @@ def runs_of(
     return runs
 
 
-def rectangles_of(runs: Sequence[Run]) -> list[Run]:
+def rectangles_of(runs: Sequence[Run], most: int = 0) -> tuple[list[Run], list[Run]]:
     """The same pairs of queries and pictures in few and large rectangles, each a run whose queries see all of it.
+
+    Args:
+        most: Pairs of a query and a picture in a rectangle that is not cut further, a staircase.
+
+    Returns:
+        Rectangles all of which is seen; and staircases, whose queries see what their own runs say.
 
     What all queries see comes first; of the others, the later half sees what the earlier half sees at most, and so on.
 
@@ -80,25 +91,30 @@ def rectangles_of(runs: Sequence[Run]) -> list[Run]:
                  ■ ■ ▤ ▤ · ·
     """
     rectangles: list[Run] = []
+    staircases: list[Run] = []
+
+    def split(runs: list[Run], first: int) -> None:
+        """Append the rectangles of runs of one sample, from picture `first` on."""
+        bounds = Run(runs[0].begin, runs[-1].end, runs[-1].pictures, first)
+        if len(runs) > 1 and (bounds.end - bounds.begin) * (bounds.pictures - first) <= most:
+            staircases.append(bounds)
+            return
+        lowest = runs[0].pictures
+        if lowest > first:
+            rectangles.append(Run(runs[0].begin, runs[-1].end, lowest, first))
+        rest = runs[1:]
+        if len(rest) == 1:
+            split(rest, lowest)
+        elif rest:
+            earlier, later = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+            split(earlier, lowest)
+            if earlier[-1].pictures > lowest:
+                rectangles.append(Run(later[0].begin, later[-1].end, earlier[-1].pictures, lowest))
+            split(later, earlier[-1].pictures)
+
     for first, same_sample in itertools.groupby(runs, key=lambda run: run.first):
-        _split(list(same_sample), first, rectangles)
-    return rectangles
-
-
-def _split(runs: list[Run], first: int, rectangles: list[Run]) -> None:
-    """Append the rectangles of runs of one sample, from picture `first` on."""
-    lowest = runs[0].pictures
-    if lowest > first:
-        rectangles.append(Run(runs[0].begin, runs[-1].end, lowest, first))
-    rest = runs[1:]
-    if len(rest) == 1:
-        _split(rest, lowest, rectangles)
-    elif rest:
-        earlier, later = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        _split(earlier, lowest, rectangles)
-        if earlier[-1].pictures > lowest:
-            rectangles.append(Run(later[0].begin, later[-1].end, earlier[-1].pictures, lowest))
-        _split(later, earlier[-1].pictures, rectangles)
+        split(list(same_sample), first)
+    return rectangles, staircases
 
 
 # ── visual keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,15 +150,23 @@ class PrefixAttention(torch.autograd.Function):
         """See `attend_by_runs`."""
         output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
         lse = torch.full(query.shape[:-1], -torch.inf, dtype=torch.float32, device=query.device)
-        rectangles = rectangles_of(runs)
+        most = STAIRCASE_BYTES.get(query.device.type, 0) // (4 * query.shape[0] * query.shape[1] * patches)
+        rectangles, staircases = rectangles_of(runs, most)
         for rectangle in rectangles:
-            q = query[:, :, rectangle.begin : rectangle.end]
-            of_queries = output[:, :, rectangle.begin : rectangle.end], lse[:, :, rectangle.begin : rectangle.end]
+            rows = slice(rectangle.begin, rectangle.end)
             keys = slice(rectangle.first * patches, rectangle.pictures * patches)
+            q = query[:, :, rows]
             for new_output, new_lse in _attend_all(q.flatten(1, 2), key[:, keys], value[:, keys], patches):
-                _merge_into(*of_queries, new_output.view(q.shape), new_lse.view(q.shape[:-1]))
+                _merge_into(output[:, :, rows], lse[:, :, rows], new_output.view(q.shape), new_lse.view(q.shape[:-1]))
+        if staircases:
+            visible = _visible_keys(runs, patches, query)
+        for part in staircases:
+            rows, first = slice(part.begin, part.end), part.first * patches
+            keys = slice(first, part.pictures * patches)
+            found = _attend_visible(query[:, :, rows], key[:, keys], value[:, keys], visible[rows] - first)
+            _merge_into(output[:, :, rows], lse[:, :, rows], *found)
         ctx.save_for_backward(query, key, value, output, lse)
-        ctx.rectangles, ctx.patches = rectangles, patches
+        ctx.rectangles, ctx.patches = rectangles_of(runs)[0], patches
         return output, lse
 
     @staticmethod
@@ -185,6 +209,28 @@ def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     weights = scores.softmax(-1)
     lse = scores.amax(-1) - weights.amax(-1).log()
     return (weights.to(value.dtype) @ value).float().unsqueeze(2), lse.unsqueeze(2)
+
+
+def _visible_keys(runs: Sequence[Run], patches: int, query: Tensor) -> Tensor:
+    """How many keys are before the first that a query does not see, (T,)."""
+    visible = [0] * query.shape[2]
+    for run in runs:
+        visible[run.begin : run.end] = [run.pictures * patches] * (run.end - run.begin)
+    return torch.tensor(visible, device=query.device)
+
+
+def _attend_visible(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of queries (Hkv, G, t, D) to the first `visible` (t,) of keys (Hkv, m, D); each sees one at least.
+
+    Returns:
+        Output (Hkv, G, t, D) and log-sum-exp (Hkv, G, t), fp32.
+    """
+    scores = (query.flatten(1, 2) @ key.transpose(1, 2)).float().view(*query.shape[:3], -1)
+    hidden = torch.arange(key.shape[1], device=key.device) >= visible[:, None]
+    scores.masked_fill_(hidden, -torch.inf)
+    lse = scores.logsumexp(-1)
+    weights = scores.sub_(lse.unsqueeze(-1)).exp_().to(value.dtype)
+    return (weights.flatten(1, 2) @ value).float().view(query.shape), lse
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, patches: int) -> Iterator[tuple[Tensor, Tensor]]:

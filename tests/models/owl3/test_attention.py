@@ -64,14 +64,35 @@ def test_rectangles_hold_each_pair_of_the_runs_once(starts, samples, begin):
         both = (itertools.product(range(part.begin, part.end), range(part.first, part.pictures)) for part in parts)
         return sorted(itertools.chain.from_iterable(both))
 
-    assert pairs(rectangles_of(runs)) == pairs(runs)
+    assert pairs(rectangles_of(runs)[0]) == pairs(runs)
 
 
 def test_a_staircase_is_cut_into_a_rectangle_a_step_and_few_large_ones():
-    rectangles = rectangles_of([Run(step, step + 1, step + 1) for step in range(64)])
+    rectangles, staircases = rectangles_of([Run(step, step + 1, step + 1) for step in range(64)])
     sizes = sorted(((r.end - r.begin) * (r.pictures - r.first) for r in rectangles), reverse=True)
+    assert not staircases
     assert len(rectangles) < 128
     assert sum(sizes[:16]) > 0.75 * sum(sizes)
+
+
+@given(starts=STARTS, samples=st.lists(st.integers(1, 40), unique=True, max_size=2), most=st.integers(0, 60))
+def test_staircases_hold_whole_runs_and_rectangles_the_rest(starts, samples, most):
+    runs = runs_of(starts, 0, 45, True, samples)
+    rectangles, staircases = rectangles_of(runs, most)
+    seen = {
+        (query, picture)
+        for run in runs
+        for query in range(run.begin, run.end)
+        for picture in range(run.first, run.pictures)
+    }
+    found = [
+        (q, p) for part in rectangles for q in range(part.begin, part.end) for p in range(part.first, part.pictures)
+    ]
+    for part in staircases:
+        assert (part.end - part.begin) * (part.pictures - part.first) <= most
+        inside = itertools.product(range(part.begin, part.end), range(part.first, part.pictures))
+        found += [pair for pair in inside if pair in seen]
+    assert sorted(found) == sorted(seen)
 
 
 def dense(query, key, value, runs, patches):
@@ -115,6 +136,25 @@ def test_streaming_attention_equals_the_dense_one_and_so_do_its_gradients(reques
         found.append([output, lse, *(leaf.grad for leaf in leaves)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=EXACT_ATTENTION, rtol=0)
+
+
+@pytest.mark.parametrize("stairs_bytes", [400, 2000, 1 << 20])
+def test_runs_of_a_staircase_that_are_computed_at_once_have_the_dense_context(monkeypatch, stairs_bytes):
+    monkeypatch.setattr(attention, "STAIRCASE_BYTES", {"cpu": stairs_bytes})
+    inputs = drawn((2, 3, 16, 8), (2, 20, 8), (2, 20, 8))
+    (grad,) = drawn((2, 3, 16, 8), seed=2)
+    for runs in (
+        [Run(2, 5, 1), Run(5, 7, 2), Run(7, 9, 4), Run(9, 16, 5)],
+        [Run(1, 4, 1), Run(5, 8, 3, 1), Run(8, 9, 5, 1)],
+    ):
+        found = []
+        for attend in (PrefixAttention.apply, dense):
+            leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+            output, lse = attend(*leaves, runs, 4)
+            (output * grad).sum().backward()
+            found.append([output, lse, *(leaf.grad for leaf in leaves)])
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=EXACT_ATTENTION, rtol=0)
 
 
 @pytest.mark.parametrize("group", [1, 7, 8])
