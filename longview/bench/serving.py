@@ -173,6 +173,7 @@ class _Bench:
             "frames": options.frames,
             "tokens": options.tokens,
             "repeats": options.repeats,
+            **({"requests of a run": options.requests} if options.requests else {}),
         }
 
     def _requests(self, count: int, kinds: Sequence[Kind] | None = None) -> list[Any]:
@@ -255,7 +256,7 @@ class _Bench:
 
     async def _idle_streams(self, pid: int) -> str:
         """What streams cost in memory that are open and of which nobody reads, beside what runs for as many."""
-        texts = self._requests(2 * ENGINE, ["text"])
+        texts = self._requests(min(2 * ENGINE, self._options.requests or 2 * ENGINE), ["text"])
         await run_clients(self._client, texts, ENGINE)
         before = resident(pid)
         self._seed += 1

@@ -44,7 +44,14 @@ def bench(
         int, typer.Option(metavar="N", help="Run so many layers of the alternative, and multiply; 0 runs all.")
     ] = 2,
     tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode and batch.")] = 16,
-    requests: Annotated[int, typer.Option(metavar="N", help="Concurrent requests, in batch.")] = 16,
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="In batch, all at once: 16. In serve, of each run: three a client, at least 64.",
+            show_default=False,
+        ),
+    ] = None,
     minutes: Annotated[int, typer.Option(metavar="N", help="Length of the video, in video.")] = 5,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples of a step, in train.")] = 16,
     frames: Annotated[
@@ -103,8 +110,9 @@ def bench(
         raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     if measure != "train" and (methods or ways):
         raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
+    in_batch = 16 if requests is None else requests
     counts = whole_numbers(pictures, "pictures") if pictures is not None else PICTURES.get(measure, (1,))
-    least = {"tokens": (tokens, 2), "requests": (requests, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
+    least = {"tokens": (tokens, 2), "requests": (in_batch, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
     least |= {"samples": (samples, 1), "frames": (frames, 0)}
     least |= {"repeats": (repeats, 1), "layers": (layers, 0), "interleaved": (interleaved, 0)}
     for name, (value, lowest) in least.items():
@@ -120,7 +128,7 @@ def bench(
     if measure == "serve":
         load = {"device": device, "dtype": dtype, "quantize": quantize, "compile": compile}
         with spinner("measuring serve", show):
-            _show(_serve(dims, load, clients, tokens, repeats, url, key_env, kinds), json, save, plot)
+            _show(_serve(dims, load, clients, tokens, repeats, requests or 0, url, key_env, kinds), json, save, plot)
         return
     options = BenchOptions(
         pictures=counts,
@@ -128,7 +136,7 @@ def bench(
         layers=layers,
         max_interleaved=interleaved,
         tokens=tokens,
-        requests=requests,
+        requests=in_batch,
         minutes=minutes,
         gigabytes=gigabytes,
     )
@@ -160,6 +168,7 @@ def _serve(
     clients: str | None,
     tokens: int,
     repeats: int,
+    requests: int,
     url: str | None,
     key_env: str | None,
     kinds: str | None,
@@ -189,6 +198,7 @@ def _serve(
         clients=counts,
         tokens=tokens,
         repeats=repeats,
+        requests=requests,
         url=url,
         key=os.environ[key_env] if key_env else None,
         kinds=[kind for kind in CYCLE if kind in wanted],

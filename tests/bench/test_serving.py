@@ -148,3 +148,18 @@ def test_a_run_against_a_server_of_its_own_loses_and_crosses_nothing(monkeypatch
 def test_where_there_is_no_server_it_says_so():
     with pytest.raises(RequestError, match="does not answer"):
         serve(None, {}, LoadOptions(url="http://127.0.0.1:9"))
+
+
+def test_the_command_says_how_many_requests_a_run_has(monkeypatch):
+    from typer.testing import CliRunner
+
+    from longview.bench.report import Result
+    from longview.cli import app
+
+    given = []
+    made = Result("serve", "", {"dims": "demo"}, [{"clients": 1}])
+    monkeypatch.setattr(serving, "serve", lambda dims, load, options: given.append(options.requests) or made)
+    for options in (["--requests", "5"], []):
+        done = CliRunner().invoke(app, ["bench", "serve", "--clients", "1", *options])
+        assert done.exit_code == 0, done.output
+    assert given == [5, 0]
