@@ -1,4 +1,4 @@
-"""Requests from an event loop: `Engine.astream` and `aanswer`.
+"""Requests from an event loop: `Engine.astream`, `aanswer` and `ascore`.
 
     coroutine ── prepare, in a pool ── submit ─────────────────────── pieces, one by one ── coroutine
                                           └─ a thread steps for all ──── call_soon_threadsafe ─┘
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from longview.engine.hooks import run_after_answer
 from longview.engine.prepare import ParsedRequest, prepare
 from longview.engine.request import Request, whole_answer
+from longview.engine.score import Scores
 from longview.errors import RequestError
-from longview.messages import Piece
+from longview.messages import Piece, Receipt
 
 if TYPE_CHECKING:
     from longview.engine.engine import Engine
@@ -99,6 +100,28 @@ class AsyncStreams:
         finally:
             self._remove(stream)
             self._engine.cancel(requests)
+
+    async def score(self, parsed: ParsedRequest) -> list[Scores]:
+        """See `Engine.ascore`."""
+        requests = await self._prepare(parsed)
+        stream = Stream(requests, asyncio.get_running_loop())
+        receipts: dict[int, Receipt] = {}
+        left = len(requests)
+        try:
+            self._add(stream)
+            while left:
+                event = await stream.events.get()
+                if isinstance(event, Piece):
+                    assert event.receipt is not None, "what is scored has one piece"
+                    receipts[event.choice] = event.receipt
+                    continue
+                left -= 1
+                if event.error is not None:
+                    raise event.error
+        finally:
+            self._remove(stream)
+            self._engine.cancel(requests)
+        return [Scores(tuple(request.scores), receipts[request.choice]) for request in requests]
 
     async def _prepare(self, parsed: ParsedRequest) -> list[Request]:
         """`prepare` in the pool. Where the coroutine is cancelled meanwhile, it ends at its next report of progress."""

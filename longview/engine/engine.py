@@ -31,16 +31,13 @@ from longview.engine.prefix_cache import PrefixCache
 from longview.engine.prepare import ParsedRequest, parse_request, prepare
 from longview.engine.request import Request, whole_answer
 from longview.engine.scheduler import Scheduler
-from longview.engine.score import Question
+from longview.engine.score import Question, Scores
 from longview.errors import LongviewError, RequestError
 from longview.messages import Answer, Conversation, Piece, Progress
 from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import setting, validate
-
-MAX_SCORED = 256
-"""Tokens of an answer that is scored, at most."""
 
 
 def _amount(default: int | None, help: str, low: int = 0) -> Any:
@@ -227,16 +224,16 @@ class Engine:
         _check_one(settings)
         return whole_answer([piece async for piece in self.astream(conversation, **settings)])
 
-    def ascore(
-        self, conversation: Conversation, questions: Sequence[Question], **settings: Any
-    ) -> AsyncGenerator[Piece]:
+    async def ascore(self, conversation: Conversation, questions: Sequence[Question], **settings: Any) -> list[Scores]:
         """The log-probabilities of given answers to many questions about one conversation, for asyncio.
 
-        Takes what `astream` takes, but for how tokens are chosen. The pieces of all answers come mixed: `choice`
-        numbers the answers of all questions, one question after the other; `logprobs` are of an answer's tokens.
+        Takes what `astream` takes, but for how tokens are chosen. Cancelling the task cancels the requests.
+
+        Raises:
+            RequestError: as `astream`, and for an answer that is too long.
         """
-        parsed = parse_request(self, conversation, {**settings, "logprobs": 0, "max_tokens": MAX_SCORED}, (), None)
-        return self._async_streams.stream(replace(parsed, questions=tuple(questions)))
+        parsed = parse_request(self, conversation, settings, (), None)
+        return await self._async_streams.score(replace(parsed, questions=tuple(questions)))
 
     @property
     def similarity(self) -> Similarity:

@@ -14,6 +14,7 @@ What a family keeps beside the KV cache (`side_cache`: owl3's keys and values of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -173,6 +174,18 @@ class KVCache(Cache):
         self.lengths = [length + new for length, new in zip(self.lengths, each, strict=True)]
         self._lengths_changed()
 
+    @contextmanager
+    def level(self) -> Iterator[None]:
+        """For a pass that is not to be kept: its tokens are written behind the longest row, and a mask says who sees
+        what."""
+        lengths, self.lengths = self.lengths, [self.longest] * len(self.lengths)
+        self._lengths_changed()
+        try:
+            yield
+        finally:
+            self.lengths = lengths
+            self._lengths_changed()
+
     def mask(self, device: torch.device) -> Tensor | None:
         """What each row attends to in a pass of one token a row: bool (B, 1, 1, longest + 1); None if everything."""
         if self.write_positions is None:
@@ -197,6 +210,14 @@ class KVCache(Cache):
             values[row, :, :length] = new_values
         self.lengths[row : row + 1] = [length]
         self._lengths_changed()
+
+    def alone(self, row: int) -> KVCache:
+        """A copy of one row."""
+        length = self.lengths[row]
+        copy = KVCache.empty(len(self.layers), length + 1)
+        copy.write_row(0, self.key_values(row, length), length)
+        copy.side_cache = self.side_cache_of(row)
+        return copy
 
     def side_cache_of(self, row: int) -> SideCache | None:
         """The side cache of one row, or None."""

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from longview.engine.decode_batch import DecodeBatch
 from longview.engine.kv_cache import KVCache
+from longview.engine.score import passes_of
 from longview.models.base import Model
+from longview.models.transformers_seams import masks_of_any_form
 
 MAX_CHUNK_SECONDS = 0.25
 """Seconds of a step that encoding, and as many that prefilling, may take while other requests wait."""
@@ -23,6 +25,8 @@ KEPT = 0.8
 """Of the weight of a measurement when the next one comes."""
 MAX_CHUNK_TOKENS = 2048
 """Prompt tokens of a step at most."""
+MAX_SCORED_BYTES = 256 << 20
+"""Logits of a pass over answers that are scored, about."""
 
 
 @dataclass
@@ -126,20 +130,49 @@ class ModelRunner:
         decode_batch.advance(1)
         return logits
 
+    def score(self, rows: KVCache, answers: Sequence[Sequence[Sequence[int]]], logits: Tensor) -> list[list[float]]:
+        """The log-probability of each row's answers. The rows keep nothing of them.
+
+        Args:
+            answers: Of each row, the tokens of its answers.
+            logits: (B, V), after the last token of each row.
+        """
+        count = len(rows.lengths)
+        first = logits.float().log_softmax(-1)
+        wanted = [(row, tokens[0]) for row, of_row in enumerate(answers) for tokens in of_row]
+        found = iter(first[[row for row, _ in wanted], [token for _, token in wanted]].tolist())
+        scores = [[next(found) for _ in of_row] for of_row in answers]
+        most = max(count, MAX_SCORED_BYTES // (4 * logits.shape[-1]))
+        for answer_pass in passes_of(list(rows.lengths), answers, most):
+            ids, positions, visible = answer_pass.inputs(self.model.device)
+            rows.reserve(rows.longest + ids.shape[1], count)
+            with rows.level(), masks_of_any_form(self.model.language_model.config):
+                output = self.model(
+                    input_ids=ids,
+                    attention_mask=self._masked(visible[:, None]),
+                    position_ids=positions,
+                    past_key_values=rows,
+                    use_cache=True,
+                    **_side_cache(rows),
+                )
+            more = answer_pass.logprobs(output.logits)
+            for (row, number, _), logprob in zip(answer_pass.answers, more, strict=True):
+                scores[row][number] += logprob
+        return scores
+
     def _mask(self, decode_batch: DecodeBatch, device: torch.device) -> Tensor | None:
         """The attention mask of a decode pass, in the form that the model's attention implementation takes."""
         visible = decode_batch.mask(device)
-        if visible is None:
-            return None
-        attention = self.model.config._attn_implementation
-        if attention.startswith("flash"):
+        if visible is not None and self.model.config._attn_implementation.startswith("flash"):
             return visible[:, 0, 0].long()
-        if attention == "eager":
-            floor = torch.finfo(self.model.dtype).min
-            return torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device).masked_fill_(
-                ~visible, floor
-            )
-        return visible
+        return None if visible is None else self._masked(visible)
+
+    def _masked(self, visible: Tensor) -> Tensor:
+        """A boolean mask as it is, or for eager attention as an additive one."""
+        if self.model.config._attn_implementation != "eager":
+            return visible
+        floor = torch.finfo(self.model.dtype).min
+        return torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device).masked_fill_(~visible, floor)
 
 
 def count_pictures(frame: Mapping[str, Tensor]) -> int:

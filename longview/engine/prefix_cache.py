@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from longview.engine.kv_cache import KVCache
 from longview.models.base import SideCache
 
 MIN_SHARED_POSITIONS = 16
@@ -93,6 +94,13 @@ class CachedPrefix:
     layers: list[tuple[Tensor, Tensor]]
     side_cache: SideCache | None
 
+    @classmethod
+    def of_row(cls, prefix_key: PrefixKey, rows: KVCache, row: int) -> CachedPrefix:
+        """A copy of the first positions of a row, as many as the key has."""
+        side_cache = rows.side_cache_of(row)
+        layers = [(keys.clone(), values.clone()) for keys, values in rows.key_values(row, prefix_key.length)]
+        return cls(prefix_key, layers, None if side_cache is None else side_cache.until(prefix_key.length))
+
     def key_values(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
         for keys, values in self.layers:
             yield keys[:, :length], values[:, :length]
@@ -124,14 +132,17 @@ class PrefixCache:
     def nbytes(self) -> int:
         return sum(prefix.nbytes for prefix in self._prefixes)
 
-    def find(self, prefix_key: PrefixKey, running: Iterable[PrefixSource] = ()) -> tuple[PrefixSource | None, int]:
+    def find(
+        self, prefix_key: PrefixKey, running: Iterable[PrefixSource] = (), among_kept: bool = True
+    ) -> tuple[PrefixSource | None, int]:
         """The source with the longest common prefix, and its length; the last position is always left to be computed.
 
         Args:
             running: Sources besides those that are kept.
+            among_kept: Whether those that are kept are searched, too.
         """
         with self._lock:
-            kept: Sequence[PrefixSource] = list(self._prefixes)
+            kept: Sequence[PrefixSource] = list(self._prefixes) if among_kept else ()
         best: PrefixSource | None = None
         longest = MIN_SHARED_POSITIONS - 1
         for source in (*running, *reversed(kept)):

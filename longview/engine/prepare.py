@@ -14,7 +14,7 @@ from longview.engine.hooks import Hook, parse_hooks, run_before_model
 from longview.engine.request import Clock, Request, RequestContext
 from longview.engine.sampling import Sampler
 from longview.engine.scheduler import best_effort
-from longview.engine.score import ForcedTokens, Question, answer_tokens
+from longview.engine.score import Question, answer_tokens
 from longview.engine.token_bytes import TokenBytes
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery, distinctly_named
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from longview.engine.engine import Engine
 
 
+MAX_SCORED = 256
+"""Tokens of an answer that is scored, at most."""
 MAX_DRAWN = 4096
 """Media of which an engine remembers whether they are of the world that embedded models know."""
 
@@ -43,7 +45,7 @@ class ParsedRequest:
     hooks: Sequence[Hook] = ()
     progress: Progress | None = None
     questions: Sequence[Question] = ()
-    """Questions whose answers are scored, one request for each answer; none: the conversation is answered."""
+    """Questions whose answers are scored, one request for each; none: the conversation is answered."""
 
 
 def parse_request(
@@ -101,6 +103,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
     messages, notes = run_before_model(parsed.hooks, parsed.messages, media[:count], parsed.progress)
     clock.end_phase("media")
     requests: list[Request] = []
+    answers: dict[str, list[int]] = {}
     for question, own in _with_own_media(parsed.questions, media[count:]):
         prompt = messages if question is None else question.messages(messages)
         inputs = engine.processor.prepare(prompt, [*media[:count], *own])
@@ -116,12 +119,36 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         if not requests:
             clock.end_phase("preprocess")
         first = requests[0] if requests else None
-        for number, sampler in enumerate(_samplers(engine, parsed, question)):
-            # of what is scored the first will do: nobody goes on from a given answer
-            keeps_prefix = question is None or not requests
-            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first, keeps_prefix))
+        if question is not None:  # of what is scored the first prefix will do: it has all that they share
+            tokens = _answers(engine, question, inputs, answers)
+            sampler = Sampler(parsed.settings.params)
+            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first, not first, tokens))
+            continue
+        for number, sampler in enumerate(_samplers(engine, parsed)):
+            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first))
             first = requests[-1] if number == 0 else first
     return requests
+
+
+def _answers(engine: Engine, question: Question, inputs: ModelInputs, known: dict[str, list[int]]) -> list[list[int]]:
+    """The tokens of each answer to a question.
+
+    Args:
+        known: Those of other questions' answers, to which these are added.
+
+    Raises:
+        RequestError: an answer is too long.
+    """
+    for answer in question.answers:
+        if answer not in known:
+            known[answer] = answer_tokens(engine.processor, answer)
+        most = min(MAX_SCORED, engine.context_length - inputs.length)
+        if len(known[answer]) > most:
+            raise RequestError(
+                f"the answer {answer!r:.60} is {len(known[answer])} tokens long, and at most {most} are scored here; "
+                "shorten it, or the conversation"
+            )
+    return [known[answer] for answer in question.answers]
 
 
 def _with_own_media(
@@ -136,13 +163,9 @@ def _with_own_media(
         media = media[count:]
 
 
-def _samplers(engine: Engine, parsed: ParsedRequest, question: Question | None) -> Iterator[Sampler]:
+def _samplers(engine: Engine, parsed: ParsedRequest) -> Iterator[Sampler]:
     """One for each answer."""
     end_tokens = engine.processor.end_tokens
-    if question is not None:
-        for answer in question.answers:
-            yield Sampler(parsed.settings.params, ForcedTokens(answer_tokens(engine.processor, answer)))
-        return
     for choice in range(parsed.settings.n):
         matcher = engine.grammars.matcher(parsed.settings.params, engine.processor.tokenizer, end_tokens)
         yield Sampler(parsed.settings.params, matcher, end_tokens, choice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from longview.engine.decode_batch import DecodeBatch
 from longview.engine.features import Prefetcher
 from longview.engine.kv_cache import KVCache
-from longview.engine.prefix_cache import PrefixKey
+from longview.engine.prefix_cache import PrefixKey, PrefixSource
 from longview.engine.sampling import RankedToken, Sampler
 from longview.engine.text import TextStream
 from longview.errors import RequestError
@@ -75,6 +75,8 @@ class Request:
         choice: Which of several answers to the same question this is.
         after: A request with the same prompt that must be prefilled first, so that its keys and values can be copied.
         keeps_prefix: When it ends, its keys and values go into the prefix cache, as a next turn may begin with them.
+        answers: Tokens of answers to be scored; it ends with their scores when its prompt is prefilled, and generates
+            nothing.
     """
 
     def __init__(
@@ -86,9 +88,14 @@ class Request:
         choice: int = 0,
         after: Request | None = None,
         keeps_prefix: bool = True,
+        answers: Sequence[Sequence[int]] = (),
     ) -> None:
         self.inputs, self.context, self.clock, self.choice, self.after = inputs, context, clock, choice, after
-        self.sampler, self.keeps_prefix = sampler, keeps_prefix
+        self.sampler, self.keeps_prefix, self.answers = sampler, keeps_prefix, answers
+        self.scores: Sequence[float] = ()
+        """The log-probability of each of `answers`, once it has finished."""
+        self.kept_prefix: PrefixSource | None = None
+        """What those that come `after` it copy, where it does not decode."""
         self.text_stream = TextStream(context.decode, context.params.stop)
         self.pieces: deque[Piece] = deque()
         self.error: Exception | None = None
@@ -112,6 +119,8 @@ class Request:
         self.num_prompt_ids = len(self.token_ids)
         self.max_generated = min(context.params.max_tokens, context.context_length - inputs.length)
         """Tokens of the answer at most."""
+        if answers:
+            self.max_generated = self.num_scored
         self._piece_ids: list[int] = []  # of the piece that is not yet complete
         self._piece_logprobs: list[TokenLogprob] = []
 
@@ -155,6 +164,11 @@ class Request:
         return len(self.token_ids) - self.num_prompt_ids
 
     @property
+    def num_scored(self) -> int:
+        """Tokens of all answers that are scored."""
+        return sum(map(len, self.answers))
+
+    @property
     def max_positions(self) -> int:
         """Positions of the language sequence at most, prompt and answer."""
         return self.inputs.length + self.max_generated
@@ -196,6 +210,12 @@ class Request:
         elif text:
             self._emit(text)
 
+    def end_scored(self, scores: Sequence[float]) -> None:
+        """Finish with the scores of `answers`."""
+        self.clock.end_phase("prefill")
+        self.scores = scores
+        self._finish("stop", "")
+
     def _logprob(self, ranked: RankedToken) -> TokenLogprob:
         """With the texts of the tokens."""
 
@@ -227,7 +247,7 @@ class Request:
         phases = ("media", "preprocess", "encode", "prefill")
         usage = Usage(
             inputs.length,
-            self.num_generated,
+            self.num_generated + self.num_scored,
             inputs.num_pictures,
             inputs.visual_tokens,
             cached_tokens=self.cached_tokens,

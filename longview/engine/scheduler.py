@@ -3,7 +3,8 @@
     drop        take over requests that were added; take cancelled ones out, and free what they hold
     admit       take waiting requests in, first come, first served, while the memory for keys and values allows
     encode      run the vision encoder over a chunk of pictures, a frame of each encoding request in turn
-    prefill     run the language model over a chunk of prompt tokens; a long prompt takes several steps
+    prefill     run the language model over a chunk of prompt tokens; a long prompt takes several steps; a request whose
+                answers are given has them scored behind its prompt, and ends
     decode      run it over the last token of every request whose prompt is prefilled, in one pass per length bucket
 
 After the last chunk of a prompt, and after each decode pass, a request's next token is sampled from its row of logits.
@@ -17,6 +18,7 @@ them alone.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from longview.engine.decode_batch import DecodeBatch, DecodeBatches, allocated_p
 from longview.engine.features import FeatureCache, Prefetcher, feature_key
 from longview.engine.kv_cache import KVCache
 from longview.engine.model_runner import ModelRunner, count_pictures
-from longview.engine.prefix_cache import PrefixCache, PrefixKey, PrefixSource
+from longview.engine.prefix_cache import CachedPrefix, PrefixCache, PrefixKey, PrefixSource
 from longview.engine.request import Request, is_out_of_memory
 from longview.engine.sampling import non_finite_logits
 from longview.models.base import EncoderInput, Footprint, Model
@@ -323,7 +325,7 @@ class Scheduler:
         sequence = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
         request.prefix_key = PrefixKey(sequence, starts, picture_keys if starts else [])
         request.prefill_cache = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1)
-        source, shared = self._longest_prefix(request.prefix_key)
+        source, shared = self._longest_prefix(request)
         if source is not None:
             request.prefill_cache.write_row(0, source.key_values(shared), shared)
             side_cache = source.side_cache
@@ -334,10 +336,11 @@ class Scheduler:
         self.encoding.remove(request)
         self.prefilling.append(request)
 
-    def _longest_prefix(self, prefix_key: PrefixKey) -> tuple[PrefixSource | None, int]:
-        running = [request for request in self.decoding if not request.finished]
+    def _longest_prefix(self, request: Request) -> tuple[PrefixSource | None, int]:
+        kept = None if request.after is None else request.after.kept_prefix
+        running = [request for request in self.decoding if not request.finished] if kept is None else [kept]
         with best_effort("searching the prefix cache"):
-            return self.prefix_cache.find(prefix_key, running)
+            return self.prefix_cache.find(request.prefix_key, running, among_kept=kept is None)
         return None, 0
 
     def _prefill(self) -> None:
@@ -367,8 +370,7 @@ class Scheduler:
         if end < length:
             self.prefilling.append(request)
         else:
-            self._start_decoding(request, cache)
-            self._sample([request], logits)
+            self._prefilled([request], cache, logits)
         return end - begin
 
     def _short_prompts(self, limit: int) -> list[Request]:
@@ -381,7 +383,7 @@ class Scheduler:
                 break
             (begun,) = request.prefill_cache.lengths
             begin = begin if group else begun
-            if begun != begin:
+            if begun != begin or (group and bool(request.answers) != bool(group[0].answers)):
                 continue
             rest = request.prefix_key.length - begun
             longest, total = max(longest, rest), total + rest
@@ -403,12 +405,20 @@ class Scheduler:
             logits = self.runner.prefill(rows, self.model.collate_chunks(chunks), *counts)
         except Exception:  # noqa: BLE001 - whose error it is shows when each is prefilled alone
             return 0
-        for row, request in enumerate(group):
+        for request in group:
             self.prefilling.remove(request)
+        self._prefilled(group, rows, logits)
+        return len(group) * max(counts)
+
+    def _prefilled(self, group: Sequence[Request], rows: KVCache, logits: Tensor) -> None:
+        """The prompts of a group are in the rows: score its answers, or sample its first tokens, by logits (B, V)."""
+        if group[0].answers:
+            self._score(group, rows, logits)
+            return
+        for row, request in enumerate(group):
             with self._error_ends(request):
                 self._start_decoding(request, rows, row)
         self._sample(group, logits)
-        return len(group) * max(counts)
 
     def _joined_rows(self, group: Sequence[Request]) -> KVCache:
         """What is in the KV caches of requests, as rows of one."""
@@ -428,6 +438,31 @@ class Scheduler:
         """Copy a prefilled row into a decode batch."""
         self.decode_batches.add(request, rows, row)
         request.release()
+
+    # ── score ──
+
+    def _score(self, group: Sequence[Request], rows: KVCache, logits: Tensor) -> None:
+        """Score the answers of requests behind their prompts, and end them; where that fails, each alone."""
+        try:
+            scores = self.runner.score(rows, [request.answers for request in group], logits)
+        except Exception as error:  # noqa: BLE001 - it ends only the request whose own answers raise it
+            if len(group) == 1:
+                self._end(group[0], error)
+                return
+            for row, request in enumerate(group):
+                with self._error_ends(request):
+                    self._score([request], rows.alone(row), logits[row : row + 1])
+            return
+        for row, (request, of_answers) in enumerate(zip(group, scores, strict=True)):
+            with self._error_ends(request):
+                if not all(map(math.isfinite, of_answers)):
+                    raise non_finite_logits()
+                if request.keeps_prefix:
+                    request.kept_prefix = CachedPrefix.of_row(request.prefix_key, rows, row)
+                    with best_effort("keeping a prefix"):
+                        self.prefix_cache.put(request.kept_prefix, request.prefix_key.length)
+                request.end_scored(of_answers)
+                self._end(request)
 
     # ── decode ──
 

@@ -1,11 +1,11 @@
 """How likely given answers to a question are: teacher forcing, side by side with everything else that the engine runs.
 
-    conversation ── question 1 ── answer 1, answer 2, …       the conversation's media are opened and encoded once;
-                 └─ question 2 ── answer 1, answer 2, …       its keys and values are copied to every question, and the
-                                                              question's to each of its answers
+    conversation ── question 1 ── answer 1, answer 2, …       the conversation's media are opened and encoded once; its
+                 └─ question 2 ── answer 1, answer 2, …       keys and values are copied to every question
 
-An answer is a request whose tokens are given; its log-probability is the sum of theirs, the end of the answer included,
-so that "red" and "red star" can be compared.
+A question is a request that ends when its prompt is prefilled and its answers' tokens have been through the model, all
+in one pass, in which none of them sees another. The log-probability of an answer is the sum of its tokens', the end of
+the answer included, so that "red" and "red star" can be compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longview.messages import Message, Part
+from longview.messages import Message, Part, Receipt
 from longview.models.base import IGNORED, Processor
 
 
@@ -38,24 +38,13 @@ class Question:
         return [part for part in self.parts if part.type != "text"]
 
 
-class ForcedTokens:
-    """A matcher that admits one answer only; see `longview.engine.sampling.Matcher`."""
+@dataclass(frozen=True)
+class Scores:
+    """What the answers to a question scored."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens = list(tokens)
-
-    @property
-    def complete(self) -> bool:
-        return not self._tokens
-
-    def mask_logits(self, logits: Tensor) -> Tensor:
-        forced = torch.full_like(logits, -torch.inf)
-        forced[self._tokens[0]] = 0.0
-        return forced
-
-    def accept(self, token: int) -> None:
-        assert token == self._tokens[0], "only the given token can be chosen"
-        del self._tokens[0]
+    logprobs: tuple[float, ...]
+    """The log-probability of each."""
+    receipt: Receipt
 
 
 def answer_tokens(processor: Processor, answer: str) -> list[int]:
@@ -65,3 +54,86 @@ def answer_tokens(processor: Processor, answer: str) -> list[int]:
     learned = inputs["input_ids"][0][inputs["labels"][0] != IGNORED].tolist()
     ends = [number for number, token in enumerate(learned) if token in processor.end_tokens]
     return learned[: ends[0] + 1] if ends else learned
+
+
+@dataclass
+class AnswerPass:
+    """Tokens of several rows' answers for one pass behind rows of these lengths; padded to one length, T.
+
+    None of the answers sees another, and none sees what is behind its own row:
+
+        row 1   ▓▓▓▓▓▓▓▓▓▓░░░░  yes─no──        row 2   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓  red─dark blue─
+    """
+
+    lengths: Sequence[int]
+    answers: list[tuple[int, int, Sequence[int]]]
+    """Row, number of the answer, and its tokens, at least two: all but the last are read."""
+
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, T), their positions (B, T), and what each sees of the rows and of the tokens, (B, T, L + T)."""
+        longest, used = max(self.lengths), [0] * len(self.lengths)
+        length = self.width
+        ids = torch.zeros(len(self.lengths), length, dtype=torch.long)
+        positions = ids + torch.tensor(self.lengths)[:, None]
+        visible = torch.zeros(len(self.lengths), length, longest + length, dtype=torch.bool)
+        for row, row_length in enumerate(self.lengths):
+            visible[row, :, :row_length] = True
+        for row, _, tokens in self.answers:
+            begin, end = used[row], used[row] + len(tokens) - 1
+            ids[row, begin:end] = torch.tensor(tokens[:-1])
+            positions[row, begin:end] += torch.arange(end - begin)
+            visible[row, begin:end, longest + begin : longest + end] = (
+                torch.ones(end - begin, end - begin).tril().bool()
+            )
+            used[row] = end
+        return ids.to(device), positions.to(device), visible.to(device)
+
+    def logprobs(self, logits: Tensor) -> list[float]:
+        """The log-probability of each answer's tokens behind its first, of logits (B, T, V)."""
+        used = [0] * len(self.lengths)
+        rows, places, targets, owners = [], [], [], []
+        for number, (row, _, tokens) in enumerate(self.answers):
+            for token in tokens[1:]:
+                rows.append(row)
+                places.append(used[row])
+                targets.append(token)
+                owners.append(number)
+                used[row] += 1
+        chosen = logits[rows, places].float().log_softmax(-1)
+        each = chosen.gather(1, torch.tensor(targets, device=chosen.device)[:, None])[:, 0].double().cpu()
+        return torch.zeros(len(self.answers), dtype=torch.float64).index_add_(0, torch.tensor(owners), each).tolist()
+
+    @property
+    def width(self) -> int:
+        """T."""
+        used = [0] * len(self.lengths)
+        for row, _, tokens in self.answers:
+            used[row] += len(tokens) - 1
+        return max(used)
+
+
+def passes_of(
+    lengths: Sequence[int], answers: Sequence[Sequence[Sequence[int]]], max_positions: int
+) -> list[AnswerPass]:
+    """The passes that the answers of each row take, of about so many positions in all rows at most.
+
+    Args:
+        answers: By row; answers of one token need no pass.
+    """
+    most = max(1, max_positions // len(lengths))
+    passes: list[AnswerPass] = []
+    used: list[list[int]] = []
+    for row, of_row in enumerate(answers):
+        current = 0
+        for number, tokens in enumerate(of_row):
+            more = len(tokens) - 1
+            if not more:
+                continue
+            if current < len(used) and used[current][row] and used[current][row] + more > most:
+                current += 1
+            if current == len(passes):
+                passes.append(AnswerPass(lengths, []))
+                used.append([0] * len(lengths))
+            passes[current].answers.append((row, number, tokens))
+            used[current][row] += more
+    return passes

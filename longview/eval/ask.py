@@ -110,17 +110,12 @@ class EngineAsker:
     async def _choose(self, item: Item, protocol: Ask) -> Reply:
         from longview.engine.score import Question
 
-        logprobs, frames, warnings = [0.0] * len(item.options), [], ()
         (message,) = LazyMessages(protocol, item)
         before, text = split_text(message.parts)
         question = Question((Part("text", text=text),), tuple(item.letters))
         conversation = [Message.of("user", *before)]
-        async with contextlib.aclosing(self.engine.ascore(conversation, [question])) as pieces:
-            async for piece in pieces:
-                logprobs[piece.choice] += sum(each.logprob for each in piece.logprobs or ())
-                if piece.receipt is not None:
-                    frames, warnings = frames_of(piece.receipt), piece.receipt.warnings
-        return likeliest(item, logprobs, frames, warnings)
+        (scores,) = await self.engine.ascore(conversation, [question])
+        return likeliest(item, list(scores.logprobs), frames_of(scores.receipt), scores.receipt.warnings)
 
     @contextlib.contextmanager
     def _partition(self, protocol: Ask) -> Iterator[None]:

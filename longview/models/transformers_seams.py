@@ -11,9 +11,10 @@ of these are the official checkpoints'.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from transformers import AttentionInterface, Qwen2Model, SiglipVisionConfig
@@ -120,6 +121,18 @@ def cache_argument(arguments: Mapping[str, Any]) -> Any:
 
 ATTENTION = AttentionInterface()
 """All implementations of attention, those that are registered later included."""
+
+
+@contextlib.contextmanager
+def masks_of_any_form(config: Any) -> Iterator[None]:
+    """Attention that takes a mask (B, 1, T, S): sdpa where it was flash attention, which takes none."""
+    before = config._attn_implementation
+    if before is not None and before.startswith("flash"):
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def attention_implementation(config: Any) -> Callable[..., Any]:

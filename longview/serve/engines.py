@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +95,15 @@ class Engines:
         blobs: Sequence[bytes],
         settings: Any,
     ) -> dict[str, Any]:
-        """The log-probability of each answer of each question, and the receipt of each question's first answer."""
+        """The log-probability of each answer of each question, and the receipt of each question."""
         questions = [
             Question(tuple(part_of(part, blobs) for part in each["parts"]), tuple(each["answers"])) for each in given
         ]
-        sums = [0.0] * sum(len(question.answers) for question in questions)
-        receipts: dict[int, dict[str, Any]] = {}
-        pieces = engine.ascore(messages, questions, **settings)
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                sums[piece.choice] += sum(each.logprob for each in piece.logprobs or ())
-                if piece.receipt is not None:
-                    receipts[piece.choice] = piece.receipt.as_dict()
-        firsts = [0, *accumulate(len(question.answers) for question in questions)]
+        scores = await engine.ascore(messages, questions, **settings)
         return {
-            "logprobs": [sums[begin:end] for begin, end in pairwise(firsts)],
-            "receipts": [receipts[begin] for begin in firsts[:-1]],
-            "output_tokens": sum(receipt["usage"]["completion_tokens"] for receipt in receipts.values()),
+            "logprobs": [list(each.logprobs) for each in scores],
+            "receipts": [each.receipt.as_dict() for each in scores],
+            "output_tokens": sum(each.receipt.usage.completion_tokens for each in scores),
         }
 
 
