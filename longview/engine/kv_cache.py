@@ -174,6 +174,17 @@ class KVCache(Cache):
         self.lengths = [length + new for length, new in zip(self.lengths, each, strict=True)]
         self._lengths_changed()
 
+    def write_rows(self, key_values: Iterator[tuple[Tensor, Tensor]], length: int) -> None:
+        """Write the same first positions to all rows, and set their lengths."""
+        self.reserve(length + 1, len(self.lengths))
+        for layer, (new_keys, new_values) in zip(self.layers, key_values, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(new_keys[None], new_values[None])
+            for held, new in zip(layer.tensors(), (new_keys, new_values), strict=True):
+                held[: len(self.lengths), :, :length] = new
+        self.lengths = [length] * len(self.lengths)
+        self._lengths_changed()
+
     @contextmanager
     def level(self) -> Iterator[None]:
         """For a pass that is not to be kept: its tokens are written behind the longest row, and a mask says who sees

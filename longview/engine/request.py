@@ -14,7 +14,7 @@ from torch import Tensor
 from longview.engine.decode_batch import DecodeBatch
 from longview.engine.features import Prefetcher
 from longview.engine.kv_cache import KVCache
-from longview.engine.prefix_cache import PrefixKey, PrefixSource
+from longview.engine.prefix_cache import CachedPrefix, PrefixKey, PrefixSource
 from longview.engine.sampling import RankedToken, Sampler
 from longview.engine.text import TextStream
 from longview.errors import RequestError
@@ -111,6 +111,7 @@ class Request:
         self.prefix_key = PrefixKey(torch.zeros(1, 0, dtype=torch.long))
         """What its keys and values are computed from: the prompt, and, once it has finished, the answer."""
         self.prefill_cache: KVCache | None = None  # of one row, which a decode batch then takes over
+        self.shared_prefix: CachedPrefix | None = None  # what it begins with, until that is copied
         self.cached_tokens = 0
         # decoding
         self.decode_batch: DecodeBatch | None = None
@@ -150,8 +151,20 @@ class Request:
         else:  # nobody else will
             for medium in self.inputs.media:
                 medium.close()
-        self.prefetcher = self.prefill_cache = None
+        self.prefetcher = self.prefill_cache = self.shared_prefix = None
         self.features, self.forward_arguments, self.pending_keys = {}, {}, deque()
+
+    @property
+    def num_prefilled(self) -> int:
+        """Positions of the prompt whose keys and values are there."""
+        return self.cached_tokens if self.prefill_cache is None else self.prefill_cache.lengths[0]
+
+    def prefilled_side_cache(self, length: int) -> SideCache | None:
+        """What the family keeps beside the KV cache for the first positions of the prompt, of those that are there."""
+        if self.prefill_cache is not None:
+            return self.prefill_cache.side_cache
+        kept = None if self.shared_prefix is None else self.shared_prefix.side_cache
+        return None if kept is None else kept.until(length)
 
     @property
     def prefilled(self) -> bool:

@@ -324,17 +324,23 @@ class Scheduler:
         ]
         sequence = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
         request.prefix_key = PrefixKey(sequence, starts, picture_keys if starts else [])
-        request.prefill_cache = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1)
-        source, shared = self._longest_prefix(request)
-        if source is not None:
-            request.prefill_cache.write_row(0, source.key_values(shared), shared)
-            side_cache = source.side_cache
-            request.prefill_cache.side_cache = None if side_cache is None else side_cache.until(shared)
-            request.cached_tokens = shared
+        source, request.cached_tokens = self._longest_prefix(request)
+        if isinstance(source, CachedPrefix):
+            request.shared_prefix = source  # copied when it is prefilled, for several requests at once
+        else:  # a request that is decoding may be gone by then
+            request.prefill_cache = self._new_cache(request, source)
         request.forward_arguments, request.features = arguments, {}
         request.clock.end_phase("encode")
         self.encoding.remove(request)
         self.prefilling.append(request)
+
+    def _new_cache(self, request: Request, source: PrefixSource | None) -> KVCache:
+        """A KV cache for one prompt, with what it shares with a source."""
+        cache, shared = KVCache.empty(self.runner.num_layers, request.prefix_key.length + 1), request.cached_tokens
+        if source is not None:
+            cache.write_row(0, source.key_values(shared), shared)
+            cache.side_cache = None if source.side_cache is None else source.side_cache.until(shared)
+        return cache
 
     def _longest_prefix(self, request: Request) -> tuple[PrefixSource | None, int]:
         kept = None if request.after is None else request.after.kept_prefix
@@ -361,9 +367,9 @@ class Scheduler:
 
     def _prefill_one(self, request: Request, limit: int) -> int:
         """Prefill at most so many further positions of a prompt; returns how many."""
+        if request.prefill_cache is None:
+            request.prefill_cache = self._new_cache(request, request.shared_prefix)
         cache, length = request.prefill_cache, request.prefix_key.length
-        if cache is None:
-            raise RuntimeError("a request that prefills has a KV cache of its own")
         begin, end = cache.lengths[0], min(length, cache.lengths[0] + limit)
         chunk = self.model.prefill_chunk(request.forward_arguments, begin, end)
         logits = self.runner.prefill(cache, chunk, end - begin)
@@ -379,9 +385,7 @@ class Scheduler:
         group: list[Request] = []
         longest = total = begin = 0
         for request in self.prefilling:
-            if request.prefill_cache is None:
-                break
-            (begun,) = request.prefill_cache.lengths
+            begun = request.num_prefilled
             begin = begin if group else begun
             if begun != begin or (group and bool(request.answers) != bool(group[0].answers)):
                 continue
@@ -422,16 +426,23 @@ class Scheduler:
 
     def _joined_rows(self, group: Sequence[Request]) -> KVCache:
         """What is in the KV caches of requests, as rows of one."""
-        caches = [request.prefill_cache for request in group if request.prefill_cache is not None]
         longest = max(request.prefix_key.length for request in group)
-        rows = KVCache.empty(self.runner.num_layers, longest + 1, len(caches))
-        (begin,) = caches[0].lengths
-        if begin:
-            for row, cache in enumerate(caches):
-                rows.write_row(row, cache.key_values(0, begin), begin)
-            side_caches = [cache.side_cache for cache in caches]
-            first = next((each for each in side_caches if each is not None), None)
-            rows.side_cache = None if first is None else type(first).joined(side_caches)
+        rows = KVCache.empty(self.runner.num_layers, longest + 1, len(group))
+        begin = group[0].num_prefilled
+        if not begin:
+            return rows
+        shared = [request.shared_prefix for request in group if request.prefill_cache is None]
+        if len(shared) == len(group) and shared[0] is not None and all(each is shared[0] for each in shared):
+            rows.write_rows(shared[0].key_values(begin), begin)
+        else:
+            for row, request in enumerate(group):
+                if request.prefill_cache is not None:
+                    rows.write_row(row, request.prefill_cache.key_values(0, begin), begin)
+                elif request.shared_prefix is not None:
+                    rows.write_row(row, request.shared_prefix.key_values(begin), begin)
+        side_caches = [request.prefilled_side_cache(begin) for request in group]
+        first = next((each for each in side_caches if each is not None), None)
+        rows.side_cache = None if first is None else type(first).joined(side_caches)
         return rows
 
     def _start_decoding(self, request: Request, rows: KVCache, row: int = 0) -> None:
