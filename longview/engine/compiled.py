@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ from longview.engine.decode_batch import SMALLEST_BUCKET, DecodeBatch
 from longview.errors import RequestError
 from longview.models.base import Model, SideCache
 from longview.models.transformers_seams import CACHE_NAME, cache_argument
+from longview.versions import UntestedWarning
+
+WRONG_ON_CUDA = (
+    "compile=True on CUDA gave other answers than plain decoding where it was tested (an H200, PyTorch 2.11); "
+    "compare answers with and without it before you rely on them"
+)
 
 
 class StaticLayer:
@@ -128,6 +135,7 @@ def compile_layers(model: Model, backend: str = "inductor") -> None:
     check_compile(model)
     settings: dict[str, Any] = {"backend": backend, "dynamic": False}
     if backend == "inductor" and model.device.type == "cuda":
+        warnings.warn(WRONG_ON_CUDA, UntestedWarning, stacklevel=2)
         settings["mode"] = "reduce-overhead"
     elif backend == "inductor":
         settings["options"] = {"cpp_wrapper": True}

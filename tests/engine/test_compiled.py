@@ -17,6 +17,7 @@ from longview.engine.compiled import StaticDecodeBatch, compile_layers, runs_of
 from longview.engine.kv_cache import MIN_POSITIONS
 from longview.errors import RequestError
 from longview.models.families import families
+from longview.versions import UntestedWarning
 
 PICTURES = [longview.image(noise(seed)) for seed in (1, 5)]
 QUESTIONS = [
@@ -141,3 +142,11 @@ def test_translated_functions_give_the_same_answers(tiny):
     plain, fast = new_engine(tiny, False), new_engine(tiny, True)
     for question in QUESTIONS[:3]:
         assert same(fast.answer(question, **SETTINGS), plain.answer(question, **SETTINGS))
+
+
+def test_compiling_on_cuda_warns_that_answers_differed(tiny, monkeypatch):
+    model = copy.deepcopy(tiny[0])
+    monkeypatch.setattr(type(model), "device", property(lambda _: torch.device("cuda")))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: None)
+    with pytest.warns(UntestedWarning, match="other answers than plain decoding"):
+        compile_layers(model)
