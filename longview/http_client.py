@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from longview.deadlines import within
 from longview.errors import RequestError
 
 BUFFER = 1 << 22
@@ -150,7 +151,7 @@ class Client:
                 return Reply(response.status, response.headers, await response.read())
 
         try:
-            return await asyncio.wait_for(read(), self.seconds)
+            return await within(read(), self.seconds)
         except asyncio.TimeoutError:
             raise ConnectionFailedError(f"no reply in {self.seconds:g} s") from None
 

@@ -14,6 +14,7 @@ ROOMS = (
     (
         "chat",
         "curves",
+        "deadlines",
         "errors",
         "figures",
         "files",

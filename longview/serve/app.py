@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 import longview
+from longview.deadlines import end, within
 from longview.requests import Limits
 from longview.serve import chat, decisions, responses, sse
 from longview.serve.backend import Job
@@ -41,7 +42,6 @@ SILENT_SECONDS = 30.0
 ACCEPT_SECONDS = 10.0
 """A stream begins when its media are open, so that their errors have a status of their own; or after so long."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -105,7 +105,7 @@ class Server:
             while True:
                 try:
                     left = deadline - asyncio.get_running_loop().time()
-                    event = await next_within(events, left)
+                    event = await within(anext(events), left)
                 except StopAsyncIteration:
                     return
                 except asyncio.TimeoutError:
@@ -125,10 +125,10 @@ async def incoming(request: Request, seconds: float = math.inf) -> AsyncIterator
         APIError: nothing more comes, or it takes too long.
     """
     loop = asyncio.get_running_loop()
-    end, stream = loop.time() + seconds, request.stream()
+    last, stream = loop.time() + seconds, request.stream()
     while True:
         try:
-            yield await asyncio.wait_for(anext(stream), min(SILENT_SECONDS, end - loop.time()))
+            yield await within(anext(stream), min(SILENT_SECONDS, last - loop.time()))
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
@@ -175,24 +175,6 @@ def depth_of(data: Any) -> int:
     return depth - 1
 
 
-async def next_within(events: AsyncGenerator[T], seconds: float) -> T:
-    """The next of some events. `asyncio.wait_for` loses a cancellation that comes together with it, before Python 3.12.
-
-    Raises:
-        StopAsyncIteration, asyncio.TimeoutError: there is none, or none so soon.
-    """
-    upcoming = asyncio.ensure_future(anext(events))
-    try:
-        await asyncio.wait([upcoming], timeout=seconds)
-        if upcoming.done():
-            return upcoming.result()
-        raise asyncio.TimeoutError
-    finally:
-        if not upcoming.done():
-            upcoming.cancel()
-            await asyncio.wait([upcoming])
-
-
 async def accepted(events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     """The same events, after the first has come.
 
@@ -210,9 +192,7 @@ async def accepted(events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[dict
             async for event in events:
                 yield event
         finally:
-            first.cancel()
-            with contextlib.suppress(asyncio.CancelledError, APIError, StopAsyncIteration):
-                await first
+            await end(first)
             await events.aclose()
 
     return rest()

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import h11
 
+from longview.deadlines import within
 from longview.errors import RequestError
 from longview.media.text import printable
 from longview.serve import wire
@@ -64,8 +65,7 @@ class Duplex:
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
             raise RequestError(f"{address!r:.80} is no address of a server; give one as http://127.0.0.1:8000")
         context = ssl.create_default_context() if parts.scheme == "https" else None
-        opening = asyncio.open_connection(host, port, ssl=context)
-        link = cls(*await asyncio.wait_for(opening, CONNECT_SECONDS), silent_seconds)
+        link = cls(*await _connect(host, port, context), silent_seconds)
         sent = {"Host": parts.netloc.rpartition("@")[2], "Transfer-Encoding": "chunked", **headers}
         link._write(h11.Request(method="POST", target=parts.path.rstrip("/") + path, headers=list(sent.items())))
         return link
@@ -111,7 +111,7 @@ class Duplex:
 
     async def _next_event(self) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await asyncio.wait_for(self._reader.read(1 << 16), self._silent_seconds))
+            self._http.receive_data(await within(self._reader.read(1 << 16), self._silent_seconds))
         return event
 
     async def _refusal(self, response: h11.Response) -> Refused:
@@ -127,3 +127,15 @@ class Duplex:
 
     def close(self) -> None:
         self._writer.close()
+
+
+async def _connect(
+    host: str, port: int, context: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    opening = asyncio.ensure_future(asyncio.open_connection(host, port, ssl=context))
+    try:
+        return await within(opening, CONNECT_SECONDS)
+    except BaseException:
+        if not opening.cancelled() and opening.exception() is None:  # nobody takes the connection
+            opening.result()[1].close()
+        raise

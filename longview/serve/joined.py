@@ -27,6 +27,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
 from starlette.types import Receive, Scope, Send
 
+from longview.deadlines import end, within
 from longview.serve import wire
 from longview.serve.backend import Channel, StatsTaker
 from longview.serve.errors import APIError, invalid
@@ -124,7 +125,7 @@ class Messages:
             ValueError: what came is no message.
         """
         while not self._whole:
-            came = await asyncio.wait_for(self._receive(), SILENT_SECONDS)
+            came = await within(self._receive(), SILENT_SECONDS)
             if came["type"] != "http.request" or not (came.get("body") or came.get("more_body")):
                 raise EOFError
             self._whole.extend(self._decoder.feed(came.get("body", b"")))
@@ -155,9 +156,7 @@ class Connection(Response):
             models.leave(joined)
             joined.close()
             models.metrics.forget(names.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _serve(self, joined: Joined, models: Models) -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longview.deadlines import end, within
 from longview.errors import CheckpointError
 from longview.serve import wire
 from longview.serve.backend import Channel, StatsTaker
@@ -53,10 +54,10 @@ class ModelProcess(Channel):
 
     async def stop(self) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
+            watcher, self._watcher = self._watcher, None
+            await end(watcher)
+            if not watcher.cancelled():
+                watcher.result()  # it never ends by itself
         await self._end()
 
     def _down(self) -> APIError:
@@ -143,7 +144,7 @@ class ModelProcess(Channel):
             self._writer.close()
         if self._process is not None and self._process.returncode is None:
             try:
-                await asyncio.wait_for(self._process.wait(), END_SECONDS)
+                await within(self._process.wait(), END_SECONDS)
             except asyncio.TimeoutError:
                 self._process.kill()
                 await self._process.wait()

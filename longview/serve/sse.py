@@ -8,13 +8,14 @@ handler and ends the streams of a server that drains.)
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from longview.deadlines import end
 
 KEEP_ALIVE_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
@@ -61,9 +62,7 @@ class EventStream(Response):
                 upcoming = asyncio.ensure_future(anext(self._events))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         finally:
-            upcoming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await upcoming
+            await end(upcoming)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -75,10 +74,7 @@ async def until_disconnect(work: Any, receive: Receive) -> Any:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await working
+        await end(working, leaving)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -10,7 +10,6 @@ A line of both: {"id", "custom_id", "response": {"status_code", "request_id", "b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from longview.deadlines import end
 from longview.errors import RequestError
 from longview.files import new_file
 from longview.journal import Journal
@@ -106,7 +106,7 @@ class BatchJob:
                 await unwritten.put(None)
             await writing
         except RequestError as error:
-            await _cancel(asking)
+            await end(*asking)
             if not writing.done():
                 await unwritten.put(None)
                 await writing
@@ -117,7 +117,7 @@ class BatchJob:
             ) from error
         finally:
             asked.cancel()
-            await _cancel([*asking, writing])
+            await end(*asking, writing)
 
     async def _ask(self, left: Iterator[int], answer: Answer, unwritten: asyncio.Queue[Any]) -> None:
         for number in left:
@@ -194,11 +194,3 @@ def _reason(reply: Mapping[str, Any]) -> str:
     body = reply["response"]["body"]
     error = body.get("error") if isinstance(body, Mapping) else None
     return str(error.get("message") if isinstance(error, Mapping) else body)[:300]
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, RequestError):
-            await task

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from longview.deadlines import within
 from longview.errors import RequestError
 from longview.http_client import ConnectionFailedError, Reply
 from longview.requests import MiB
@@ -165,7 +166,7 @@ class Servers:
             self._changed.clear()
             wait = min((each.free_at for each in free), default=now + 1.0) - now
             try:
-                await asyncio.wait_for(self._changed.wait(), max(0.01, wait))
+                await within(self._changed.wait(), max(0.01, wait))
             except asyncio.TimeoutError:
                 continue
 

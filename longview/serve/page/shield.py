@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from longview.deadlines import end, within
 from longview.serve.app import MAX_DEPTH, SILENT_SECONDS, Server, depth_of, incoming
 from longview.serve.errors import APIError, invalid
 
@@ -95,11 +96,13 @@ class Shield:
     async def _until_draining(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold a connection that a browser keeps for as long as its tab is open, but none that keeps the server up."""
         holding = asyncio.ensure_future(self.app(scope, receive, send))
-        while not self._server.draining and not holding.done():
-            await asyncio.wait([holding], timeout=DRAIN_SECONDS)
-        holding.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await holding
+        try:
+            while not self._server.draining and not holding.done():
+                await asyncio.wait([holding], timeout=DRAIN_SECONDS)
+        finally:
+            await end(holding)
+        if not holding.cancelled():
+            holding.result()
 
     async def _read(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -176,7 +179,7 @@ def _unless_silent(receive: Receive) -> Receive:
 
     async def in_time() -> Message:
         try:
-            return await asyncio.wait_for(receive(), SILENT_SECONDS)
+            return await within(receive(), SILENT_SECONDS)
         except asyncio.TimeoutError:
             return {"type": "http.disconnect"}
 

@@ -11,7 +11,6 @@ import pytest
 from serving import ROOT
 
 from longview.requests import Limits, MediaOptions, SamplingParams
-from longview.serve.app import next_within
 from longview.serve.errors import APIError
 from longview.serve.files import FileStore
 from longview.serve.page import saved, shown
@@ -84,24 +83,6 @@ def test_an_answer_at_random_has_a_seed_so_that_it_can_be_replayed():
     assert plain == {}
     assert random["seed"] >= 0
     assert fixed["seed"] == 3
-
-
-def test_a_cancellation_that_comes_with_an_event_is_not_lost():
-    async def run() -> None:
-        came = asyncio.get_running_loop().create_future()
-
-        async def events():
-            yield await came
-
-        waiting = asyncio.create_task(next_within(events(), 10))
-        await asyncio.sleep(0.01)
-        came.set_result(1)
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    asyncio.run(run())
 
 
 # ── settings ──
