@@ -12,7 +12,7 @@ import pytest
 
 from longview import http_client
 from longview.deadlines import end, within
-from longview.serve import duplex, wire
+from longview.serve import chat, duplex, wire
 from longview.serve.app import incoming
 from longview.serve.batches.servers import Servers
 from longview.serve.joined import Messages
@@ -246,3 +246,20 @@ def test_a_model_is_not_started_again_by_a_server_that_ends(moment):
 
 def test_what_comes_in_time_is_given():
     assert asyncio.run(within(asyncio.sleep(0, "here"), 5)) == "here"
+
+
+def test_a_job_ends_at_once_when_an_event_of_it_is_none():
+    ended = []
+
+    async def events():
+        try:
+            yield {"event": "piece", "tokens": "x"}
+        finally:
+            ended.append(True)
+
+    async def work() -> None:
+        with pytest.raises(KeyError):
+            await chat.whole(events(), SimpleNamespace(add=lambda event: event["choice"]))
+        assert ended
+
+    run(work())

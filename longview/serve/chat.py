@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -91,15 +92,16 @@ class Completion:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-async def whole(events: AsyncIterator[Event], completion: Completion) -> dict[str, Any]:
+async def whole(events: AsyncGenerator[Event], completion: Completion) -> dict[str, Any]:
     """Read a job's events to the end.
 
     Raises:
         APIError: it failed.
     """
-    async for event in events:
-        if event["event"] == "piece":
-            completion.add(event)
+    async with contextlib.aclosing(events):  # at once, when one of them is none
+        async for event in events:
+            if event["event"] == "piece":
+                completion.add(event)
     return completion.body()
 
 

@@ -6,6 +6,7 @@ of one. What needs a memory (`previous_response_id`, `store: true`, `background`
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -144,15 +145,16 @@ class Reply:
         }
 
 
-async def whole(events: AsyncIterator[Event], reply: Reply) -> dict[str, Any]:
+async def whole(events: AsyncGenerator[Event], reply: Reply) -> dict[str, Any]:
     """Read a job's events to the end.
 
     Raises:
         APIError: it failed.
     """
-    async for event in events:
-        if event["event"] == "piece":
-            reply.completion.add(event)
+    async with contextlib.aclosing(events):  # at once, when one of them is none
+        async for event in events:
+            if event["event"] == "piece":
+                reply.completion.add(event)
     return reply.body("completed" if reply.is_whole else "incomplete")
 
 
