@@ -18,7 +18,8 @@ FLAGS = [
     "--disable-sync",
     "--mute-audio",
 ]
-SECONDS = 30
+SECONDS = 120
+"""To wait for what the page does, at most: on a busy machine it is slow, and no test is about how fast it is."""
 EXAMPLES = ROOT / "examples"
 
 

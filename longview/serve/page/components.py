@@ -107,7 +107,7 @@ def make_components(names: Sequence[str], plugins: Sequence[str]) -> Components:
             with gr.Row(elem_id="lv-chats", equal_height=True):
                 chats = [_chat(names[0], "lv-chat", True), _chat("", "lv-chat-beside", False)]
             box = gr.MultimodalTextbox(
-                placeholder="Ask, or drop pictures and films here",
+                placeholder="Ask, or drop files here",
                 label="Question",
                 show_label=False,
                 file_count="multiple",

@@ -8,10 +8,10 @@ import zipfile
 import httpx
 import pytest
 from serving import data_uri, eventually
-from visiting import EXAMPLES, Visit
+from visiting import EXAMPLES, SECONDS, Visit
 
-# a browser, a server and two models side by side with other tests are too much for two cores: answers come too late
-pytestmark = pytest.mark.slow
+# a step of its own: a browser, a server and two models beside other tests are too much for two cores
+pytestmark = pytest.mark.browser
 
 
 def test_a_picture_is_asked_about_and_the_answer_is_right(visit):
@@ -133,9 +133,9 @@ def test_a_tab_that_is_closed_ends_what_is_computed_for_it(browser, with_page):
     leaving.page.get_by_role("button", name="More about the answer").click()
     leaving.set("min_tokens", "2999")
     leaving.ask("What colour is the circle?", EXAMPLES / "shapes.jpg")
-    assert eventually(lambda: running_requests(with_page) == 1, 10)
+    assert eventually(lambda: running_requests(with_page) == 1, SECONDS)
     leaving.context.close()
-    assert eventually(lambda: running_requests(with_page) == 0, 3)
+    assert eventually(lambda: running_requests(with_page) == 0, 5)
 
 
 def test_the_history_survives_a_reload_and_an_earlier_chat_is_opened_again(visit):
@@ -157,7 +157,7 @@ def test_the_history_survives_a_reload_and_an_earlier_chat_is_opened_again(visit
     assert len(visit.frames()) == 8
 
 
-def test_a_question_is_edited_taken_back_and_answered_again(visit):
+def test_a_question_is_edited_taken_back_and_answered_again(visit, with_page):
     visit.ask("What colour is the circle?", EXAMPLES / "shapes.jpg")
     assert visit.wait_for_answer() == "red"
     visit.page.locator("#lv-chat").get_by_role("button", name="Edit").first.click()
@@ -165,8 +165,9 @@ def test_a_question_is_edited_taken_back_and_answered_again(visit):
     visit.page.locator("#lv-chat").get_by_role("button", name="Submit").first.click()
     visit.page.wait_for_function("document.querySelector('#lv-chat .bot.message').innerText.trim() === 'blue'")
     visit.wait_for_answer()
+    before = ended_requests(with_page)
     visit.page.locator("#lv-chat").get_by_role("button", name="Retry").first.click()
-    visit.page.wait_for_timeout(300)
+    assert eventually(lambda: ended_requests(with_page) > before, SECONDS)
     assert visit.wait_for_answer() == "blue"
     visit.page.locator("#lv-chat").get_by_role("button", name="Undo").first.click()
     visit.page.wait_for_selector("#lv-chat .example")
@@ -205,6 +206,17 @@ def test_a_saved_conversation_replays_to_the_same_answers_elsewhere(visit, brows
         other.page.get_by_text("2 of 2 answers are the same.").wait_for()
     finally:
         other.context.close()
+
+
+@pytest.mark.parametrize("height", [900, 720])
+def test_a_laptop_shows_the_chat_and_its_box_without_scrolling(browser, with_page, height):
+    laptop = Visit(browser, with_page.address, viewport={"width": 1280, "height": height})
+    try:
+        box = laptop.page.locator("#lv-box").bounding_box()
+        assert height - 40 < box["y"] + box["height"] <= height - 10
+        assert laptop.page.evaluate("document.documentElement.scrollHeight") <= height
+    finally:
+        laptop.context.close()
 
 
 def test_a_phone_shows_all_of_it_in_dark_too(browser, with_page):
@@ -258,13 +270,20 @@ def kept(visit: Visit) -> dict:
         return json.loads(archive.read("conversation.json"))["conversation"]
 
 
+def metric(server, name: str) -> int:
+    lines = httpx.get(f"{server.address}/metrics", timeout=SECONDS).text.splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"longview:{name}{{"))
+
+
 def running_requests(server) -> int:
-    lines = httpx.get(f"{server.address}/metrics").text.splitlines()
-    found = [line for line in lines if line.startswith("longview:num_requests_running")]
-    return sum(int(float(line.split()[-1])) for line in found)
+    return metric(server, "num_requests_running")
+
+
+def ended_requests(server) -> int:
+    return metric(server, "request_success_total")
 
 
 def choose(visit: Visit, dropdown: str, value: str) -> None:
     visit.page.locator(f"{dropdown} input").click()
     visit.page.get_by_role("option", name=value).click()
-    visit.page.wait_for_timeout(300)
+    visit.page.locator("#lv-chat-beside").wait_for()
