@@ -10,6 +10,7 @@ import typer
 
 import longview
 from longview.cli.files import STDIN, Question, open_parts, open_photos, piped_part, read_questions, split_question
+from longview.cli.knowledge import RetrievalOptions
 from longview.cli.options import (
     ModelOptions,
     PluginOptions,
@@ -43,6 +44,7 @@ def ask(
     media: MediaOptions,
     params: SamplingParams,
     plugins: PluginOptions,
+    retrieval: RetrievalOptions,
     limits: Limits,
     questions: Annotated[
         str | None,
@@ -68,12 +70,15 @@ def ask(
       echo "What is this?" | longview ask photo.jpg -
       longview ask - "What is this?" < photo.jpg
       longview ask photo.jpg --questions questions.jsonl > answers.jsonl
+      longview ask --knowledge my-index dog.jpg "Which breed is the dog?"
+      longview ask --index my-index "Who wears the red hat?"
       longview ask -- "-5 and 3, how much is that?"
     """
     if params.logprobs is not None and not (json or questions):
         raise RequestError("--logprobs is printed in JSON; add --json")
     if questions is None and not arguments:
         raise RequestError("the QUESTION is missing; see longview ask --help")
+    retrieval.check_use(questions, plugins)
     show = is_terminal() and not json and not quiet
     check_similarity(similarity, media)
     files, question = split_question(arguments or []) if questions is None else (arguments or [], "")
@@ -92,6 +97,11 @@ def ask(
         return
     _check_use(media, plugins, parts)
     text = check_question(read_stdin() if question == STDIN else question)
+    if retrieval.given:
+        settings = {"params": params, "media": media, "limits": limits}
+        before = initial_messages(system)
+        retrieval.answer(text, parts, model, similarity, before, json, quiet, settings)
+        return
     messages = [*initial_messages(system), longview.ask(text, *parts)]
     engine = model.load(show, similarity=similarity)
     hooks = plugins.hooks(engine, params.seed)

@@ -22,7 +22,8 @@ from longview.models.base import IGNORED, Processor
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a conversation, behind its last message, and the answers that are scored."""
+    """A question about a conversation, behind its last message, and the answers that are scored; without parts, answers
+    to the last message itself."""
 
     parts: tuple[Part, ...]
     answers: tuple[str, ...]
@@ -30,7 +31,8 @@ class Question:
     def messages(self, conversation: Sequence[Message]) -> list[Message]:
         """The conversation with the question in its last message."""
         *before, last = conversation
-        between = (Part("text", text="\n"),) if last.parts and last.parts[-1].type == "text" else ()
+        apart = self.parts and last.parts and last.parts[-1].type == "text"
+        between = (Part("text", text="\n"),) if apart else ()
         return [*before, Message("user", (*last.parts, *between, *self.parts))]
 
     @property

@@ -95,3 +95,34 @@ def test_a_file_that_cannot_be_read_is_told_and_the_exit_code_says_so(longview, 
     ran = longview("index", tmp_path, "--output", tmp_path / "made", "--similarity", "demo-siglip", "--json")
     assert ran.code == 3
     assert list(ran.json["failed"]) == [str(tmp_path / "broken.jpg")]
+
+
+def test_a_question_is_answered_with_moments_and_told_what_it_rests_on(longview, index):
+    asked = ("ask", "--index", index, "What colour is the star?", "--top", 2)
+    plain = longview(*asked, "--json").json
+    assert [piece["kind"] for piece in plain["knowledge"]] == ["moment", "moment"]
+    assert (plain["knowledge"][0]["begin"], plain["knowledge"][0]["end"]) == (6, 9)
+    assert all(piece["change"] is not None for piece in plain["knowledge"])
+    told = longview(*asked)
+    assert told.out.strip() == plain["text"]
+    assert re.search(r"knowledge 1: \S+film\.mp4 0:06–0:09 \(score 0\.\d+, [+-]\d+\.\d\d nats without it", told.err)
+    unchecked = longview(*asked, "--no-check", "--json").json
+    assert [piece["change"] for piece in unchecked["knowledge"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--knowledge", "a", "--index", "b"), "give one of them"),
+        (("--top", "3"), "--top is of --knowledge and --index; add one of them"),
+        (("--no-check",), "--no-check is of --knowledge and --index"),
+        (("--index", "nowhere"), "nowhere"),
+        (("--index", "a", "--top", "0"), "top is 0"),
+        (("--index", "a", "--ocr"), "--ocr and --gen do not go with"),
+    ],
+)
+def test_options_of_retrieval_that_mean_nothing_are_one_line(longview, options, said):
+    ran = longview("ask", "What?", *options)
+    assert ran.code == 2
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
