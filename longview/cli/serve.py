@@ -38,6 +38,17 @@ class ServedModels(ModelOptions):
         Option(metavar="NAME=FOLDER", help="LoRA adapter, as a model that shares its base's weights; repeat it."),
     ] = None  # type: ignore[assignment]
 
+    gen_model: Annotated[
+        str | None,
+        Option(
+            metavar="PIPELINE",
+            help="SDXL pipeline that paints what MGM describes: a folder or a hub id; default: it is not painted.",
+        ),
+    ] = None
+    gen_steps: Annotated[
+        int | None, Option(min=1, help="Steps of denoising, with --gen-model; default: the pipeline's own.")
+    ] = None
+
     def by_name(self) -> dict[str, ServedModel]:
         """The models by the name that clients give.
 
@@ -45,10 +56,13 @@ class ServedModels(ModelOptions):
             RequestError: two have the same name, or an adapter has no base among them.
         """
         found: dict[str, ServedModel] = {}
+        if self.gen_steps is not None and self.gen_model is None:
+            raise RequestError("--gen-steps is for painting; add --gen-model, or leave it out")
+        painter = None if self.gen_model is None else {"model": self.gen_model, "steps": self.gen_steps}
         for given in self.model or ["demo"]:
             name, model = _named(given)
             _check_free(name, found, f"--model NAME={model}")
-            found[name] = ServedModel(self._arguments_of(model))
+            found[name] = ServedModel(self._arguments_of(model), painter=painter)
         for given in self.adapter or []:
             name, equals, folder = given.partition("=")
             if not (equals and name and folder):

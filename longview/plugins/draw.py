@@ -7,7 +7,10 @@ write none. `Engine.stream(gen=True)` asks for the description alone; to have it
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +60,21 @@ class Painter:
             raise RequestError(f"gen_steps is {steps!r}; give a whole number of at least 1")
         self.model, self.device, self.steps, self.seed = model, device, steps, seed
         self._pipeline: Any = None
+        self._painting = threading.Lock()  # a pipeline paints one picture at a time
 
-    def paint(self, text: str, progress: Progress | None = None) -> Image.Image:
+    def open(self) -> None:
+        """Load the pipeline before it is needed.
+
+        Raises:
+            MissingExtraError, CheckpointError: as `paint`.
+        """
+        self._loaded()
+
+    def paint(self, text: str, progress: Progress | None = None, seed: int | None = None) -> Image.Image:
         """The picture of a description; `progress` is told of the steps of denoising.
+
+        Args:
+            seed: In the place of the painter's own.
 
         Raises:
             MissingExtraError: diffusers is not installed.
@@ -68,6 +83,7 @@ class Painter:
         import torch
 
         report = progress or (lambda done, total, label: None)
+        seed = self.seed if seed is None else seed
         report(0, 1, "opening SDXL")
         pipeline = self._loaded()
         report(1, 1, "opening SDXL")
@@ -77,9 +93,11 @@ class Painter:
             return tensors
 
         given: dict[str, Any] = {} if self.steps is None else {"num_inference_steps": self.steps}
-        if self.seed is not None:
-            given["generator"] = torch.Generator("cpu").manual_seed(self.seed)
-        return pipeline(prompt=text, negative_prompt=NEGATIVE_PROMPT, callback_on_step_end=denoised, **given).images[0]
+        if seed is not None:
+            given["generator"] = torch.Generator("cpu").manual_seed(seed)
+        given |= {"negative_prompt": NEGATIVE_PROMPT, "callback_on_step_end": denoised}
+        with self._painting:
+            return pipeline(prompt=text, **given).images[0]
 
     def _loaded(self) -> Any:
         if self._pipeline is not None:
@@ -170,6 +188,31 @@ class DrawHook:
             return {"drawing": None}
         picture = self.painter.paint(text, progress)
         return {"drawing": {"description": text, "file": str(save(picture, self.output_file))}}
+
+
+class PaintingHook(DrawHook):
+    """Paints for whoever asked over a network: the picture is no file here, but part of what is made of the answer.
+
+    Args:
+        seed: Fixes the picture.
+    """
+
+    def __init__(self, painter: Painter, seed: int | None = None) -> None:
+        super().__init__(painter)
+        self.seed = seed
+
+    def after_answer(self, answer: Answer, progress: Progress | None) -> dict[str, Any]:
+        """`drawing`: the description, and a PNG in base64; or None where the answer describes nothing.
+
+        Raises:
+            MissingExtraError, CheckpointError: the pipeline cannot be opened.
+        """
+        text = description(answer.text)
+        if text is None or self.painter is None:
+            return {"drawing": None}
+        png = io.BytesIO()
+        self.painter.paint(text, progress, self.seed).save(png, "PNG")
+        return {"drawing": {"description": text, "png": base64.b64encode(png.getvalue()).decode()}}
 
 
 hook = DrawHook

@@ -24,6 +24,8 @@ class Choice:
     text: str = ""
     finish_reason: str | None = None
     logprobs: list[Mapping[str, Any]] | None = None
+    images: list[dict[str, Any]] = field(default_factory=list)
+    """What was painted of it, as data URIs."""
 
 
 @dataclass
@@ -48,6 +50,10 @@ class Completion:
             choice.logprobs = [*(choice.logprobs or ()), *event["logprobs"]]
         if "receipt" in event:
             self.receipts[event["choice"]] = event["receipt"]
+        drawing = event.get("made", {}).get("drawing")
+        if drawing is not None:
+            url = f"data:image/png;base64,{drawing['png']}"
+            choice.images = [{"type": "image_url", "image_url": {"url": url}}]
 
     def usage(self) -> dict[str, Any]:
         """Tokens of the prompt, once, and of all answers. Pictures are part of the prompt where they take positions."""
@@ -76,7 +82,7 @@ class Completion:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": {"role": "assistant", "content": choice.text, "refusal": None, **_images(choice)},
                 "logprobs": _logprobs(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
@@ -134,7 +140,14 @@ def _of_piece(event: Event, completion: Completion, more: Mapping[str, Any]) -> 
     if "receipt" in event:
         last = _choice(index, {}, event["finish_reason"])
         found.append(completion.chunk([last], **more, **completion.receipt(index)))
+    if "made" in event and completion.choices[index].images:
+        found.append(completion.chunk([_choice(index, _images(completion.choices[index]))], **more))
     return found
+
+
+def _images(choice: Choice) -> dict[str, Any]:
+    """The field of a message for pictures, which OpenRouter's clients know; OpenAI has none."""
+    return {"images": choice.images} if choice.images else {}
 
 
 def _choice(

@@ -23,6 +23,7 @@ from longview.errors import CheckpointError, LongviewError, MediaError, RequestE
 from longview.media import Medium
 from longview.messages import Message, Part, Piece
 from longview.notebook import thumbnail
+from longview.plugins.draw import Painter, PaintingHook
 from longview.requests import Limits, MediaOptions
 
 THUMBNAIL_SIDE = 256
@@ -44,10 +45,11 @@ class Engines:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._limits = limits_of(config["limits"])
         self._engines = open_engines(config)
+        self._painter = painter_of(config.get("painter"), self._engines[""])
 
     @property
     def facts(self) -> dict[str, Any]:
-        return facts_of(self._engines[""])
+        return {**facts_of(self._engines[""]), "paints": self._painter is not None}
 
     @property
     def stats(self) -> dict[str, dict[str, float]]:
@@ -76,6 +78,7 @@ class Engines:
                 send("scored", **await self._score(engine, messages, job["questions"], blobs, settings))
             else:
                 assert job["do"] == "answer", job["do"]
+                settings |= self._painting(settings)
                 pieces = engine.astream(messages, accepted=lambda: send("accepted"), **settings)
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
@@ -86,6 +89,12 @@ class Engines:
                 asyncio.get_running_loop().call_later(1.0, os._exit, 1)  # when all requests have got their error
         else:
             send("ended", error=None)
+
+    def _painting(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The hook of a request whose answer is painted, in the place of the one that asks for a description alone."""
+        if self._painter is None or not settings.get("gen"):
+            return {}
+        return {"gen": False, "hooks": [PaintingHook(self._painter, settings["params"].get("seed"))]}
 
     async def _score(
         self,
@@ -194,6 +203,22 @@ def open_engines(config: Mapping[str, Any]) -> dict[str, Engine]:
     """
     base = load(**load_arguments(config["load"]))
     return {"": base, **(with_adapters(base, config["adapters"]) if config["adapters"] else {})}
+
+
+def painter_of(given: Mapping[str, Any] | None, engine: Engine) -> Painter | None:
+    """What paints the descriptions of a model, opened; None where the model describes nothing.
+
+    Args:
+        given: Arguments of `Painter`, but for its device.
+
+    Raises:
+        MissingExtraError, CheckpointError: the pipeline cannot be opened.
+    """
+    if given is None or not engine.processor.draws:
+        return None
+    painter = Painter(**given, device=str(engine.device))
+    painter.open()
+    return painter
 
 
 def load_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Joiner:
             if self._backend is not None:
                 await self._backend.stop()
             self._warn_of_files(limits["file_roots"])
-            config = {"load": self._model.load, "limits": limits, "adapters": dict(self._model.adapters)}
+            config = self._model.config(self._model.load, limits)
             self._backend, self._limits = self._make(self.name, config, self._tell_stats), limits
             await self._backend.start()
         link.put({"event": "ready", "facts": self._backend.facts})

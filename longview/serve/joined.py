@@ -61,6 +61,8 @@ class Facts(BaseModel):
     context_length: int
     picture_positions: int
     max_requests: Annotated[int, Field(ge=1)]
+    draws: bool = False
+    paints: bool = False
 
 
 STATS: TypeAdapter[dict[str, dict[str, float]]] = TypeAdapter(dict[str, dict[str, StrictFloat | StrictInt]])

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from longview.errors import LongviewError
+from longview.errors import CheckpointError, LongviewError
 from longview.serve.backend import Backend, Job, StatsTaker
 from longview.serve.errors import APIError
 from longview.serve.metrics import Metrics
@@ -54,11 +54,11 @@ class Models:
         for name, model in served.items():
             budget = {**(model.load.get("budget") or {}), "share": 1 / self._max_loaded}
             load = {**model.load, "budget": budget}
-            config = {"load": load, "limits": limits, "adapters": dict(model.adapters)}
             names = {"": name, **{adapter: adapter for adapter in model.adapters}}
-            backend = make(name, config, partial(self.metrics.update, names))
+            backend = make(name, model.config(load, limits), partial(self.metrics.update, names))
             self._own.append(backend)
             self._add(backend, model.adapters)
+        self._with_painter = any(model.painter is not None for model in served.values())
         self._coming: set[str] = set()
         self._gone: set[str] = set()
         self._loading = asyncio.Lock()
@@ -85,6 +85,12 @@ class Models:
             CheckpointError: one cannot be opened.
         """
         await asyncio.gather(*(backend.start() for backend in self._own[: self._max_loaded]))
+        known = [backend.facts for backend in self._own]
+        if self._with_painter and all(known) and not any(facts["paints"] for facts in known):
+            raise CheckpointError(
+                f"--gen-model paints what a model describes, and none of {', '.join(self.names)} was taught that; "
+                "serve an MGM model, or leave it out"
+            )
 
     async def stop(self) -> None:
         await asyncio.gather(*(backend.stop() for backend in self._own))

@@ -108,7 +108,7 @@ class Reply:
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
             "model": request.model,
-            "output": [self.item(status)] if ended else [],
+            "output": [self.item(status), *self._images()] if ended else [],
             "parallel_tool_calls": False,
             "previous_response_id": None,
             "store": False,
@@ -126,6 +126,19 @@ class Reply:
     def item(self, status: str) -> dict[str, Any]:
         content = [] if status == "in_progress" else [self.part()]
         return {"id": self.item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+
+    def _images(self) -> list[dict[str, Any]]:
+        """What was painted, as OpenAI's tool for that has it."""
+        choice = self.completion.choices.get(0)
+        return [
+            {
+                "id": f"ig_{self.item_id[4:]}",
+                "type": "image_generation_call",
+                "status": "completed",
+                "result": image["image_url"]["url"].partition(",")[2],
+            }
+            for image in (() if choice is None else choice.images)
+        ]
 
     def part(self, text: str | None = None) -> dict[str, Any]:
         choice = self.completion.choices.get(0)

@@ -93,10 +93,17 @@ class ServedModel:
     Attributes:
         load: Arguments of `longview.load`.
         adapters: Folders of LoRA adapters, by the names under which clients ask them.
+        painter: Arguments of `longview.plugins.draw.Painter`, but for its device; None: nothing is painted.
     """
 
     load: Mapping[str, Any]
     adapters: Mapping[str, str] = field(default_factory=dict)
+    painter: Mapping[str, Any] | None = None
+
+    def config(self, load: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, Any]:
+        """What its process is told; see `engines.Engines`."""
+        found = {"load": load, "limits": limits, "adapters": dict(self.adapters)}
+        return found if self.painter is None else {**found, "painter": dict(self.painter)}
 
 
 def keys_of(options: ServerOptions) -> Sequence[str]:

@@ -22,11 +22,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 
 from longview.media.formats import HEAD, container_of, image_format_of
-from longview.requests import Plugins
 from longview.serve.app import Server
 from longview.serve.errors import APIError
 from longview.serve.page.shield import PageMount, Shield
-from longview.settings import settings_of
 from longview.versions import missing
 
 LIBRARIES = ("gradio",)
@@ -57,10 +55,11 @@ class Page:
         import gradio as gr
 
         from longview.serve.page.components import make_components, style, theme
+        from longview.serve.page.controls import drawing
         from longview.serve.page.events import Events
 
         with gr.Blocks(title="longview", analytics_enabled=False, delete_cache=(HOUR // 4, HOUR)) as self.blocks:
-            components = make_components(server.models.names, plugins_of(server))
+            components = make_components(server.models.names, not missing(OCR), drawing(server.models.facts.values()))
             self.events = Events(server, components, self.folder)
             self.events.connect(self.blocks)
         self.blocks.queue(default_concurrency_limit=None, max_size=server.options.max_queue)
@@ -116,12 +115,6 @@ class Page:
 def uploads_of(server: Server) -> Path:
     """Where Gradio puts what it is sent."""
     return server.files.folder / "page" / "uploads"
-
-
-def plugins_of(server: Server) -> list[str]:
-    """The plugins that this server can switch on: those that are installed, and that a model of it was trained for."""
-    can = {"ocr": not missing(OCR), "gen": any(facts.get("draws") for facts in server.models.facts.values())}
-    return [name for name in settings_of(Plugins) if can.get(name, False)]
 
 
 def media_type_of(path: Path) -> str:

@@ -7,19 +7,23 @@ Turn ── request_of ── JobBuilder ── Server.events ── Answer     
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import secrets
+import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from longview.serve.app import Server
 from longview.serve.chat import Completion
 from longview.serve.errors import APIError
-from longview.serve.page.conversation import Answer, Conversation, Frames, request_of
+from longview.serve.page.conversation import Answer, Conversation, Frames, Shown, request_of
 
 SECONDS = 0.05
 """Between two states of an answer that are shown."""
+DRAWING = "drawing.png"
 Media = list[dict[str, Any]]
 """What was opened for an answer: `worker.shown_media`."""
 
@@ -70,23 +74,40 @@ class Asking:
             await self._keep_pinned(model)
             request = request_of(self.conversation, self.number, model)
             completion = self.server.completion(request)
+            paints = bool(request.longview and request.longview.gen and completion.facts.get("paints"))
             job = self.server.jobs.chat(request, self.tenant)
             async with contextlib.aclosing(self.server.events(model, job)) as events:
                 async for event in events:
                     if event["event"] == "accepted":
                         looking = asyncio.create_task(self._look(model))
-                    elif event["event"] == "piece" and "made" not in event:
+                    elif event["event"] == "piece":
                         completion.add(event)
                         _fill(answer, completion)
+                        answer.painting = bool(answer.ended) and paints
+                        if "drawing" in event.get("made", {}):
+                            await self._draw(answer, event["made"]["drawing"])
                     self._changed.set()
             if looking is not None:
                 await looking
         except APIError as error:
             answer.ended, answer.error = "failed", error.message
         finally:
+            answer.painting = False
             if looking is not None:
                 await _end([looking])
             self._changed.set()
+
+    async def _draw(self, answer: Answer, drawing: Mapping[str, Any] | None) -> None:
+        """Keep the picture that was painted of an answer as a file of this server."""
+        answer.painting = False
+        if drawing is None:
+            answer.note = "nothing is painted, as the answer describes no picture"
+            return
+        with tempfile.NamedTemporaryFile(dir=self.server.files.folder) as painted:
+            painted.write(base64.b64decode(drawing["png"]))
+            painted.flush()
+            stored = await self.server.files.add(Path(painted.name), DRAWING, self.tenant)
+        answer.drawn = [Shown(file=stored.id, name=stored.filename, kind="image")]
 
     async def _look(self, model: str) -> None:
         """Find out which frames a model is shown."""

@@ -20,7 +20,9 @@ def messages_of(conversation: Conversation | None, model: str) -> list[dict[str,
     for turn in [] if conversation is None else conversation.turns:
         media = [gr.HTML(_media(turn.shown), padding=False)] if turn.shown else []
         found.append({"role": "user", "content": [*media, turn.text or " "]})
-        found.append({"role": "assistant", "content": _said(turn.answers.get(model))})
+        answer = turn.answers.get(model)
+        drawn = [gr.HTML(_media(answer.drawn), padding=False)] if answer is not None and answer.drawn else []
+        found.append({"role": "assistant", "content": [_said(answer), *drawn] if drawn else _said(answer)})
     return found
 
 
@@ -42,12 +44,18 @@ def _medium(shown: Shown) -> str:
     return f"<figure>{drawn}<figcaption>{name}</figcaption></figure>"
 
 
+def _readable(text: str) -> str:
+    """An answer without the tags around what is to be painted, which are no HTML and would be left out with all."""
+    return text.replace("<h>", "“").replace("</h>", "”")
+
+
 def _said(answer: Answer | None) -> str:
     if answer is None:
         return "*This model was not asked.*"
     if answer.ended == "failed":
         return f"**Not answered:** {escape(answer.error, quote=False)}"
     if not answer.ended:
-        return answer.text or "…"
+        return _readable(answer.text) or "…"
     ends = {"stopped": "*stopped*", "length": "*cut off: raise “Max tokens”*"}
-    return "\n\n".join(filter(None, (answer.text, ends.get(answer.ended, ""))))
+    more = "*painting…*" if answer.painting else answer.note and f"*{answer.note}*"
+    return "\n\n".join(filter(None, (_readable(answer.text), ends.get(answer.ended, ""), more)))

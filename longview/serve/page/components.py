@@ -81,12 +81,13 @@ def theme() -> Any:
     )
 
 
-def make_components(names: Sequence[str], plugins: Sequence[str]) -> Components:
+def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any]) -> Components:
     """Make the components, inside a `gr.Blocks`.
 
     Args:
         names: Of the models.
-        plugins: Those that this server has.
+        reads: Text in pictures can be read.
+        drawing: How the control of `gen` looks: `controls.drawing`.
     """
     kept = gr.BrowserState({}, storage_key=store.KEY, secret=store.KEY)
     token = gr.Textbox(visible=False)
@@ -130,7 +131,7 @@ def make_components(names: Sequence[str], plugins: Sequence[str]) -> Components:
                     apply_default_css=False,
                 )
             with gr.Tab("Settings", id="settings"):
-                controls, system = _settings(plugins)
+                controls, system = _settings(reads, drawing)
             with gr.Tab("Chats", id="chats"):
                 past = gr.Radio([], label="Earlier chats", elem_id="lv-past", interactive=True)
                 with gr.Row():
@@ -182,7 +183,7 @@ def _chat(label: str, id: str, visible: bool) -> Any:
     )
 
 
-def _settings(plugins: Sequence[str]) -> tuple[dict[str, Any], Any]:
+def _settings(reads: bool, drawing: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """The components of all settings by name, and that of the system message."""
     found: dict[str, Any] = {}
 
@@ -203,6 +204,9 @@ def _settings(plugins: Sequence[str]) -> tuple[dict[str, Any], Any]:
     place(FIRST_SAMPLING, SamplingParams)
     with gr.Accordion("More about the answer", open=False):
         place(rest(SamplingParams, FIRST_SAMPLING), SamplingParams)
-    place(plugins, Plugins)
+    with gr.Row():
+        if reads:
+            found["ocr"] = component_of(settings_of(Plugins)["ocr"])
+        found["gen"] = component_of(settings_of(Plugins)["gen"], **drawing)
     system = gr.Textbox(label="System", info="What the model is told before the first question.", lines=2, max_lines=6)
     return found, system

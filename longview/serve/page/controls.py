@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -12,14 +12,34 @@ from longview.settings import Setting
 HIDDEN = ("logprobs", "indices")
 """What the page has no place for, and what is chosen by pressing frames."""
 
+LABELS = {"ocr": "OCR", "gen": "Draw", "fps": "FPS"}
 
-def component_of(declared: Setting) -> Any:
-    """A component for a setting; empty, it leaves the setting to its default."""
+
+def drawing(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the control of `gen` looks where such models are served: it is there if one of them can do it.
+
+    Args:
+        facts: What is known of each model.
+    """
+    every = list(facts)
+    if any(each.get("paints") for each in every):
+        return {"visible": True, "info": "The answer of an MGM model describes a picture, and that is painted."}
+    told = "An MGM model describes a picture in its answer; this server paints none (--gen-model)."
+    return {"visible": any(each.get("draws") for each in every), "info": told}
+
+
+def component_of(declared: Setting, **look: Any) -> Any:
+    """A component for a setting; empty, it leaves the setting to its default.
+
+    Args:
+        look: Arguments of the component, over those made of the declaration.
+    """
     how: dict[str, Any] = {
-        "label": declared.name.replace("_", " ").capitalize(),
+        "label": LABELS.get(declared.name, declared.name.replace("_", " ").capitalize()),
         "info": declared.help,
         "elem_id": f"lv-set-{declared.name}",
         "interactive": True,
+        **look,
     }
     default = declared.default
     if declared.type is bool:

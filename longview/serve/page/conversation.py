@@ -62,6 +62,12 @@ class Answer(Strict):
     about: str = ""
     """Tokens and seconds, in one line."""
     warnings: list[str] = Field(default_factory=list)
+    painting: bool = False
+    """A picture of it is being painted."""
+    drawn: list[Shown] = Field(default_factory=list)
+    """What was painted of it."""
+    note: str = ""
+    """What else there is to say of it, in one line."""
 
 
 class Turn(Strict):
@@ -72,6 +78,11 @@ class Turn(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of `longview.requests` that differ from their defaults, by name."""
     answers: dict[str, Answer] = Field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Shown]:
+        """All that it shows: what it asks about, and what was painted of its answers."""
+        return [*self.shown, *(drawn for answer in self.answers.values() for drawn in answer.drawn)]
 
     def said_by(self, model: str) -> str:
         """What a model answered; where it was not asked, what another one did."""

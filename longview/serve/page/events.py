@@ -16,7 +16,7 @@ from longview.serve.errors import APIError
 from longview.serve.page import chat, examples, saved, shown
 from longview.serve.page.asking import Asking, look
 from longview.serve.page.components import NOBODY, Components, beside_choices, declared
-from longview.serve.page.controls import settings_given, shown_value
+from longview.serve.page.controls import drawing, settings_given, shown_value
 from longview.serve.page.conversation import Conversation, Shown, Turn
 from longview.serve.page.store import Store, new_id
 
@@ -43,6 +43,7 @@ class Events:
     def __init__(self, server: Server, components: Components, folder: Path) -> None:
         self.server, self.its, self.folder = server, components, folder
         self.declared = {name: each for name, each in declared().items() if name in components.controls}
+        self._gen = components.controls["gen"]
         self.running: dict[str, Asking] = {}
         """What is being answered, by the session of a browser's tab."""
         self.downloads: dict[str, tuple[str, Path]] = {}
@@ -277,7 +278,8 @@ class Events:
         here = [] if conversation is None else [model for model in conversation.models if model in names]
         if here:
             first["value"], second["value"] = here[0], here[1] if len(here) > 1 else NOBODY
-        return {self.its.models[0]: gr.update(**first), self.its.models[1]: gr.update(**second)}
+        gen = gr.update(**drawing(self.server.models.facts.values()))
+        return {self.its.models[0]: gr.update(**first), self.its.models[1]: gr.update(**second), self._gen: gen}
 
     async def _shown(self, store: Store, request: gr.Request, **more: Any) -> AsyncGenerator[Updates]:
         """All of the page for the conversation that is open; its frames come last, as they have to be opened.
@@ -294,7 +296,11 @@ class Events:
             return
         updates[its.system] = conversation.system
         last = conversation.turns[-1]
-        updates |= {its.controls[name]: shown_value(each, last.settings) for name, each in self.declared.items()}
+        updates |= {
+            its.controls[name]: gr.update(**look, value=shown_value(each, last.settings))
+            for name, each in self.declared.items()
+            for look in (drawing(self.server.models.facts.values()) if its.controls[name] is self._gen else {},)
+        }
         yield updates
         opened, number = {}, len(conversation.turns) - 1
         for model in conversation.models:

@@ -36,13 +36,13 @@ async def write(server: Server, conversation: Conversation, tenant: str, target:
     Raises:
         APIError: a medium of it has expired.
     """
-    plain = conversation.model_dump()
+    copy = Conversation.model_validate(conversation.model_dump())  # in which no two turns share a medium
     names: dict[Path, str] = {}
-    for turn, its in zip(conversation.turns, plain["turns"], strict=True):
-        for medium, entry in zip(turn.shown, its["shown"], strict=True):
-            path = server.files.path(server.files.find(medium.file, tenant))
-            names.setdefault(path, f"media/{len(names) + 1}-{Path(medium.name).name or 'medium'}")
-            entry["file"] = names[path]
+    for medium in (medium for turn in copy.turns for medium in turn.files):
+        path = server.files.path(server.files.find(medium.file, tenant))
+        names.setdefault(path, f"media/{len(names) + 1}-{Path(medium.name).name or 'medium'}")
+        medium.file = names[path]
+    plain = copy.model_dump()
     facts = {name: server.models.facts.get(name, {}) for name in conversation.models}
     models = {name: {key: its.get(key) for key in ("family", "release", "dtype")} for name, its in facts.items()}
     head = {"form": FORM, "longview": longview.__version__, "saved": int(time.time()), "models": models}
@@ -67,7 +67,7 @@ async def read(server: Server, source: Path, tenant: str) -> Conversation:
         with zipfile.ZipFile(source) as archive:
             conversation = await asyncio.to_thread(_conversation, archive)
             stored: dict[str, str] = {}
-            for shown in (shown for turn in conversation.turns for shown in turn.shown):
+            for shown in (shown for turn in conversation.turns for shown in turn.files):
                 if shown.file not in stored:
                     stored[shown.file] = await _store(server, archive, shown, tenant)
                 shown.file = stored[shown.file]

@@ -7,7 +7,8 @@ import zipfile
 
 import httpx
 import pytest
-from serving import data_uri, eventually
+from samples import tiny_painter
+from serving import data_uri, eventually, running
 from visiting import EXAMPLES, SECONDS, Visit
 
 # a step of its own: a browser, a server and two models beside other tests are too much for two cores
@@ -243,6 +244,29 @@ def test_a_phone_shows_all_of_it_in_dark_too(browser, with_page):
         assert box["width"] >= 340
     finally:
         phone.context.close()
+
+
+def test_an_answer_s_picture_is_painted_into_the_chat(browser, tmp_path):
+    painter = str(tiny_painter(tmp_path / "painter"))
+    with running("--model", "demo-mgm", "--gen-model", painter, "--gen-steps", "1", page=True) as painting:
+        visit = Visit(browser, painting.address)
+        visit.tab("Settings")
+        visit.page.locator("#lv-set-gen input").check()
+        visit.page.get_by_role("button", name="More about the answer").click()
+        visit.set("regex", "<h>a red cat</h>")
+        visit.ask("Draw a cat")
+        assert "a red cat" in visit.wait_for_answer()
+        painted = "document.querySelector('#lv-chat .bot img[alt=\"drawing.png\"]')"
+        visit.page.wait_for_function(f"{painted}?.naturalWidth === 64")
+        visit.page.reload()
+        visit.page.wait_for_selector("#lv-chat .bot img")
+        visit.context.close()
+
+
+def test_the_control_for_drawing_is_left_out_where_no_model_draws(visit):
+    visit.tab("Settings")
+    visit.page.locator("#lv-set-ocr").wait_for()
+    assert visit.page.locator("#lv-set-gen").count() == 0
 
 
 def test_the_page_is_used_by_keyboard_alone(visit):

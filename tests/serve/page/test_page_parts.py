@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import zipfile
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from serving import ROOT
 
 from longview.requests import Limits, MediaOptions, SamplingParams
+from longview.serve.chat import Completion
 from longview.serve.errors import APIError
 from longview.serve.files import FileStore
 from longview.serve.page import saved, shown
-from longview.serve.page.asking import fix_seed
+from longview.serve.page.asking import Asking, fix_seed
 from longview.serve.page.chat import messages_of, turn_of
 from longview.serve.page.components import declared
-from longview.serve.page.controls import setting_of, settings_given, shown_value
+from longview.serve.page.controls import drawing, setting_of, settings_given, shown_value
 from longview.serve.page.conversation import Answer, Conversation, Shown, Turn, request_of
 from longview.serve.page.store import MAX_BYTES, Store
 from longview.serve.settings import ServerOptions
@@ -237,3 +241,68 @@ def test_no_file_is_no_saved_conversation(server, tmp_path):
     place.write_text("notes")
     with pytest.raises(APIError, match="no saved conversation"):
         asyncio.run(saved.read(server, place, ""))
+
+
+# ── drawing ──
+
+
+def answering(server, *made) -> Conversation:
+    """A conversation whose last question was answered by a stand-in that describes, and perhaps paints, a picture."""
+    talk = Conversation(id="1", models=["a"], turns=[Turn(text="Draw a cat", settings={"gen": True})])
+
+    async def events(model, job):
+        if job.do == "render":
+            yield {"event": "rendered", "media": []}
+            return
+        yield {"event": "accepted"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        receipt = {"usage": usage, "timings": {"first_token": 0, "decode": 0}, "warnings": [], "frames": []}
+        yield {"event": "piece", "choice": 0, "text": "<h>a cat</h>", "finish_reason": "stop", "receipt": receipt}
+        for each in made:
+            yield {"event": "piece", "choice": 0, "text": "", "made": each}
+
+    server.completion = lambda request: Completion("a", {"paints": True})
+    server.jobs = SimpleNamespace(chat=lambda *_: SimpleNamespace(do="answer", thumbnails=False))
+    server.events = events
+
+    async def run() -> None:
+        async for _ in Asking(server, talk, 0, "somebody").run():
+            pass
+
+    asyncio.run(run())
+    return talk
+
+
+def test_a_picture_that_was_painted_is_shown_and_saved_with_its_answer(server, tmp_path):
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(png, "PNG")
+    talk = answering(server, {"drawing": {"description": "a cat", "png": base64.b64encode(png.getvalue()).decode()}})
+    answer = talk.turns[0].answers["a"]
+    (drawn,) = answer.drawn
+    assert (answer.ended, answer.painting) == ("stop", False)
+    assert server.files.path(server.files.find(drawn.file, "somebody")).read_bytes() == png.getvalue()
+    text, picture = messages_of(talk, "a")[1]["content"]
+    assert text == "“a cat”"
+    assert f"/page/media/{drawn.file}" in picture.value
+    place = tmp_path / "chat.zip"
+
+    async def replayed() -> Conversation:
+        await saved.write(server, talk, "somebody", place)
+        return await saved.read(server, place, "another")
+
+    (again,) = asyncio.run(replayed()).turns[0].answers["a"].drawn
+    assert server.files.path(server.files.find(again.file, "another")).read_bytes() == png.getvalue()
+
+
+def test_an_answer_that_describes_no_picture_says_so(server):
+    talk = answering(server, {"drawing": None})
+    assert talk.turns[0].answers["a"].drawn == []
+    assert "nothing is painted" in messages_of(talk, "a")[1]["content"]
+
+
+def test_the_control_for_drawing_is_there_where_a_model_draws():
+    assert not drawing([{}, {"draws": False, "paints": False}])["visible"]
+    described = drawing([{"draws": True, "paints": False}])
+    assert described["visible"]
+    assert "paints none (--gen-model)" in described["info"]
+    assert "that is painted" in drawing([{"draws": False}, {"draws": True, "paints": True}])["info"]
