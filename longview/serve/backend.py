@@ -8,16 +8,22 @@ Backend ── Channel ── process.py   ModelProcess: started and watched by 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from longview.serve.errors import APIError
 
 StatsTaker = Callable[[Mapping[str, Any]], None]
 """Takes what a backend says of itself: `engines.stats_of` by adapter; nothing when it ends."""
+
+MAX_SENT = 128 << 20
+"""Bytes of files that go along with a job to a model that does not see them."""
+UNSEEN = "unseen"
+"""The kind of the error of a job whose files its model does not see."""
 
 
 @dataclass
@@ -37,6 +43,42 @@ class Job:
     """Each with parts, as messages have them, and answers."""
     thumbnails: bool = False
     """Of "render": show the frames, and the relevance of those that were not chosen."""
+
+    def with_bytes(self) -> Job:
+        """The same job for a model that does not see this machine's files: their bytes go along.
+
+        Raises:
+            APIError: they are too many, or a file is gone.
+        """
+        blobs, left = list(self.blobs), MAX_SENT
+
+        def sent(source: Any, name: str) -> Any:
+            nonlocal left
+            if isinstance(source, list):
+                return [sent(each, name) for each in source]
+            if not (isinstance(source, str) and source.startswith("/")):
+                return source
+            try:
+                with open(source, "rb") as file:
+                    data = file.read(left + 1)
+            except OSError as error:
+                text = f"{name} is gone ({error.strerror}); upload it again"
+                raise APIError(404, text, code="file_not_found") from None
+            left -= len(data)
+            if left < 0:
+                text = f"{name} is too large: a model that does not see --files is sent {MAX_SENT >> 20} MiB a request"
+                raise APIError(413, f"{text}; put the folder where it sees it", code="file_too_large")
+            blobs.append(b"data:application/octet-stream;base64," + base64.b64encode(data))
+            return {"blob": len(blobs) - 1}
+
+        def part(given: Mapping[str, Any]) -> Mapping[str, Any]:
+            if given["type"] == "text":
+                return given
+            return {**given, "source": sent(given["source"], given.get("name") or "a file")}
+
+        messages = [{**each, "parts": list(map(part, each["parts"]))} for each in self.messages]
+        questions = [{**each, "parts": list(map(part, each["parts"]))} for each in self.questions]
+        return replace(self, messages=messages, questions=questions, blobs=blobs)
 
     def header(self, adapter: str, request: int) -> dict[str, Any]:
         """As `worker.py` reads it; the blobs go beside."""

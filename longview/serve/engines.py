@@ -10,7 +10,7 @@ import base64
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from longview.messages import Message, Part, Piece
 from longview.notebook import thumbnail
 from longview.plugins.draw import Painter, PaintingHook
 from longview.requests import Limits, MediaOptions
+from longview.serve.backend import UNSEEN
 
 THUMBNAIL_SIDE = 256
 """Pixels of the longer side of a frame that is shown."""
@@ -69,6 +70,9 @@ class Engines:
             put({"request": job["request"], "event": event, **more})
 
         try:
+            if not all(map(is_seen, sources_of(job))):
+                send("ended", error={"kind": UNSEEN, "text": "", "medium": None, "limit": None})
+                return
             engine = self._engines[job["adapter"]]
             messages = [message_of(message, blobs) for message in job["messages"]]
             settings = {**job["settings"], "limits": self._limits}
@@ -165,6 +169,19 @@ def piece_of(piece: Piece) -> dict[str, Any]:
     if piece.made is not None:
         found["made"] = dict(piece.made)
     return found
+
+
+def sources_of(job: Mapping[str, Any]) -> Iterator[str]:
+    """The sources of a job's media, but for those that are blobs."""
+    for each in (*job["messages"], *job["questions"]):
+        for part in each["parts"]:
+            given = [] if part["type"] == "text" else part["source"]
+            yield from (source for source in (given if isinstance(given, list) else [given]) if isinstance(source, str))
+
+
+def is_seen(source: str) -> bool:
+    """Whether a source can be read here, if it is a path; a file of a server's is named by its content."""
+    return not source.startswith("/") or os.access(source, os.R_OK)
 
 
 def message_of(message: Mapping[str, Any], blobs: Sequence[bytes]) -> Message:

@@ -88,9 +88,24 @@ class FileStore:
         self._limits = replace(limits, file_roots=None)
         self._max_bytes, self._quota, self._seconds = max_bytes, quota, seconds
         self._blobs, self._records = self.folder / "blobs", self.folder / "files"
+        self._make_folders()
+        self._files = self._load()
+
+    def _make_folders(self) -> None:
+        """Make the folders, also where somebody has deleted them meanwhile, as cleaners of temporary files do."""
         for each in (self._blobs, self._records):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._files = self._load()
+
+    def _new_blob(self) -> tuple[int, str]:
+        """
+        Raises:
+            APIError: there is no place for a file.
+        """
+        try:
+            self._make_folders()
+            return tempfile.mkstemp(dir=self._blobs, suffix=".part")
+        except OSError as error:
+            raise _not_stored(error) from None
 
     def _load(self) -> dict[str, StoredFile]:
         for unfinished in (*self._blobs.glob("*.part"), *self._records.glob("*.part")):
@@ -116,6 +131,18 @@ class FileStore:
         """Bytes that may still come."""
         return self._quota - self.num_bytes
 
+    def temporary(self) -> Any:
+        """A file that is deleted when it is closed, beside the others.
+
+        Raises:
+            APIError: there is no place for a file.
+        """
+        try:
+            self._make_folders()
+            return tempfile.NamedTemporaryFile(dir=self.folder)
+        except OSError as error:
+            raise _not_stored(error) from None
+
     # ── what is there ──
 
     def find(self, id: str, tenant: str) -> StoredFile:
@@ -125,6 +152,9 @@ class FileStore:
         """
         self.expire()
         stored = self._files.get(id)
+        if stored is not None and not self._blob(stored.digest).exists():
+            self.delete(stored)
+            stored = None
         if stored is None or stored.tenant != tenant:
             raise APIError(
                 404,
@@ -164,7 +194,7 @@ class FileStore:
             APIError: it is no such form, its file is no picture or video, or there is no room for it.
         """
         self.expire()
-        handle, name = tempfile.mkstemp(dir=self._blobs, suffix=".part")
+        handle, name = self._new_blob()
         upload = Upload(Path(name))
         try:
             with os.fdopen(handle, "wb") as file:
@@ -173,7 +203,7 @@ class FileStore:
                 await asyncio.to_thread(os.fsync, file.fileno())
             return await self._keep(upload, tenant)
         except OSError as error:
-            raise APIError(507, f"the file cannot be stored: {error.strerror}", "file", "storage") from None
+            raise _not_stored(error) from None
         finally:
             upload.path.unlink(missing_ok=True)
 
@@ -187,7 +217,7 @@ class FileStore:
             APIError: it is no picture or video, or there is no room for it.
         """
         self.expire()
-        handle, name = tempfile.mkstemp(dir=self._blobs, suffix=".part")
+        handle, name = self._new_blob()
         os.close(handle)
         upload = Upload(Path(name), filename=filename, fields={"purpose": "user_data"})
         try:
@@ -198,11 +228,13 @@ class FileStore:
             digest = upload.digest.hexdigest()
             for stored in self._files.values():
                 if (stored.digest, stored.filename, stored.tenant) == (digest, printable(filename, MAX_NAME), tenant):
+                    if not self._blob(digest).exists():
+                        os.replace(upload.path, self._blob(digest))
                     longer = replace(stored, expires_at=max(stored.expires_at, int(time.time()) + self._seconds))
                     return self._record(longer)
             return await self._keep(upload, tenant)
         except OSError as error:
-            raise APIError(507, f"the file cannot be stored: {error.strerror}", "file", "storage") from None
+            raise _not_stored(error) from None
         finally:
             upload.path.unlink(missing_ok=True)
 
@@ -260,6 +292,11 @@ class FileStore:
         os.replace(unfinished, record)
         self._files[stored.id] = stored
         return stored
+
+
+def _not_stored(error: OSError) -> APIError:
+    text = f"the file cannot be stored ({error.strerror}); see that the server can write in its --files folder"
+    return APIError(507, text, "file", "storage")
 
 
 def _take(path: Path, upload: Upload, link: bool) -> None:

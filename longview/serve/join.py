@@ -135,7 +135,7 @@ class Joiner:
     def _warn_of_files(self, folders: Sequence[str]) -> None:
         for folder in folders:
             if not os.access(folder, os.R_OK | os.X_OK):
-                logger.warning("%s is not readable here: questions about the server's files in it will fail", folder)
+                logger.warning("%s is not readable here: the server sends the files that are asked about along", folder)
 
     def _tell_stats(self, stats: Mapping[str, Any]) -> None:
         if self._link is not None and self._listed:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from longview.errors import CheckpointError, LongviewError
-from longview.serve.backend import Backend, Job, StatsTaker
+from longview.serve.backend import UNSEEN, Backend, Job, StatsTaker
 from longview.serve.errors import APIError
 from longview.serve.metrics import Metrics
 from longview.serve.process import ModelProcess
@@ -123,7 +123,7 @@ class Models:
         try:
             if not backend.is_started:
                 await self._load(backend)
-            events = self.metrics.watch(name, backend.events(job, adapter))
+            events = self.metrics.watch(name, with_files(backend, job, adapter))
             async with contextlib.aclosing(events):
                 async for event in events:
                     yield event
@@ -207,3 +207,22 @@ class Models:
             "capabilities": {"vision": True, "video": True},
             "loaded": backend.ready,
         }
+
+
+async def with_files(backend: Backend, job: Job, adapter: str) -> AsyncGenerator[dict[str, Any]]:
+    """The events of a job; where its model does not see the files that it names, it is asked again with their bytes.
+
+    Raises:
+        APIError: as `Backend.events`, and `Job.with_bytes`.
+    """
+    unseen = False
+    async with contextlib.aclosing(backend.events(job, adapter)) as events:
+        async for event in events:
+            unseen = event["event"] == "ended" and (event["error"] or {}).get("kind") == UNSEEN
+            if not unseen:
+                yield event
+    if unseen:
+        whole = await asyncio.to_thread(job.with_bytes)
+        async with contextlib.aclosing(backend.events(whole, adapter)) as events:
+            async for event in events:
+                yield event

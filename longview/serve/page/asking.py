@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +102,7 @@ class Asking:
         if drawing is None:
             answer.note = "nothing is painted, as the answer describes no picture"
             return
-        with tempfile.NamedTemporaryFile(dir=self.server.files.folder) as painted:
+        with self.server.files.temporary() as painted:
             painted.write(base64.b64decode(drawing["png"]))
             painted.flush()
             stored = await self.server.files.add(Path(painted.name), DRAWING, self.tenant)

@@ -127,7 +127,12 @@ class Events:
         self, request: gr.Request, event: gr.SelectData, kept: Any, *rest: Any
     ) -> AsyncGenerator[Updates]:
         example = examples.available()[event.index if isinstance(event.index, int) else event.index[0]]
-        files = [await self._keep(path, request) for path in example.paths]
+        try:
+            files = [await self._keep(path, request) for path in example.paths]
+        except APIError as error:
+            gr.Warning(error.message, duration=15, title="Not asked")
+            yield {}
+            return
         given = dict(zip(self.its.controls, rest[3:], strict=True))
         given |= {
             name: None if declared.optional else declared.default

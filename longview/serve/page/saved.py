@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -92,7 +91,7 @@ def _conversation(archive: zipfile.ZipFile) -> Conversation:
 
 async def _store(server: Server, archive: zipfile.ZipFile, shown: Shown, tenant: str) -> str:
     limit = min(server.options.max_file_bytes, server.files.room)
-    with tempfile.NamedTemporaryFile(dir=server.files.folder) as unpacked:
+    with server.files.temporary() as unpacked:
         await asyncio.to_thread(_unpack, archive, shown, unpacked, limit)
         return (await server.files.add(Path(unpacked.name), shown.name, tenant)).id
 
