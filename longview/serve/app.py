@@ -26,6 +26,7 @@ from longview.serve.errors import APIError, internal, invalid, of_job, of_valida
 from longview.serve.files import FileStore
 from longview.serve.jobs import JobBuilder
 from longview.serve.joined import add_join_routes
+from longview.serve.memory import Trimmer
 from longview.serve.models import Models
 from longview.serve.openapi import document
 from longview.serve.schema import ChatRequest, neutral
@@ -58,6 +59,7 @@ class Server:
         self.options, self.models, self.files, self.keys = options, models, files, tuple(keys)
         self.jobs = JobBuilder(options, limits, files)
         self.draining = False
+        self._trimmer = Trimmer()
 
     def tenant(self, request: Request) -> str:
         """A digest of the key that came with a request; "" where none is needed."""
@@ -74,12 +76,14 @@ class Server:
             raise APIError(415, f"the body is {kind or 'of no type'!r:.60}; send Content-Type: application/json")
         limit = int(self.options.max_body_bytes)
         body = bytearray()
-        async for chunk in incoming(request, self.options.request_seconds):
-            body += chunk
-            if len(body) > limit:
-                raise APIError(
-                    413, f"the body is larger than {limit:,} bytes; upload media with /v1/files", code="body_too_large"
-                )
+        try:
+            async for chunk in incoming(request, self.options.request_seconds):
+                body += chunk
+                if len(body) > limit:
+                    text = f"the body is larger than {limit:,} bytes; upload media with /v1/files"
+                    raise APIError(413, text, code="body_too_large")
+        finally:
+            self._trimmer.note(len(body))
         if len(body) <= SMALL_BODY:
             return parse(bytes(body), schema)
         return await asyncio.to_thread(parse, bytes(body), schema)
@@ -101,7 +105,9 @@ class Server:
             APIError: it cannot be begun, or takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self.options.request_seconds
-        async with contextlib.aclosing(self.models.events(model, job)) as events:
+        async with contextlib.AsyncExitStack() as at_end:
+            at_end.callback(self._trimmer.note, sum(map(len, job.blobs)))
+            events = await at_end.enter_async_context(contextlib.aclosing(self.models.events(model, job)))
             while True:
                 try:
                     left = deadline - asyncio.get_running_loop().time()

@@ -19,6 +19,7 @@ from typing import Any
 from longview.errors import LongviewError
 from longview.serve import wire
 from longview.serve.engines import Engines
+from longview.serve.memory import Trimmer
 
 STATS_SECONDS = 0.25
 
@@ -47,6 +48,7 @@ class Worker:
         self._reader = reader
         self._sender = Sender(writer)
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._trimmer = Trimmer()
 
     async def run(self) -> None:
         """Open the model, and work until the server closes the connection."""
@@ -71,7 +73,13 @@ class Worker:
                 self._tasks[request].cancel()
             return
         task = self._tasks[request] = asyncio.create_task(engines.answer(job, blobs, self._sender.put))
-        task.add_done_callback(lambda _: self._tasks.pop(request))
+        num_bytes = sum(map(len, blobs))
+
+        def end(_: asyncio.Task[None]) -> None:
+            del self._tasks[request]
+            self._trimmer.note(num_bytes)
+
+        task.add_done_callback(end)
 
     async def _send_stats(self, engines: Engines) -> None:
         before: dict[str, dict[str, float]] = {}
