@@ -142,6 +142,8 @@ class AsyncStreams:
             cancelled.set()
             preparing.add_done_callback(_release)
             raise
+        finally:
+            del preparing  # its error refers to this frame: together they would hold the request's media for long
 
     def _add(self, stream: Stream) -> None:
         """Submit the requests of a stream, and see to it that a thread waits for their pieces."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 from questions import QUESTIONS, SETTINGS, all_same, new_engine
@@ -14,6 +16,7 @@ from samples import noise, tiny_model
 import longview
 from longview.engine import Hook
 from longview.errors import MediaError, RequestError
+from longview.messages import Message, Part
 from longview.models.families import families
 
 LONG = {"max_tokens": 400, "min_tokens": 400}
@@ -263,3 +266,23 @@ def test_a_picture_of_each_coroutine_is_its_own(owl3):
         return await asyncio.gather(*(owl3.aanswer(question, **SETTINGS) for question in questions))
 
     assert all_same(asyncio.run(ask_all()), [owl3.answer(question, **SETTINGS) for question in questions])
+
+
+def test_the_media_of_a_request_that_fails_are_let_go_at_once(owl3):
+    class Source(str):
+        """A text that can be watched."""
+
+    async def fail() -> weakref.ref:
+        source = Source("data:video/mp4;base64,AAAA")
+        watched = weakref.ref(source)
+        with contextlib.suppress(MediaError):
+            await owl3.aanswer([Message("user", (Part("video", source=source), Part("text", text="What?")))])
+        return watched
+
+    gc.collect()
+    gc.disable()
+    try:
+        watched = asyncio.run(fail())
+        assert watched() is None, "it waits for the garbage collector"
+    finally:
+        gc.enable()
