@@ -216,6 +216,13 @@ def test_a_laptop_shows_the_chat_and_its_box_without_scrolling(browser, with_pag
         box = laptop.page.locator("#lv-box").bounding_box()
         assert height - 40 < box["y"] + box["height"] <= height - 10
         assert laptop.page.evaluate("document.documentElement.scrollHeight") <= height
+        laptop.tab("Settings")
+        laptop.page.get_by_role("button", name="More about the answer").click()
+        laptop.page.locator("#lv-set-regex").wait_for()
+        laptop.page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+        assert laptop.page.evaluate("window.scrollY") > 100
+        box = laptop.page.locator("#lv-box").bounding_box()
+        assert 0 < box["y"] < box["y"] + box["height"] <= height, "the chat scrolls away with the settings"
     finally:
         laptop.context.close()
 
