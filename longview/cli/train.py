@@ -59,6 +59,15 @@ def train(
         bool, typer.Option("--wandb", help="Send the log to Weights & Biases, too, where wandb is installed.")
     ] = False,
     answers: Answers = 4,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="End after so many, if the steps take longer: the rates fall in time, the model is exported."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that paint scenes and make batches ahead; for stages with world.")
+    ] = 0,
     *,
     devices: DeviceOptions,
 ) -> None:
@@ -101,10 +110,14 @@ def train(
     if launch is not None:
         arguments = ["train", str(path), *(overrides or ()), f"--output={folder}", f"--answers={answers}"]
         arguments += [f"--{flag}" for flag, given in flags.items() if given]
+        arguments += [] if minutes is None else [f"--minutes={minutes}"]
+        arguments += [f"--workers={workers}"] if workers else []
         raise typer.Exit(start(launch, arguments))
     try:
         terminal = is_terminal()
-        trained = follow(understood, folder, resume, terminal, force, tensorboard, answers, _say, wandb)
+        trained = follow(
+            understood, folder, resume, terminal, force, tensorboard, answers, _say, wandb, minutes, workers
+        )
         if is_first():
             typer.echo(trained)
             for line in closing_lines(trained, folder):

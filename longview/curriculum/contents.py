@@ -9,6 +9,7 @@ import math
 import random
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,17 +47,17 @@ class Contents(WorldObjective):
     def pass_shape(self, tokens: float, pictures: float, learned: float) -> PassShape:
         return PassShape(self.settings.batch, 0, self.settings.batch * pictures, 0, 1)
 
-    def draw(self, rng: random.Random) -> tuple[PictureBatch, Notes]:
-        indices = [rng.randrange(len(self.pool.pictures)) for _ in range(self.settings.batch)]
+    def draw(self, rng: random.Random, step: int = 0) -> tuple[PictureBatch, Notes]:
+        indices = [rng.randrange(len(self.pool.pixels)) for _ in range(self.settings.batch)]
         return PictureBatch(indices), {"samples": len(indices), "pictures": len(indices)}
 
     def loss(self, batch: PictureBatch) -> tuple[Tensor, Notes]:
-        images = [self.pool.image(index) for index in batch.indices]
-        features = self.model.encode(**self.processor.pixel_inputs(images))  # (N, P, D)
+        indices = torch.tensor(batch.indices)
+        features = self.model.encode(**self.pixels(indices))  # (N, P, D)
         side = math.isqrt(features.shape[1])
         grid = features.transpose(1, 2).unflatten(-1, (side, side))
         places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
-        labels = self.pool.labels[batch.indices]
+        labels = self.labels(indices)
         held = labels[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
         features, places = self.normalise(features), self.normalise(places)
         mean = self.probes["mean"](features.mean(1))

@@ -50,16 +50,17 @@ class Contrastive(WorldObjective):
     def pass_shape(self, tokens: float, pictures: float, learned: float) -> PassShape:
         return PassShape(self.settings.batch, 0, self.settings.batch * pictures, 0, 1)
 
-    def draw(self, rng: random.Random) -> tuple[TextBatch, Notes]:
+    def draw(self, rng: random.Random, step: int = 0) -> tuple[TextBatch, Notes]:
         indices = [rng.randrange(self.pool.stills) for _ in range(self.settings.batch)]
         texts = [draw_text(rng, self.pool.pictures[index]) for index in indices]
         ids = self.processor.texts(texts)
         return TextBatch(indices, texts, ids), {"samples": len(texts), "tokens": ids.numel(), "pictures": len(indices)}
 
     def loss(self, batch: TextBatch) -> tuple[Tensor, Notes]:
-        fits = torch.tensor(fit(batch.texts, [self.pool.pictures[index] for index in batch.indices]))
-        pixels = self.processor.pixel_inputs([self.pool.image(index) for index in batch.indices])
-        output = self.model(input_ids=batch.input_ids, **pixels)  # logits (texts, pictures)
+        device = self.model.device
+        fits = torch.tensor(fit(batch.texts, [self.pool.pictures[index] for index in batch.indices]), device=device)
+        pixels = self.pixels(torch.tensor(batch.indices))
+        output = self.model(input_ids=batch.input_ids.to(device), **pixels)  # logits (texts, pictures)
         loss = -functional.logsigmoid(torch.where(fits, 1.0, -1.0) * output.logits_per_text).sum(-1).mean()
         found = fits.gather(1, output.logits_per_text.argmax(-1, keepdim=True)).float().mean()
         return loss, {"fit": round(fits.float().mean().item(), 3), "found": round(found.item(), 3)}

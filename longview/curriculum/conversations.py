@@ -11,26 +11,32 @@ import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from longview.curriculum.contents import SIGN_CLASSES
 from longview.curriculum.pool import paint_pool
 from longview.curriculum.probes import (
     AskedQuestion,
+    AskedTargets,
     FactToken,
+    asked_targets,
     fact_ends,
     fact_loss,
+    label_loss,
     picture_loss,
     placeholder_loss,
     pointer_loss,
     question_loss,
 )
-from longview.curriculum.samples import draw_kind, draw_sample
+from longview.curriculum.samples import draw_count, draw_kind, draw_sample
+from longview.curriculum.settings import MAX_PICTURES
 from longview.curriculum.siglip import SiglipModel
-from longview.curriculum.world import WorldObjective, encode_pool, pool_settings
+from longview.curriculum.world import WorldObjective, encode_pool, encoding_together, family_views, pool_settings
 from longview.errors import RecipeError
 from longview.messages import Part, Progress, ask
-from longview.models.base import IGNORED, ModelInputs
+from longview.models.base import DEFAULT_FORMAT, IGNORED, ModelInputs, SampleFormat
 from longview.train.data.samples import count_learned
 from longview.train.objectives.base import Notes, PassShape, SampleQuestion, SampleSizes
 from longview.train.recipe import Recipe, Stage
@@ -41,19 +47,30 @@ from longview.world.scenes import draw_picture
 ASKED_WEIGHT = 5.0  # of what stands before an answer, against the 36 facts at a placeholder
 FOUND_WEIGHT = 0.1  # of the 31 labels of the picture that is found, against the question itself
 POINTED_WEIGHT = 0.5  # of the places and pictures that are pointed at, against the question itself
+SCORES = 64 << 20
+"""Pairs of positions in the rows of a batch, at most, padding included: they bound what attention takes in memory."""
 PAINTED, LOOKED_AT = 32, 16
 """Pictures that are painted, and samples drawn from them, to measure their sizes."""
 
 
 class ConversationBatch(NamedTuple):
-    """Conversations about pictures of the pool."""
+    """Conversations about pictures of the pool, in tensors alone, so that another process can make it."""
 
-    rows: list[ModelInputs]
-    indices: list[int]
+    inputs: dict[str, Any]
+    """What `collate` made of them, without pixels."""
+    indices: Tensor
     """Of all their pictures, in order, in the pool."""
-    asked: list[AskedQuestion]
+    numbers: Tensor
+    """Of the pictures in their conversations, from 1; 0: the picture has none."""
+    places: Tensor
+    """Of the pictures' placeholders; see `Processor.placeholder_positions`."""
+    asked: AskedTargets
     facts: list[FactToken]
     """Where descriptions in text have stated what."""
+    looked_at: Tensor
+    """Of pictures whose text is read by a probe, in the pool."""
+    probes_alone: bool = False
+    """Whether the probes learn to read hidden states, and what they read learns nothing of them."""
     number: int = 0
 
 
@@ -64,7 +81,7 @@ class Answers(WorldObjective):
     """Whether scenes are described in text, and not shown."""
     titles = {  # noqa: RUF012
         "answers": "loss of answers", "probe": "probe: contents of pictures", "asked": "probe: what is asked",
-        "found": "probe: the picture meant", "pointed": "probe: where to look",
+        "found": "probe: the picture meant", "pointed": "probe: where to look", "read": "probe: text of pictures",
     }  # fmt: skip
 
     def describe(self) -> tuple[str, str | None]:
@@ -84,13 +101,14 @@ class Answers(WorldObjective):
 
     def measure(self, model: Any, processor: Any) -> SampleSizes | None:
         few = pool_settings(self.recipe)
-        few = dataclasses.replace(few, pictures=PAINTED, clips=min(2, few.clips))
-        pool = paint_pool(few, model.config.picture_size, self.recipe.seed)
+        few = dataclasses.replace(few, pictures=PAINTED, clips=min(2, few.clips), close=min(2, few.close))
+        pool = paint_pool(few, model.config.picture_size, self.recipe.seed, views=family_views(processor))
         settings = self.settings if pool.simple else dataclasses.replace(self.settings, simple=0.0)
         rng, sizes = random.Random(f"{self.recipe.seed} sizes"), SampleSizes([], [], [])
         for _ in range(LOOKED_AT):
-            sample = draw_sample(rng, pool, settings, draw_kind(rng, settings.mix))
-            inputs = processor.prepare(sample.messages, sample.media, train=True)
+            kind = draw_kind(rng, settings.mix)
+            sample = draw_sample(rng, pool, settings, kind, count=draw_count(rng, settings, kind, settings.grow))
+            inputs = processor.prepare(sample.messages, sample.media, True, format_of(kind))
             sizes.tokens.append(inputs.length)
             sizes.pictures.append(inputs.num_pictures)
             sizes.learned.append(count_learned(inputs))
@@ -107,58 +125,107 @@ class Answers(WorldObjective):
         elif self.world.features is None:
             self.world.features = encode_pool(self.model, self.processor, self.pool, progress)
 
-    def draw(self, rng: random.Random) -> tuple[ConversationBatch, Notes]:
+    def draw(self, rng: random.Random, step: int = 0) -> tuple[ConversationBatch, Notes]:
         kind = draw_kind(rng, self.settings.mix)
-        batch, tokens = ConversationBatch([], [], [], []), 0
-        while tokens < self.settings.tokens:
-            sample = draw_sample(rng, self.pool, self.settings, kind, self.in_text)
-            row = self.processor.prepare(sample.messages, sample.media, train=True)
-            first = len(batch.indices)
+        count = draw_count(rng, self.settings, kind, step)
+        rows: list[ModelInputs] = []
+        indices, numbers, asked, facts = list[int](), list[int](), list[AskedQuestion](), list[FactToken]()
+        tokens = longest = 0
+        patches = self.model.config.patches_per_picture
+        while tokens < self.settings.tokens and (len(rows) + 1) * longest**2 <= SCORES:
+            sample = draw_sample(rng, self.pool, self.settings, kind, self.in_text, count)
+            row = self.processor.prepare(sample.messages, sample.media, True, format_of(kind))
+            first = len(indices)
             for question in sample.questions:
-                about = question.about or int(kind == "1")
-                batch.asked.append(AskedQuestion(question, first + about - 1 if about else None))
+                about = question.about or int(len(sample.indices) == 1)
+                asked.append(AskedQuestion(question, first + about - 1 if about else None))
             if sample.description is not None:
                 ids = row.text_inputs["input_ids"][0].tolist()
                 ends = fact_ends(self.processor.tokenizer, ids, sample.description)
                 for end, mention in zip(ends, sample.description.mentions, strict=True):
-                    batch.facts.append(
-                        FactToken(len(batch.rows), end, first + mention.picture, mention.picture, mention.cell)
-                    )
-            # features need no pixels
-            batch.rows.append(row if self.world.features is None else dataclasses.replace(row, encoder_inputs=()))
-            batch.indices.extend(sample.indices)
+                    facts.append(FactToken(len(rows), end, first + mention.picture, mention.picture, mention.cell))
+            rows.append(dataclasses.replace(row, encoder_inputs=(), media=()))  # pixels are the pool's
+            indices += sample.indices
+            # in a film, no text says which frame is which
+            numbers += [n if n <= MAX_PICTURES or kind != "film" else 0 for n in range(1, len(sample.indices) + 1)]
             tokens += row.length
-        pictures = 0 if self.in_text else len(batch.indices)
-        return batch, {"samples": len(batch.rows), "tokens": tokens, "pictures": pictures, "kind": kind}
+            longest = max(longest, row.text_inputs["input_ids"].shape[1] + row.num_pictures * patches)
+        collated = dict(self.processor.collate(rows))
+        batch = ConversationBatch(
+            collated,
+            torch.tensor(indices),
+            torch.tensor(numbers),
+            self.processor.placeholder_positions(collated),
+            asked_targets(asked),
+            facts,
+            torch.tensor(self._draw_looked_at(rng), dtype=torch.long),
+            step < self.settings.probe_from,
+        )
+        pictures = 0 if self.in_text else len(indices)
+        return batch, {"samples": len(rows), "tokens": tokens, "pictures": pictures, "kind": kind}
+
+    def _draw_looked_at(self, rng: random.Random) -> list[int]:
+        """Pictures whose text is read by a probe: close ones, where there are any."""
+        end = len(self.pool.pictures)
+        begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
+        return [rng.randrange(begin, end) for _ in range(self.settings.look)]
 
     def loss(self, batch: ConversationBatch) -> tuple[Tensor, Notes]:
-        collated = self.processor.collate(batch.rows)
+        device = self.model.device
         features = self.world.features
-        arguments = self.model.embed_pictures(collated, features=None if features is None else features[batch.indices])
+        inputs = dict(batch.inputs)
+        shift = self.settings.shift if len(batch.places) > len(batch.indices) else 0  # of close pictures
+        if features is not None:
+            arguments = self.model.embed_pictures(inputs, features=features[batch.indices.to(device)])
+        else:
+            pixels = {} if self.in_text else self.pixels(batch.indices, shift)
+            with encoding_together(self.model):
+                arguments = self.model.embed_pictures(inputs | pixels)
         labels = arguments.pop("labels")[:, 1:]
         output = self.model(**arguments, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         # Three tokens in four are not learned; logits of them would be for nothing.
         learned = labels != IGNORED
         logits = self.model.get_output_embeddings()(output.hidden_states[-1][:, :-1][learned])
         loss = functional.cross_entropy(logits, labels[learned])
-        notes: Notes = {"answers": loss.item()}
-        if not self.settings.probe_layer:
-            return loss, notes
-        at_placeholders, understanding, finding, pointing = output.hidden_states[self.settings.probe_layer :][:4]
-        begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
-        of_pictures = self.pool.labels[batch.indices]
-        probe = self.probe_loss(at_placeholders, batch, collated, of_pictures)
-        asked = question_loss(self.probes, understanding[:, :-1][begins], batch.asked)
-        found = picture_loss(self.probes, finding[:, :-1][begins], batch.asked, of_pictures)
-        pointed = pointer_loss(self.probes, pointing[:, :-1][begins], batch.asked)
-        losses = {"probe": probe, "asked": asked, "found": found, "pointed": pointed}
-        notes |= {name: value.item() for name, value in losses.items()}
-        probed = probe + ASKED_WEIGHT * (asked + FOUND_WEIGHT * found + POINTED_WEIGHT * pointed)
-        return loss + self.settings.probe_weight * probed, notes
+        losses = {"answers": loss}
+        if len(batch.looked_at):
+            losses["read"] = self.text_loss(batch.looked_at, batch.probes_alone)
+            loss = loss + self.settings.look_weight * losses["read"]
+        if self.settings.probe_layer:
+            read = output.hidden_states[self.settings.probe_layer :][:4]
+            read = [hidden.detach() if batch.probes_alone else hidden for hidden in read]
+            at_placeholders, understanding, finding, pointing = read
+            begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]  # (B, T - 1): the last token before each answer
+            of_pictures = self.labels(batch.indices)
+            asked = AskedTargets(*(target.to(device) for target in batch.asked))
+            probed = {
+                "probe": self.probe_loss(at_placeholders, batch, of_pictures),
+                "asked": question_loss(self.probes, understanding[:, :-1][begins], asked),
+                "found": picture_loss(self.probes, finding[:, :-1][begins], asked, of_pictures),
+                "pointed": pointer_loss(self.probes, pointing[:, :-1][begins], asked),
+            }
+            before = probed["asked"] + FOUND_WEIGHT * probed["found"] + POINTED_WEIGHT * probed["pointed"]
+            loss = loss + self.settings.probe_weight * (probed["probe"] + ASKED_WEIGHT * before)
+            losses |= probed
+        values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
+        return loss, dict(zip(losses, values, strict=True))
 
-    def probe_loss(self, hidden: Tensor, batch: ConversationBatch, collated: Any, labels: Tensor) -> Tensor:
+    def text_loss(self, indices: Tensor, probes_alone: bool = False) -> Tensor:
+        """Of pictures of the pool: the classes of their signs and small print, read from the mean of their features."""
+        pixels = self.pixels(indices, self.settings.shift)
+        with encoding_together(self.model):
+            features = self.model.encode(**pixels)  # (N · crops, P, D)
+        features = features.detach() if probes_alone else features
+        mean = functional.rms_norm(features, features.shape[-1:]).unflatten(0, (len(indices), -1)).mean((1, 2))
+        logits = self.probes["mean"](mean)[:, -sum(SIGN_CLASSES) :]
+        return label_loss(logits, self.labels(indices)[:, 27:], SIGN_CLASSES)
+
+    def probe_loss(self, hidden: Tensor, batch: ConversationBatch, labels: Tensor) -> Tensor:
         """Of the first probed block (B, T, D): the labels (N, 31) of the batch's pictures at their placeholders."""
-        return placeholder_loss(self.probes, hidden, self.processor.placeholder_positions(collated), labels)
+        if len(batch.places) != len(labels):  # crops, each of which shows a part
+            return hidden.new_zeros(())
+        device = hidden.device
+        return placeholder_loss(self.probes, hidden, batch.places.to(device), labels, batch.numbers.to(device))
 
     @classmethod
     def sample_questions(cls, recipe: Recipe, stage: Stage) -> tuple[str, Iterator[SampleQuestion]] | None:
@@ -175,6 +242,11 @@ class Answers(WorldObjective):
         return "held-out pictures of the synthetic world", questions()
 
 
+def format_of(kind: str) -> SampleFormat:
+    """How samples of a kind are laid out: only what is shown close is cut, as the family cuts it."""
+    return DEFAULT_FORMAT if kind == "close" else SampleFormat(cut=False)
+
+
 class Words(Answers):
     """The same about scenes that are described in text: for a language model without pictures."""
 
@@ -186,7 +258,7 @@ class Words(Answers):
     def begin(self, progress: Progress) -> None:
         self.world.features = None
 
-    def probe_loss(self, hidden: Tensor, batch: ConversationBatch, collated: Any, labels: Tensor) -> Tensor:
+    def probe_loss(self, hidden: Tensor, batch: ConversationBatch, labels: Tensor) -> Tensor:
         return fact_loss(self.probes, hidden, batch.facts, labels)
 
     @classmethod

@@ -28,7 +28,7 @@ def names_in(text: str) -> list[float]:
 
 def names_held(labels: Tensor, places: Sequence[int]) -> Tensor:
     """Which of `NAMES` stand in some places, from labels (N, 31): (N, names), 0 or 1."""
-    held = torch.zeros(len(labels), len(COLOURS) + len(SHAPES) + 2)
+    held = torch.zeros(len(labels), len(COLOURS) + len(SHAPES) + 2, device=labels.device)
     for place in places:
         held.scatter_(1, labels[:, place, None], 1.0)
         held.scatter_(1, labels[:, 9 + place, None] + len(COLOURS) + 1, 1.0)

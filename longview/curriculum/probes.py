@@ -27,17 +27,23 @@ from longview.world.scene_text import SceneText
 
 POINTERS = (9, 9, MAX_PICTURES)
 """What can be pointed at: places of the first thing a question names, of the second, and pictures or frames."""
+NUMBER_CLASSES = (10, 10, 10)
+"""Of the number of a picture: its hundreds, tens and ones."""
 
 
 class LinearProbes(nn.ModuleDict):
     """Linear layers that read hidden states (…, D); nothing of them is left after training."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, most: int = MAX_PICTURES) -> None:
+        """Args:
+        most: Pictures of a sample; numbers above `MAX_PICTURES` are read digit by digit.
+        """
+        self.number_classes = NUMBER_CLASSES if most > MAX_PICTURES else (MAX_PICTURES,)
         sizes = {
             "mean": sum(CONTENT_CLASSES),
             "place": sum(PLACE_CLASSES),
             "placeholder": sum(CONTENT_CLASSES),
-            "number": MAX_PICTURES,
+            "number": sum(self.number_classes),
             "names": len(NAMES),
             "picture": sum(CONTENT_CLASSES),
             "pointer": sum(POINTERS),
@@ -48,6 +54,11 @@ class LinearProbes(nn.ModuleDict):
     def logits(self, name: str, hidden: Tensor) -> Tensor:
         """What one of the probes makes of hidden states, which are normalised first."""
         return self[name](functional.rms_norm(hidden, hidden.shape[-1:]))
+
+    def number_loss(self, hidden: Tensor, numbers: Tensor) -> Tensor:
+        """Cross-entropy of numbers of pictures, from 1 (N,), at hidden states (N, D)."""
+        targets = numbers[:, None] - 1 if len(self.number_classes) == 1 else digits(numbers)
+        return label_loss(self.logits("number", hidden), targets, self.number_classes)
 
 
 class FactToken(NamedTuple):
@@ -70,7 +81,27 @@ class AskedQuestion(NamedTuple):
     picture: int | None
 
 
-def placeholder_loss(probes: LinearProbes, hidden: Tensor, places: Tensor, labels: Tensor) -> Tensor:
+def digits(numbers: Tensor) -> Tensor:
+    """Numbers of pictures, from 1 (N,) → their hundreds, tens and ones (N, 3)."""
+    return torch.stack([numbers // 100 % 10, numbers // 10 % 10, numbers % 10], dim=-1)
+
+
+class AskedTargets(NamedTuple):
+    """What the probes are to read before the answers of Q questions."""
+
+    names: Tensor
+    """Which of `NAMES` each question holds: (Q, names), 0 or 1."""
+    numbers: Tensor
+    """Of the picture that each names, (Q,), from 1; 0: it names none."""
+    pictures: Tensor
+    """Of the batch, that each is about, (Q,); −1: none alone."""
+    meant: Tensor
+    """The places and pictures that each points at, (Q, sum of `POINTERS`), 0 or 1."""
+    matters: Tensor
+    """And where it points at any, likewise."""
+
+
+def placeholder_loss(probes: LinearProbes, hidden: Tensor, places: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
     """Cross-entropy of pictures' labels (N, 31) and numbers at their placeholders.
 
     The first placeholder is held to the first cells of its picture, the last one to the last cells and the sign; each
@@ -79,6 +110,7 @@ def placeholder_loss(probes: LinearProbes, hidden: Tensor, places: Tensor, label
     Args:
         hidden: (B, T, D).
         places: Rows and positions of the placeholders, (N, W, 2).
+        numbers: (N,), from 1; 0: the picture has none.
     """
     at = hidden[places[..., 0], places[..., 1]]  # (N, W, D)
     width = at.shape[1]
@@ -86,9 +118,10 @@ def placeholder_loss(probes: LinearProbes, hidden: Tensor, places: Tensor, label
     logits = probes.logits("placeholder", at)
     columns = share * 3 + [width - 1] * 4  # which placeholder is held to each of the 31 labels
     chosen = torch.cat([logits[:, t, part] for t, part in zip(columns, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
-    rows = places[:, 0, 0].tolist()
-    numbers = torch.tensor([rows[:index].count(row) for index, row in enumerate(rows)])
-    number = functional.cross_entropy(probes.logits("number", at).flatten(0, 1), numbers.repeat_interleave(width))
+    number = hidden.new_zeros(())
+    if bool((numbers > 0).any()):
+        numbered = at[numbers > 0].flatten(0, 1)
+        number = probes.number_loss(numbered, numbers[numbers > 0].repeat_interleave(width))
     held = torch.stack([names_held(labels, [c for c in range(9) if share[c] == t]) for t in range(width)], dim=1)
     names = functional.binary_cross_entropy_with_logits(probes.logits("names", at), held)
     return label_loss(chosen, labels, CONTENT_CLASSES) + width * (number + len(NAMES) * names)
@@ -116,62 +149,72 @@ def fact_loss(probes: LinearProbes, hidden: Tensor, facts: Sequence[FactToken], 
     loss = hidden.new_zeros(())
     things = [(fact, fact.cell) for fact in facts if fact.cell is not None]
     if things:
-        cells = torch.tensor([cell for _, cell in things])
-        rows, positions, pictures, numbers = _columns([fact for fact, _ in things])
+        cells = torch.tensor([cell for _, cell in things], device=hidden.device)
+        rows, positions, pictures, numbers = _columns([fact for fact, _ in things], hidden.device)
         at = hidden[rows, positions]  # (S, D)
         held = torch.stack([labels[pictures, cells + 9 * attribute] for attribute in range(3)], dim=1)  # (S, 3)
         names = torch.stack([names_held(labels[fact.picture, None], [cell])[0] for fact, cell in things])
         name = functional.binary_cross_entropy_with_logits(probes.logits("names", at), names)
-        number = functional.cross_entropy(probes.logits("number", at), numbers)
+        number = probes.number_loss(at, numbers + 1)
         cell = functional.cross_entropy(probes.logits("cell", at), cells)
         thing = label_loss(probes.logits("place", at), held, PLACE_CLASSES)
         loss = loss + 9 * (thing + cell + number + len(NAMES) * name)
     signs = [fact for fact in facts if fact.cell is None]
     if signs:
-        rows, positions, pictures, _ = _columns(signs)
+        rows, positions, pictures, _ = _columns(signs, hidden.device)
         logits = probes.logits("placeholder", hidden[rows, positions])[:, sum(CONTENT_CLASSES[:27]) :]
         loss = loss + label_loss(logits, labels[pictures, 27:], CONTENT_CLASSES[27:])
     return loss
 
 
-def _columns(facts: Sequence[FactToken]) -> list[Tensor]:
+def _columns(facts: Sequence[FactToken], device: torch.device) -> list[Tensor]:
     """Rows, positions, pictures and numbers, (S,) each."""
-    return [torch.tensor(column) for column in zip(*(fact[:4] for fact in facts), strict=True)]
+    return [torch.tensor(column, device=device) for column in zip(*(fact[:4] for fact in facts), strict=True)]
 
 
-def question_loss(probes: LinearProbes, hidden: Tensor, asked: Sequence[AskedQuestion]) -> Tensor:
-    """Cross-entropy of the names and the number in each question, at hidden states before its answer (Q, D)."""
-    names = torch.tensor([names_in(question.text) for question, _ in asked])
-    loss = len(NAMES) * functional.binary_cross_entropy_with_logits(probes.logits("names", hidden), names)
-    numbered = [index for index, (question, _) in enumerate(asked) if question.number]
-    if numbered:
-        numbers = torch.tensor([asked[index].question.number - 1 for index in numbered])
-        loss = loss + functional.cross_entropy(probes.logits("number", hidden[numbered]), numbers)
-    return loss
-
-
-def picture_loss(probes: LinearProbes, hidden: Tensor, asked: Sequence[AskedQuestion], labels: Tensor) -> Tensor:
-    """Cross-entropy of the labels, of (N, 31), of the picture that each question is about, before its answer (Q, D)."""
-    meant = [(index, picture) for index, (_, picture) in enumerate(asked) if picture is not None]
-    if not meant:
-        return hidden.new_zeros(())
-    rows, pictures = (list(column) for column in zip(*meant, strict=True))
-    return label_loss(probes.logits("picture", hidden[rows]), labels[pictures], CONTENT_CLASSES)
-
-
-def pointer_loss(probes: LinearProbes, hidden: Tensor, asked: Sequence[AskedQuestion]) -> Tensor:
-    """Cross-entropy of the places and pictures that matter to each question, before its answer (Q, D)."""
+def asked_targets(asked: Sequence[AskedQuestion]) -> AskedTargets:
+    """What the probes are to read before the answers of some questions."""
     meant, matters = torch.zeros(2, len(asked), sum(POINTERS))
     offsets = [0, *itertools.accumulate(POINTERS)]
     for row, (question, _) in enumerate(asked):
         for places, begin, end in zip(
             (question.cells, question.other_cells, question.found_in), offsets, offsets[1:], strict=False
         ):
-            if places is not None:
+            if places is not None and all(place < end - begin for place in places):
                 matters[row, begin:end] = 1
                 meant[row, [begin + place for place in places]] = 1
-    missed = functional.binary_cross_entropy_with_logits(probes.logits("pointer", hidden), meant, reduction="none")
-    return (missed * matters).sum() / len(asked)
+    return AskedTargets(
+        torch.tensor([names_in(question.text) for question, _ in asked]),
+        torch.tensor([question.number for question, _ in asked]),
+        torch.tensor([-1 if picture is None else picture for _, picture in asked]),
+        meant,
+        matters,
+    )
+
+
+def question_loss(probes: LinearProbes, hidden: Tensor, asked: AskedTargets) -> Tensor:
+    """Cross-entropy of the names and the number in each question, at hidden states before its answer (Q, D)."""
+    loss = len(NAMES) * functional.binary_cross_entropy_with_logits(probes.logits("names", hidden), asked.names)
+    numbered = asked.numbers > 0
+    if bool(numbered.any()):
+        loss = loss + probes.number_loss(hidden[numbered], asked.numbers[numbered])
+    return loss
+
+
+def picture_loss(probes: LinearProbes, hidden: Tensor, asked: AskedTargets, labels: Tensor) -> Tensor:
+    """Cross-entropy of the labels, of (N, 31), of the picture that each question is about, before its answer (Q, D)."""
+    meant = asked.pictures >= 0
+    if not bool(meant.any()):
+        return hidden.new_zeros(())
+    logits = probes.logits("picture", hidden[meant])
+    return label_loss(logits, labels[asked.pictures[meant]], CONTENT_CLASSES)
+
+
+def pointer_loss(probes: LinearProbes, hidden: Tensor, asked: AskedTargets) -> Tensor:
+    """Cross-entropy of the places and pictures that matter to each question, before its answer (Q, D)."""
+    logits = probes.logits("pointer", hidden)
+    missed = functional.binary_cross_entropy_with_logits(logits, asked.meant, reduction="none")
+    return (missed * asked.matters).sum() / len(asked.names)
 
 
 def label_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:

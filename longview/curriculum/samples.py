@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longview.curriculum.pool import Pool
+from longview.curriculum.pool import Pool, bits_of
 from longview.curriculum.settings import MAX_PICTURES, WorldSettings
 from longview.media.medium import Medium
 from longview.messages import Message, Part, ask
 from longview.world.naming import facts_held, facts_named
 from longview.world.needle import KINDS as NEEDLE_KINDS
-from longview.world.questions import Question, ask_about, ask_about_picture, describe
+from longview.world.questions import Question, ask_about, ask_about_one_of, ask_about_picture, describe, which_image
 from longview.world.scene_text import SceneText, scene_text
+from longview.world.scenes import COLOURS, SHAPES
+
+NAMED = 0.35
+"""Share of the questions about many pictures that name theirs by what stands in it, as long as there is such a one."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +37,28 @@ class WorldSample:
 
 
 def draw_sample(
-    rng: random.Random, pool: Pool, settings: WorldSettings, kind: str, in_text: bool = False
+    rng: random.Random, pool: Pool, settings: WorldSettings, kind: str, in_text: bool = False, count: int = MAX_PICTURES
 ) -> WorldSample:
-    """A conversation of the stage's length about `kind`: "1" … "8" pictures, a "clip", or a "film" of many scenes.
+    """A conversation of the stage's length about `kind`: "1" … "8" pictures, "many" that are numbered, one that is
+    shown "close", a "clip", or a "film" of many scenes.
 
     Args:
         in_text: The scenes are described in text and not shown.
+        count: Pictures of many, or of a film.
     """
     if kind == "clip":
         clip, first = rng.choice(pool.clips)
         indices = list(range(first, first + len(clip.frames)))
         questions = [ask_about(rng, clip) for _ in range(min(2, settings.turns))]
-    elif kind == "film":
+    elif kind == "film" and count == MAX_PICTURES:
         indices, questions = _draw_film(rng, pool, min(2, settings.turns))
+    elif kind == "film":
+        indices, questions = _draw_named(rng, pool, count, min(3, settings.turns))
+    elif kind == "many":
+        indices, questions = _draw_many(rng, pool, settings, count)
+    elif kind == "close":
+        indices = [rng.randrange(pool.first_close, len(pool.pictures))]
+        questions = [ask_about(rng, pool.pictures[indices[0]], shares=settings.kinds) for _ in range(settings.turns)]
     else:
         indices, questions = _draw_pictures(rng, pool, settings, int(kind))
     if in_text:
@@ -51,7 +67,17 @@ def draw_sample(
     if kind in ("clip", "film"):
         return WorldSample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
     media = [pool.medium(index) for index in indices]
-    return WorldSample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
+    messages = converse(rng, questions, ["image"] * len(indices), numbered=kind == "many")
+    return WorldSample(messages, media, indices, questions)
+
+
+def draw_count(rng: random.Random, settings: WorldSettings, kind: str, step: int) -> int:
+    """How many pictures samples of a kind hold, which all of a step share; as many of each order of magnitude."""
+    least, most = {"many": (1, settings.most), "film": (MAX_PICTURES, settings.frames)}.get(kind, (0, 0))
+    if most <= MAX_PICTURES:
+        return rng.randint(least, most) if kind == "many" else MAX_PICTURES
+    grown = MAX_PICTURES * (most / MAX_PICTURES) ** min(1.0, step / max(1, settings.grow))
+    return max(least, min(most, round(math.exp(rng.uniform(math.log(least), math.log(grown + 0.5))))))
 
 
 def _draw_pictures(
@@ -90,12 +116,81 @@ def _draw_film(rng: random.Random, pool: Pool, turns: int) -> tuple[list[int], l
     return indices, questions[:turns]
 
 
+def _draw_many(rng: random.Random, pool: Pool, settings: WorldSettings, count: int) -> tuple[list[int], list[Question]]:
+    """Numbered pictures, and questions about one of them, which they name by its number or by what stands in it.
+
+    The more pictures, the more questions: they are encoded once for all of them.
+    """
+    turns = settings.turns * (1 + (count > 16) + (count > 64))
+    indices, named = _draw_named(rng, pool, count, 1 + (count > 2) + (count > 16))
+    pictures = [pool.pictures[index] for index in indices]
+    questions: list[Question] = []
+    while len(questions) < turns:
+        if named and rng.random() < NAMED:
+            questions.append(named.pop())
+        elif 1 < count <= MAX_PICTURES and rng.random() < 0.3:
+            questions.append(ask_about(rng, *pictures, shares=settings.kinds))
+        else:
+            with contextlib.suppress(LookupError):
+                questions.append(ask_about_one_of(rng, pictures, shares=settings.kinds))
+    return indices, questions
+
+
+def _draw_named(rng: random.Random, pool: Pool, count: int, needles: int) -> tuple[list[int], list[Question]]:
+    """Pictures, and questions that name what stands in one of them alone; at least one.
+
+    The pictures that are asked about come first, then others that hold nothing of what is named.
+    """
+    chosen: list[tuple[int, Question]] = []
+    forbidden = held = 0
+    while len(chosen) < min(needles, count) and (not chosen or rng.random() < 0.98):
+        index = rng.randrange(pool.stills)
+        with contextlib.suppress(LookupError):  # this picture does not allow such a question
+            question = ask_about_picture(rng, pool.pictures[index], rng.choice(NEEDLE_KINDS))
+            bits = _bits_named(question.text)
+            if bits and not bits & held and not pool.held[index] & forbidden:
+                chosen.append((index, question))
+                forbidden, held = forbidden | bits, held | pool.held[index]
+    indices = [index for index, _ in chosen]
+    tries = 0
+    while len(indices) < count:
+        index, tries = rng.randrange(pool.stills), tries + 1
+        if not pool.held[index] & forbidden or tries > 100 * count:  # a small pool may have no such picture
+            indices.append(index)
+    order = rng.sample(range(count), count)  # which of them stands where
+    questions = []
+    for number, (_, question) in enumerate(chosen):
+        place = order.index(number)
+        if count > 1 and rng.random() < 0.4:
+            name = min((fact for fact in facts_named(question.text) if _bits_of(fact)), key=len)
+            name = name.removeprefix("small ").removeprefix("large ")
+            questions.append(which_image(rng, name, place + 1, count))
+        else:
+            questions.append(replace(question, about=place + 1, found_in=(place,)))
+    return [indices[number] for number in order], questions
+
+
+def _bits_named(text: str) -> int:
+    """The colours, shapes and shapes of a colour that a question names, as `bits_of` numbers them."""
+    return functools.reduce(operator.or_, map(_bits_of, facts_named(text)), 0)
+
+
+def _bits_of(fact: str) -> int:
+    """The same of one fact, in the form of `longview.world.naming`."""
+    words = fact.split()
+    colour = next((word for word in words if word in COLOURS), None)
+    return bits_of(colour, next((word for word in words if word in SHAPES), None))
+
+
 def converse(
-    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), text: str = ""
+    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), text: str = "", numbered: bool = False
 ) -> list[Message]:
     """Questions with their answers as a conversation; the first carries the media, or the text in place of them.
 
     People do not always type neatly.
+
+    Args:
+        numbered: Each picture stands in a line of its own, behind its number.
     """
     messages: list[Message] = []
     for question in questions:
@@ -107,6 +202,10 @@ def converse(
         if text and not messages:
             asked = f"{text}\n{asked}"
         parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
+        if numbered and parts:
+            lines = [each for number, part in enumerate(parts, 1) for each in (f"Image {number}: ", part, "\n")]
+            messages += [Message.of("user", *lines, asked), Message.of("assistant", question.answer)]
+            continue
         messages += [ask(asked, *parts), Message.of("assistant", question.answer)]
     return messages
 

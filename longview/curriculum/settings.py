@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from longview.train.recipe import Recipe, Stage
 
 MAX_PICTURES = 8
-"""Of a sample of the synthetic world; its clips and films have as many frames."""
+"""Of a sample of the synthetic world that does not say how many; its clips have as many frames."""
+MOST_PICTURES = 999
+"""Of any sample: numbers of pictures are read digit by digit, and have three."""
 PICTURES = ("batch",)
 """Settings of objectives that draw pictures."""
-CONVERSATIONS = ("tokens", "mix", "simple", "kinds", "turns", "captions", "probe_layer", "probe_weight")
+CONVERSATIONS = (
+    "tokens", "mix", "most", "frames", "grow", "simple", "kinds", "turns", "captions", "probe_layer", "probe_weight",
+    "probe_from", "look", "look_weight", "shift",
+)  # fmt: skip
 """Settings of objectives that draw conversations."""
 READ = {
     "contents": PICTURES, "places": PICTURES, "contrastive": PICTURES, "answers": CONVERSATIONS, "words": CONVERSATIONS
@@ -33,7 +38,8 @@ class PoolSettings:
     clips: int = bounded(1_000, 0, 10**6)
     simple: float = bounded(0.3, 0, 1)  # share of pictures that hold one thing and no sign
     signs: float = bounded(0.25, 0, 1)  # share of the other pictures that hold a sign
-    prints: float = bounded(0.0, 0, 1)  # share of the other pictures that hold small print
+    prints: float = bounded(0.0, 0, 1)  # share of the other pictures that hold small print; with close: of those alone
+    close: int = bounded(0, 0, 10**6)  # pictures more, which are shown in crops, as the family cuts a single picture
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,12 @@ class WorldSettings:
 
     batch: int = bounded(64, 1, 10**6)  # contents, places, contrastive: pictures a step
     tokens: int = bounded(2500, 1, 10**7)  # answers, words: text tokens a step, about
-    mix: dict[str, float] = field(default_factory=lambda: {"1": 1.0})  # shares of samples: 1 … 8 pictures, clip, film
+    mix: dict[str, float] = field(
+        default_factory=lambda: {"1": 1.0}
+    )  # shares of samples: 1 … 8 pictures, many, close, clip, film
+    most: int = bounded(MAX_PICTURES, 1, MOST_PICTURES)  # pictures of a sample of many, 1 to so many, each numbered
+    frames: int = bounded(MAX_PICTURES, MAX_PICTURES, MOST_PICTURES)  # of a film, 8 to so many
+    grow: int = bounded(0, 0, 10**9)  # steps in which most and frames grow to what they are, from 8
     simple: float = bounded(0.0, 0, 1)  # share of samples whose pictures hold one thing, or one sign, each
     kinds: dict[str, float] = field(default_factory=dict)  # how much more often than others a kind of question is asked
     turns: int = bounded(8, 1, 64)  # questions about the same media in one sample
@@ -68,6 +79,12 @@ class WorldSettings:
         0, 0, 10**4
     )  # the block whose placeholders are probed for their picture's contents; 0: none
     probe_weight: float = bounded(0.0, 0)
+    probe_from: int = bounded(
+        0, 0, 10**9
+    )  # steps in which probes alone learn from what they read; the model after them
+    look: int = bounded(0, 0, 10**6)  # answers: pictures a step more, close ones if any, whose text a probe reads
+    look_weight: float = bounded(0.2, 0)
+    shift: int = bounded(0, 0, 100)  # close pictures and those of look are moved by up to so many pixels, at random
 
     def check(self, recipe: Recipe, stage: Stage, where: str) -> None:
         """Make sure that a stage's values are possible, as far as is known without its model.
@@ -90,16 +107,21 @@ class WorldSettings:
         pool = recipe.pool or PoolSettings()
         if self.mix.get("clip") and not pool.clips:
             raise RecipeError(f"{where}.world.mix holds clip, but pool.clips is 0; give 1 or more")
-        if self.mix.get("film") and pool.pictures < MAX_PICTURES:
-            raise RecipeError(
-                f"{where}.world.mix holds film, but pool.pictures is {pool.pictures}; give {MAX_PICTURES} or more"
-            )
+        for kind, least in (("film", self.frames), ("many", self.most)):
+            if self.mix.get(kind) and pool.pictures < least:
+                raise RecipeError(
+                    f"{where}.world.mix holds {kind}, but pool.pictures is {pool.pictures}; give {least} or more"
+                )
+        if self.mix.get("close") and not pool.close:
+            raise RecipeError(f"{where}.world.mix holds close, but pool.close is 0; give 1 or more")
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|clip|film", kind)]
+    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film", kind)]
     if unknown or not mix:
-        raise RecipeError(f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), clip and film")
+        raise RecipeError(
+            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip and film"
+        )
     for kind, share in mix.items():
         check_number(f"{where}.{kind}", share, 0)
     total = sum(mix.values())

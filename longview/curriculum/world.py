@@ -6,23 +6,33 @@ would have.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from longview.curriculum.pool import Pool, paint_pool
+from longview.curriculum.ahead import Ahead, RememberingTokenizer
+from longview.curriculum.pool import Pool, Views, paint_pool
 from longview.curriculum.probes import LinearProbes
 from longview.curriculum.settings import PoolSettings, WorldSettings
 from longview.errors import RecipeError
-from longview.messages import Progress
+from longview.media.medium import Frame, Medium
+from longview.messages import Message, Part, Progress
 from longview.train.objectives.base import Notes, Objective
 from longview.train.recipe import Recipe
+from longview.world.render import SIDE
 
 ENCODED = 64  # pictures at a time
+ENCODED_TOGETHER = 4096
+"""Pictures that pass the encoder at a time in training: more than the model's own setting, where there is a GPU."""
 ENCODER = {"vision", "connector"}
 """Parts of a model that make features of pictures; where none of them learns, each picture is encoded once."""
 
@@ -36,12 +46,18 @@ class SharedWorld:
         self.features: Tensor | None = None
         """Of the pool's pictures, (N, P, D), while the encoder does not learn."""
         self.probes: LinearProbes | None = None
+        self.pixels: Tensor | None = None
+        """Of the pool's pictures, whole ones (N, 3, R, R) uint8 on the device of the model, once they are needed."""
+        self.close: Tensor | None = None
+        """Of its close pictures, likewise (M, crops, 3, R, R)."""
+        self.labels: Tensor | None = None
 
-    def paint(self, side: int, progress: Progress) -> None:
+    def paint(self, side: int, processor: Any, workers: int, progress: Progress) -> None:
         """Paint the pool, once.
 
         Args:
             side: Of the pictures, in pixels.
+            workers: Processes that paint; 0: this one.
 
         Raises:
             RecipeError: no picture is as simple as a stage wants it.
@@ -50,7 +66,8 @@ class SharedWorld:
             return
         settings = pool_settings(self.recipe)
         unseen = all(stage.world is None or stage.objective == "words" for stage in self.recipe.stages)
-        self.pool = paint_pool(settings, 0 if unseen else side, self.recipe.seed, progress=progress)
+        views = family_views(processor)
+        self.pool = paint_pool(settings, 0 if unseen else side, self.recipe.seed, False, progress, views, workers)
         if not self.pool.simple and any(stage.world and stage.world.simple > 0 for stage in self.recipe.stages):
             raise RecipeError(
                 f"a stage wants pictures that hold one thing (simple), and none of pool.pictures={settings.pictures} "
@@ -70,6 +87,7 @@ class WorldObjective(Objective):
         self.settings: WorldSettings = self.stage.world
         shared = (each.world for each in earlier if isinstance(each, WorldObjective))
         self.world: SharedWorld = next(shared, None) or SharedWorld(recipe)
+        self._ahead: Ahead | None = None
 
     @property
     def pool(self) -> Pool:
@@ -88,23 +106,79 @@ class WorldObjective(Objective):
     def attach(self, model: Any, processor: Any, output: Path, reference: Any = None) -> None:
         super().attach(model, processor, output, reference)
         if self.world.probes is None:
-            self.world.probes = LinearProbes(model.config.get_text_config().hidden_size)
+            worlds = [stage.world for stage in self.recipe.stages if isinstance(stage.world, WorldSettings)]
+            most = max(world.most for world in worlds)
+            self.world.probes = LinearProbes(model.config.get_text_config().hidden_size, most).to(model.device)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         return {"probes": self.probes}
 
     def prepare(self, progress: Progress) -> None:
-        self.world.paint(self.model.config.picture_size, progress)
+        self.world.paint(self.model.config.picture_size, self.processor, self.workers, progress)
 
     def begin(self, progress: Progress) -> None:
         self.world.features = None
 
+    def end(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+
     def batches(self, step: int) -> tuple[list[Any], Notes]:
-        batch, counts = self.draw(random.Random(f"{self.recipe.seed} {self.stage.name} {step}"))
+        if not self.workers:
+            batch, counts = self._draw(step)
+            return [batch], counts
+        if self._ahead is None:
+            self._ahead = Ahead(self._draw, step, self.workers, self._remember)
+        batch, counts = self._ahead.next(step)
         return [batch], counts
 
-    def draw(self, rng: random.Random) -> tuple[Any, Notes]:
+    def _draw(self, step: int) -> tuple[Any, Notes]:
+        return self.draw(random.Random(f"{self.recipe.seed} {self.stage.name} {step}"), step)
+
+    def _remember(self) -> None:
+        """In a process that makes batches alone: encode each text once."""
+        self.processor.tokenizer = RememberingTokenizer(self.processor.tokenizer)
+
+    def pixels(self, indices: Tensor, shift: int = 0) -> dict[str, Tensor]:
+        """Pictures of the pool as the arguments of the model's `encode`: all whole, or all close, with their crops.
+
+        Args:
+            shift: Move each by up to so many pixels, at random; with crops, before it is cut.
+        """
+        pool, device = self.pool, self.model.device
+        close = bool(len(indices)) and int(indices[0]) >= pool.first_close
+        held = self.world.close if close else self.world.pixels
+        if held is None:
+            held = torch.from_numpy(pool.close if close else pool.pixels).to(device)
+            if close:
+                self.world.close = held
+            else:
+                self.world.pixels = held
+        chosen = held[indices.to(device) - (pool.first_close if close else 0)]
+        if close:
+            chosen = (shifted_crops(chosen, self._whole_view, shift) if shift else chosen).flatten(0, 1)
+        else:
+            chosen = shifted(chosen.permute(0, 3, 1, 2), shift) if shift else chosen.permute(0, 3, 1, 2)
+        low, high = (bound.to(device) for bound in black_and_white(self.processor))
+        return {"pixel_values": low + (high - low) * (chosen.float() / 255)}
+
+    @functools.cached_property
+    def _whole_view(self) -> int:
+        """Which of the views of a close picture shows all of it: the one that holds most of a gradient's shades."""
+        views = family_views(self.processor)
+        assert views is not None, "only families that cut pictures have close ones"
+        gradient = views(Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB"))
+        return int(np.ptp(gradient.astype(int), axis=(1, 2, 3)).argmax())
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """What stands in pictures of the pool, (N, 31), on the device of the model."""
+        if self.world.labels is None:
+            self.world.labels = self.pool.labels.to(self.model.device)
+        return self.world.labels[indices.to(self.model.device)]
+
+    def draw(self, rng: random.Random, step: int = 0) -> tuple[Any, Notes]:
         """The one batch of a step, and what it holds."""
         raise NotImplementedError
 
@@ -124,3 +198,65 @@ def encode_pool(model: Any, processor: Any, pool: Pool, progress: Progress) -> T
         features.append(model.encode(**processor.pixel_inputs(images)))
     progress(len(pool.pixels), len(pool.pixels), "encoding the pool")
     return torch.cat(features)
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Pictures (N, C, H, W), each moved by up to `most` pixels in both directions; its edges are repeated."""
+    for dim in (2, 3):
+        size = images.shape[dim]
+        by = torch.randint(-most, most + 1, (len(images), 1)).to(images.device)  # drawn on the CPU, as elsewhere
+        index = (torch.arange(size, device=images.device) + by).clamp(0, size - 1)
+        index = index[:, None, :, None] if dim == 2 else index[:, None, None, :]
+        images = images.gather(dim, index.expand_as(images))
+    return images
+
+
+def shifted_crops(views: Tensor, whole: int, most: int) -> Tensor:
+    """The same of pictures in views (N, V, C, R, R), a square grid of crops and the whole; the latter stays."""
+    count, side = views.shape[1], views.shape[-1]
+    crops = [number for number in range(count) if number != whole]
+    rows = math.isqrt(len(crops))
+    canvas = views[:, crops].unflatten(1, (rows, rows)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+    moved = shifted(canvas, most).unflatten(3, (rows, side)).unflatten(2, (rows, side))  # (N, C, rows, R, rows, R)
+    found = views.clone()
+    found[:, crops] = moved.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    return found
+
+
+@contextlib.contextmanager
+def encoding_together(model: Any) -> Iterator[None]:
+    """Let a model on a GPU encode many pictures at a time, for as long as that is trained; few make it wait."""
+    config = model.config
+    if model.device.type == "cpu" or not hasattr(config, "vision_batch_size"):
+        yield
+        return
+    before, config.vision_batch_size = config.vision_batch_size, max(config.vision_batch_size, ENCODED_TOGETHER)
+    try:
+        yield
+    finally:
+        config.vision_batch_size = before
+
+
+def black_and_white(processor: Any) -> tuple[Tensor, Tensor]:
+    """What a family makes of black and of white, (1, 3, 1, 1) each; all else lies between, in proportion."""
+    found = []
+    for value in (0, 255):
+        pixels = processor.pixel_inputs([Image.new("RGB", (8, 8), (value, value, value))])["pixel_values"]
+        found.append(pixels[:, :, :1, :1])
+    return found[0], found[1]
+
+
+def family_views(processor: Any) -> Views | None:
+    """How a family cuts a single picture, in the order in which it encodes the crops; None: it does not."""
+    if not getattr(processor, "crop_settings", ()):
+        return None
+    low, high = black_and_white(processor)
+
+    def views(image: Image.Image) -> np.ndarray:
+        frame = Frame(image, 0, None)
+        medium = Medium("image", "world", [frame], image.width, image.height, 1, None, None, digest="")
+        inputs = processor.prepare([Message.of("user", Part("image"))], [medium])
+        pixels = inputs.load_pixels()["pixel_values"]
+        return ((pixels - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+    return views

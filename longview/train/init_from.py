@@ -98,7 +98,8 @@ def match(wanted: list[str], found: list[str], marks: tuple[str, ...]) -> dict[s
         fits = {prefix: sum(prefix + end in known for end in ends) for prefix in sorted(prefixes, key=len)}
         best = max(fits, key=lambda prefix: fits[prefix], default="")
         places |= {root + end: best + end for end in ends if best + end in known}
-    return places
+    # a part that lies inside others, as the connector does in mPLUG-Owl3's blocks, has the same names there
+    return {name: name for name in wanted if name in known} | places
 
 
 def tokenizer_of(sources: Mapping[str, str]) -> Path | None:

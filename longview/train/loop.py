@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress as Bar
@@ -112,6 +112,21 @@ def seed_dropout(objective: Objective, step: int, number: int) -> None:
     torch.manual_seed(int.from_bytes(hashlib.sha256(stream.encode()).digest()[:7], "big"))
 
 
+class StageClock(NamedTuple):
+    """The time of a stage that has less of it than steps, by `time.monotonic`."""
+
+    begun: float
+    end: float
+    begin: int
+    """The step at which it began."""
+    steps: int
+
+    def at(self) -> float:
+        """The step that the stage would have come to by now, if its steps were to fill its time."""
+        passed = (time.monotonic() - self.begun) / max(1e-9, self.end - self.begun)
+        return self.begin + (self.steps - self.begin) * min(1.0, passed)
+
+
 @dataclass
 class Trainer:
     """A model, and what its training needs from one step to the next."""
@@ -128,6 +143,10 @@ class Trainer:
     wandb: bool = False
     say: Callable[[str], None] = lambda text: None
     """Told of progress in lines, where no bar shows it."""
+    deadline: float | None = None
+    """When the run is to end, by `time.monotonic`; its stages share the time as they share the steps."""
+    workers: int = 0
+    """Processes that make ahead what the steps learn from."""
 
     evaluations: Evaluations = field(default_factory=Evaluations, init=False)
     """Of the stage so far, by its validation."""
@@ -135,6 +154,8 @@ class Trainer:
     zero: Zero | None = field(default=None, init=False)
     _parameters: dict[str, nn.Parameter] = field(default_factory=dict, init=False)
     """What learns in the stage, by name."""
+    _clock: StageClock | None = field(default=None, init=False)
+    """Of the stage, where its time is limited."""
     _loaded: dict[str, Tensor] = field(default_factory=dict, init=False)
     """Optimizer state of a checkpoint, until its stage goes on."""
 
@@ -145,6 +166,7 @@ class Trainer:
             if self.recipe.model.liger and model is not None:
                 apply_liger_kernel(model)
         for objective in self.objectives:
+            objective.workers = self.workers
             objective.attach(self.model, self.processor, self.output, self.reference)
         self.modules = {name: module for objective in self.objectives for name, module in objective.modules.items()}
         self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard, self.wandb)
@@ -152,20 +174,29 @@ class Trainer:
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def train_stage(self, number: int, begin: int, bar: Bar, stopped: list[int], progress: Progress) -> bool:
-        """Train one stage from step `begin`; False when a signal ended it early.
+        """Train one stage from step `begin`, to its last step or the end of its time; False when a signal ended it.
 
         Args:
             stopped: Becomes non-empty when the process is asked to end.
         """
+        try:
+            return self._train_stage(number, begin, bar, stopped, progress)
+        finally:
+            self.objectives[number].end()
+
+    def _train_stage(self, number: int, begin: int, bar: Bar, stopped: list[int], progress: Progress) -> bool:
         stage = self.recipe.stages[number]
         self._begin(number, progress)
+        self._clock = None if self.deadline is None else self._begin_clock(self.deadline, number, begin)
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, text="")
         self.journal.begin(number, begin)
         if begin == 0:
             self.evaluations = Evaluations()
         for step in range(begin, stage.steps):
             loss, norm, rate, notes = self._take_step(number, step)
-            due = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps
+            over = self._clock is not None and time.monotonic() >= self._clock.end
+            ended, over = (any(each) for each in zip(*processes.gather((bool(stopped), over)), strict=True))
+            due = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps or over
             if due and self.objectives[number].validates:
                 with processes.fail_together():
                     notes["validation"] = self.evaluations.add(step + 1, mean_loss(self.objectives[number]))
@@ -173,15 +204,23 @@ class Trainer:
             bar.update(task, completed=step + 1, text=text)
             if self.journal.is_due(number, step + 1, notes):
                 self.say(f"{stage.name}  step {step + 1:,} of {stage.steps:,}  rate {rate:.2g}  {text}")
-            ended = any(processes.gather(bool(stopped)))
             if ended or due:
                 self.save(number, step + 1)
             if ended:
                 return False
+            if over:
+                self.say(f"{stage.name}  its time is over, after step {step + 1:,} of {stage.steps:,}")
+                break
             if self.evaluations.exhausted(stage.patience):
                 break
         self._take_best(number)
         return True
+
+    def _begin_clock(self, deadline: float, number: int, begin: int) -> StageClock:
+        """The time of a stage: its share of what is left, by its steps that are to come."""
+        now, steps = time.monotonic(), [stage.steps for stage in self.recipe.stages[number:]]
+        left = steps[0] - begin
+        return StageClock(now, now + (deadline - now) * left / (left + sum(steps[1:])), begin, steps[0])
 
     def _take_best(self, number: int) -> None:
         """Take the weights of the stage's best checkpoint, where validation tells which one that is."""
@@ -217,7 +256,8 @@ class Trainer:
     def _take_step(self, number: int, step: int) -> tuple[float, float, float, Notes]:
         """One step of a stage; returns its loss, the norm of its gradients, the learning rate, and what to note."""
         stage, objective = self.recipe.stages[number], self.objectives[number]
-        rate = learning_rate(stage, step, objective.cosine_after_warmup)
+        at = 0.0 if self._clock is None else self._clock.at()
+        rate = learning_rate(stage, step, objective.cosine_after_warmup, at)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group.get("share", 1.0)
         for module in (self.model, *self.modules.values()):

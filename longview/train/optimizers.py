@@ -68,15 +68,16 @@ def state_keys(
     }
 
 
-def learning_rate(stage: Stage, step: int, cosine_after_warmup: bool = True) -> float:
+def learning_rate(stage: Stage, step: int, cosine_after_warmup: bool = True, at: float = 0.0) -> float:
     """Linear warm-up, and a cosine to `final_rate` of the peak.
 
     Args:
+        at: The step that the cosine has come to, where time is shorter than the steps.
         cosine_after_warmup: The cosine begins where the warm-up ends, as the published recipes have it; else at once.
     """
     warm = min(1.0, (step + 1) / max(1, stage.warmup))
     begin = min(stage.warmup, stage.steps - 1) if cosine_after_warmup else 0
-    cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - begin) / (stage.steps - begin)))
+    cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - begin, at - begin) / (stage.steps - begin)))
     return stage.learning_rate * warm * (stage.final_rate + (1 - stage.final_rate) * cosine)
 
 

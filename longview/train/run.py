@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,8 @@ def train(
     answers: int = 0,
     say: Callable[[str], None] | None = None,
     wandb: bool = False,
+    minutes: float | None = None,
+    workers: int = 0,
 ) -> Path:
     """Follow a recipe; returns the folder of the trained model.
 
@@ -74,6 +78,9 @@ def train(
         tensorboard: Write TensorBoard's events, too.
         answers: Sample questions for the report, asked of the model before the run and after it.
         wandb: Send the log to Weights & Biases, too.
+        minutes: End after so many, counted from here, if its steps take longer: the rates fall in time, and the model
+            is exported.
+        workers: Processes that paint scenes of the synthetic world and make batches ahead, beside this one.
         say: Told in lines what goes on: hints, and the loss, rate and time left every few steps.
 
     Raises:
@@ -82,9 +89,11 @@ def train(
         CheckpointError: what is in `output` is damaged, or cannot be written.
     """
     output = Path(output)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     with processes.process_group(), contextlib.ExitStack() as held:
         with processes.fail_together():
             check_processes(recipe)
+            check_workers(recipe, workers)
             if tensorboard:
                 check_tensorboard()
             if wandb:
@@ -104,7 +113,9 @@ def train(
         begun = _Begun(plan, spec, scratch, output, resume, state)
         if say is None or not processes.is_first():
             say = _silent
-        making = partial(Trainer, costs=costs, tensorboard=tensorboard, wandb=wandb, say=say)
+        making = partial(
+            Trainer, costs=costs, tensorboard=tensorboard, wandb=wandb, say=say, deadline=deadline, workers=workers
+        )
         folder = _train(begun, progress and processes.is_first(), making)
         with processes.fail_together():
             if processes.is_first():
@@ -157,6 +168,20 @@ def check_processes(recipe: Recipe) -> None:
             raise RecipeError(f"{where}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp")
     if recipe.parallel in zero.STAGES:
         zero.check(recipe)
+
+
+def check_workers(recipe: Recipe, workers: int) -> None:
+    """
+    Raises:
+        RecipeError: a stage makes nothing ahead in other processes, or this system cannot fork them.
+    """
+    if workers < 0:
+        raise RecipeError(f"--workers is {workers}; give 0 or more")
+    for stage in recipe.stages if workers else ():
+        if stage.world is None:
+            raise RecipeError(f"--workers is for stages with world, and stages.{stage.name} has data; leave it out")
+    if workers and not hasattr(os, "fork"):
+        raise RecipeError("--workers needs a system that forks processes, and this is none; leave it out")
 
 
 def check_shared(output: Path) -> None:
@@ -220,7 +245,7 @@ def _train(begun: _Begun, progress: bool, make_trainer: Callable[..., Trainer]) 
     model = _build(begun)
     adapter = add_adapter(recipe, model)
     sharded = recipe.parallel != "ddp" and processes.count() > 1
-    if all(objective.runs_anywhere for objective in objectives) and not sharded:
+    if not sharded:
         model.to(processes.device())
     with processes.fail_together():
         trainer = make_trainer(recipe, output, model, processor, objectives, adapter)

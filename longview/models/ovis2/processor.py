@@ -39,7 +39,7 @@ MAX_CROPS, MAX_CROPS_OF_SEVERAL = 9, 4
 """How many crops a picture is cut into at most, as in the authors' program: the only one, or one of several."""
 DETAIL = {"low": 1, "high": MAX_CROPS, "original": MAX_CROPS}
 """How many crops a picture is cut into at most, by the detail that its part asks for."""
-COUNTS = ("max_partition", "frames")
+COUNTS = ("max_partition", "max_partition_of_several", "frames")
 """What may stand there beside the authors' settings."""
 
 
@@ -50,6 +50,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         pixels: How crops become numbers. Default: as the authors' preprocessor_config.json, in the model's size.
         max_partition: How many crops a picture is cut into at most, in messages; frames of videos never are. Default:
             9 for the only picture, 4 for each of several.
+        max_partition_of_several: The same for each of several pictures. Default: as `max_partition`.
         frames: How many frames a video is sampled to, unless a request says otherwise. Default: 12.
     """
 
@@ -63,11 +64,13 @@ class Ovis2Processor(OfficialProcessorCalls):
         config: OvisConfig,
         image_settings: ImageSettings | None = None,
         max_partition: int | None = None,
+        max_partition_of_several: int | None = None,
         frames: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.max_partition = max_partition
+        self.max_partition_of_several = max_partition_of_several
         self.default_media = MediaOptions(select="ovis2", frames=frames)
         visual = config.visual_tokenizer_config
         side = visual.backbone_config.image_size
@@ -104,7 +107,11 @@ class Ovis2Processor(OfficialProcessorCalls):
 
     def to_dict(self) -> dict[str, Any]:
         """See `base.Processor.to_dict`; as the authors' programs read it."""
-        counts = {"max_partition": self.max_partition, "frames": self.default_media.frames}
+        counts = {
+            "max_partition": self.max_partition,
+            "max_partition_of_several": self.max_partition_of_several,
+            "frames": self.default_media.frames,
+        }
         settings = self.image_settings.as_dict(self.config.visual_tokenizer_config.kind)
         return {**settings, **{name: count for name, count in counts.items() if count is not None}}
 
@@ -125,6 +132,7 @@ class Ovis2Processor(OfficialProcessorCalls):
         check_media(messages, media, "Ovis2")
         max_crops = (
             sample_format.max_partition
+            or (self.max_partition_of_several if len(media) > 1 else None)
             or self.max_partition
             or (MAX_CROPS if len(media) == 1 else MAX_CROPS_OF_SEVERAL)
         )

@@ -328,11 +328,12 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         """The MI-RoPE position of each picture of each row; padding before a placeholder does not count."""
         extra = 0 if self.config.joint_softmax else 1
         positions = []
+        rows = [] if position_ids is None else position_ids.tolist()  # at once: a GPU is waited for
         for number, row_starts in enumerate(starts):
             if position_ids is None:
                 positions.append([past + start + extra for start in row_starts])
                 continue
-            row = position_ids[min(number, len(position_ids) - 1)].tolist()
+            row = rows[min(number, len(rows) - 1)]
             beyond = row[-1] - (length - 1)
             positions.append([(row[start] if start < length else beyond + start) + extra for start in row_starts])
         return positions

@@ -45,16 +45,20 @@ class Owl3Processor(OfficialProcessorCalls):
 
     Args:
         cut_enable: Cut pictures into crops and a global view, as the authors do by default; frames of videos never are.
+        cut_pictures: How many pictures of a conversation are cut at most: where there are more, none is. Default: all.
     """
 
     default_media = MediaOptions(select="owl3")
     draws = False
     crop_settings = ("cut",)
 
-    def __init__(self, tokenizer: Any, config: Owl3Config, cut_enable: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Any, config: Owl3Config, cut_enable: bool = True, cut_pictures: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.cut_enable = cut_enable
+        self.cut_pictures = cut_pictures
         self._placeholder = self._encode(PLACEHOLDER)
         self._specials = special_ids(tokenizer, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 
@@ -68,20 +72,26 @@ class Owl3Processor(OfficialProcessorCalls):
         """Open the tokenizer and settings of a checkpoint folder or hub id."""
         folder = checkpoint.resolve(str(name), revision=kwargs.get("revision"))
         config = kwargs.get("config") or checkpoint.open_config(Owl3Config, folder)
-        return cls(checkpoint.open_tokenizer(folder), config, cls.cut_enable_of(folder))
+        return cls(checkpoint.open_tokenizer(folder), config, *cls.cuts_of(folder))
 
     @staticmethod
-    def cut_enable_of(folder: Path) -> bool:
-        """Whether a folder's settings let pictures be cut; the official folders say nothing of it, and mean yes."""
+    def cuts_of(folder: Path) -> tuple[bool, int | None]:
+        """Whether a folder's settings let pictures be cut, and how many; the official folders say nothing: all are."""
         settings = folder / "preprocessor_config.json"
-        cut_enable = checkpoint.read_json(folder, settings.name).get("cut_enable", True) if settings.exists() else True
+        fields = checkpoint.read_json(folder, settings.name) if settings.exists() else {}
+        cut_enable, cut_pictures = fields.get("cut_enable", True), fields.get("cut_pictures")
         if not isinstance(cut_enable, bool):
             raise CheckpointError(f"{settings}: cut_enable is {cut_enable!r:.40}; expected true or false")
-        return cut_enable
+        if cut_pictures is not None and (type(cut_pictures) is not int or cut_pictures < 1):
+            raise CheckpointError(
+                f"{settings}: cut_pictures is {cut_pictures!r:.40}; expected a whole number from 1 up"
+            )
+        return cut_enable, cut_pictures
 
     def to_dict(self) -> dict[str, Any]:
         """See `longview.models.base.Processor.to_dict`."""
-        return {**super().to_dict(), "cut_enable": self.cut_enable}
+        most = {} if self.cut_pictures is None else {"cut_pictures": self.cut_pictures}
+        return {**super().to_dict(), "cut_enable": self.cut_enable, **most}
 
     @property
     def end_tokens(self) -> list[int]:
@@ -98,6 +108,7 @@ class Owl3Processor(OfficialProcessorCalls):
         check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
         cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
+        cuts = cuts and (self.cut_pictures is None or len(media) <= self.cut_pictures)
         cuts = cuts if sample_format.cut is None else sample_format.cut
         encoder_inputs: list[EncoderInput] = []
         turns: list[tuple[str, list[Segment]]] = []

@@ -72,7 +72,7 @@ class Objective:
     """What one stage minimises."""
 
     runs_anywhere: ClassVar[bool] = True
-    """On any device, in any number of processes; else on the CPU, in one process."""
+    """In any number of processes; else in one."""
     cosine_after_warmup: ClassVar[bool] = True
     """Whether the cosine of the learning rate begins where the warm-up ends; else both begin at the first step."""
     compares: ClassVar[bool] = False
@@ -152,6 +152,12 @@ class Objective:
 
     def begin(self, progress: Progress) -> None:
         """Its stage begins, or goes on."""
+
+    workers: int = 0
+    """Processes in which what can be made ahead of the steps is made; 0: in this one."""
+
+    def end(self) -> None:
+        """Its stage is over, or interrupted."""
 
     def batches(self, step: int) -> tuple[Sequence[Batch], Notes]:
         """This process's batches of a step, and what all processes' batches hold: samples, tokens, pictures.

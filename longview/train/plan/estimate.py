@@ -22,7 +22,7 @@ from longview.train.objectives.base import Objective, PassShape, SampleSizes
 from longview.train.optimizers import select_parts
 from longview.train.plan.cost import PassCost, cost_of
 from longview.train.plan.plan import Plan
-from longview.train.recipe import Recipe, Stage, objective_class
+from longview.train.recipe import Recipe, Stage
 
 GIB = 1 << 30
 MARGIN = 1.1
@@ -98,8 +98,7 @@ def estimate(plan: Plan, spec: ModelSpec) -> Estimate:
 
 def device_of(recipe: Recipe) -> str:
     """Where a recipe is followed."""
-    anywhere = all(objective_class(stage).runs_anywhere for stage in recipe.stages)
-    return "cuda" if anywhere and torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def count_four_bit(recipe: Recipe, model: Any) -> int:

@@ -39,8 +39,7 @@ def time_stages(plan: Plan, spec: ModelSpec, folder: Path) -> list[StageTime]:
     recipe, objectives = plan
     model = build_model(recipe, spec)
     adapter = add_adapter(recipe, model)
-    if all(objective.runs_anywhere for objective in objectives):
-        model.to(processes.device())
+    model.to(processes.device())
     trainer = Trainer(recipe, folder, model, spec.processor, objectives, adapter)
     found = []
     for number, objective in enumerate(objectives):

@@ -14,7 +14,7 @@ from longview.world.questions.ask import ask_about, vocabulary
 from longview.world.questions.clips import ask_about_clip, describe_clip
 from longview.world.questions.one_picture import PICTURE_KINDS, ask_about_picture
 from longview.world.questions.question import Question, describe, plural
-from longview.world.questions.several_pictures import SET_KINDS, ask_about_one_of, ask_about_pictures
+from longview.world.questions.several_pictures import SET_KINDS, ask_about_one_of, ask_about_pictures, which_image
 
 __all__ = [
     "PICTURE_KINDS",
@@ -29,4 +29,5 @@ __all__ = [
     "describe_clip",
     "plural",
     "vocabulary",
+    "which_image",
 ]

@@ -20,7 +20,7 @@ def _decapitalised(text: str) -> str:
 def _picture_phrase(rng: random.Random, number: int) -> str:
     """A phrase that names one picture of several."""
     medium = rng.choice(("image", "image", "picture"))
-    if rng.random() < 0.7:
+    if rng.random() < 0.7 or number > len(ORDINALS):
         return f"in {medium} {number}"
     return f"in the {ORDINALS[number - 1]} {medium}"
 
@@ -75,6 +75,11 @@ def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | 
     name, numbers = _draw_target(rng, pictures)
     if len(numbers) != 1:
         return None
+    return which_image(rng, name, numbers[0], len(pictures))
+
+
+def which_image(rng: random.Random, name: str, number: int, count: int) -> Question:
+    """Which of `count` pictures shows what is named ("red circle", "the sign that says stop"): `number`, from 1."""
     the = name if name.startswith("the ") else f"the {name}"
     one = name if name.startswith("the ") else f"{'an' if name[0] == 'o' else 'a'} {name}"
     medium = rng.choice(("image", "image", "picture"))
@@ -85,9 +90,8 @@ def _which_image(rng: random.Random, pictures: Sequence[Picture]) -> Question | 
         f"In which {medium} do you see {one}?",
         f"Where is {the}, in which {medium}?",
     )
-    choices = tuple(str(number) for number in range(1, len(pictures) + 1))
-    found_in = (numbers[0] - 1,)
-    return Question("which image", rng.choice(phrasings), str(numbers[0]), choices, about=numbers[0], found_in=found_in)
+    choices = tuple(str(each) for each in range(1, count + 1))
+    return Question("which image", rng.choice(phrasings), str(number), choices, about=number, found_in=(number - 1,))
 
 
 def _how_many_images(rng: random.Random, pictures: Sequence[Picture]) -> Question | None:
