@@ -61,9 +61,7 @@ def train(
     answers: Answers = 4,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, help="End after so many, if the steps take longer: the rates fall in time, the model is exported."
-        ),
+        typer.Option(help="End after so many, if the steps take longer: rates fall in time, the model is exported."),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that paint scenes and make batches ahead; for stages with world.")

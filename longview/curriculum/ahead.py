@@ -24,8 +24,11 @@ from typing import Any
 
 import torch
 
+from longview.errors import LongviewError, RecipeError
+
 WAITING = 8
 """Batches of each process that wait for their steps."""
+KILLED = "a process that makes batches ahead was killed; there may be too little memory: give fewer --workers"
 REMEMBERED = 200_000
 """Texts of which a process remembers the tokens."""
 
@@ -69,14 +72,14 @@ class Ahead:
             try:
                 received = pickle.loads(reader.recv_bytes())
             except (EOFError, OSError):
-                received = "it was killed; there may be too little memory"
+                received = RecipeError(KILLED)
             while not self._stopped.is_set():
                 try:
                     waiting.put(received, timeout=0.5)
                     break
                 except queue.Full:
                     continue
-            if isinstance(received, str):
+            if isinstance(received, LongviewError):
                 break
         reader.close()
 
@@ -84,11 +87,11 @@ class Ahead:
         """What was made for a step; steps are asked for one after another.
 
         Raises:
-            RuntimeError: a process has failed.
+            LongviewError: a process has failed, or was killed.
         """
         received = self._queues[(step - self._begin) % len(self._queues)].get()
-        if isinstance(received, str):
-            raise RuntimeError(f"a process that makes batches has ended early: {received}")
+        if isinstance(received, LongviewError):
+            raise received
         made_for, made = received
         assert made_for == step, "steps are asked for in order"
         return made
@@ -111,8 +114,12 @@ def _make_all(
             step += stride
     except BrokenPipeError:  # the run has ended
         os._exit(0)
-    except BaseException:  # noqa: BLE001 (whatever it is, the run must tell it)
-        writer.send_bytes(pickle.dumps(traceback.format_exc()))
+    except LongviewError as error:
+        writer.send_bytes(pickle.dumps(error))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the run must tell it
+        traceback.print_exc()
+        told = f"a process that makes batches ahead has failed: {type(error).__name__}: {error}; try --workers 0"
+        writer.send_bytes(pickle.dumps(RecipeError(told)))
 
 
 class RememberingTokenizer:

@@ -168,7 +168,7 @@ class Answers(WorldObjective):
         """Pictures whose text is read by a probe: close ones, where there are any."""
         end = len(self.pool.pictures)
         begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
-        return [rng.randrange(begin, end) for _ in range(self.settings.look)]
+        return [rng.randrange(begin, end) for _ in range(self.settings.text_probe)]
 
     def loss(self, batch: ConversationBatch) -> tuple[Tensor, Notes]:
         device = self.model.device
@@ -190,7 +190,7 @@ class Answers(WorldObjective):
         losses = {"answers": loss}
         if len(batch.looked_at):
             losses["read"] = self.text_loss(batch.looked_at, batch.probes_alone)
-            loss = loss + self.settings.look_weight * losses["read"]
+            loss = loss + self.settings.text_probe_weight * losses["read"]
         if self.settings.probe_layer:
             read = output.hidden_states[self.settings.probe_layer :][:4]
             read = [hidden.detach() if batch.probes_alone else hidden for hidden in read]

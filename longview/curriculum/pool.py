@@ -13,6 +13,7 @@ import gc
 import io
 import mmap
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -180,20 +181,22 @@ def _in_processes(work: Callable[[int, int], None], count: int, workers: int) ->
     done.
 
     Raises:
-        RuntimeError: a process has ended before its work was done.
+        RecipeError: a process has ended before its work was done.
     """
     if not workers:
         for begin in range(0, count, PAINTED_AT_ONCE):
             yield begin
             work(begin, min(begin + PAINTED_AT_ONCE, count))
         return
-    context = multiprocessing.get_context("fork")
+    context, run = multiprocessing.get_context("fork"), os.getpid()
     done = [context.Value("q", 0, lock=False) for _ in range(workers)]
 
     def paint(number: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, which ends its processes
         gc.freeze()  # nothing of the other process is freed in this one, least of all what a GPU holds
         for begin in range(number * PAINTED_AT_ONCE, count, workers * PAINTED_AT_ONCE):
+            if os.getppid() != run:  # it was killed
+                return
             end = min(begin + PAINTED_AT_ONCE, count)
             work(begin, end)
             done[number].value += end - begin
@@ -204,8 +207,10 @@ def _in_processes(work: Callable[[int, int], None], count: int, workers: int) ->
         for painter in painters:
             painter.start()
             stack.callback(painter.kill)
-        while any(painter.is_alive() for painter in painters):
-            time.sleep(0.2)
+        while any(painter.is_alive() for painter in painters) and not any(painter.exitcode for painter in painters):
+            time.sleep(0.05)
             yield sum(each.value for each in done)
         if any(painter.exitcode for painter in painters):
-            raise RuntimeError("a process that paints the pool has ended early; there may be too little memory")
+            raise RecipeError(
+                "a process that paints the pool has ended early; there may be too little memory: give fewer --workers"
+            )

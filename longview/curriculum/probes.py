@@ -56,9 +56,11 @@ class LinearProbes(nn.ModuleDict):
         return self[name](functional.rms_norm(hidden, hidden.shape[-1:]))
 
     def number_loss(self, hidden: Tensor, numbers: Tensor) -> Tensor:
-        """Cross-entropy of numbers of pictures, from 1 (N,), at hidden states (N, D)."""
+        """Cross-entropy of numbers of pictures, from 1 (N,), at hidden states (N, …, D)."""
+        logits = self.logits("number", hidden).flatten(0, -2)
+        numbers = numbers.repeat_interleave(len(logits) // len(numbers))
         targets = numbers[:, None] - 1 if len(self.number_classes) == 1 else digits(numbers)
-        return label_loss(self.logits("number", hidden), targets, self.number_classes)
+        return label_loss(logits, targets, self.number_classes)
 
 
 class FactToken(NamedTuple):
@@ -118,10 +120,9 @@ def placeholder_loss(probes: LinearProbes, hidden: Tensor, places: Tensor, label
     logits = probes.logits("placeholder", at)
     columns = share * 3 + [width - 1] * 4  # which placeholder is held to each of the 31 labels
     chosen = torch.cat([logits[:, t, part] for t, part in zip(columns, _slices(CONTENT_CLASSES), strict=True)], dim=-1)
-    number = hidden.new_zeros(())
-    if bool((numbers > 0).any()):
-        numbered = at[numbers > 0].flatten(0, 1)
-        number = probes.number_loss(numbered, numbers[numbers > 0].repeat_interleave(width))
+    number, known = hidden.new_zeros(()), numbers > 0
+    if bool(known.any()):
+        number = probes.number_loss(at if bool(known.all()) else at[known], numbers[known])
     held = torch.stack([names_held(labels, [c for c in range(9) if share[c] == t]) for t in range(width)], dim=1)
     names = functional.binary_cross_entropy_with_logits(probes.logits("names", at), held)
     return label_loss(chosen, labels, CONTENT_CLASSES) + width * (number + len(NAMES) * names)

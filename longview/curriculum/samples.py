@@ -53,7 +53,7 @@ def draw_sample(
     elif kind == "film" and count == MAX_PICTURES:
         indices, questions = _draw_film(rng, pool, min(2, settings.turns))
     elif kind == "film":
-        indices, questions = _draw_named(rng, pool, count, min(3, settings.turns))
+        indices, questions = _draw_named(rng, pool, count, min(3, settings.turns), numbered=False)
     elif kind == "many":
         indices, questions = _draw_many(rng, pool, settings, count)
     elif kind == "close":
@@ -67,8 +67,7 @@ def draw_sample(
     if kind in ("clip", "film"):
         return WorldSample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
     media = [pool.medium(index) for index in indices]
-    messages = converse(rng, questions, ["image"] * len(indices), numbered=kind == "many")
-    return WorldSample(messages, media, indices, questions)
+    return WorldSample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
 
 
 def draw_count(rng: random.Random, settings: WorldSettings, kind: str, step: int) -> int:
@@ -136,10 +135,15 @@ def _draw_many(rng: random.Random, pool: Pool, settings: WorldSettings, count: i
     return indices, questions
 
 
-def _draw_named(rng: random.Random, pool: Pool, count: int, needles: int) -> tuple[list[int], list[Question]]:
+def _draw_named(
+    rng: random.Random, pool: Pool, count: int, needles: int, numbered: bool = True
+) -> tuple[list[int], list[Question]]:
     """Pictures, and questions that name what stands in one of them alone; at least one.
 
     The pictures that are asked about come first, then others that hold nothing of what is named.
+
+    Args:
+        numbered: The model is told their numbers, and may be asked for one.
     """
     chosen: list[tuple[int, Question]] = []
     forbidden = held = 0
@@ -161,7 +165,7 @@ def _draw_named(rng: random.Random, pool: Pool, count: int, needles: int) -> tup
     questions = []
     for number, (_, question) in enumerate(chosen):
         place = order.index(number)
-        if count > 1 and rng.random() < 0.4:
+        if numbered and count > 1 and rng.random() < 0.4:
             name = min((fact for fact in facts_named(question.text) if _bits_of(fact)), key=len)
             name = name.removeprefix("small ").removeprefix("large ")
             questions.append(which_image(rng, name, place + 1, count))
@@ -183,14 +187,11 @@ def _bits_of(fact: str) -> int:
 
 
 def converse(
-    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), text: str = "", numbered: bool = False
+    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), text: str = ""
 ) -> list[Message]:
     """Questions with their answers as a conversation; the first carries the media, or the text in place of them.
 
     People do not always type neatly.
-
-    Args:
-        numbered: Each picture stands in a line of its own, behind its number.
     """
     messages: list[Message] = []
     for question in questions:
@@ -202,10 +203,6 @@ def converse(
         if text and not messages:
             asked = f"{text}\n{asked}"
         parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
-        if numbered and parts:
-            lines = [each for number, part in enumerate(parts, 1) for each in (f"Image {number}: ", part, "\n")]
-            messages += [Message.of("user", *lines, asked), Message.of("assistant", question.answer)]
-            continue
         messages += [ask(asked, *parts), Message.of("assistant", question.answer)]
     return messages
 

@@ -22,7 +22,7 @@ PICTURES = ("batch",)
 """Settings of objectives that draw pictures."""
 CONVERSATIONS = (
     "tokens", "mix", "most", "frames", "grow", "simple", "kinds", "turns", "captions", "probe_layer", "probe_weight",
-    "probe_from", "look", "look_weight", "shift",
+    "probe_from", "text_probe", "text_probe_weight", "shift",
 )  # fmt: skip
 """Settings of objectives that draw conversations."""
 READ = {
@@ -82,9 +82,11 @@ class WorldSettings:
     probe_from: int = bounded(
         0, 0, 10**9
     )  # steps in which probes alone learn from what they read; the model after them
-    look: int = bounded(0, 0, 10**6)  # answers: pictures a step more, close ones if any, whose text a probe reads
-    look_weight: float = bounded(0.2, 0)
-    shift: int = bounded(0, 0, 100)  # close pictures and those of look are moved by up to so many pixels, at random
+    text_probe: int = bounded(0, 0, 10**6)  # answers: pictures a step more, close ones if any, whose text a probe reads
+    text_probe_weight: float = bounded(0.2, 0)
+    shift: int = bounded(
+        0, 0, 100
+    )  # close pictures and those of text_probe are moved by up to so many pixels, at random
 
     def check(self, recipe: Recipe, stage: Stage, where: str) -> None:
         """Make sure that a stage's values are possible, as far as is known without its model.

@@ -161,8 +161,13 @@ class WorldObjective(Objective):
             chosen = (shifted_crops(chosen, self._whole_view, shift) if shift else chosen).flatten(0, 1)
         else:
             chosen = shifted(chosen.permute(0, 3, 1, 2), shift) if shift else chosen.permute(0, 3, 1, 2)
-        low, high = (bound.to(device) for bound in black_and_white(self.processor))
-        return {"pixel_values": low + (high - low) * (chosen.float() / 255)}
+        table = self._shades.to(device)  # (3, 256)
+        return {"pixel_values": torch.stack([table[channel][chosen[:, channel].long()] for channel in range(3)], 1)}
+
+    @functools.cached_property
+    def _shades(self) -> Tensor:
+        """What the family makes of each value of a pixel, (3, 256)."""
+        return shades(self.processor, self.model.config.picture_size)
 
     @functools.cached_property
     def _whole_view(self) -> int:
@@ -237,20 +242,17 @@ def encoding_together(model: Any) -> Iterator[None]:
         config.vision_batch_size = before
 
 
-def black_and_white(processor: Any) -> tuple[Tensor, Tensor]:
-    """What a family makes of black and of white, (1, 3, 1, 1) each; all else lies between, in proportion."""
-    found = []
-    for value in (0, 255):
-        pixels = processor.pixel_inputs([Image.new("RGB", (8, 8), (value, value, value))])["pixel_values"]
-        found.append(pixels[:, :, :1, :1])
-    return found[0], found[1]
+def shades(processor: Any, side: int) -> Tensor:
+    """What a family makes of each value of a pixel, (3, 256), in pictures that have its own size already."""
+    plain = [Image.new("RGB", (side, side), (value, value, value)) for value in range(256)]
+    return processor.pixel_inputs(plain)["pixel_values"][:, :, 0, 0].T.contiguous()
 
 
 def family_views(processor: Any) -> Views | None:
     """How a family cuts a single picture, in the order in which it encodes the crops; None: it does not."""
     if not getattr(processor, "crop_settings", ()):
         return None
-    low, high = black_and_white(processor)
+    low, high = shades(processor, processor.config.picture_size)[:, [0, 255], None, None].unbind(1)
 
     def views(image: Image.Image) -> np.ndarray:
         frame = Frame(image, 0, None)

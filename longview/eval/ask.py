@@ -124,11 +124,12 @@ class EngineAsker:
         if protocol.max_partition is None or not hasattr(processor, "max_partition"):
             yield
             return
-        usual, processor.max_partition = processor.max_partition, protocol.max_partition
+        usual = processor.max_partition, processor.max_partition_of_several
+        processor.max_partition = processor.max_partition_of_several = protocol.max_partition
         try:
             yield
         finally:
-            processor.max_partition = usual
+            processor.max_partition, processor.max_partition_of_several = usual
 
 
 def split_text(parts: Sequence[Part]) -> tuple[list[Part], str]:

@@ -156,6 +156,8 @@ class Trainer:
     """What learns in the stage, by name."""
     _clock: StageClock | None = field(default=None, init=False)
     """Of the stage, where its time is limited."""
+    _at: float = field(default=0.0, init=False)
+    """The step that the learning rate has come to by that clock; 0 without one."""
     _loaded: dict[str, Tensor] = field(default_factory=dict, init=False)
     """Optimizer state of a checkpoint, until its stage goes on."""
 
@@ -169,7 +171,7 @@ class Trainer:
             objective.workers = self.workers
             objective.attach(self.model, self.processor, self.output, self.reference)
         self.modules = {name: module for objective in self.objectives for name, module in objective.modules.items()}
-        self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard, self.wandb)
+        self.journal = Journal(self.output, self.recipe, self.costs, self.tensorboard, self.wandb, self.deadline)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,33 +190,43 @@ class Trainer:
         stage = self.recipe.stages[number]
         self._begin(number, progress)
         self._clock = None if self.deadline is None else self._begin_clock(self.deadline, number, begin)
+        self._at = 0.0
         task = bar.add_task(stage.name, total=stage.steps, completed=begin, text="")
         self.journal.begin(number, begin)
         if begin == 0:
             self.evaluations = Evaluations()
         for step in range(begin, stage.steps):
             loss, norm, rate, notes = self._take_step(number, step)
-            over = self._clock is not None and time.monotonic() >= self._clock.end
-            ended, over = (any(each) for each in zip(*processes.gather((bool(stopped), over)), strict=True))
+            ended, over = self._gather_ends(stopped)
             due = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps or over
             if due and self.objectives[number].validates:
                 with processes.fail_together():
                     notes["validation"] = self.evaluations.add(step + 1, mean_loss(self.objectives[number]))
-            text = self.journal.step(number, step + 1, loss, norm, rate, notes)
+            text = self.journal.step(number, step + 1, loss, norm, rate, notes, over)
             bar.update(task, completed=step + 1, text=text)
-            if self.journal.is_due(number, step + 1, notes):
+            if over or self.journal.is_due(number, step + 1, notes):
                 self.say(f"{stage.name}  step {step + 1:,} of {stage.steps:,}  rate {rate:.2g}  {text}")
             if ended or due:
                 self.save(number, step + 1)
             if ended:
                 return False
             if over:
-                self.say(f"{stage.name}  its time is over, after step {step + 1:,} of {stage.steps:,}")
+                if step + 1 < stage.steps:
+                    self.say(f"{stage.name}  its time is over, after step {step + 1:,} of {stage.steps:,}")
                 break
             if self.evaluations.exhausted(stage.patience):
                 break
         self._take_best(number)
         return True
+
+    def _gather_ends(self, stopped: list[int]) -> tuple[bool, bool]:
+        """Whether some process is asked to end, and whether the stage's time is over; sets the step by the time.
+
+        Processes agree on both, and so on the rate of the next step.
+        """
+        found = processes.gather((bool(stopped), 0.0 if self._clock is None else self._clock.at()))
+        self._at = max(at for _, at in found)
+        return any(asked for asked, _ in found), self._clock is not None and self._at >= self._clock.steps
 
     def _begin_clock(self, deadline: float, number: int, begin: int) -> StageClock:
         """The time of a stage: its share of what is left, by its steps that are to come."""
@@ -256,8 +268,7 @@ class Trainer:
     def _take_step(self, number: int, step: int) -> tuple[float, float, float, Notes]:
         """One step of a stage; returns its loss, the norm of its gradients, the learning rate, and what to note."""
         stage, objective = self.recipe.stages[number], self.objectives[number]
-        at = 0.0 if self._clock is None else self._clock.at()
-        rate = learning_rate(stage, step, objective.cosine_after_warmup, at)
+        rate = learning_rate(stage, step, objective.cosine_after_warmup, self._at)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group.get("share", 1.0)
         for module in (self.model, *self.modules.values()):

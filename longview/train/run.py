@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -89,7 +90,7 @@ def train(
         CheckpointError: what is in `output` is damaged, or cannot be written.
     """
     output = Path(output)
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    deadline = deadline_in(minutes)
     with processes.process_group(), contextlib.ExitStack() as held:
         with processes.fail_together():
             check_processes(recipe)
@@ -168,6 +169,19 @@ def check_processes(recipe: Recipe) -> None:
             raise RecipeError(f"{where}.optimizer 'muon' needs whole matrices; take adamw, or parallel=ddp")
     if recipe.parallel in zero.STAGES:
         zero.check(recipe)
+
+
+def deadline_in(minutes: float | None) -> float | None:
+    """The end of so many minutes from now, by `time.monotonic`.
+
+    Raises:
+        RecipeError: that is no time.
+    """
+    if minutes is None:
+        return None
+    if not 0 < minutes < math.inf:
+        raise RecipeError(f"--minutes is {minutes:g}; give more than 0, as 30, or leave it out")
+    return time.monotonic() + 60 * minutes
 
 
 def check_workers(recipe: Recipe, workers: int) -> None:

@@ -104,3 +104,27 @@ def test_tensors_are_matched_by_what_their_names_end_in():
     assert match(wanted, sorted(inside), ("llm.",)) == {n: f"language_model.{n[4:]}" for n in wanted}
     assert match(wanted, [name[4:] for name in wanted], ("llm.",)) == {n: n[4:] for n in wanted}
     assert match(wanted, ["vision.norm.weight"], ("llm.",)) == {}
+
+
+def test_a_connector_that_lies_within_the_blocks_begins_as_that_of_another_model(tmp_path):
+    """mPLUG-Owl3's is partly in its hyper attention blocks."""
+    import longview
+    from longview.train.build import open_model
+    from longview.train.init_from import init_from
+    from longview.train.optimizers import select_parts
+
+    given, _ = open_model(from_tree(WORLD_TREE), tmp_path / "given")
+    with torch.no_grad():
+        for parameter in given.parameters():
+            parameter.normal_()
+    longview.models.owl3.Processor.from_pretrained(tmp_path / "given").save_pretrained(tmp_path / "given")
+    given.save_pretrained(tmp_path / "given")
+    new, _ = open_model(from_tree(WORLD_TREE), tmp_path / "new")
+    select_parts(new, ["connector"])
+    connector = {name for name, parameter in new.named_parameters() if parameter.requires_grad}
+    assert any(".layers." in name for name in connector), "some of it lies in blocks"
+    before = {name: parameter.clone() for name, parameter in new.named_parameters()}
+    init_from(new, {"connector": str(tmp_path / "given")})
+    theirs = dict(given.named_parameters())
+    for name, parameter in new.named_parameters():
+        assert torch.equal(parameter, theirs[name] if name in connector else before[name]), name

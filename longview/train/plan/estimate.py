@@ -93,11 +93,11 @@ def estimate(plan: Plan, spec: ModelSpec) -> Estimate:
         held = _held(recipe, stage, objective, model, weights)
         memory, operations = _passes(recipe, objective, model, sizes)
         found.append(StageEstimate(sizes_of_parts, sizes, PROGRAM_BYTES + held + memory, operations))
-    return Estimate(found, parameters, four_bit, device_of(recipe), (text.hidden_size, text.intermediate_size))
+    return Estimate(found, parameters, four_bit, device_of(), (text.hidden_size, text.intermediate_size))
 
 
-def device_of(recipe: Recipe) -> str:
-    """Where a recipe is followed."""
+def device_of() -> str:
+    """Where recipes are followed."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -233,7 +233,7 @@ def check_memory(recipe: Recipe, found: Sequence[StageEstimate]) -> None:
     Raises:
         RecipeError: a stage takes clearly more memory than there is.
     """
-    device = device_of(recipe)
+    device = device_of()
     there = memory_of(device)
     for stage, taken in zip(recipe.stages, found, strict=True):
         if taken.memory is None or taken.memory <= MARGIN * there:

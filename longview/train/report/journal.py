@@ -29,6 +29,7 @@ class Journal:
         costs: What a step of each stage takes, in units of any kind; None: not known, so that all steps count the same.
         tensorboard: Write events, too, under `tensorboard/`, with the steps of all stages counted through.
         wandb: Send the same to Weights & Biases.
+        deadline: When the run is to end at the latest, by `time.monotonic`.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class Journal:
         costs: Sequence[float | None] = (),
         tensorboard: bool = False,
         wandb: bool = False,
+        deadline: float | None = None,
     ) -> None:
-        self._output = output
+        self._output, self._deadline = output, deadline
         self._names = [stage.name for stage in recipe.stages]
         self._steps = [stage.steps for stage in recipe.stages]
         known = [cost for cost in costs if cost]
@@ -57,11 +59,14 @@ class Journal:
         self._began = step, time.monotonic()
         self._counts, self._since = Counter[str](), time.monotonic()
 
-    def step(self, stage: int, step: int, loss: float, norm: float, rate: float, notes: Mapping[str, Any]) -> str:
+    def step(
+        self, stage: int, step: int, loss: float, norm: float, rate: float, notes: Mapping[str, Any], over: bool = False
+    ) -> str:
         """Log a step, the `step`-th of its stage, from 1; returns a text for the progress bar.
 
         Args:
             notes: Of the objective.
+            over: The stage ends with it, whatever its steps.
 
         Raises:
             CheckpointError: the disk is full.
@@ -76,7 +81,7 @@ class Journal:
             text.append(f"validation {notes['validation']:.3f}")
         if step < self._steps[stage]:
             text.append(f"{clock(self._left(stage, step))} left")
-        if self.is_due(stage, step, notes):
+        if over or self.is_due(stage, step, notes):
             line = {"stage": self._names[stage], "step": step, "loss": round(mean, 4), "norm": round(norm, 3)}
             line |= {"rate": round(rate, 7), **speeds, "time": round(time.time()), **notes}
             if processes.is_first():
@@ -117,7 +122,8 @@ class Journal:
         later = sum(
             steps * cost for steps, cost in zip(self._steps[stage + 1 :], self._costs[stage + 1 :], strict=True)
         )
-        return pace * (self._steps[stage] - step + later / self._costs[stage])
+        left = pace * (self._steps[stage] - step + later / self._costs[stage])
+        return left if self._deadline is None else max(0.0, min(left, self._deadline - time.monotonic()))
 
     def close(self) -> None:
         if self._events is not None:

@@ -283,7 +283,22 @@ def test_a_folder_keeps_how_far_pictures_are_cut_and_how_many_frames_are_sampled
         assert found.default_media == Processor.media_defaults(tmp_path) == MediaOptions(select="ovis2", frames=frames)
 
 
-@pytest.mark.parametrize("name", ["max_partition", "frames"])
+def test_a_folder_keeps_how_far_several_pictures_are_cut_and_it_is_honoured(tmp_path, tokenizer):
+    config = Config.tiny()
+    config.save_pretrained(tmp_path)
+    side = config.picture_size
+    big = [medium(noise(number, 3 * side, 3 * side)) for number in range(2)]
+    for one, several, found in ((9, 1, (10, 2)), (1, 9, (1, 20)), (None, 1, (10, 2)), (1, None, (1, 2))):
+        kept = Processor(tokenizer, config, max_partition=one, max_partition_of_several=several)
+        kept.save_pretrained(tmp_path)
+        processor = Processor.from_pretrained(tmp_path)
+        assert processor.max_partition_of_several == several
+        for media, crops in zip((big[:1], big), found, strict=True):
+            asked = [ask("?", *(image(each.frames[0].image) for each in media))]
+            assert processor.prepare(asked, media).num_pictures == crops, (one, several)
+
+
+@pytest.mark.parametrize("name", ["max_partition", "max_partition_of_several", "frames"])
 @pytest.mark.parametrize("wrong", [0, -1, "4", True, 1.5])
 def test_a_folder_that_wants_no_number_of_crops_or_frames_is_refused(tmp_path, tokenizer, name, wrong):
     config = Config.tiny()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from samples import SPECIALS, noise
 
-from longview.errors import RequestError
+from longview.errors import CheckpointError, RequestError
 from longview.media import Frame, Medium
 from longview.messages import Message, ask, image, video
 from longview.models.owl3 import Config, Processor
@@ -219,6 +219,32 @@ def test_the_receipt_lists_each_frame_once_with_its_crops(processor):
         sum(frame.crops for frame in inputs.frames) == inputs.num_pictures == len(inputs.load_pixels()["pixel_values"])
     )
     assert inputs.visual_tokens == inputs.num_pictures * processor.config.patches_per_picture
+
+
+def test_a_folder_keeps_how_many_pictures_are_cut_and_it_is_honoured(tmp_path, tokenizer):
+    config = Config.tiny("241101")
+    config.save_pretrained(tmp_path)
+    media = [medium(noise(number)) for number in range(3)]
+    for most in (None, 1, 2):
+        Processor(tokenizer, config, cut_pictures=most).save_pretrained(tmp_path)
+        processor = Processor.from_pretrained(tmp_path)
+        assert processor.cut_pictures == most
+        for count in (1, 2, 3):
+            asked = [ask("?", *(image(each.frames[0].image) for each in media[:count]))]
+            views = processor.prepare(asked, media[:count]).num_pictures
+            assert (views > count) is (most is None or count <= most), (most, count)
+    assert "cut_pictures" not in Processor(tokenizer, config).to_dict()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1", True, 1.5])
+def test_a_folder_that_cuts_no_number_of_pictures_is_refused(wrong, tmp_path, tokenizer):
+    config = Config.tiny("241101")
+    config.save_pretrained(tmp_path)
+    Processor(tokenizer, config).save_pretrained(tmp_path)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "cut_pictures": wrong}))
+    with pytest.raises(CheckpointError, match=r"cut_pictures is .*; expected a whole number from 1 up$"):
+        Processor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
