@@ -4,6 +4,7 @@ command-line.md   from the program's own help
 openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
 evaluation.md     from the table of tasks in longview/eval/tasks, after evaluation/preface.md
+results.md        from those of longview/eval/curves.py in results/, after results/preface.md; and its figures
 training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
 A test compares the pages with what this would write.
@@ -24,6 +25,7 @@ OPENAPI = DOCS / "openapi.json"
 BENCHMARKS = DOCS / "benchmarks.md"
 TRAINING = DOCS / "training.md"
 EVALUATION = DOCS / "evaluation.md"
+RESULTS = DOCS / "results.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
 """The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
@@ -75,6 +77,21 @@ def evaluation() -> str:
     return (DOCS / "evaluation" / "preface.md").read_text(encoding="utf-8") + "\n" + page()
 
 
+def curves() -> dict[str, Any]:
+    """The measurements of the embedded models."""
+    return json.loads((DOCS / "results" / "embedded.json").read_text(encoding="utf-8"))
+
+
+def results() -> str:
+    """The page about what the embedded models show of what is claimed: each `{curve}` of the preface is its section."""
+    from longview.eval.curves import page
+
+    text = (DOCS / "results" / "preface.md").read_text(encoding="utf-8")
+    for name, section in page(curves(), "results").items():
+        text = text.replace(f"{{{name}}}\n", section)
+    return text
+
+
 def measured() -> dict[str, Any]:
     """The measurements of each curriculum, by its name."""
     files = {name: DOCS / "training" / f"{name}.json" for name in CURRICULA}
@@ -114,7 +131,10 @@ if __name__ == "__main__":
     BENCHMARKS.write_text(benchmarks(), encoding="utf-8")
     EVALUATION.write_text(evaluation(), encoding="utf-8")
     TRAINING.write_text(training(), encoding="utf-8")
+    RESULTS.write_text(results(), encoding="utf-8")
+    from longview.eval import curves as plotted
     from longview.eval.curriculum import plot
 
+    plotted.plot(curves(), DOCS / "results")
     for name, numbers in measured().items():
         plot(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")
