@@ -190,7 +190,7 @@ def test_a_mechanism_is_on_where_it_is_on_and_afterwards_as_before(name, tmp_pat
     engine = longview.load(name)
     path = write_picture(Picture(()), tmp_path / "picture.png")
     sizes, crops = {}, {}
-    for on in (True, False, None):
+    for on in (False, True, None):
         message = Message.of("user", Part("image", source=path), "?")
         if on is None:
             media = longview.media.open_media(message.media, None)
