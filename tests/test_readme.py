@@ -101,6 +101,7 @@ def test_every_option_in_a_document_exists():
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     foreign = {"--check", "--no-deps", "--group", "--no-cache-dir", "--create-home"}  # of ruff, pip, useradd
     foreign |= {"--api-url", "--eval-type"}  # of evalscope
+    foreign |= {"--films", "--prints", "--questions", "--shown", "--repeats"}  # of python -m longview.eval.curves
     for document in DOCUMENTS:
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", document.read_text(encoding="utf-8"))) - foreign
         assert {option for option in options if option not in page} == set(), document.name

@@ -206,6 +206,7 @@ def _in_processes(work: Callable[[int, int], None], count: int, workers: int) ->
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: painters use none of them
         for painter in painters:
             painter.start()
+            stack.callback(painter.join)
             stack.callback(painter.kill)
         while any(painter.is_alive() for painter in painters) and not any(painter.exitcode for painter in painters):
             time.sleep(0.05)

@@ -45,8 +45,8 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def children(of: int) -> list[int]:
-    """Processes whose parent is `of`, without those that have ended."""
+def children(of: int, zombies: bool = False) -> list[int]:
+    """Processes whose parent is `of`; with `zombies` those that have ended, too, and that it has not waited for."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -54,7 +54,7 @@ def children(of: int) -> list[int]:
                 state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             except OSError:  # it has ended meanwhile
                 continue
-            if int(parent) == of and state != "Z":
+            if int(parent) == of and (zombies or state != "Z"):
                 found.append(int(folder.name))
     return found
 
@@ -149,11 +149,13 @@ def test_a_painter_that_is_killed_ends_the_run_in_one_line(monkeypatch):
     import longview.curriculum.pool as pool
 
     begun = os.getpid()
+    before = set(children(begun, zombies=True))
     monkeypatch.setattr(
         pool, "render", lambda *scene: os.kill(os.getpid(), signal.SIGKILL) if os.getpid() != begun else 0
     )
     with pytest.raises(RecipeError, match=r"^a process that paints the pool has ended early; .* fewer --workers$"):
         paint_pool(PoolSettings(pictures=200, clips=0), 24, 5, workers=2)
+    assert set(children(begun, zombies=True)) <= before
 
 
 @PROC

@@ -192,8 +192,9 @@ class OfficialModelCalls(GenerationMixin):
 
     def init_processor(self, tokenizer: Any) -> Any:
         """A processor with the settings of the folder that the model was opened from."""
-        cuts = self.processor_class.cut_enable_of(checkpoint.resolve(self.name_or_path)) if self.name_or_path else True
-        return self.processor_class(tokenizer, self.config, cuts)
+        folder = checkpoint.resolve(self.name_or_path) if self.name_or_path else None
+        cuts = () if folder is None else self.processor_class.cuts_of(folder)
+        return self.processor_class(tokenizer, self.config, *cuts)
 
     @torch.no_grad()
     @takes_cache_by_either_name
