@@ -26,10 +26,13 @@ from longview.requests import Limits, MediaOptions
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux shows them")
 
 ISOLATED = Limits(isolate=True)
+FOREIGN: set[int] = set()
+"""Processes of other tests that have ended, and that nobody has waited for."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_worker_is_left():
+    FOREIGN.update(pid for pid, state in children().items() if state == "Z")
     yield
     isolation.end_idle_workers()
     assert children() == {}
@@ -45,7 +48,8 @@ def children() -> dict[int, str]:
                 command = (folder / "cmdline").read_bytes()
             except OSError:  # it has ended meanwhile
                 continue
-            if int(parent) == os.getpid() and (state == "Z" or b"longview.media.decoders.worker" in command):
+            is_worker = state == "Z" or b"longview.media.decoders.worker" in command
+            if int(parent) == os.getpid() and is_worker and int(folder.name) not in FOREIGN:
                 found[int(folder.name)] = state
     return found
 
