@@ -75,53 +75,51 @@ class AsyncStreams:
 
     async def stream(self, parsed: ParsedRequest, accepted: Callable[[], None] = lambda: None) -> AsyncGenerator[Piece]:
         """See `Engine.astream`."""
-        loop = asyncio.get_running_loop()
         requests = await self._prepare(parsed)
         accepted()
-        stream = Stream(requests, loop)
         pieces: dict[int, list[Piece]] = {request.choice: [] for request in requests}
-        left = len(requests)
-        try:
-            self._add(stream)
-            while left:
-                event = await stream.events.get()
+        async with contextlib.aclosing(self._events(requests)) as events:
+            async for event in events:
                 if isinstance(event, Piece):
                     pieces[event.choice].append(event)
                     yield event
-                    continue
-                left -= 1
-                if event.error is not None:
-                    raise event.error
-                if parsed.hooks:
-                    answer = whole_answer(pieces[event.choice])
-                    arguments = (parsed.hooks, answer, parsed.progress)
+                elif parsed.hooks:
+                    arguments = (parsed.hooks, whole_answer(pieces[event.choice]), parsed.progress)
+                    loop = asyncio.get_running_loop()
                     if made := await loop.run_in_executor(self._pool, run_after_answer, *arguments):
                         yield Piece("", choice=event.choice, made=made)
-        finally:
-            self._remove(stream)
-            self._engine.cancel(requests)
 
     async def score(self, parsed: ParsedRequest) -> list[Scores]:
         """See `Engine.ascore`."""
         requests = await self._prepare(parsed)
-        stream = Stream(requests, asyncio.get_running_loop())
         receipts: dict[int, Receipt] = {}
+        async with contextlib.aclosing(self._events(requests)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    assert event.receipt is not None, "what is scored has one piece"
+                    receipts[event.choice] = event.receipt
+        return [Scores(tuple(request.scores), receipts[request.choice]) for request in requests]
+
+    async def _events(self, requests: Sequence[Request]) -> AsyncGenerator[Piece | Request]:
+        """Submit requests: their pieces as they come, and each request when it has ended. Closing this cancels them.
+
+        Raises:
+            Exception: the error of the first request that has one.
+        """
+        stream = Stream(requests, asyncio.get_running_loop())
         left = len(requests)
         try:
             self._add(stream)
             while left:
                 event = await stream.events.get()
-                if isinstance(event, Piece):
-                    assert event.receipt is not None, "what is scored has one piece"
-                    receipts[event.choice] = event.receipt
-                    continue
-                left -= 1
-                if event.error is not None:
-                    raise event.error
+                if isinstance(event, Request):
+                    left -= 1
+                    if event.error is not None:
+                        raise event.error
+                yield event
         finally:
             self._remove(stream)
             self._engine.cancel(requests)
-        return [Scores(tuple(request.scores), receipts[request.choice]) for request in requests]
 
     async def _prepare(self, parsed: ParsedRequest) -> list[Request]:
         """`prepare` in the pool. Where the coroutine is cancelled meanwhile, it ends at its next report of progress."""

@@ -169,9 +169,12 @@ class PrefixCache:
             comparable = [old for old in self._prefixes if old.prefix_key.first_positions == prefix_key.first_positions]
             if any(prefix_key.shared(old.prefix_key) == length for old in comparable):
                 return
-        side_cache = None if source.side_cache is None else source.side_cache.until(length)
-        copies = [(keys.clone(), values.clone()) for keys, values in source.key_values(length)]
-        new = CachedPrefix(prefix_key, copies, side_cache)
+        if isinstance(source, CachedPrefix) and source.prefix_key.length == length:
+            new = source  # a copy already
+        else:
+            side_cache = None if source.side_cache is None else source.side_cache.until(length)
+            copies = [(keys.clone(), values.clone()) for keys, values in source.key_values(length)]
+            new = CachedPrefix(prefix_key, copies, side_cache)
         with self._lock:
             replaced = [old for old in comparable if prefix_key.shared(old.prefix_key) == old.prefix_key.length]
             self._prefixes = [old for old in self._prefixes if old not in replaced]

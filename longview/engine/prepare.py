@@ -121,7 +121,7 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         first = requests[0] if requests else None
         if question is not None:  # of what is scored the first prefix will do: it has all that they share
             tokens = _answers(engine, question, inputs, answers)
-            sampler = Sampler(parsed.settings.params)
+            sampler = Sampler(parsed.settings.params) if first is None else first.sampler  # nothing is sampled
             requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first, not first, tokens))
             continue
         for number, sampler in enumerate(_samplers(engine, parsed)):

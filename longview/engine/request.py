@@ -118,10 +118,9 @@ class Request:
         # text tokens only: a family may write pictures into the ids as negative ids, which penalties cannot index
         self.token_ids = [token for token in inputs.text_inputs["input_ids"][0].tolist() if token >= 0]
         self.num_prompt_ids = len(self.token_ids)
-        self.max_generated = min(context.params.max_tokens, context.context_length - inputs.length)
-        """Tokens of the answer at most."""
-        if answers:
-            self.max_generated = self.num_scored
+        most = min(context.params.max_tokens, context.context_length - inputs.length)
+        self.max_generated = self.num_scored if answers else most
+        """Tokens of the answer at most, or of all answers that are scored."""
         self._piece_ids: list[int] = []  # of the piece that is not yet complete
         self._piece_logprobs: list[TokenLogprob] = []
 

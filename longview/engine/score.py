@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -71,47 +72,46 @@ class AnswerPass:
     answers: list[tuple[int, int, Sequence[int]]]
     """Row, number of the answer, and its tokens, at least two: all but the last are read."""
 
+    @cached_property
+    def spans(self) -> list[slice]:
+        """Where in its row's tokens each answer is."""
+        used = [0] * len(self.lengths)
+        found = []
+        for row, _, tokens in self.answers:
+            found.append(slice(used[row], used[row] + len(tokens) - 1))
+            used[row] = found[-1].stop
+        return found
+
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (B, T), their positions (B, T), and what each sees of the rows and of the tokens, (B, T, L + T)."""
-        longest, used = max(self.lengths), [0] * len(self.lengths)
-        length = self.width
+        longest, length = max(self.lengths), max(span.stop for span in self.spans)
         ids = torch.zeros(len(self.lengths), length, dtype=torch.long)
         positions = ids + torch.tensor(self.lengths)[:, None]
         visible = torch.zeros(len(self.lengths), length, longest + length, dtype=torch.bool)
         for row, row_length in enumerate(self.lengths):
             visible[row, :, :row_length] = True
-        for row, _, tokens in self.answers:
-            begin, end = used[row], used[row] + len(tokens) - 1
-            ids[row, begin:end] = torch.tensor(tokens[:-1])
-            positions[row, begin:end] += torch.arange(end - begin)
-            visible[row, begin:end, longest + begin : longest + end] = (
-                torch.ones(end - begin, end - begin).tril().bool()
-            )
-            used[row] = end
+        for (row, _, tokens), span in zip(self.answers, self.spans, strict=True):
+            count = len(tokens) - 1
+            ids[row, span] = torch.tensor(tokens[:-1])
+            positions[row, span] += torch.arange(count)
+            before = torch.ones(count, count, dtype=torch.bool).tril()
+            visible[row, span, longest + span.start : longest + span.stop] = before
         return ids.to(device), positions.to(device), visible.to(device)
 
     def logprobs(self, logits: Tensor) -> list[float]:
         """The log-probability of each answer's tokens behind its first, of logits (B, T, V)."""
-        used = [0] * len(self.lengths)
-        rows, places, targets, owners = [], [], [], []
-        for number, (row, _, tokens) in enumerate(self.answers):
-            for token in tokens[1:]:
-                rows.append(row)
-                places.append(used[row])
-                targets.append(token)
-                owners.append(number)
-                used[row] += 1
+        rows: list[int] = []
+        places: list[int] = []
+        targets: list[int] = []
+        owners: list[int] = []
+        for number, ((row, _, tokens), span) in enumerate(zip(self.answers, self.spans, strict=True)):
+            rows += [row] * (len(tokens) - 1)
+            places += range(span.start, span.stop)
+            targets += tokens[1:]
+            owners += [number] * (len(tokens) - 1)
         chosen = logits[rows, places].float().log_softmax(-1)
         each = chosen.gather(1, torch.tensor(targets, device=chosen.device)[:, None])[:, 0].double().cpu()
         return torch.zeros(len(self.answers), dtype=torch.float64).index_add_(0, torch.tensor(owners), each).tolist()
-
-    @property
-    def width(self) -> int:
-        """T."""
-        used = [0] * len(self.lengths)
-        for row, _, tokens in self.answers:
-            used[row] += len(tokens) - 1
-        return max(used)
 
 
 def passes_of(

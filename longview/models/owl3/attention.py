@@ -32,8 +32,6 @@ SCORES_BYTES = 64 << 20
 BLOCK_KEYS = 4096
 """Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
 few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
-
-
 STAIRCASE_BYTES = {"cuda": 64 << 20}
 """By type of device: attention scores of runs that are computed at once, with a mask. Elsewhere each is alone."""
 
@@ -166,7 +164,7 @@ class PrefixAttention(torch.autograd.Function):
             found = _attend_visible(query[:, :, rows], key[:, keys], value[:, keys], visible[rows] - first)
             _merge_into(output[:, :, rows], lse[:, :, rows], *found)
         ctx.save_for_backward(query, key, value, output, lse)
-        ctx.rectangles, ctx.patches = rectangles_of(runs)[0], patches
+        ctx.runs, ctx.patches = runs, patches
         return output, lse
 
     @staticmethod
@@ -178,7 +176,7 @@ class PrefixAttention(torch.autograd.Function):
         grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
         shift = grad_lse - (output * grad_output).sum(-1)
-        for rectangle in ctx.rectangles:
+        for rectangle in rectangles_of(ctx.runs)[0]:
             rows = slice(rectangle.begin, rectangle.end)
             q = query[:, :, rows].flatten(1, 2)
             g = grad_output[:, :, rows].flatten(1, 2)
