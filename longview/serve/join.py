@@ -14,6 +14,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longview import deadlines
 from longview.errors import RequestError
 from longview.serve.backend import Backend, Job
 from longview.serve.duplex import LOST, Duplex, Refused
@@ -98,10 +99,7 @@ class Joiner:
         finally:
             self._link, self._listed = None, False
             link.close()
-            tasks = [reading, opening, beating, *self._tasks.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await deadlines.end(reading, opening, beating, *self._tasks.values())
 
     async def _beat(self, link: Duplex) -> None:
         while True:
@@ -195,6 +193,4 @@ async def _run(joiners: Sequence[Joiner]) -> None:
         if not all(task.cancelled() or task.done() for task in running):
             raise
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await deadlines.end(*running)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longview.deadlines import end
 from longview.serve.app import Server
 from longview.serve.chat import Completion
 from longview.serve.errors import APIError
@@ -61,7 +62,7 @@ class Asking:
                 yield
                 await asyncio.wait([stopping], timeout=SECONDS)
         finally:
-            await _end([*tasks, stopping])
+            await end(*tasks, stopping)
             for answer in turn.answers.values():
                 answer.ended = answer.ended or "stopped"
         yield
@@ -93,7 +94,7 @@ class Asking:
         finally:
             answer.painting = False
             if looking is not None:
-                await _end([looking])
+                await end(looking)
             self._changed.set()
 
     async def _draw(self, answer: Answer, drawing: Mapping[str, Any] | None) -> None:
@@ -173,9 +174,3 @@ def about(receipt: Mapping[str, Any]) -> str:
     usage, timings = receipt["usage"], receipt["timings"]
     total = timings["first_token"] + timings["decode"]
     return f"{usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens, {total:.1f} s"
-
-
-async def _end(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
