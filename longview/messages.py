@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from PIL import Image
 
@@ -17,6 +17,9 @@ from longview.errors import RequestError
 from longview.part_sources import held
 from longview.requests import MediaOptions
 from longview.wording import counted, with_article
+
+if TYPE_CHECKING:
+    from longview.answer_evidence import Evidence
 
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "image", "video"]
@@ -334,6 +337,7 @@ class Piece:
     choice: int = 0  # which answer it belongs to, where several were asked for
     logprobs: tuple[TokenLogprob, ...] | None = None  # one a token, where asked for
     made: Mapping[str, Any] | None = None  # by hooks of the whole answer, by name; in a piece behind the last
+    evidence: Evidence | None = None  # of the whole answer, where asked for; in a piece behind the last
 
 
 @dataclass(frozen=True)
@@ -346,6 +350,7 @@ class Answer:
     tokens: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
     made: Mapping[str, Any] = field(default_factory=dict)  # by hooks, by name
+    evidence: Evidence | None = field(default=None, repr=False)  # where asked for
 
     def __str__(self) -> str:
         return self.text
@@ -363,6 +368,8 @@ class Answer:
         found = {"text": self.text, "finish_reason": self.finish_reason, **self.receipt.as_dict()}
         if self.logprobs is not None:
             found["logprobs"] = [logprob.as_dict() for logprob in self.logprobs]
+        if self.evidence is not None:
+            found["evidence"] = self.evidence.as_dict()
         return {**found, **self.made}
 
 

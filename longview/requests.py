@@ -4,7 +4,7 @@
       params: SamplingParams   how tokens are chosen
       media: MediaOptions      which frames of videos are used
       limits: Limits           what media may cost and reach
-      n, ocr, gen
+      n, evidence, ocr, gen
 
 The options of the command line (`longview.cli.verb`) and the keywords of `Engine.stream` are derived from these
 classes, and `longview.settings.json_schema` describes them for HTTP. No torch and no numpy here, so that
@@ -272,6 +272,7 @@ class RequestSettings(Plugins):
         high=MAX_ANSWERS,
         expected=f"a whole number from 1 to {MAX_ANSWERS}",
     )
+    evidence: bool = setting(False, "Say what each token of the answer gave its attention to.")
     params: SamplingParams = field(default_factory=SamplingParams)
     media: MediaOptions = field(default_factory=MediaOptions)
     limits: Limits = field(default_factory=Limits)

@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "longview"
 ROOMS = (
     (
+        "answer_evidence",
         "chat",
         "curves",
         "deadlines",

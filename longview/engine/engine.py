@@ -146,6 +146,7 @@ class Engine:
         conversation: Conversation,
         *,
         n: int = RequestSettings.n,
+        evidence: bool = RequestSettings.evidence,
         params: SamplingParams | Mapping[str, Any] | None = None,
         media: MediaOptions | Mapping[str, Any] | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
@@ -162,6 +163,8 @@ class Engine:
             conversation: A question, or messages as in `longview.messages`.
             n: Answers to the same question, each with random choices of its own (`seed`, `seed + 1`, …); their pieces
                 come mixed, with `choice` saying whose they are.
+            evidence: Say what each token of the answer gave its attention to, in one piece more, as `Piece.evidence`; a
+                pass over the answer, when it has ended.
             params: How tokens are chosen; or give its fields by name: `stream(…, temperature=0.7, max_tokens=100)`.
             media: Which frames of videos are used; default: as the model's authors do.
             limits: What media may cost and reach; see `longview.Limits`.
@@ -174,7 +177,7 @@ class Engine:
             RequestError: malformed messages, or a setting out of range, at once.
             MediaError: a medium cannot be opened, when the first piece is asked for.
         """
-        settings |= {"n": n, "params": params, "media": media, "limits": limits}
+        settings |= {"n": n, "evidence": evidence, "params": params, "media": media, "limits": limits}
         return self._stream(parse_request(self, conversation, settings, hooks, progress))
 
     def batch(

@@ -48,6 +48,11 @@ def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> s
     )
 
 
+def details_key(key: str) -> str:
+    """The key of what evidence says of a frame's patches, kept beside its features."""
+    return f"{key} details"
+
+
 def model_digest(model: Model) -> str:
     """A digest of what decides the features of given pixels: the config, and the weights outside the language model."""
     digest = hashlib.sha256(digest_of(type(model).__name__, model.config.to_json_string(use_diff=False)).encode())

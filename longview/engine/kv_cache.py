@@ -222,6 +222,25 @@ class KVCache(Cache):
         self.lengths[row : row + 1] = [length]
         self._lengths_changed()
 
+    @contextmanager
+    def rewound(self, row: int, length: int) -> Iterator[KVCache]:
+        """One row up to a length, in place: what a pass writes behind it is there until the context ends."""
+        end = self.lengths[row]
+        view = KVCache(len(self.layers), self.position_capacity)
+        for own, layer in zip(view.layers, self.layers, strict=True):
+            keys, values = layer.tensors()
+            own.keys, own.values, own.is_initialized = keys[row : row + 1], values[row : row + 1], True
+        view.lengths = [length]
+        view._lengths_changed()
+        before = [
+            (keys[:, length:end].clone(), values[:, length:end].clone()) for keys, values in self.key_values(row, end)
+        ]
+        try:
+            yield view
+        finally:
+            for (keys, values), (old_keys, old_values) in zip(self.key_values(row, end), before, strict=True):
+                keys[:, length:end], values[:, length:end] = old_keys, old_values
+
     def alone(self, row: int) -> KVCache:
         """A copy of one row."""
         length = self.lengths[row]

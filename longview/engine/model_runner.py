@@ -6,7 +6,7 @@ Which requests take part, `scheduler.py` decides.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ KEPT = 0.8
 """Of the weight of a measurement when the next one comes."""
 MAX_CHUNK_TOKENS = 2048
 """Prompt tokens of a step at most."""
+MAX_ATTENTION_BYTES = 64 << 20
+"""Attention of one layer in fp32 that is held for evidence, about; one token's at least."""
 MAX_SCORED_BYTES = 256 << 20
 """Logits of a pass over answers that are scored, about."""
 
@@ -75,15 +77,23 @@ class ModelRunner:
         self.prefill_size = ChunkSize(MAX_CHUNK_TOKENS)
         """Prompt tokens of a step, with padding."""
 
-    def encode(self, frames: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
-        """The pixels of several frames, each with a row a crop → the features (crops, P, D) of each, in one pass."""
+    def encode(
+        self, frames: Sequence[Mapping[str, Tensor]], with_details: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The pixels of several frames, each with a row a crop → the features (crops, P, D) of each, in one pass.
+
+        Args:
+            with_details: Also what `Model.detail` names, (crops, P, …) of each.
+        """
         began = time.perf_counter()
         pixels: dict[str, Any] = {name: torch.cat([frame[name] for frame in frames]) for name in frames[0]}
+        details: list[Tensor] = []
+        if with_details:
+            pixels["details"] = details
         features = self.model.encode(**pixels)
         self.encode_size.record(time.perf_counter() - began, len(features))
-        parts = features.split([count_pictures(frame) for frame in frames])
-        # as a view, one frame's features would keep the memory of all
-        return [part.clone() if len(parts) > 1 else part for part in parts]
+        counts = [count_pictures(frame) for frame in frames]
+        return _apart(features, counts), _apart(torch.cat(details), counts) if details else []
 
     def prefill(self, rows: KVCache, chunk: Mapping[str, Any], *counts: int) -> Tensor:
         """Append a chunk of the prompts to rows of one length.
@@ -160,6 +170,31 @@ class ModelRunner:
                 scores[row][number] += logprob
         return scores
 
+    def evidence(
+        self, row: KVCache, sequence: Tensor, positions: Tensor, keys: int
+    ) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """What tokens behind a row attend to, some at a time; see `Model.evidence`. They are appended to the row.
+
+        Args:
+            sequence: Tokens (1, T), or their embeddings (1, T, D).
+            positions: Of each picture's placeholder, (N, W).
+            keys: Positions and patches that a token attends to at most.
+        """
+        heads = self.model.language_model.config.num_attention_heads
+        name = "inputs_embeds" if sequence.dim() == 3 else "input_ids"
+        for tokens in sequence.split(max(1, MAX_ATTENTION_BYTES // (4 * heads * keys)), dim=1):
+            begin, count = row.longest, tokens.shape[1]
+            found = self.model.evidence(
+                positions,
+                **{name: tokens},
+                **_side_cache(row),
+                position_ids=torch.arange(begin, begin + count, device=self.model.device)[None],
+                past_key_values=row,
+                use_cache=True,
+            )
+            row.advance(count)
+            yield found
+
     def _mask(self, decode_batch: DecodeBatch, device: torch.device) -> Tensor | None:
         """The attention mask of a decode pass, in the form that the model's attention implementation takes."""
         visible = decode_batch.mask(device)
@@ -173,6 +208,12 @@ class ModelRunner:
             return visible
         floor = torch.finfo(self.model.dtype).min
         return torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device).masked_fill_(~visible, floor)
+
+
+def _apart(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """The rows of several frames, each in memory of its own: a view would keep the memory of all."""
+    parts = tensor.split(list(counts))
+    return [part.clone() if len(parts) > 1 else part for part in parts]
 
 
 def count_pictures(frame: Mapping[str, Tensor]) -> int:

@@ -99,7 +99,7 @@ def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
 
 
 def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: Sequence[Medium]) -> list[Request]:
-    count = sum(len(message.media) for message in parsed.messages)
+    count, settings = sum(len(message.media) for message in parsed.messages), parsed.settings
     messages, notes = run_before_model(parsed.hooks, parsed.messages, media[:count], parsed.progress)
     clock.end_phase("media")
     requests: list[Request] = []
@@ -121,11 +121,13 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
         first = requests[0] if requests else None
         if question is not None:  # of what is scored the first prefix will do: it has all that they share
             tokens = _answers(engine, question, inputs, answers)
-            sampler = Sampler(parsed.settings.params) if first is None else first.sampler  # nothing is sampled
+            sampler = Sampler(settings.params) if first is None else first.sampler  # nothing is sampled
             requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first, not first, tokens))
             continue
+        positions = engine.processor.placeholder_positions(inputs.text_inputs)[..., 1] if settings.evidence else None
         for number, sampler in enumerate(_samplers(engine, parsed)):
-            requests.append(Request(inputs, context, clock.copy(), sampler, len(requests), first))
+            request = Request(inputs, context, clock.copy(), sampler, len(requests), first, picture_positions=positions)
+            requests.append(request)
             first = requests[-1] if number == 0 else first
     return requests
 

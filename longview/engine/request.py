@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longview.answer_evidence import Evidence
 from longview.engine.decode_batch import DecodeBatch
 from longview.engine.features import Prefetcher
 from longview.engine.kv_cache import KVCache
@@ -77,6 +78,7 @@ class Request:
         keeps_prefix: When it ends, its keys and values go into the prefix cache, as a next turn may begin with them.
         answers: Tokens of answers to be scored; it ends with their scores when its prompt is prefilled, and generates
             nothing.
+        picture_positions: Where evidence is asked for: of each picture's placeholder, (N, W). Its pieces end with that.
     """
 
     def __init__(
@@ -89,9 +91,13 @@ class Request:
         after: Request | None = None,
         keeps_prefix: bool = True,
         answers: Sequence[Sequence[int]] = (),
+        picture_positions: Tensor | None = None,
     ) -> None:
         self.inputs, self.context, self.clock, self.choice, self.after = inputs, context, clock, choice, after
         self.sampler, self.keeps_prefix, self.answers = sampler, keeps_prefix, answers
+        self.picture_positions = picture_positions
+        self.answered = False
+        """The answer is there, and its evidence alone is missing."""
         self.scores: Sequence[float] = ()
         """The log-probability of each of `answers`, once it has finished."""
         self.kept_prefix: PrefixSource | None = None
@@ -104,6 +110,7 @@ class Request:
         # encoding
         self.feature_keys: list[str] = []  # one for each of `inputs.encoder_inputs`
         self.features: dict[str, Tensor] = {}  # by those keys: (crops, P, D)
+        self.details: dict[str, Tensor] = {}  # by those keys: (crops, P, …), where evidence is asked for
         self.prefetcher: Prefetcher | None = None
         self.pending_keys: deque[str] = deque()  # those that the prefetcher has yet to give pixels for, in its order
         # prefilling
@@ -222,6 +229,17 @@ class Request:
         elif text:
             self._emit(text)
 
+    def end_with(self, evidence: Evidence) -> None:
+        """Finish an answer with its evidence."""
+        self.pieces.append(Piece("", choice=self.choice, evidence=evidence))
+        self.finished = True
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """Tokens of the answer so far, without the one that ends it."""
+        ids = self.token_ids[self.num_prompt_ids :]
+        return ids[:-1] if ids and ids[-1] in self.context.end_tokens else ids
+
     def end_scored(self, scores: Sequence[float]) -> None:
         """Finish with the scores of `answers`."""
         self.clock.end_phase("prefill")
@@ -278,7 +296,8 @@ class Request:
             digests=tuple(medium.digest for medium in inputs.media),
         )
         self._emit(text + self.text_stream.finish(), reason, receipt)
-        self.finished = True  # last, because another thread may be waiting for it
+        self.answered = True
+        self.finished = self.picture_positions is None  # last, because another thread may be waiting for it
 
 
 def whole_answer(pieces: Iterable[Piece]) -> Answer:
@@ -291,7 +310,8 @@ def whole_answer(pieces: Iterable[Piece]) -> Answer:
     logprobs = None if last.logprobs is None else tuple(each for piece in pieces for each in piece.logprobs or ())
     made = {name: value for piece in pieces for name, value in (piece.made or {}).items()}
     text = "".join(piece.text for piece in pieces)
-    return Answer(text, last.finish_reason, last.receipt, tokens, logprobs, made)
+    evidence = next((piece.evidence for piece in pieces if piece.evidence is not None), None)
+    return Answer(text, last.finish_reason, last.receipt, tokens, logprobs, made, evidence)
 
 
 def is_out_of_memory(error: Exception) -> bool:

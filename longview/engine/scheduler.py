@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from longview.engine.decode_batch import DecodeBatch, DecodeBatches, allocated_positions
-from longview.engine.features import FeatureCache, Prefetcher, feature_key
+from longview.engine.evidence import evidence_of
+from longview.engine.features import FeatureCache, Prefetcher, details_key, feature_key
 from longview.engine.kv_cache import KVCache
 from longview.engine.model_runner import ModelRunner, count_pictures
 from longview.engine.prefix_cache import CachedPrefix, PrefixCache, PrefixKey, PrefixSource
@@ -170,18 +173,18 @@ class Scheduler:
         batch = request.decode_batch
         if batch is not None:
             length = batch.lengths[batch.requests.index(request)]
-            self._extend_prefix_key(request, length)
+            request.prefix_key = self._extended_prefix_key(request, length)
             self.prefix_cache.put(request, length)
 
-    def _extend_prefix_key(self, request: Request, length: int) -> None:
-        """Add tokens of the answer to the prefix key, up to a length in positions."""
+    def _extended_prefix_key(self, request: Request, length: int) -> PrefixKey:
+        """The prefix key of the prompt with tokens of the answer, up to a length in positions."""
         key = request.prefix_key
         tokens = request.token_ids[request.num_prompt_ids :][: length - key.length]
         answer = torch.tensor([tokens], dtype=torch.long, device=key.tokens_or_embeds.device)
         if key.tokens_or_embeds.dim() == 3:
             answer = self.model.get_input_embeddings()(answer).to(key.tokens_or_embeds)
         extended = torch.cat([key.tokens_or_embeds, answer], dim=1)
-        request.prefix_key = PrefixKey(extended, key.picture_starts, key.picture_keys)
+        return PrefixKey(extended, key.picture_starts, key.picture_keys)
 
     def _admit(self) -> None:
         for request in list(self.waiting):
@@ -227,7 +230,7 @@ class Scheduler:
         missing: dict[str, EncoderInput] = {}
         for key, encoder_input in zip(request.feature_keys, inputs.encoder_inputs, strict=True):
             if key not in request.features and key not in missing:
-                cached = self._cached_features(key)
+                cached = self._cached(request, key)
                 if cached is None:
                     missing[key] = encoder_input
                 else:
@@ -239,6 +242,18 @@ class Scheduler:
             for medium in inputs.media:
                 medium.close()
             self._start_prefill(request)
+
+    def _cached(self, request: Request, key: str) -> Tensor | None:
+        """Features of a frame; None also where a request asks for details that are not kept with them."""
+        if self._wants_details(request):
+            details = self._cached_features(details_key(key))
+            if details is None:
+                return None
+            request.details[key] = details
+        return self._cached_features(key)
+
+    def _wants_details(self, request: Request) -> bool:
+        return request.picture_positions is not None and bool(self.model.detail)
 
     def _cached_features(self, key: str) -> Tensor | None:
         with best_effort("reading the feature cache"):
@@ -279,11 +294,13 @@ class Scheduler:
             owners: Requests, each with the feature key of a frame that it needs.
         """
         requests = list(dict.fromkeys(request for request, _ in owners))
+        wanting = [(request, key) for request, key in owners if self._wants_details(request)]
         features = {key: cached for key in pixels if (cached := self._cached_features(key)) is not None}
-        missing = [key for key in pixels if key not in features]
+        missing = [key for key in pixels if key not in features or any(key == each for _, each in wanting)]
+        details: dict[str, Tensor] = {}
         if missing and requests:
             try:
-                encoded = self.runner.encode([pixels[key] for key in missing])
+                encoded, found = self.runner.encode([pixels[key] for key in missing], with_details=bool(wanting))
             except Exception as error:  # noqa: BLE001 - it ends only the request whose own frames raise it
                 if len(requests) == 1:
                     self._end(requests[0], error)
@@ -292,12 +309,17 @@ class Scheduler:
                     keys = [key for owner, key in owners if owner is request]
                     self._encode_frames({key: pixels[key] for key in keys}, [(request, key) for key in keys])
                 return
-            for key, frame_features in zip(missing, encoded, strict=True):
-                features[key] = frame_features
-                with best_effort("keeping features"):
+            details = dict(zip(missing, found, strict=True)) if found else {}
+            features |= dict(zip(missing, encoded, strict=True))
+            with best_effort("keeping features"):
+                for key, frame_features in zip(missing, encoded, strict=True):
                     self.feature_cache.put(key, frame_features)
+                for key, of_frame in details.items():
+                    self.feature_cache.put(details_key(key), of_frame)
         for request, key in owners:
             request.features[key] = features[key]
+        for request, key in wanting:
+            request.details[key] = details[key]
         for request in requests:
             with self._error_ends(request):
                 request.report_progress()
@@ -536,10 +558,30 @@ class Scheduler:
                 else:
                     token = sampler(logits[row], request.token_ids, request.num_generated)
                     request.accept(token, sampler.logprob(logits[row], token))
-                if request.finished:
+                if request.answered:
+                    if not request.finished:
+                        self._add_evidence(request)
                     self._end(request)
             except Exception as error:  # noqa: BLE001 - it ends only this request
                 self._end(request, error)
+
+    # ── evidence ──
+
+    def _add_evidence(self, request: Request) -> None:
+        """Finish an answer with what its tokens attended to: a pass over them behind the prompt, in the row's place."""
+        began, batch, tokens = time.perf_counter(), request.decode_batch, request.answer_ids
+        assert batch is not None
+        assert request.picture_positions is not None
+        row, begin = batch.requests.index(request), request.prefix_key.length - 1
+        # the query that chose a token is of the token before it
+        prefix_key = self._extended_prefix_key(request, begin + max(1, len(tokens)))
+        sequence = prefix_key.tokens_or_embeds[:, begin : begin + len(tokens)]
+        keys = request.max_positions + request.inputs.visual_tokens
+        with batch.rewound(row, begin) as view:
+            view.side_cache = batch.side_cache_of(row)
+            found = self.runner.evidence(view, sequence, request.picture_positions, keys) if tokens else ()
+            evidence = evidence_of(request, self.model.signal, self.model.detail, found)
+        request.end_with(replace(evidence, seconds=time.perf_counter() - began))
 
 
 @contextmanager

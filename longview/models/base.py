@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.answer_evidence import Detail, PatchGrid
 from longview.errors import MediaError
 from longview.media import Medium
 from longview.messages import FrameUsed, Message, Progress
@@ -46,6 +47,8 @@ class EncoderInput:
     """All that decides the pixels besides the frame: sizes, the grid of crops, how they are normalised."""
     pixels: Callable[[Image.Image], Mapping[str, Tensor]]
     """The frame's picture → the arguments of `Model.encode`, by name, each with a row a crop."""
+    grids: Callable[[int, int], Sequence[PatchGrid]]
+    """Width and height of the frame → where the patches of all crops lie on it, in the order of their features."""
 
 
 @dataclass
@@ -259,6 +262,10 @@ class Model(Protocol):
     """Component ("vision", "connector", "language") → substrings of its parameters' names; the first match counts."""
     language_model: Any
     """A causal language model of transformers, whose decoder layers are `language_model.model.layers`."""
+    detail: Detail
+    """What `encode` says of a patch besides its features, for evidence."""
+    signal: str
+    """What `evidence` measures, in a line."""
     training: bool
     device: torch.device
     dtype: torch.dtype
@@ -285,8 +292,14 @@ class Model(Protocol):
     def footprint(cls, config: Any, dtype: torch.dtype) -> Footprint:
         """What a model of this config costs in memory; nothing is allocated."""
 
-    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
-        """Pixels (N, 3, R, R) → features (N, P, D), `config.vision_batch_size` pictures at a time."""
+    def encode(
+        self, pixel_values: Tensor, progress: Progress | None = None, details: list[Tensor] | None = None
+    ) -> Tensor:
+        """Pixels (N, 3, R, R) → features (N, P, D), `config.vision_batch_size` pictures at a time.
+
+        Args:
+            details: Gets what `detail` names of some pictures' patches, (n, P, …), fp32; nothing where that is "".
+        """
 
     def embed_pictures(
         self, model_inputs: Mapping[str, Any], progress: Progress | None = None, features: Tensor | None = None
@@ -318,6 +331,17 @@ class Model(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, with hooks."""
+
+    def evidence(self, positions: Tensor, **arguments: Any) -> tuple[Tensor, Sequence[int]]:
+        """How much of its attention each token of one row gives to each patch: (T, N, P), fp32; and in which layers.
+
+        It runs `forward` with attention computed by the plain formula, for these tokens only. A picture that a token
+        cannot see has 0; the sum over a token's pictures is at most 1.
+
+        Args:
+            positions: Of each picture's placeholder, (N, W): `Processor.placeholder_positions` without the rows.
+            arguments: Of `forward`: a row of `embed_pictures`, or tokens behind what a cache holds.
+        """
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """First positions of pictures that are no part of the sequence, for one row of `embed_pictures`."""

@@ -19,6 +19,7 @@ from transformers import GenerationMixin
 from longview.errors import RequestError
 from longview.messages import Progress
 from longview.models.base import IGNORED
+from longview.models.evidence import recorded
 from longview.models.packing import pack
 from longview.models.transformers_seams import CACHE_NAME, takes_cache_by_either_name
 from longview.wording import counted
@@ -43,6 +44,7 @@ class PicturesInSequence(GenerationMixin):
 
     placeholder: int
     """Stands in `input_ids` for one picture."""
+    signal = "attention to the picture's positions of the language sequence, the mean over all heads and layers"
     config: Any
     device: torch.device
     language_model: Any
@@ -176,6 +178,14 @@ class PicturesInSequence(GenerationMixin):
         kwargs.pop("left_padding", None)
         merged = self.merge_pictures(input_ids, attention_mask, None, pixel_values, left_padding=True)
         return super().generate(inputs_embeds=merged.embeds, attention_mask=merged.mask.long(), **kwargs)
+
+    @torch.no_grad()
+    def evidence(self, positions: Tensor, **arguments: Any) -> tuple[Tensor, Sequence[int]]:
+        """See `base.Model.evidence`: attention to the pictures' positions, the mean over all heads and layers."""
+        tokens: Tensor = arguments["inputs_embeds"] if "inputs_embeds" in arguments else arguments["input_ids"]
+        with recorded(self.language_model.config, positions) as record:
+            self.forward(**arguments, logits_to_keep=1, evidence=record)
+        return record.mean(tokens.shape[1]), tuple(record.layers)
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """None: all pictures are part of the sequence."""

@@ -124,15 +124,20 @@ ATTENTION = AttentionInterface()
 
 
 @contextlib.contextmanager
-def masks_of_any_form(config: Any) -> Iterator[None]:
-    """Attention that takes a mask (B, 1, T, S): sdpa where it was flash attention, which takes none."""
+def attention_set_to(config: Any, implementation: str) -> Iterator[None]:
+    """Another implementation of attention for a while, by its name in transformers' registry."""
     before = config._attn_implementation
-    if before is not None and before.startswith("flash"):
-        config._attn_implementation = "sdpa"
+    config._attn_implementation = implementation
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+def masks_of_any_form(config: Any) -> contextlib.AbstractContextManager[None]:
+    """Attention that takes a mask (B, 1, T, S): sdpa where it was flash attention, which takes none."""
+    before = config._attn_implementation
+    return attention_set_to(config, "sdpa" if before is not None and before.startswith("flash") else before)
 
 
 def attention_implementation(config: Any) -> Callable[..., Any]:

@@ -169,7 +169,7 @@ def test_where_there_is_no_memory_to_split_a_batch_one_request_makes_room(engine
         ("feature_cache", "get"),
         ("prefix_cache", "put"),
         ("prefix_cache", "find"),
-        ("scheduler", "_extend_prefix_key"),
+        ("scheduler", "_extended_prefix_key"),
     ],
 )
 @pytest.mark.parametrize("error", [MemoryError, ValueError])

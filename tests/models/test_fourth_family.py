@@ -79,7 +79,9 @@ def test_a_family_in_a_folder_of_its_own_answers_and_learns_by_the_program(outsi
 
 
 def test_a_family_in_a_folder_of_its_own_keeps_the_contract_and_inherits_the_laws(outside):
-    tests = [str(ROOT / "tests" / "models" / name) for name in ("test_contract.py", "test_laws.py")]
+    tests = [
+        str(ROOT / "tests" / "models" / name) for name in ("test_contract.py", "test_laws.py", "test_evidence_laws.py")
+    ]
     options = ["-c", str(ROOT / "pyproject.toml"), "-p", "with_halves", "-p", "no:cacheprovider", "-k", "halves"]
     ran = run(outside, "-m", "pytest", *options, *tests)
     assert not ran.returncode, ran.stdout[-3000:] + ran.stderr[-1000:]

@@ -25,6 +25,7 @@ class HalvesModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
 
     config_class = HalvesConfig
     placeholder = PLACEHOLDER
+    detail = ""
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -42,7 +43,9 @@ class HalvesModel(PicturesInSequence, PreTrainedModel, GenerationMixin):
 
     # ── vision and fusion ──
 
-    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
+    def encode(
+        self, pixel_values: Tensor, progress: Progress | None = None, details: list[Tensor] | None = None
+    ) -> Tensor:
         """Pixels (N, 3, R, R) → embeddings (N, 2, D)."""
         weight = self.colours.projection.weight
         embeds: list[Tensor] = []

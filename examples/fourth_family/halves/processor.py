@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.answer_evidence import PatchGrid
 from longview.media import Medium
 from longview.messages import Message
 from longview.models import checkpoint
@@ -90,8 +91,12 @@ class HalvesProcessor(ChatProcessor):
         text_inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         if train:
             text_inputs["labels"] = torch.tensor([labels])
+
+        def halves(width: int, height: int) -> list[PatchGrid]:
+            return [PatchGrid(0, 0, width, height, rows=1, columns=2, shown=(0, 0, width, height))]
+
         encoder_inputs = [
-            EncoderInput(which, number, 1, self.config.picture_size, lambda image: self.pixel_inputs([image]))
+            EncoderInput(which, number, 1, self.config.picture_size, lambda image: self.pixel_inputs([image]), halves)
             for which, medium in enumerate(media)
             for number in range(len(medium.frames))
         ]

@@ -79,8 +79,11 @@ class PatchInfoMining(nn.Module):
         self.key = _projection(fine_width, width)
         self.value = _projection(fine_width, width)
 
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+    def forward(self, coarse: Tensor, fine: Tensor, details: list[Tensor] | None = None) -> Tensor:
         """Coarse features (n, p, C) and fine ones (n, Ca, M, M) → what was mined, (n, p, C), to be added to the former.
+
+        Args:
+            details: Gets how each query weighs its window, (n, p, m²), fp32.
 
         Raises:
             CheckpointError: the fine features do not divide among the patches.
@@ -90,7 +93,10 @@ class PatchInfoMining(nn.Module):
         # keys are scaled before the product, which fp16 could not hold otherwise; what still overflows is clipped
         key = key / math.sqrt(query.shape[-1])
         scores = (query[:, :, None] @ key.transpose(-1, -2)).nan_to_num()  # (n, p, 1, m²)
-        return (scores.softmax(-1) @ value)[:, :, 0]
+        weights = scores.softmax(-1)
+        if details is not None:
+            details.append(weights[:, :, 0].float())
+        return (weights @ value)[:, :, 0]
 
 
 def views(coarse: Tensor, fine: Tensor, grid: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,6 +112,16 @@ def views(coarse: Tensor, fine: Tensor, grid: int) -> Iterator[tuple[Tensor, Ten
         yield coarse[:, number], quadrant
 
 
-def mine_views(mining: PatchInfoMining, coarse: Tensor, fine: Tensor, grid: int) -> Tensor:
-    """(n, views, p, C) and (n, Ca, M, M) → (n, P, C), P = views · p: every patch with what it mined."""
-    return torch.cat([view + mining(view, under) for view, under in views(coarse, fine, grid)], dim=1)
+def mine_views(
+    mining: PatchInfoMining, coarse: Tensor, fine: Tensor, grid: int, details: list[Tensor] | None = None
+) -> Tensor:
+    """(n, views, p, C) and (n, Ca, M, M) → (n, P, C), P = views · p: every patch with what it mined.
+
+    Args:
+        details: Gets how each patch weighs its window, (n, P, m²).
+    """
+    of_views: list[Tensor] | None = None if details is None else []
+    mined = [view + mining(view, under, of_views) for view, under in views(coarse, fine, grid)]
+    if details is not None and of_views is not None:
+        details.append(torch.cat(of_views, dim=1))
+    return torch.cat(mined, dim=1)

@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from longview.answer_evidence import Detail
 from longview.errors import CheckpointError, RequestError
 from longview.messages import Progress
 from longview.models import checkpoint, tied_head
@@ -59,6 +60,7 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
     config_class = MGMConfig
     processor_class = MGMProcessor
     placeholder = PLACEHOLDER
+    detail: Detail = "mined"
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -95,17 +97,23 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
 
     # ── vision and fusion; the language model follows in `PicturesInSequence.forward` ──
 
-    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
-        """Pixels (N, 3, S, S) → embeddings (N, P, D), a few pictures at a time."""
+    def encode(
+        self, pixel_values: Tensor, progress: Progress | None = None, details: list[Tensor] | None = None
+    ) -> Tensor:
+        """Pixels (N, 3, S, S) → embeddings (N, P, D), a few pictures at a time.
+
+        Args:
+            details: Gets how each patch weighs the fine ones that it mines, (n, P, m²).
+        """
         side, grid = self.config.vision_config.image_size, self.config.image_grid
         embeds: list[Tensor] = []
         for chunk in pixel_values.split(self.config.pictures_per_chunk):
-            embeds.append(self.encode_images(small_views(chunk, side, grid), chunk))
+            embeds.append(self.encode_images(small_views(chunk, side, grid), chunk, details))
             if progress is not None:
                 progress(sum(map(len, embeds)), len(pixel_values), "encoding pictures")
         return torch.cat(embeds)
 
-    def encode_images(self, images: Tensor, images_aux: Tensor | None) -> Tensor:
+    def encode_images(self, images: Tensor, images_aux: Tensor | None, details: list[Tensor] | None = None) -> Tensor:
         """Two sizes of the same pictures → embeddings (n, P, D).
 
         Args:
@@ -127,7 +135,7 @@ class MGMModel(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Genera
         else:
             stem = self.vision_tower_aux.embeddings.patch_embeddings.weight
             fine = self.vision_tower_aux(images_aux.to(stem.device, stem.dtype))
-            features = mine_views(self.mining, coarse, fine.to(coarse.device), self.config.image_grid)
+            features = mine_views(self.mining, coarse, fine.to(coarse.device), self.config.image_grid, details)
         return self.projector(features)
 
     def merge(

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.answer_evidence import Box, PatchGrid
 from longview.errors import RequestError
 from longview.media import Medium
 from longview.messages import Message
@@ -128,7 +129,7 @@ class MGMProcessor(OfficialProcessorCalls):
                 for number in range(len(medium.frames)):
                     segments += ["\n"] * (number > 0) + [None]
                     encoder_inputs.append(
-                        EncoderInput(which, number, 1, settings, lambda image: self.pixel_inputs([image]))
+                        EncoderInput(which, number, 1, settings, lambda image: self.pixel_inputs([image]), self.grids)
                     )
             turns.append((message.role, segments))
         warnings = [warning for medium in media for warning in medium.warnings]
@@ -172,6 +173,33 @@ class MGMProcessor(OfficialProcessorCalls):
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `base.Processor.placeholder_positions`."""
         return expanded_positions(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
+
+    def grids(self, width: int, height: int) -> list[PatchGrid]:
+        """Where the patches of the views are on a picture of this size: the whole of it first, then its quarters."""
+        left, upper, right, lower = self._square(width, height)
+        tower, grid = self.config.vision_config, self.config.image_grid
+        patches = tower.image_size // tower.patch_size
+        part = patches * tower.patch_size / tower.image_size
+        views = [(1, 0, 0)] if grid > 1 else []  # how many along a side, and which row and column
+        views += [(grid, row, column) for row in range(grid) for column in range(grid)]
+        found = []
+        for count, row, column in views:
+            wide, high = (right - left) / count, (lower - upper) / count
+            x, y = left + column * wide, upper + row * high
+            shown = (max(x, 0), max(y, 0), min(x + wide, width), min(y + high, height))
+            found.append(PatchGrid(x, y, x + part * wide, y + part * high, patches, patches, shown))
+        return found
+
+    def _square(self, width: int, height: int) -> Box:
+        """What `pixels` shows of a picture of this size, in its pixels: with a border around it, or its middle."""
+        longer, shorter, side = max(width, height), min(width, height), self.config.image_size_aux
+        if self.config.image_aspect_ratio == "pad":
+            left, upper = (longer - width) // 2, (longer - height) // 2
+            return -left, -upper, longer - left, longer - upper
+        wide, high = int(side * width / shorter), int(side * height / shorter)
+        x, y = width / wide, height / high
+        left, upper = (wide - side) // 2, (high - side) // 2
+        return left * x, upper * y, (left + side) * x, (upper + side) * y
 
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture → (3, S, S): made square by a border or by cutting its middle out, resized and normalised."""

@@ -136,18 +136,23 @@ class ImageSettings(NamedTuple):
             RequestError: it is so narrow that nothing would be left of it.
         """
         image = image.convert("RGB")
-        longer, shorter = max(image.size), min(image.size)
-        other = int(shorter / longer * self.side) if longer != shorter else self.side
-        if not other:
+        left, upper, right, lower = self.fitted(*image.size)
+        if right == left or lower == upper:
             raise RequestError(
                 f"a crop of {image.width} × {image.height} pixels has no width left when it is fitted into "
                 f"{self.side} × {self.side}; cut the picture into parts that are less narrow"
             )
-        size = (self.side, other) if image.width == longer else (other, self.side)
-        resized = resize(image, size, self.resample)
+        resized = resize(image, (right - left, lower - upper), self.resample)
         pixels: Any = (np.asarray(resized) * self.rescale_factor).astype(np.float32)  # scaled in fp64, as numpy 2 does
         pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         canvas = np.zeros((3, self.side, self.side), np.float32)
-        left, upper = (self.side - size[0]) // 2, (self.side - size[1]) // 2
-        canvas[:, upper : upper + size[1], left : left + size[0]] = pixels.transpose(2, 0, 1)
+        canvas[:, upper:lower, left:right] = pixels.transpose(2, 0, 1)
         return torch.from_numpy(canvas)
+
+    def fitted(self, width: int, height: int) -> Box:
+        """Where in the square of `side` pixels a crop of this size is; of width or height 0 where it is too narrow."""
+        longer, shorter = max(width, height), min(width, height)
+        other = int(shorter / longer * self.side) if longer != shorter else self.side
+        wide, high = (self.side, other) if width == longer else (other, self.side)
+        left, upper = (self.side - wide) // 2, (self.side - high) // 2
+        return left, upper, left + wide, upper + high

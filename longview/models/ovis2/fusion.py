@@ -35,6 +35,8 @@ from longview.models.sequence import Merged
 
 PLACEHOLDER = -300
 """The placeholder of one crop in `input_ids`: the authors' IMAGE_ATOM_ID."""
+MOST_WORDS = 5
+"""Visual words of a patch that evidence names."""
 BEGIN, THUMBNAIL, COLUMN, ROW, END = INDICATORS = (-301, -302, -303, -304, -305)
 """Stand in `input_ids` around crops; −301−i is row V−5+i of the visual embedding table."""
 
@@ -81,6 +83,12 @@ def tokenize(logits: Tensor, function: str, tau: float = 1.0, noise: Tensor | No
 def one_hot_argmax(scores: Tensor) -> Tensor:
     """One-hot vectors of the largest scores; the first of equals."""
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+
+
+def likeliest_words(visual_tokens: Tensor) -> Tensor:
+    """Visual tokens (n, P, V) → numbers and probabilities of the `MOST_WORDS` likeliest words, (n, P, k, 2), fp32."""
+    probabilities, words = visual_tokens.float().topk(MOST_WORDS)
+    return torch.stack([words.float(), probabilities], dim=-1)
 
 
 class VisualTokenizer(nn.Module):

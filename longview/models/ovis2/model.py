@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM
 
+from longview.answer_evidence import Detail
 from longview.messages import Progress
 from longview.models import checkpoint, tied_head
 from longview.models.arguments import check_kept, configured, opened
@@ -45,6 +46,7 @@ class Ovis2Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gene
     config_class = OvisConfig
     processor_class = Ovis2Processor
     placeholder = PLACEHOLDER
+    detail: Detail = "words"
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -76,13 +78,22 @@ class Ovis2Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gene
 
     # ── vision and fusion; the language model follows in `PicturesInSequence.forward` ──
 
-    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
-        """Pixels (N, 3, R, R) → embeddings (N, P, D), `vision_batch_size` crops at a time."""
+    def encode(
+        self, pixel_values: Tensor, progress: Progress | None = None, details: list[Tensor] | None = None
+    ) -> Tensor:
+        """Pixels (N, 3, R, R) → embeddings (N, P, D), `vision_batch_size` crops at a time.
+
+        Args:
+            details: Gets the likeliest visual words and their probabilities, (n, P, k, 2).
+        """
         visual = self.visual_tokenizer
         device = pixel_values.device if visual.device.type == "meta" else visual.device  # meta: kept on disk
         embeds: list[Tensor] = []
         for chunk in pixel_values.split(self.config.vision_batch_size):
-            embeds.append(self.vte(visual(chunk.to(device, visual.dtype))))
+            tokens = visual(chunk.to(device, visual.dtype))  # (n, P, V)
+            embeds.append(self.vte(tokens))
+            if details is not None:
+                details.append(fusion.likeliest_words(tokens))
             if progress is not None:
                 progress(sum(map(len, embeds)), len(pixel_values), "encoding pictures")
         return torch.cat(embeds)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.answer_evidence import PatchGrid
 from longview.errors import CheckpointError
 from longview.media import Medium
 from longview.messages import Message
@@ -29,7 +30,7 @@ from longview.models.chat import SETTINGS
 from longview.models.ovis2 import port
 from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
-from longview.models.ovis2.crops import WHOLE, Grid, ImageSettings, choose_grid, placeholders
+from longview.models.ovis2.crops import WHOLE, Grid, ImageSettings, boxes, choose_grid, placeholders
 from longview.models.ovis2.fusion import PLACEHOLDER
 from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
 from longview.models.sequence import expanded_positions
@@ -158,7 +159,10 @@ class Ovis2Processor(OfficialProcessorCalls):
                     segments += ["\n"] * (number > 0) + [None]
                     pictures.append(ids)
                     settings, pixels = (self.image_settings, grid), partial(self._encoder_pixels, grid=grid)
-                    encoder_inputs.append(EncoderInput(len(crops), number, ids.count(PLACEHOLDER), settings, pixels))
+                    grids = partial(self._grids, grid=grid)
+                    encoder_inputs.append(
+                        EncoderInput(len(crops), number, ids.count(PLACEHOLDER), settings, pixels, grids)
+                    )
                 crops.append(ids.count(PLACEHOLDER))
             turns.append((message.role, segments))
         ids, labels = self._plain(turns, pictures) if sample_format.plain else self._build(turns, pictures, learn=train)
@@ -194,6 +198,20 @@ class Ovis2Processor(OfficialProcessorCalls):
     def placeholder_positions(self, batch: Mapping[str, Any]) -> Tensor:
         """The visual tokens. See `base.Processor.placeholder_positions`."""
         return expanded_positions(batch["input_ids"] == PLACEHOLDER, self.config.patches_per_picture)
+
+    def _grids(self, width: int, height: int, grid: Grid) -> list[PatchGrid]:
+        """Where the patches of the whole picture and of its crops are."""
+        visual = self.config.visual_tokenizer_config
+        tower, stride = visual.backbone_config, visual.hidden_stride
+        side = -(-(tower.image_size // tower.patch_size) // stride)
+        reached = side * stride * tower.patch_size
+        found = []
+        for box in [(0, 0, width, height), *(boxes(width, height, *grid) if grid != WHOLE else [])]:
+            fitted = self.image_settings.fitted(box[2] - box[0], box[3] - box[1])
+            if side**2 + 1 == self.config.patches_per_picture:  # a class token comes first, of all of the crop
+                found.append(PatchGrid(*box, 1, 1, box))
+            found.append(PatchGrid.of_crop(reached, side, side, fitted, box))
+        return found
 
     def _encoder_pixels(self, image: Image.Image, grid: Grid) -> dict[str, Tensor]:
         """One picture → the arguments of `Ovis2Model.encode`."""

@@ -163,6 +163,9 @@ class HyperAttention(nn.Module):
             if side_cache is not None:
                 begin = int(kv_cache.get_seq_length(self.layer_idx))
             key, value = kv_cache.update(key, value, self.layer_idx)
+        if side_cache is not None and visual is not None and side_cache.attended is not None:
+            attended = self._attended(query, (key, value), attention_mask, side_cache, visual, begin)
+            side_cache.attended[self.layer_idx] = attended
         if side_cache is None or visual is None:
             context = self._attend_text(query, key, value, attention_mask, **kwargs)
         elif self.joint_softmax:
@@ -211,12 +214,42 @@ class HyperAttention(nn.Module):
         else:
             visual_context, lse = self._attend_by_runs(grouped, side_cache, visual, begin)
         text_context = text.transpose(1, 2).unflatten(1, grouped.shape[1:3])  # (B, Hkv, G, T, D)
-        if self.config.gate == "token":
-            gate = self.gate_proj(text_context)
-        else:
-            gate = torch.sigmoid(self.gate).view(1, *grouped.shape[1:3], 1, self.head_dim)
-        gate = torch.where(torch.isfinite(lse).unsqueeze(-1), gate, 0.0)
+        gate = torch.where(torch.isfinite(lse).unsqueeze(-1), self._gate(text_context), 0.0)
         return gate_contexts(text_context, visual_context, gate).flatten(1, 2).transpose(1, 2)
+
+    def _gate(self, text_context: Tensor) -> Tensor:
+        """240728 and 241014: the part of the pictures' context, by channel, for that of text (B, Hkv, G, T, D)."""
+        if self.config.gate == "token":
+            return self.gate_proj(text_context)
+        return torch.sigmoid(self.gate).view(1, *text_context.shape[1:3], 1, self.head_dim)
+
+    def _attended(
+        self,
+        query: Tensor,
+        text: KeyValue,
+        mask: Tensor | None,
+        side_cache: VisualKVCache,
+        visual: list[KeyValue],
+        begin: int,
+    ) -> Tensor:
+        """What part of the fused context each visual key is, the mean over heads, of one row: (T, M), fp32.
+
+        241101 has the visual part of the joint softmax. The others have the softmax over pictures times the gate, which
+        is by channel: its mean.
+        """
+        grouped = query.unflatten(1, (text[0].shape[1], -1)) * self.scaling  # (1, Hkv, G, T, D)
+        ((keys, _),) = visual
+        visible = side_cache.visible(1, begin, query.shape[2], keys.shape[1], self.joint_softmax, keys.device)
+        scores = (grouped.to(keys.dtype) @ keys.transpose(-1, -2).unsqueeze(1)).float()  # (1, Hkv, G, T, M)
+        scores = scores.masked_fill(~visible.unsqueeze(2), -torch.inf)
+        text_context, text_lse = attend_text(grouped, *text, mask)
+        lse = scores.logsumexp(-1)
+        if self.joint_softmax:
+            weights = (scores - torch.logaddexp(lse, text_lse).unsqueeze(-1)).exp()
+        else:
+            gate = self._gate(text_context.to(query.dtype)).float().mean(-1, keepdim=True)
+            weights = (scores - lse.unsqueeze(-1)).exp().nan_to_num() * gate
+        return weights.mean((0, 1, 2))
 
     def _is_dense(self, query: Tensor, visual: list[KeyValue]) -> bool:
         """Whether to compute with one padded batch and a mask: several rows with few keys, or where eager is set."""

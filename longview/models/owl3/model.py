@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
 
+from longview.answer_evidence import Detail
 from longview.errors import RequestError
 from longview.messages import Progress
 from longview.models import checkpoint, tied_head
@@ -74,6 +75,14 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         "language": ("language_model",),
     }
     """What a recipe can name; a parameter belongs to the first part one of whose names occurs in its own."""
+    detail: Detail = ""
+
+    @property
+    def signal(self) -> str:
+        """See `longview.models.base.Model.signal`."""
+        part = {"none": "in the joint softmax over text and pictures", "token": "times the token's gate"}
+        how = part.get(self.config.gate, "times the layer's gate")
+        return f"attention of the hyper layers to the picture {how}, the mean over heads and these layers"
 
     def __init__(self, config: Owl3Config) -> None:
         super().__init__(config)
@@ -173,10 +182,13 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
 
     # ── the forward pass ──
 
-    def encode(self, pixel_values: Tensor, progress: Progress | None = None) -> Tensor:
+    def encode(
+        self, pixel_values: Tensor, progress: Progress | None = None, details: list[Tensor] | None = None
+    ) -> Tensor:
         """Pixels (N, 3, R, R) → features (N, P, hidden), `vision_batch_size` pictures at a time.
 
-        The features are the output of the tower's last block but one, so the last block is not run.
+        The features are the output of the tower's last block but one, so the last block is not run. There are no
+        details of patches.
         """
         tower = self.vision_model
         weight = tower.embeddings.patch_embedding.weight
@@ -299,6 +311,24 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         if side_cache is not None:
             output = Owl3Output(**output, side_cache=side_cache)
         return output.to_tuple() if return_dict is False else output
+
+    @torch.no_grad()
+    def evidence(self, positions: Tensor, **arguments: Any) -> tuple[Tensor, Sequence[int]]:
+        """See `longview.models.base.Model.evidence`; the layers are the hyper layers."""
+        patches = self.config.patches_per_picture
+        given = arguments.pop("side_cache", None)
+        side_cache = VisualKVCache(1, patches) if given is None else given
+        side_cache.attended = {}
+        try:
+            self.forward(**arguments, side_cache=side_cache, logits_to_keep=1)
+            found = side_cache.attended
+        finally:
+            side_cache.attended = None
+        if not found:
+            return torch.zeros(arguments["input_ids"].shape[1], 0, patches), ()
+        first = next(iter(found.values()))
+        mean = torch.stack([each.to(first.device) for each in found.values()]).mean(0)
+        return mean.unflatten(1, (-1, patches)), tuple(found)
 
     def picture_starts(self, arguments: Mapping[str, Any]) -> list[int]:
         """Where the placeholders of one row of `embed_pictures`'s arguments start."""

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from longview.answer_evidence import PatchGrid
 from longview.errors import CheckpointError, RequestError
 from longview.media import Medium
 from longview.messages import Message
@@ -130,7 +131,8 @@ class Owl3Processor(OfficialProcessorCalls):
                 count = sum(segment is None for segment in placed) // len(medium.frames)
                 settings, pixels = (self.config.picture_size, grid), partial(self.pixels, grid=grid)
                 encoder_inputs += [
-                    EncoderInput(len(crops), i, count, settings, pixels) for i in range(len(medium.frames))
+                    EncoderInput(len(crops), i, count, settings, pixels, partial(self.grids, grid=grid))
+                    for i in range(len(medium.frames))
                 ]
                 crops.append(count)
             turns.append((message.role, segments))
@@ -279,6 +281,19 @@ class Owl3Processor(OfficialProcessorCalls):
     def pixels(self, image: Image.Image, grid: tuple[int, int] | None) -> dict[str, Tensor]:
         """One picture → what `Owl3Model.encode` takes."""
         return {"pixel_values": torch.stack(self.views(image, grid))}
+
+    def grids(self, width: int, height: int, grid: tuple[int, int] | None) -> list[PatchGrid]:
+        """Where the patches of `views` are on a picture of this size."""
+        size, side = self.config.picture_size, self.config.grid_side
+        reached = side * self.config.vision_config.patch_size
+        rows, columns = grid or (0, 0)
+        places = [
+            (column * width / columns, row * height / rows, (column + 1) * width / columns, (row + 1) * height / rows)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        places.append((0.0, 0.0, width, height))
+        return [PatchGrid.of_crop(reached, side, side, (0, 0, size, size), place) for place in places]
 
     def views(self, image: Image.Image, grid: tuple[int, int] | None) -> list[Tensor]:
         """One picture → (3, R, R) tensors in [−1, 1]: its crops row after row and the global view last, or that alone.

@@ -71,6 +71,8 @@ class VisualKVCache:
         self.rows = [RowPictures() for _ in range(num_rows)]
         self.patches = patches
         self.pending: PendingPictures | None = None
+        self.attended: dict[int, Tensor] | None = None
+        """By layer, attention of the tokens of a pass to the keys, (T, M), where evidence is asked for: of one row."""
         self._padded: dict[tuple[int, int], KeyValue] = {}  # by layer and batch size, until pictures are added
         self._first_visible: dict[int, Tensor] = {}  # by batch size, until pictures are added
 
