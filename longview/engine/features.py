@@ -43,9 +43,12 @@ PIXEL_THREADS = min(8, (os.cpu_count() or 1) // 2)
 
 def feature_key(model_id: str, medium: Medium, encoder_input: EncoderInput) -> str:
     """The key of a frame's features in a `FeatureCache`."""
-    return digest_of(
-        "picture features", model_id, medium.digest, medium.frames[encoder_input.frame].index, encoder_input.settings
-    )
+    return _feature_key(model_id, medium.digest, medium.frames[encoder_input.frame].index, encoder_input.settings)
+
+
+@functools.lru_cache(4096)  # many questions about a film ask for those of the same frames
+def _feature_key(*fields: object) -> str:
+    return digest_of("picture features", *fields)
 
 
 def details_key(key: str) -> str:

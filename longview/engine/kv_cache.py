@@ -62,6 +62,8 @@ class KVCacheLayer(CacheLayerMixin):
         keys, values = self.tensors()
         rows, length = key_states.shape[0], key_states.shape[2]
         end = self.cache.longest + length
+        if end > keys.shape[2]:
+            raise RuntimeError(f"{end} positions of a KV cache that has {keys.shape[2]}; reserve them first")
         if self.cache.write_positions is None:
             keys[:rows, :, end - length : end] = key_states
             values[:rows, :, end - length : end] = value_states
@@ -105,12 +107,13 @@ class KVCache(Cache):
 
     Args:
         positions: Positions of a row that are allocated at first.
+        rows: Rows that are allocated at first.
     """
 
     layers: list[KVCacheLayer]
 
-    def __init__(self, num_layers: int, positions: int = MIN_POSITIONS) -> None:
-        self.row_capacity, self.position_capacity = 1, positions
+    def __init__(self, num_layers: int, positions: int = MIN_POSITIONS, rows: int = 1) -> None:
+        self.row_capacity, self.position_capacity = rows, positions
         self.lengths: list[int] = []
         super().__init__(layers=[KVCacheLayer(self) for _ in range(num_layers)])
         self.side_cache: SideCache | None = None
@@ -120,9 +123,8 @@ class KVCache(Cache):
 
     @classmethod
     def empty(cls, num_layers: int, positions: int, rows: int = 1) -> KVCache:
-        """Rows of length 0, with room for so many positions."""
-        cache = cls(num_layers)
-        cache.reserve(positions, rows)
+        """Rows of length 0, with room for just so many positions: they are not kept for long."""
+        cache = cls(num_layers, positions, rows)
         cache.lengths = [0] * rows
         return cache
 

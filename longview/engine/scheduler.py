@@ -449,7 +449,8 @@ class Scheduler:
     def _joined_rows(self, group: Sequence[Request]) -> KVCache:
         """What is in the KV caches of requests, as rows of one."""
         longest = max(request.prefix_key.length for request in group)
-        rows = KVCache.empty(self.runner.num_layers, longest + 1, len(group))
+        behind = max(1, *(sum(map(len, request.answers)) for request in group))
+        rows = KVCache.empty(self.runner.num_layers, longest + behind, len(group))
         begin = group[0].num_prefilled
         if not begin:
             return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ from longview.wording import counted
 Segment = str | None
 """A text, or None where a picture stands."""
 Text = TypeVar("Text")
+TEMPLATE_TEXTS = ("\n", "system\n", "user\n", "assistant\n")
+"""Of the chat template that Qwen's language models have."""
 
 
 def special_ids(tokenizer: Any, tokens: Iterable[str]) -> dict[str, int]:
@@ -32,6 +35,32 @@ def special_ids(tokenizer: Any, tokens: Iterable[str]) -> dict[str, int]:
     if missing:
         raise RequestError(f"the tokenizer lacks {', '.join(missing)}; use the one in the checkpoint's folder")
     return ids
+
+
+class EncodesText:
+    """Encodes texts of a prompt by `tokenizer`; those that stand in every prompt, once."""
+
+    tokenizer: Any
+
+    def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
+        """A text → ids, without tokens that the tokenizer itself would add.
+
+        Args:
+            parse_specials: Whether `<|im_end|>` and the like in the text are special tokens.
+        """
+        if parse_specials or text not in TEMPLATE_TEXTS:
+            return self._ids(text, parse_specials)
+        if text not in self._template_ids:
+            self._template_ids[text] = self._ids(text, parse_specials)
+        return list(self._template_ids[text])
+
+    @cached_property
+    def _template_ids(self) -> dict[str, list[int]]:
+        return {}
+
+    def _ids(self, text: str, parse_specials: bool) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)
+        return list(encoded["input_ids"])
 
 
 def join_texts(segments: Iterable[Text | None]) -> Iterator[list[Text] | None]:

@@ -114,21 +114,19 @@ def _descriptions(question: Any, answers: Sequence[str]) -> str:
 def body(request: DecisionRequest, scored: Mapping[str, Any]) -> dict[str, Any]:
     """The reply, of what the model's process has scored."""
     pairs = zip(request.questions, scored["logprobs"], strict=True)
-    usages = [receipt["usage"] for receipt in scored["receipts"]]
-    read, cached = (sum(usage[name] for usage in usages) for name in ("prompt_tokens", "cached_tokens"))
-    receipt = scored["receipts"][0]
+    read, written = scored["input_tokens"], scored["output_tokens"]
     return {
         "object": "decision",
         "model": request.model,
         "answers": [answer(question, probabilities_of(logprobs)) for question, logprobs in pairs],
         "usage": {
             "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-            "output_tokens": scored["output_tokens"],
+            "input_tokens_details": {"cached_tokens": scored["cached_tokens"], "cache_write_tokens": 0},
+            "output_tokens": written,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": read + scored["output_tokens"],
+            "total_tokens": read + written,
         },
-        "longview": {name: receipt[name] for name in ("frames", "timings", "warnings")},
+        "longview": {name: scored["receipt"][name] for name in ("frames", "timings", "warnings")},
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ class Engines:
         self._limits = limits_of(config["limits"])
         self._engines = open_engines(config)
         self._painter = painter_of(config.get("painter"), self._engines[""])
+        gc.collect()
+        gc.freeze()  # looking through all that stays as long as the process took 0.2 s, now and then
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -108,15 +111,18 @@ class Engines:
         blobs: Sequence[bytes],
         settings: Any,
     ) -> dict[str, Any]:
-        """The log-probability of each answer of each question, and the receipt of each question."""
+        """The log-probability of each answer of each question, the receipt of the first, and what all of them used."""
         questions = [
             Question(tuple(part_of(part, blobs) for part in each["parts"]), tuple(each["answers"])) for each in given
         ]
         scores = await engine.ascore(messages, questions, **settings)
+        usages = [each.receipt.usage for each in scores]
         return {
             "logprobs": [list(each.logprobs) for each in scores],
-            "receipts": [each.receipt.as_dict() for each in scores],
-            "output_tokens": sum(each.receipt.usage.completion_tokens for each in scores),
+            "receipt": scores[0].receipt.as_dict(),
+            "input_tokens": sum(usage.prompt_tokens for usage in usages),
+            "cached_tokens": sum(usage.cached_tokens for usage in usages),
+            "output_tokens": sum(usage.completion_tokens for usage in usages),
         }
 
 

@@ -126,7 +126,7 @@ class Cluster:
             max_ongoing_requests=MAX_RUNNING,
             ray_actor_options={"num_cpus": 0 if self._is_own else 1, "num_gpus": gpus},
             request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-            health_check_period_s=2,
+            health_check_period_s=1,
             graceful_shutdown_wait_loop_s=0.5,
             graceful_shutdown_timeout_s=self._drain_seconds,
             **number,

@@ -17,7 +17,7 @@ def states(seed: int, length: int, rows: int = 1) -> torch.Tensor:
 
 def written(seed: int, length: int):
     """A row of two layers, written in two passes."""
-    row = KVCache.empty(2, length)
+    row = KVCache.empty(2, length + 1)
     keys = states(seed, length)
     for part in keys.split([length - 3, 3], dim=2):
         for layer in range(2):
@@ -39,6 +39,12 @@ def test_update_appends_and_returns_all_keys():
     found, _ = row.update(states(1, 1), states(2, 1), 0)
     assert torch.equal(found, torch.cat([keys, states(1, 1)], dim=2))
     assert row.get_seq_length() == 10, "a pass counts when it has succeeded"
+
+
+def test_positions_that_were_not_reserved_are_refused_before_anything_is_written():
+    row = KVCache.empty(2, 10)
+    with pytest.raises(RuntimeError, match="11 positions of a KV cache that has 10; reserve them first"):
+        row.update(states(0, 11), states(0, 11), 0)
 
 
 def test_rows_of_different_lengths_are_each_continued_at_their_own_end():

@@ -32,7 +32,15 @@ from longview.models.ovis2.compat import SYSTEM_PROMPT, OfficialProcessorCalls
 from longview.models.ovis2.config import OvisConfig
 from longview.models.ovis2.crops import WHOLE, Grid, ImageSettings, boxes, choose_grid, placeholders
 from longview.models.ovis2.fusion import PLACEHOLDER
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
+from longview.models.processing import (
+    EncodesText,
+    Segment,
+    check_media,
+    frames_used,
+    join_texts,
+    pad_rows,
+    special_ids,
+)
 from longview.models.sequence import expanded_positions
 from longview.requests import MediaOptions
 
@@ -44,7 +52,7 @@ COUNTS = ("max_partition", "max_partition_of_several", "frames")
 """What may stand there beside the authors' settings."""
 
 
-class Ovis2Processor(OfficialProcessorCalls):
+class Ovis2Processor(EncodesText, OfficialProcessorCalls):
     """Tokenizer, chat format and picture processing of Ovis2.
 
     Args:
@@ -279,10 +287,6 @@ class Ovis2Processor(OfficialProcessorCalls):
         for texts in join_texts(segments):
             ids += next(pictures) if texts is None else self._encode("".join(texts), parse_specials)
         return ids
-
-    def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)
-        return list(encoded["input_ids"])
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:

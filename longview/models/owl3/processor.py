@@ -31,7 +31,15 @@ from longview.models import checkpoint
 from longview.models.base import DEFAULT_FORMAT, IGNORED, EncoderInput, ModelInputs, SampleFormat
 from longview.models.owl3.compat import PLACEHOLDER, OfficialProcessorCalls
 from longview.models.owl3.config import Owl3Config
-from longview.models.processing import Segment, check_media, frames_used, join_texts, pad_rows, special_ids
+from longview.models.processing import (
+    EncodesText,
+    Segment,
+    check_media,
+    frames_used,
+    join_texts,
+    pad_rows,
+    special_ids,
+)
 from longview.models.tiling import cut, resize
 from longview.requests import MediaOptions
 
@@ -41,7 +49,7 @@ DETAIL = {"low": False, "high": True, "original": True}
 """Whether a picture is cut, by the detail that its part asks for."""
 
 
-class Owl3Processor(OfficialProcessorCalls):
+class Owl3Processor(EncodesText, OfficialProcessorCalls):
     """Tokenizer, chat format and picture processing of the mPLUG-Owl3 releases.
 
     Args:
@@ -267,10 +275,6 @@ class Owl3Processor(OfficialProcessorCalls):
         return BatchFeature(
             fields if labels is None else {**fields, "labels": torch.tensor([labels], dtype=torch.long)}
         )
-
-    def _encode(self, text: str, parse_specials: bool = False) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not parse_specials)
-        return list(encoded["input_ids"])
 
     # ── pictures ──
 

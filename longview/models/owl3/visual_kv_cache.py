@@ -183,7 +183,7 @@ class VisualKVCache:
             return self._padded[layer, batch_size]
         rows = [self.row_of(number, batch_size) for number in range(batch_size)]
         if all(key.shape == key_values[0][0].shape for key, _ in key_values):
-            keys, values = (torch.stack([pair[i] for pair in key_values])[rows] for i in (0, 1))
+            keys, values = (torch.stack([key_values[row][i] for row in rows]) for i in (0, 1))
         else:
             pad = nn.utils.rnn.pad_sequence
             keys, values = (pad([pair[i].transpose(0, 1) for pair in key_values], True)[rows] for i in (0, 1))
