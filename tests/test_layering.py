@@ -38,6 +38,7 @@ ROOMS = (
     ("media", "plugins", "world"),
     ("models",),
     ("engine",),
+    ("evidence",),
     ("train", "index"),
     ("serve", "eval", "bench", "curriculum"),
     ("cli",),

@@ -34,7 +34,7 @@ from longview.engine.scheduler import Scheduler
 from longview.engine.score import Question, Scores
 from longview.errors import LongviewError, RequestError
 from longview.messages import Answer, Conversation, Piece, Progress
-from longview.models.base import Processor
+from longview.models.base import Processor, SampleFormat
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import setting, validate
@@ -227,16 +227,27 @@ class Engine:
         _check_one(settings)
         return whole_answer([piece async for piece in self.astream(conversation, **settings)])
 
-    async def ascore(self, conversation: Conversation, questions: Sequence[Question], **settings: Any) -> list[Scores]:
+    async def ascore(
+        self,
+        conversation: Conversation,
+        questions: Sequence[Question],
+        *,
+        num_media: int | None = None,
+        **settings: Any,
+    ) -> list[Scores]:
         """The log-probabilities of given answers to many questions about one conversation, for asyncio.
 
         Takes what `astream` takes, but for how tokens are chosen. Cancelling the task cancels the requests.
+
+        Args:
+            num_media: Cut pictures into crops as in a conversation of so many media; default: as many as there are.
 
         Raises:
             RequestError: as `astream`, and for an answer that is too long.
         """
         parsed = parse_request(self, conversation, settings, (), None)
-        return await self._async_streams.score(replace(parsed, questions=tuple(questions)))
+        cut_as = SampleFormat(num_media=num_media)
+        return await self._async_streams.score(replace(parsed, questions=tuple(questions), sample_format=cut_as))
 
     @property
     def similarity(self) -> Similarity:

@@ -19,7 +19,7 @@ from longview.engine.token_bytes import TokenBytes
 from longview.errors import RequestError
 from longview.media import Medium, RelevanceQuery, distinctly_named
 from longview.messages import Conversation, Message, Progress, parse_messages
-from longview.models.base import EncoderInput, ModelInputs
+from longview.models.base import DEFAULT_FORMAT, EncoderInput, ModelInputs, SampleFormat
 from longview.models.sources import DEMOS
 from longview.notebook import THUMBNAILS, spread
 from longview.plugins import hooks_of
@@ -46,6 +46,8 @@ class ParsedRequest:
     progress: Progress | None = None
     questions: Sequence[Question] = ()
     """Questions whose answers are scored, one request for each; none: the conversation is answered."""
+    sample_format: SampleFormat = DEFAULT_FORMAT
+    """How pictures are cut, where that is not by what the conversation shows."""
 
 
 def parse_request(
@@ -103,10 +105,10 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
     messages, notes = run_before_model(parsed.hooks, parsed.messages, media[:count], parsed.progress)
     clock.end_phase("media")
     requests: list[Request] = []
-    answers: dict[str, list[int]] = {}
+    answers: dict[str | tuple[int, ...], list[int]] = {}
     for question, own in _with_own_media(parsed.questions, media[count:]):
         prompt = messages if question is None else question.messages(messages)
-        inputs = engine.processor.prepare(prompt, [*media[:count], *own])
+        inputs = engine.processor.prepare(prompt, [*media[:count], *own], sample_format=parsed.sample_format)
         if inputs.length >= engine.context_length:
             raise RequestError(
                 f"the conversation is {inputs.length} tokens long, and the model reads {engine.context_length}; "
@@ -132,7 +134,9 @@ def _make_requests(engine: Engine, parsed: ParsedRequest, clock: Clock, media: S
     return requests
 
 
-def _answers(engine: Engine, question: Question, inputs: ModelInputs, known: dict[str, list[int]]) -> list[list[int]]:
+def _answers(
+    engine: Engine, question: Question, inputs: ModelInputs, known: dict[str | tuple[int, ...], list[int]]
+) -> list[list[int]]:
     """The tokens of each answer to a question.
 
     Args:
@@ -143,7 +147,7 @@ def _answers(engine: Engine, question: Question, inputs: ModelInputs, known: dic
     """
     for answer in question.answers:
         if answer not in known:
-            known[answer] = answer_tokens(engine.processor, answer)
+            known[answer] = answer_tokens(engine.processor, answer) if isinstance(answer, str) else list(answer)
         most = min(MAX_SCORED, engine.context_length - inputs.length)
         if len(known[answer]) > most:
             raise RequestError(

@@ -27,7 +27,8 @@ class Question:
     to the last message itself."""
 
     parts: tuple[Part, ...]
-    answers: tuple[str, ...]
+    answers: tuple[str | tuple[int, ...], ...]
+    """Texts, whose ends are scored with them; or tokens, which are all that is scored."""
 
     def messages(self, conversation: Sequence[Message]) -> list[Message]:
         """The conversation with the question in its last message."""

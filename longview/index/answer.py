@@ -9,7 +9,6 @@ is compared: an answer rests on the piece without which it is least likely, if i
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longview.errors import RequestError
+from longview.evidence.deletion import CLEARLY, changes_without, wait_for
 from longview.index.moments import Found
 from longview.index.passages import read_passages
 from longview.index.sheet import clock
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 INTRODUCTION = "Below are several multimodal knowledge retrieved for you to make a decision.\n"
 CLAIM = "\nSay which knowledge the answer is based on, as in: based on knowledge 1."
-CLEARLY = 0.5
-"""Nats that an answer loses without a piece that it rests on, at least."""
 MOMENT_FRAMES = 4
 """Frames of a moment that are shown."""
 _CLAIMED = re.compile(r"\bknowledge\s+(\d+(?:\s*(?:,|&|and)\s*(?:knowledge\s+)?\d+)*)", re.IGNORECASE)
@@ -164,7 +162,14 @@ def answer_with(
     answer = engine.answer([*before, prompt(pieces, question, parts)], **settings)
     changes: dict[int, float] = {}
     if check and pieces and answer.text:
-        changes = asyncio.run(_changes(engine, pieces, question, parts, before, answer.text, settings))
+        conversation = [*before, prompt(pieces, question, parts)]
+        kept = {name: settings[name] for name in ("media", "limits") if name in settings}
+        others = [
+            [*before, prompt({other: piece for other, piece in pieces.items() if other != number}, question, parts)]
+            for number in pieces
+        ]
+        _, found_changes = wait_for(changes_without(engine, conversation, others, answer.text, **kept))
+        changes = dict(zip(pieces, found_changes, strict=True))
     claimed = claimed_in(answer.text)
     lowest = min(changes, key=lambda number: changes[number], default=None)
     used = [
@@ -178,29 +183,3 @@ def answer_with(
         for number, (each, _) in enumerate(shown, 1)
     ]
     return KnowledgeAnswer(answer, tuple(used), tuple(warnings))
-
-
-async def _changes(
-    engine: Engine,
-    pieces: Mapping[int, Sequence[Part]],
-    question: str,
-    parts: Sequence[Part],
-    before: Sequence[Message],
-    answer: str,
-    settings: Mapping[str, Any],
-) -> dict[int, float]:
-    """How the log-probability of an answer changes without each of the pieces, in nats."""
-    from longview.engine.score import Question
-
-    kept = {name: settings[name] for name in ("media", "limits") if name in settings}
-
-    async def logprob(shown: Mapping[int, Sequence[Part]]) -> float:
-        conversation = [*before, prompt(shown, question, parts)]
-        (scores,) = await engine.ascore(conversation, [Question((), (answer,))], **kept)
-        return scores.logprobs[0]
-
-    whole = await logprob(pieces)
-    each = await asyncio.gather(
-        *(logprob({other: shown for other, shown in pieces.items() if other != number}) for number in pieces)
-    )
-    return {number: without - whole for number, without in zip(pieces, each, strict=True)}

@@ -114,6 +114,8 @@ class SampleFormat:
     """Whether pictures are cut into crops."""
     max_partition: int | None = None
     """How many crops a picture is cut into at most."""
+    num_media: int | None = None
+    """How many media there are for the question how pictures are cut, where some have been left out."""
 
 
 DEFAULT_FORMAT = SampleFormat()

@@ -139,11 +139,12 @@ class Ovis2Processor(EncodesText, OfficialProcessorCalls):
     ) -> ModelInputs:
         """One conversation → ModelInputs. See `base.Processor.prepare`."""
         check_media(messages, media, "Ovis2")
+        num_media = sample_format.num_media or len(media)
         max_crops = (
             sample_format.max_partition
-            or (self.max_partition_of_several if len(media) > 1 else None)
+            or (self.max_partition_of_several if num_media > 1 else None)
             or self.max_partition
-            or (MAX_CROPS if len(media) == 1 else MAX_CROPS_OF_SEVERAL)
+            or (MAX_CROPS if num_media == 1 else MAX_CROPS_OF_SEVERAL)
         )
         if sample_format.cut is False:
             max_crops = 1

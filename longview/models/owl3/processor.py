@@ -116,8 +116,9 @@ class Owl3Processor(EncodesText, OfficialProcessorCalls):
         """One conversation → ModelInputs. See `longview.models.base.Processor.prepare`."""
         check_media(messages, media, "mPLUG-Owl3")
         # the release of July 2024 was not trained on crops of several pictures
-        cuts = self.cut_enable and (self.config.release != "240728" or len(media) == 1)
-        cuts = cuts and (self.cut_pictures is None or len(media) <= self.cut_pictures)
+        num_media = sample_format.num_media or len(media)
+        cuts = self.cut_enable and (self.config.release != "240728" or num_media == 1)
+        cuts = cuts and (self.cut_pictures is None or num_media <= self.cut_pictures)
         cuts = cuts if sample_format.cut is None else sample_format.cut
         encoder_inputs: list[EncoderInput] = []
         turns: list[tuple[str, list[Segment]]] = []
