@@ -1,11 +1,8 @@
-"""What is made of evidence: the deletion check, and the files that show both.
+"""What is made of evidence: the deletion check, and files of both.
 
-    Engine.answer(…, evidence=True) ── Answer.evidence ─┬── deletion: is it true? ──┐
-                                                        └───────────────────────────┴── report: a file of it
+    Engine.answer(…, evidence=True) ── Answer.evidence ─┬── deletion.check: is it true? ──┐
+                                                        └─────────────────────────────────┴── report.write
 
-`longview.answer_evidence` has the data, and `longview.engine.evidence` makes it.
+`longview.answer_evidence` has the data, and `longview.engine.evidence` makes it. Nothing is imported here, so that a
+file's name is checked before torch is there.
 """
-
-from longview.evidence.deletion import Deletion, acheck, check
-
-__all__ = ["Deletion", "acheck", "check"]

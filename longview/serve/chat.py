@@ -26,6 +26,8 @@ class Choice:
     logprobs: list[Mapping[str, Any]] | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     """What was painted of it, as data URIs."""
+    evidence: Mapping[str, Any] | None = None
+    """Where asked for; see `longview.answer_evidence.Evidence`."""
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Completion:
             choice.logprobs = [*(choice.logprobs or ()), *event["logprobs"]]
         if "receipt" in event:
             self.receipts[event["choice"]] = event["receipt"]
+        choice.evidence = event.get("evidence", choice.evidence)
         drawing = event.get("made", {}).get("drawing")
         if drawing is not None:
             url = f"data:image/png;base64,{drawing['png']}"
@@ -77,6 +80,14 @@ class Completion:
             return {}
         return {"longview": {name: value for name, value in self.receipts[choice].items() if name not in SAID}}
 
+    def extension(self) -> dict[str, Any]:
+        """The first answer's receipt, and the evidence of the only answer, or of each in turn, under their key."""
+        evidence = [choice.evidence for _, choice in sorted(self.choices.items()) if choice.evidence is not None]
+        if not evidence:
+            return self.receipt()
+        shown = evidence if len(self.choices) > 1 else evidence[0]
+        return {"longview": {**self.receipt().get("longview", {}), "evidence": shown}}
+
     def body(self) -> dict[str, Any]:
         """The whole completion."""
         choices = [
@@ -89,7 +100,7 @@ class Completion:
             for index, choice in sorted(self.choices.items())
         ]
         head = self._head("chat.completion")
-        return {**head, "choices": choices, "usage": self.usage(), **self.receipt()}
+        return {**head, "choices": choices, "usage": self.usage(), **self.extension()}
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.encode({**self._head("chat.completion.chunk"), "choices": choices, **more})
@@ -140,6 +151,9 @@ def _of_piece(event: Event, completion: Completion, more: Mapping[str, Any]) -> 
     if "receipt" in event:
         last = _choice(index, {}, event["finish_reason"])
         found.append(completion.chunk([last], **more, **completion.receipt(index)))
+    if "evidence" in event:
+        last = _choice(index, {})
+        found.append(completion.chunk([last], **more, longview={"evidence": event["evidence"]}))
     if "made" in event and completion.choices[index].images:
         found.append(completion.chunk([_choice(index, _images(completion.choices[index]))], **more))
     return found

@@ -172,6 +172,8 @@ def piece_of(piece: Piece) -> dict[str, Any]:
         found["receipt"] = piece.receipt.as_dict()
     if piece.logprobs is not None:
         found["logprobs"] = [each.as_dict() for each in piece.logprobs]
+    if piece.evidence is not None:
+        found["evidence"] = piece.evidence.as_dict()
     if piece.made is not None:
         found["made"] = dict(piece.made)
     return found

@@ -70,7 +70,8 @@ class JobBuilder:
         if n > self._options.max_answers:
             raise invalid(f"n is {n}; this server gives {self._options.max_answers} answers at most", "n")
         plugins = {name: bool(getattr(request.longview, name, None)) for name in settings_of(Plugins)}
-        return {"params": sampling_of(request), "media": media, "n": n, **plugins}
+        evidence = request.longview is not None and bool(request.longview.return_evidence)
+        return {"params": sampling_of(request), "media": media, "n": n, "evidence": evidence, **plugins}
 
     def _media(self, request: schema.ChatRequest) -> dict[str, Any]:
         """The media options of all videos, from all the places in which clients put them.

@@ -120,7 +120,7 @@ class Reply:
             "truncation": "disabled",
             "usage": self._usage() if ended else None,
             "metadata": {},
-            **(self.completion.receipt() if ended else {}),
+            **(self.completion.extension() if ended else {}),
         }
 
     def item(self, status: str) -> dict[str, Any]:

@@ -273,6 +273,9 @@ class Extension(Media):
 
     ocr: bool | None = Field(default=None, description="Read the text in pictures into the question.")
     gen: bool | None = Field(default=None, description="Have MGM describe a picture to be painted.")
+    return_evidence: bool | None = Field(
+        default=None, description="Say in the reply what each token of the answer gave its attention to."
+    )
     receipt: bool | None = Field(
         default=None, description="Say in the reply what the answer is based on; default: true."
     )

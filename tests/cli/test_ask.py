@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import longview as library
@@ -123,3 +125,38 @@ def test_a_bad_picture_is_reported_before_any_text_is_printed(refused, random_mo
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     message = refused("ask", "--model", random_model, media / "blue.png", tmp_path / "half.jpg", "What?")
     assert message.startswith("half.jpg")
+
+
+def test_evidence_is_written_and_said(ask, media, tmp_path):
+    place = tmp_path / "why.json"
+    ran = ask(media / "red.jpg", media / "clip.mp4", "What differs?", "--frames", 3, "--evidence", place)
+    plain = ask(media / "red.jpg", media / "clip.mp4", "What differs?", "--frames", 3)
+    assert ran.out == plain.out
+    assert "evidence  The answer " in ran.err
+    assert f"written to {place}" in ran.err
+    found = json.loads(place.read_text())
+    assert found["text"] + "\n" == ran.out
+    assert found["question"].endswith("What differs?")
+    assert [picture["kind"] for picture in found["evidence"]["pictures"]] == ["image", "video", "video", "video"]
+    assert len(found["deletion"]["alone"]) == 4
+    assert found["deletion"]["sentences"][0] in ran.err
+    silent = ask("--json", "--quiet", media / "red.jpg", "What?", "--evidence", place)
+    assert "evidence" not in silent.json
+    assert silent.err == CUT
+    assert len(json.loads(place.read_text())["evidence"]["pictures"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["red.jpg", "What?", "--evidence", "why.txt"], "'why.txt'; choose a name that ends in"),
+        (["red.jpg", "What?", "--evidence", "none/why.json"], "there is no folder none for why.json"),
+        (["Hello?", "--evidence", "why.json"], "says which pictures an answer rests on, and none is given"),
+        (["--questions", "rows.jsonl", "--evidence", "why.json"], "leave --questions, --index and --knowledge out"),
+    ],
+)  # fmt: skip
+def test_evidence_that_cannot_be_given_is_refused(ask, media, arguments, complaint):
+    ran = ask(*(media / argument if argument == "red.jpg" else argument for argument in arguments))
+    assert ran.code == 2
+    assert complaint in ran.err
+    assert ran.err.count("\n") == 1

@@ -51,6 +51,29 @@ def test_a_reply_carries_a_receipt_of_its_frames(client, engine):
     assert usage.prompt_tokens_details.image_tokens == expected.usage.visual_tokens > 0
 
 
+def test_evidence_comes_where_it_is_asked_for(client, engine):
+    asked = {"extra_body": {"longview": {"return_evidence": True}}}
+    completion = client.chat.completions.create(model="demo", messages=clip(), **asked)
+    expected = engine.answer(clip(), evidence=True).evidence.as_dict()
+    found = completion.model_extra["longview"]
+    assert found["frames"]
+    assert found["evidence"]["tokens"] == expected["tokens"]
+    assert [each["shares"] for each in found["evidence"]["pictures"]] == [
+        pytest.approx(each["shares"], abs=2e-3) for each in expected["pictures"]
+    ]
+    *chunks, last = client.chat.completions.create(model="demo", messages=clip(), stream=True, **asked)
+    assert last.model_extra["longview"]["evidence"]["tokens"] == expected["tokens"]
+    assert not any("evidence" in chunk.model_extra.get("longview", {}) for chunk in chunks)
+    several = {"extra_body": {"longview": {"return_evidence": True, "receipt": False}}}
+    several = client.chat.completions.create(model="demo", messages=shapes(), n=2, **several)
+    assert set(several.model_extra["longview"]) == {"evidence"}
+    assert len(several.model_extra["longview"]["evidence"]) == 2
+    response = client.responses.create(model="demo", input="Hello?", **asked)
+    assert response.model_extra["longview"]["evidence"]["pictures"] == []
+    without = client.chat.completions.create(model="demo", messages=shapes())
+    assert "evidence" not in without.model_extra["longview"]
+
+
 def test_an_unknown_model_is_told_with_the_nearest(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="demmo", messages=shapes())
