@@ -5,5 +5,6 @@ alternatives.py  the same language model with interleaved pictures; plain transf
 limits.py        matrix rate and memory bandwidth of this machine, measured
 measures.py      first token, decoding, batches, second questions, videos, memory
 training.py      training: full, LoRA, QLoRA; plain, padded, packed
+index.py         the store of an index: size, adding, searching, recall
 report.py        a result as a table, JSON, plot or page
 """

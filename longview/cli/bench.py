@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longview.cli.index import LIBRARIES as INDEX_LIBRARIES
 from longview.cli.options import Device, Quantize, dtype_option, import_libraries, whole_numbers
 from longview.cli.terminal import is_terminal, spinner
-from longview.errors import RequestError
+from longview.errors import MissingExtraError, RequestError
 from longview.files import write_file
+from longview.versions import missing
 
 if TYPE_CHECKING:
     from longview.bench.report import Result
 
-MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train", "serve")
+MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train", "serve", "index")
 PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
 """Numbers of pictures with which a measure takes about a minute on two cores."""
 FEATURES = ("random", "tower")
@@ -75,6 +77,9 @@ def bench(
     kinds: Annotated[
         str | None, typer.Option(metavar="LIST", help="In serve: some of text,picture,video; default: all.")
     ] = None,
+    vectors: Annotated[
+        int | None, typer.Option(metavar="N", help="In index: vectors; default: 1,000,000.", show_default=False)
+    ] = None,
     gigabytes: Annotated[int, typer.Option(metavar="N", help="Memory to fill, in memory.")] = 8,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs, of which the median counts.")] = 3,
     device: Device = None,
@@ -85,7 +90,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure the speed of answers, videos, training and serving.
+    """Measure the speed of answers, videos, training, serving and searching.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random
@@ -97,6 +102,7 @@ def bench(
       longview bench serve --url http://127.0.0.1:8000
       longview bench train --dims owl3-7b --frames 64
       longview bench train --dims owl3-1b --methods full,LoRA --ways packed
+      longview bench index --vectors 100000
     """
     if measure not in MEASURES:
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
@@ -110,6 +116,8 @@ def bench(
         raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
     if measure != "train" and (methods or ways):
         raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
+    if measure != "index" and vectors is not None:
+        raise RequestError(f"--vectors is of index, not of {measure}; leave it out")
     in_batch = 16 if requests is None else requests
     counts = whole_numbers(pictures, "pictures") if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (in_batch, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
@@ -129,6 +137,9 @@ def bench(
         load = {"device": device, "dtype": dtype, "quantize": quantize, "compile": compile}
         with spinner("measuring serve", show):
             _show(_serve(dims, load, clients, tokens, repeats, requests or 0, url, key_env, kinds), json, save, plot)
+        return
+    if measure == "index":
+        _show(_index(vectors, show), json, save, plot)
         return
     options = BenchOptions(
         pictures=counts,
@@ -160,6 +171,19 @@ def _show(result: Result, json: bool, save: Path | None, plot: Path | None) -> N
     if save is not None:
         write_file(save, result.as_json().encode())
     typer.echo(result.as_json() if json else result.table(), nl=not json)
+
+
+def _index(vectors: int | None, show: bool) -> Result:
+    """
+    Raises:
+        MissingExtraError: the index's library is not installed.
+    """
+    if missing(INDEX_LIBRARIES):
+        raise MissingExtraError("longview bench index", *INDEX_LIBRARIES)
+    from longview.bench.index import index
+
+    with spinner("measuring index", show):
+        return index(1_000_000 if vectors is None else vectors)
 
 
 def _serve(

@@ -25,13 +25,13 @@ from longview.messages import Progress
 from longview.models.similarity import Similarity
 from longview.requests import Limits
 
-VERSION = 1
+VERSION = 2
 FLUSH_ITEMS, FLUSH_SECONDS = 2048, 30.0
 """What has been encoded is written after so many items, or after so long."""
 CHUNK = 16
 """Pictures that are encoded at a time."""
-DEPTH = 20
-"""Items that are looked at for each that is to be found: several are of one moment."""
+DEPTHS = (4, 20, 100)
+"""Items that are looked at for each that is to be found, as several may be of one moment, until there are enough."""
 
 
 @dataclass
@@ -101,12 +101,15 @@ class Index:
         options = options or FindOptions()
         vectors = self.vectors(text, image)
         among = self._among(options)
-        queries = [
-            [self.store.search(vector, options.top * DEPTH, of, kinds, among) for of in ("image", "text")]
-            for vector in vectors
-        ]
-        is_fused = sum(bool(ranking) for rankings in queries for ranking in rankings) > 1
-        found, warnings = self._with_paths(moments(fuse(queries), None if is_fused else MARGIN))
+        for depth in DEPTHS:
+            limit = options.top * depth
+            queries = [
+                [self.store.search(vector, limit, of, kinds, among) for of in ("image", "text")] for vector in vectors
+            ]
+            rankings = [ranking for query in queries for ranking in query if ranking]
+            found, warnings = self._with_paths(moments(fuse(queries), None if len(rankings) > 1 else MARGIN))
+            if len(found) >= options.top or all(len(ranking) < limit for ranking in rankings):
+                break
         return found[: options.top], warnings
 
     def vectors(self, text: str | None, image: Image.Image | None) -> list[Vectors]:
