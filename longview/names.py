@@ -15,6 +15,7 @@ DEVICES = ("cpu", "cuda", "mps")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 """Implementations of attention that are ever passed on to transformers."""
 QUANTIZE = ("int8", "int4")
+KV_DTYPES = ("int8",)
 
 
 def full_dtype(name: Any) -> Any:
@@ -69,6 +70,16 @@ def check_quantize(kind: str) -> str:
     if kind not in QUANTIZE:
         raise RequestError(f"unknown quantize {kind!r:.40}; expected {' or '.join(QUANTIZE)}")
     return kind
+
+
+def check_kv_dtype(name: str) -> str:
+    """
+    Raises:
+        RequestError: keys and values of pictures cannot be kept so.
+    """
+    if name not in KV_DTYPES:
+        raise RequestError(f"unknown kv_dtype {name!r:.40}; expected {listed(KV_DTYPES)}, or leave it out")
+    return name
 
 
 def check_one_quantization(quantize: str | None, load_8bit: bool, load_4bit: bool) -> None:

@@ -120,7 +120,7 @@ class Subject:
     random_features: bool
     """The tower is left out: the feature cache is filled with random features before a question is asked."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """`compile` and `quantize`, where given."""
+    """`compile`, `quantize` and `kv_dtype`, where given."""
 
     @property
     def model(self) -> Any:
@@ -169,13 +169,15 @@ def open_subject(
     device: str | None,
     compile: bool = False,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
 ) -> Subject:
     """A model of named dimensions with random weights; or a real one: embedded, a folder, a hub id.
 
     Raises:
         RequestError: no such dimensions, or they do not fit into this machine's memory.
     """
-    options = {name: value for name, value in {"compile": compile, "quantize": quantize}.items() if value}
+    given = {"compile": compile, "quantize": quantize, "kv_dtype": kv_dtype}
+    options = {name: value for name, value in given.items() if value}
     if dims in DIMENSIONS:
         place = device or best_device()
         model, processor = random_model(dims, dtype or "bfloat16", "cpu" if quantize is not None else place)
@@ -185,9 +187,13 @@ def open_subject(
                 raise RequestError("--quantize of random weights runs on a CPU; add --device cpu, or name a checkpoint")
             quantization.check(quantize, place, model.dtype)
             quantization.quantize(model, quantize)
+        if kv_dtype is not None:
+            if not hasattr(model.config, "kv_dtype"):
+                raise RequestError(f"{dims} keeps pictures in the language sequence; --kv-dtype is of mPLUG-Owl3")
+            model.config.kv_dtype = kv_dtype
         return Subject(dims, Engine(model.to(place), processor, dims, None, budget, compile), random_features, options)
     check_name(dims)
-    engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize)
+    engine = load(dims, device=device, dtype=dtype, compile=compile, quantize=quantize, kv_dtype=kv_dtype)
     return Subject(dims, engine, random_features, options)
 
 

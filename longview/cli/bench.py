@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longview.cli.index import LIBRARIES as INDEX_LIBRARIES
-from longview.cli.options import Device, Quantize, dtype_option, import_libraries, whole_numbers
+from longview.cli.options import Device, KVDtype, Quantize, dtype_option, import_libraries, whole_numbers
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import MissingExtraError, RequestError
 from longview.files import write_file
@@ -85,6 +85,7 @@ def bench(
     device: Device = None,
     dtype: Annotated[str | None, dtype_option("bfloat16 for dimensions, a model's own for it")] = None,
     quantize: Quantize = None,
+    kv_dtype: KVDtype = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the decoding step.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
@@ -112,8 +113,10 @@ def bench(
     if measure != "serve" and any(for_serve.values()):
         name = next(name for name, value in for_serve.items() if value).replace("_", "-")
         raise RequestError(f"--{name} is of serve, not of {measure}; leave it out")
-    if measure == "train" and (quantize or compile):
-        raise RequestError("train compares full, LoRA and QLoRA, not compiled; leave --quantize and --compile out")
+    if measure == "train" and (quantize or compile or kv_dtype):
+        raise RequestError(
+            "train compares full, LoRA and QLoRA, not compiled; leave --quantize, --kv-dtype and --compile out"
+        )
     if measure != "train" and (methods or ways):
         raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
     if measure != "index" and vectors is not None:
@@ -134,7 +137,7 @@ def bench(
     from longview.bench.training import train
 
     if measure == "serve":
-        load = {"device": device, "dtype": dtype, "quantize": quantize, "compile": compile}
+        load = {"device": device, "dtype": dtype, "quantize": quantize, "kv_dtype": kv_dtype, "compile": compile}
         with spinner("measuring serve", show):
             _show(_serve(dims, load, clients, tokens, repeats, requests or 0, url, key_env, kinds), json, save, plot)
         return
@@ -159,7 +162,7 @@ def bench(
             subject = (
                 None
                 if measure == "video"
-                else open_subject(dims, features == "random", dtype, device, compile, quantize)
+                else open_subject(dims, features == "random", dtype, device, compile, quantize, kv_dtype)
             )
             result = measures[measure](subject, options)
     _show(result, json, save, plot)

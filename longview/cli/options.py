@@ -52,6 +52,11 @@ Quantize: TypeAlias = Annotated[
     str | None, named(names.check_quantize, "int8 or int4: bits of the language model's weights.")
 ]
 
+KVDtype: TypeAlias = Annotated[
+    str | None,
+    named(names.check_kv_dtype, "int8: keep keys and values of pictures in 8 bits (mPLUG-Owl3)."),
+]
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -75,6 +80,7 @@ class ModelOptions:
     attn: Annotated[str | None, named(names.check_attention, f"{names.listed(names.ATTENTION)}; default: sdpa.")] = None
     revision: Annotated[str | None, Option(help="Branch, tag or commit of a hub id.")] = None
     quantize: Quantize = None
+    kv_dtype: KVDtype = None
     load_8bit: Annotated[bool, Option("--load-8bit", help="Language model in 8 bits (bitsandbytes).")] = False
     load_4bit: Annotated[bool, Option("--load-4bit", help="Language model in 4 bits (bitsandbytes).")] = False
     compile: Annotated[
@@ -145,6 +151,7 @@ class ModelOptions:
             "quantize": self.quantize,
             "load_8bit": self.load_8bit,
             "load_4bit": self.load_4bit,
+            "kv_dtype": self.kv_dtype,
             "compile": self.compile,
             **{name: value for name in folders if (value := getattr(self, name)) is not None},
         }

@@ -19,7 +19,7 @@ from longview.errors import RequestError
 from longview.models import adapters, checkpoint, quantization
 from longview.models.families import Family, families, family_of
 from longview.models.similarity import default_for
-from longview.names import check_one_quantization
+from longview.names import check_kv_dtype, check_one_quantization
 
 TRANSFORMERS_OPTIONS = (
     "device_map",
@@ -68,6 +68,7 @@ def load(
     quantize: str | None = None,
     load_8bit: bool = False,
     load_4bit: bool = False,
+    kv_dtype: str | None = None,
     compile: bool = False,
     budget: Budget | None = None,
     hooks: Sequence[Hook] = (),
@@ -86,6 +87,7 @@ def load(
             opened when needed. Default: embedded for the demo models, google/siglip-so400m-patch14-384 for others.
         quantize: "int8" or "int4": weights of the language model in so many bits; see `longview.models.quantization`.
         load_8bit, load_4bit: Quantise the language model with bitsandbytes.
+        kv_dtype: "int8": keep keys and values of pictures in 8 bits (mPLUG-Owl3); see `longview.models.owl3.int8`.
         compile: Compile the decode pass, which takes up to half a minute; see `longview.engine.compiled`.
         budget: What the engine may hold; see `Budget`.
         hooks: Code that changes the messages of every request, or makes something of its answer; see
@@ -107,6 +109,8 @@ def load(
     if attn_implementation is not None:
         check_attention(attn_implementation)
     check_one_quantization(quantize, load_8bit, load_4bit)
+    if kv_dtype is not None:
+        options["kv_dtype"] = check_kv_dtype(kv_dtype)
     if quantize is not None:
         quantization.check(quantize, device, dtype)
         dtype = torch.bfloat16

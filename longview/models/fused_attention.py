@@ -34,6 +34,8 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     width = query.shape[-1]
     if operator is None or query.dtype not in DTYPES[device] or width > MAX_HEAD_DIM[device] or width % 8:
         return None
+    if any(states.stride(-1) != 1 for states in (query, key, value)):  # the CPU's reads the others' numbers
+        return None
     if device == "cuda" and torch.cuda.get_device_capability(query.device) < (8, 0):
         return None
     output, lse = operator(query[None], key[None], value[None], scale=1.0)[:2]

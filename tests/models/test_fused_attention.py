@@ -49,6 +49,11 @@ def test_keys_that_are_a_slice_are_not_copied_wrongly():
     torch.testing.assert_close(lse.double(), exact_lse, atol=2e-6, rtol=0)
 
 
+def test_keys_or_values_whose_numbers_are_not_side_by_side_are_left_to_the_caller():
+    query, key, value = drawn("cpu", torch.float32)
+    assert fused_attention(query, key, value.transpose(1, 2).contiguous().transpose(1, 2)) is None
+
+
 def test_what_no_operator_takes_is_left_to_the_caller(monkeypatch):
     assert fused_attention(*drawn("cpu", torch.float64)) is None
     assert fused_attention(*drawn("cpu", torch.float32, width=12)) is None

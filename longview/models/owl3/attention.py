@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from longview.models.fused_attention import fused_attention
+from longview.models.owl3.int8 import Int8KeyValue
+from longview.models.owl3.visual_kv_cache import StoredKeyValue, plain
 
 SCORES_BYTES = 64 << 20
 """Attention scores held at a time, in bytes."""
@@ -118,6 +120,16 @@ def rectangles_of(runs: Sequence[Run], most: int = 0) -> tuple[list[Run], list[R
 # ── visual keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def attend_row(query: Tensor, key_value: StoredKeyValue, runs: list[Run], patches: int) -> tuple[Tensor, Tensor]:
+    """Attention of one row to its pictures, as they are stored; see `attend_by_runs`."""
+    if isinstance(key_value, Int8KeyValue) and _sees_all(query, key_value.count, runs, patches):
+        found = key_value.attend(query)
+        if found is not None:
+            return found
+    key, value = plain(key_value)
+    return attend_by_runs(query.to(key.dtype), key, value, runs, patches)  # dtypes differ under autocast
+
+
 def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[Run], patches: int) -> tuple[Tensor, Tensor]:
     """Attention of one row to its pictures, by the kernel that suits the runs.
 
@@ -128,11 +140,16 @@ def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[Run], p
     Returns:
         Output (Hkv, G, T, D) and log-sum-exp (Hkv, G, T). Where no picture is visible they are 0 and −∞.
     """
-    scores_bytes = 4 * query.shape[0] * (query.shape[1] + 7) * key.shape[1]
-    all_visible = query.shape[2] == 1 and runs and (runs[0].first, runs[0].pictures * patches) == (0, key.shape[1])
-    if all_visible and scores_bytes <= SCORES_BYTES and not torch.is_grad_enabled():
+    if _sees_all(query, key.shape[1], runs, patches):
         return attend_single_token(query, key, value)
     return PrefixAttention.apply(query, key, value, runs, patches)
+
+
+def _sees_all(query: Tensor, keys: int, runs: list[Run], patches: int) -> bool:
+    """Whether it is a single token, in decoding, that sees all keys, and whose scores fit into `SCORES_BYTES`."""
+    scores_bytes = 4 * query.shape[0] * (query.shape[1] + 7) * keys
+    all_visible = query.shape[2] == 1 and bool(runs) and (runs[0].first, runs[0].pictures * patches) == (0, keys)
+    return all_visible and scores_bytes <= SCORES_BYTES and not torch.is_grad_enabled()
 
 
 class PrefixAttention(torch.autograd.Function):

@@ -45,6 +45,8 @@ class Owl3Config(Qwen2Config):
     """Linear layers between tower and language model; two have an exact GELU between them."""
     vision_batch_size: int = 16
     """Pictures the tower encodes at a time; bounds memory, does not change results."""
+    kv_dtype: str | None = None
+    """"int8": keys and values of pictures are kept in 8 bits; see `longview.models.owl3.int8`."""
 
     @property
     def release(self) -> str:

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longview.models.owl3.attention import attend_by_runs, attend_text, runs_of, text_mask
+from longview.models.owl3.attention import attend_row, attend_text, runs_of, text_mask
 from longview.models.owl3.config import Owl3Config
-from longview.models.owl3.visual_kv_cache import KeyValue, VisualKVCache
+from longview.models.owl3.int8 import Int8KeyValue, channels_of
+from longview.models.owl3.visual_kv_cache import KeyValue, StoredKeyValue, VisualKVCache, plain
 from longview.models.transformers_seams import (
     CACHE_NAME,
     Qwen2DecoderLayer,
@@ -142,7 +143,7 @@ class HyperAttention(nn.Module):
         attention_mask: Tensor | None,
         kv_cache: Any = None,
         side_cache: VisualKVCache | None = None,
-        visual: list[KeyValue] | None = None,
+        visual: list[StoredKeyValue] | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """hidden_states (B, T, hidden) → (B, T, hidden).
@@ -150,7 +151,7 @@ class HyperAttention(nn.Module):
         Args:
             attention_mask: As transformers makes it for the implementation of attention that is set.
             kv_cache: transformers' cache of the text tokens' keys and values.
-            visual: Keys and values of each row of `side_cache` in this layer.
+            visual: Keys and values of each row of `side_cache` in this layer, as they are stored.
         """
         batch, length = hidden_states.shape[:2]
         heads = (batch, length, -1, self.head_dim)
@@ -189,7 +190,7 @@ class HyperAttention(nn.Module):
         text: KeyValue,
         mask: Tensor | None,
         side_cache: VisualKVCache,
-        visual: list[KeyValue],
+        visual: list[StoredKeyValue],
         begin: int,
     ) -> Tensor:
         """One softmax over pictures and text: (B, T, H, D)."""
@@ -204,10 +205,10 @@ class HyperAttention(nn.Module):
         return merge_softmaxes(*text_context, *visual_context).flatten(1, 2).transpose(1, 2)
 
     def _fuse_by_gate(
-        self, query: Tensor, text: Tensor, side_cache: VisualKVCache, visual: list[KeyValue], begin: int
+        self, query: Tensor, text: Tensor, side_cache: VisualKVCache, visual: list[StoredKeyValue], begin: int
     ) -> Tensor:
         """Self-attention's context (B, T, H, D) and that of the pictures, mixed by the gate: (B, T, H, D)."""
-        grouped = query.unflatten(1, (visual[0][0].shape[0], -1)) * self.scaling  # (B, Hkv, G, T, D)
+        grouped = query.unflatten(1, (-1, self.num_key_value_groups)) * self.scaling  # (B, Hkv, G, T, D)
         if self._is_dense(query, visual):
             padded, visible = self._padded(side_cache, visual, query, begin)
             visual_context, lse = visual_attention(grouped, *padded, visible)
@@ -229,7 +230,7 @@ class HyperAttention(nn.Module):
         text: KeyValue,
         mask: Tensor | None,
         side_cache: VisualKVCache,
-        visual: list[KeyValue],
+        visual: list[StoredKeyValue],
         begin: int,
     ) -> Tensor:
         """What part of the fused context each visual key is, the mean over heads, of one row: (T, M), fp32.
@@ -238,7 +239,7 @@ class HyperAttention(nn.Module):
         is by channel: its mean.
         """
         grouped = query.unflatten(1, (text[0].shape[1], -1)) * self.scaling  # (1, Hkv, G, T, D)
-        ((keys, _),) = visual
+        keys, _ = plain(visual[0])
         visible = side_cache.visible(1, begin, query.shape[2], keys.shape[1], self.joint_softmax, keys.device)
         scores = (grouped.to(keys.dtype) @ keys.transpose(-1, -2).unsqueeze(1)).float()  # (1, Hkv, G, T, M)
         scores = scores.masked_fill(~visible.unsqueeze(2), -torch.inf)
@@ -251,37 +252,36 @@ class HyperAttention(nn.Module):
             weights = (scores - lse.unsqueeze(-1)).exp().nan_to_num() * gate
         return weights.mean((0, 1, 2))
 
-    def _is_dense(self, query: Tensor, visual: list[KeyValue]) -> bool:
+    def _is_dense(self, query: Tensor, visual: list[StoredKeyValue]) -> bool:
         """Whether to compute with one padded batch and a mask: several rows with few keys, or where eager is set."""
         if self.config._attn_implementation == "eager":
             return True
         batch, length = query.shape[0], query.shape[2]
-        if batch == 1:
+        if batch == 1 or any(isinstance(key_value, Int8KeyValue) for key_value in visual):
             return False
-        heads, keys, width = max((key for key, _ in visual), key=lambda key: key.shape[1]).shape
+        heads, keys, width = max((key for key, _ in map(plain, visual)), key=lambda key: key.shape[1]).shape
         return 4 * batch * keys * (2 * heads * width + length) <= DENSE_BYTES
 
     def _padded(
-        self, side_cache: VisualKVCache, visual: list[KeyValue], query: Tensor, begin: int
+        self, side_cache: VisualKVCache, visual: list[StoredKeyValue], query: Tensor, begin: int
     ) -> tuple[KeyValue, Tensor]:
         """The rows' pictures, padded to (B, Hkv, M, D), and which keys each token attends to: bool (B, 1, T, M)."""
         batch, length = query.shape[0], query.shape[2]
-        keys, values = side_cache.padded(self.layer_idx, visual, batch)
+        keys, values = side_cache.padded(self.layer_idx, [plain(key_value) for key_value in visual], batch)
         visible = side_cache.visible(batch, begin, length, keys.shape[2], self.joint_softmax, keys.device)
         return (keys, values), visible
 
     def _attend_by_runs(
-        self, query: Tensor, side_cache: VisualKVCache, visual: list[KeyValue], begin: int
+        self, query: Tensor, side_cache: VisualKVCache, visual: list[StoredKeyValue], begin: int
     ) -> tuple[Tensor, Tensor]:
         """As `visual_attention`, row by row, and run by run of tokens that see the same pictures, so without a mask."""
         batch, length = query.shape[0], query.shape[3]
         rows = []
         for batch_row in range(batch):
             number = side_cache.row_of(batch_row, batch)
-            row, (key, value) = side_cache.rows[number], visual[number]
+            row = side_cache.rows[number]
             runs = runs_of(row.placeholder_starts, begin, length, self.joint_softmax, row.sample_starts)
-            # dtypes differ under autocast
-            rows.append(attend_by_runs(query[batch_row].to(key.dtype), key, value, runs, side_cache.patches))
+            rows.append(attend_row(query[batch_row], visual[number], runs, side_cache.patches))
         outputs, totals = zip(*rows, strict=True)
         return torch.stack(outputs), torch.stack(totals)
 
@@ -297,6 +297,11 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
     def __init__(self, config: Owl3Config, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.self_attn = HyperAttention(config, layer_idx)
+
+    def _in_8_bits(self, key_value: KeyValue) -> StoredKeyValue:
+        """As keys and values of pictures are kept under `kv_dtype="int8"`."""
+        attention = self.self_attn
+        return Int8KeyValue.of(*key_value, *channels_of(attention.v_kv_proj, attention.config.num_key_value_heads))
 
     def project(self, features: Tensor, positions: list[int]) -> KeyValue:
         """Features (n, P, hidden) → keys and values (Hkv, n·P, D). See `HyperAttention.project_pictures`."""
@@ -337,7 +342,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         )
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
-    def _key_values(self, side_cache: VisualKVCache, device: torch.device, store: bool) -> list[KeyValue]:
+    def _key_values(self, side_cache: VisualKVCache, device: torch.device, store: bool) -> list[StoredKeyValue]:
         """Keys and values of each row of the cache in this layer; those of new pictures are projected first.
 
         Args:
@@ -346,7 +351,9 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         layer = self.self_attn.layer_idx
         if side_cache.pending is None:
             return side_cache.key_values(layer)
-        key_values = side_cache.project(layer, self.project, device)
+        in_8_bits = self.self_attn.config.kv_dtype is not None and not torch.is_grad_enabled()
+        stored_as = {"stored_as": self._in_8_bits} if in_8_bits else {}
+        key_values = side_cache.project(layer, self.project, device, **stored_as)
         if store:
             side_cache.store(layer, key_values)
         return key_values

@@ -42,6 +42,7 @@ from longview.models.transformers_seams import (
     CausalLMOutputWithPast,
     takes_cache_by_either_name,
 )
+from longview.names import check_kv_dtype
 
 
 @dataclass
@@ -86,6 +87,8 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
 
     def __init__(self, config: Owl3Config) -> None:
         super().__init__(config)
+        if config.kv_dtype is not None:
+            check_kv_dtype(config.kv_dtype)
         self.vision_model = SiglipVisionModel(config.vision_config)
         width = config.vision_config.hidden_size
         if config.projector_layers == 1:
@@ -145,6 +148,7 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         vision, size = config.vision_config, dtype.itemsize
         patches, head = config.patches_per_picture, config.hidden_size // config.num_attention_heads
         states = 2 * config.num_key_value_heads * head * size  # a key and a value, in one layer
+        visual_states = states if config.kv_dtype is None else 2 * config.num_key_value_heads * (head + 4)  # and scales
         chunk_tokens = config.vision_batch_size * patches
         scores = min(SCORES_BYTES, 4 * 64 * config.num_attention_heads * BLOCK_KEYS)  # of a run of 64 tokens
         return Footprint(
@@ -153,7 +157,7 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
             parameters=parameters,
             weight_bytes=parameters * size,
             patches_per_picture=patches,
-            picture_bytes=patches * states * len(config.hyper_layers),
+            picture_bytes=patches * visual_states * len(config.hyper_layers),
             transient_bytes=patches * config.hidden_size * size + 3 * config.picture_size**2 * 4,
             token_bytes=states * config.num_hidden_layers,
             # the tower's widest layer twice, and the scores of one block of attention

@@ -20,10 +20,47 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from longview.models.owl3.int8 import Int8KeyValue
+
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of n pictures in one layer, (Hkv, n·P, D) each."""
+StoredKeyValue = KeyValue | Int8KeyValue
+"""As they are kept: in the model's dtype, or in 8 bits."""
 Projection = Callable[[Tensor, list[int]], KeyValue]
 """Features (n, P, hidden) and n positions → keys and values."""
+
+
+def until(key_value: StoredKeyValue, keys: int) -> StoredKeyValue:
+    """The first so many keys and their values."""
+    if isinstance(key_value, Int8KeyValue):
+        return key_value.until(keys)
+    return key_value[0][:, :keys], key_value[1][:, :keys]
+
+
+def joined(key_value: StoredKeyValue, more: StoredKeyValue) -> StoredKeyValue:
+    """Both, one after the other."""
+    if isinstance(key_value, Int8KeyValue):
+        assert isinstance(more, Int8KeyValue), "a layer keeps all of its pictures in one form"
+        return key_value.joined(more)
+    assert not isinstance(more, Int8KeyValue), "a layer keeps all of its pictures in one form"
+    return torch.cat([key_value[0], more[0]], dim=1), torch.cat([key_value[1], more[1]], dim=1)
+
+
+def copied(key_value: StoredKeyValue) -> StoredKeyValue:
+    """The same in memory of its own."""
+    return key_value.copy() if isinstance(key_value, Int8KeyValue) else (key_value[0].clone(), key_value[1].clone())
+
+
+def plain(key_value: StoredKeyValue) -> KeyValue:
+    """Keys and values in the model's dtype."""
+    return key_value.plain() if isinstance(key_value, Int8KeyValue) else key_value
+
+
+def bytes_of(key_value: StoredKeyValue) -> int:
+    """Bytes of keys and values, and of their scales."""
+    if isinstance(key_value, Int8KeyValue):
+        return key_value.nbytes
+    return sum(tensor.numel() * tensor.element_size() for tensor in key_value)
 
 
 @dataclass
@@ -34,7 +71,7 @@ class RowPictures:
     """Positions of the placeholders' first tokens in the row, ascending, one a picture."""
     sample_starts: list[int] = field(default_factory=list)
     """Positions at which further samples of a packed row begin; the pictures before are not visible to them."""
-    key_values: dict[int, KeyValue] = field(default_factory=dict)
+    key_values: dict[int, StoredKeyValue] = field(default_factory=dict)
     """By layer."""
 
     def copy(self) -> RowPictures:
@@ -42,10 +79,10 @@ class RowPictures:
         return RowPictures(list(self.placeholder_starts), list(self.sample_starts), dict(self.key_values))
 
     def until(self, position: int, patches: int) -> RowPictures:
-        """The pictures whose placeholders stand before a position; nothing is copied."""
+        """The pictures whose placeholders stand before a position; nothing is copied but values in 8 bits."""
         starts = [start for start in self.placeholder_starts if start < position]
         keys = len(starts) * patches
-        kept = {layer: (k[:, :keys], v[:, :keys]) for layer, (k, v) in self.key_values.items() if keys}
+        kept = {layer: until(key_value, keys) for layer, key_value in self.key_values.items() if keys}
         return RowPictures(starts, key_values=kept)
 
 
@@ -93,8 +130,8 @@ class VisualKVCache:
         if not row.placeholder_starts:
             return None
         alone = VisualKVCache(0, self.patches)
-        copied = {layer: (key.clone(), value.clone()) for layer, (key, value) in row.key_values.items()}
-        alone.rows = [RowPictures(list(row.placeholder_starts), key_values=copied)]
+        key_values = {layer: copied(key_value) for layer, key_value in row.key_values.items()}
+        alone.rows = [RowPictures(list(row.placeholder_starts), key_values=key_values)]
         return alone
 
     def until(self, position: int) -> VisualKVCache:
@@ -105,7 +142,7 @@ class VisualKVCache:
 
     def nbytes(self) -> int:
         """Bytes of keys and values."""
-        return sum(t.numel() * t.element_size() for row in self.rows for pair in row.key_values.values() for t in pair)
+        return sum(bytes_of(key_value) for row in self.rows for key_value in row.key_values.values())
 
     @property
     def num_pictures(self) -> int:
@@ -147,21 +184,29 @@ class VisualKVCache:
         self.pending = PendingPictures(features, positions)
         self._padded, self._first_visible = {}, {}
 
-    def project(self, layer: int, projection: Projection, device: torch.device) -> list[KeyValue]:
-        """Keys and values of each row in a layer, those of the pending pictures included. Nothing is stored."""
+    def project(
+        self,
+        layer: int,
+        projection: Projection,
+        device: torch.device,
+        stored_as: Callable[[KeyValue], StoredKeyValue] = lambda key_value: key_value,
+    ) -> list[StoredKeyValue]:
+        """Keys and values of each row in a layer, those of the pending pictures included. Nothing is stored.
+
+        Args:
+            stored_as: The form in which this layer keeps them.
+        """
         assert self.pending is not None, "there are no pending pictures; use key_values"
         positions = self.pending.positions
         key, value = projection(self.pending.features_on(device), list(itertools.chain.from_iterable(positions)))
         sizes = [len(row) * self.patches for row in positions]
         key_values = []
         for row, new_key, new_value in zip(self.rows, key.split(sizes, dim=1), value.split(sizes, dim=1), strict=True):
-            if layer in row.key_values:
-                old_key, old_value = row.key_values[layer]
-                new_key, new_value = torch.cat([old_key, new_key], dim=1), torch.cat([old_value, new_value], dim=1)
-            key_values.append((new_key, new_value))
+            new = stored_as((new_key, new_value))
+            key_values.append(joined(row.key_values[layer], new) if layer in row.key_values else new)
         return key_values
 
-    def store(self, layer: int, key_values: Sequence[KeyValue]) -> None:
+    def store(self, layer: int, key_values: Sequence[StoredKeyValue]) -> None:
         """Keep what `project` returned for a layer."""
         for row, key_value in zip(self.rows, key_values, strict=True):
             row.key_values[layer] = key_value
@@ -172,10 +217,10 @@ class VisualKVCache:
 
     # ── what a layer attends to ──
 
-    def key_values(self, layer: int) -> list[KeyValue]:
+    def key_values(self, layer: int) -> list[StoredKeyValue]:
         """Keys and values of each row in a layer, as stored."""
-        key, value = next(row.key_values[layer] for row in self.rows if layer in row.key_values)
-        return [row.key_values.get(layer, (key[:, :0], value[:, :0])) for row in self.rows]
+        any_of = next(row.key_values[layer] for row in self.rows if layer in row.key_values)
+        return [row.key_values[layer] if layer in row.key_values else until(any_of, 0) for row in self.rows]
 
     def padded(self, layer: int, key_values: Sequence[KeyValue], batch_size: int) -> KeyValue:
         """A layer's keys and values as one batch, padded to the longest row: (B, Hkv, M, D). Made once in decoding."""
