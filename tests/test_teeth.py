@@ -25,6 +25,7 @@ OVIS_GOLDEN, OVIS_TEXTS, OVIS_FOLDERS = (
 
 SIMILARITY, NEAR = "models/similarity.py", "models/test_similarity.py"
 BATCHES = "engine/test_batching.py"
+EVIDENCE, EVIDENCE_LAWS = "engine/test_evidence.py", "models/test_evidence_laws.py"
 PROCESSES, KILLED = "train/distributed/test_processes.py", "train/test_killed.py"
 
 MGM_CONFIG, MGM_FUSION, MGM_MODEL, MGM_PROCESSOR, MGM_TOWERS, MGM_CONVERT, MGM_WORDS, MGM_LABELS = (
@@ -173,6 +174,18 @@ VANDALISMS = {
     "the last weights are taken for the best": ("train/loop.py", "if best != self.evaluations.found[-1]:", "if False:", "train/test_validation.py"),
     "rows that are held out are learned from": ("train/data/datasets.py", "(self, np.sort(order[count:]))", "(self, np.sort(order))", "train/test_validation.py"),
     "dropout draws on where it left off": ("train/loop.py", "    torch.manual_seed(", "    str(", KILLED),
+    "the query of the token itself is asked": ("engine/scheduler.py", "request.prefix_key.length - 1", "request.prefix_key.length", EVIDENCE),
+    "the pass over an answer stays in its row": ("engine/kv_cache.py", "keys[:, length:end], values[:, length:end] = old_keys, old_values", "pass", EVIDENCE),
+    "evidence of pictures that a token cannot see": (FUSION, "scores.masked_fill(~visible.unsqueeze(2), -torch.inf)", "scores", EVIDENCE_LAWS),
+    "text takes no part in the joint softmax of evidence": (FUSION, "torch.logaddexp(lse, text_lse)", "lse", "models/owl3/test_owl3_evidence.py"),
+    "evidence forgets the gate": (FUSION, ".exp().nan_to_num() * gate", ".exp().nan_to_num()", "models/owl3/test_owl3_evidence.py"),
+    "recorded attention forgets its scale": ("models/evidence.py", ".float() * scale", ".float()", EVIDENCE_LAWS),
+    "patches of a crop's border lie on its neighbour": ("engine/evidence.py", ".clip(*shown)", "", EVIDENCE),
+    "what pixels a tower drops is forgotten": (PROCESSOR, "reached = side * self.config.vision_config.patch_size", "reached = size", EVIDENCE_LAWS),
+    "a fitted crop begins in the corner": (OVIS_PROCESSOR, "PatchGrid.of_crop(reached, side, side, fitted, box)", "PatchGrid.of_crop(reached, side, side, (0, 0, *fitted[2:]), box)", EVIDENCE_LAWS),
+    "quarters come before the whole picture": (MGM_PROCESSOR, "views = [(1, 0, 0)] if grid > 1 else []  #", "views = []  #", EVIDENCE_LAWS),
+    "what is left is cut as if it were alone": (OVIS_PROCESSOR, "num_media = sample_format.num_media or len(media)", "num_media = len(media)", "evidence/test_deletion.py"),
+    "a frame that is left out is shown": ("evidence/deletion.py", "if picture.number not in left_out:", "if True:", "evidence/test_deletion.py"),
     "a cancelled request is decoded to its end": ("engine/scheduler.py", "elif request.cancelled:", "elif False:", BATCHES),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from longview.engine.prepare import MAX_SCORED
 from longview.engine.score import Question
 from longview.errors import RequestError
 from longview.evidence.sentences import CLEARLY, sentences_of
+from longview.media.fetch import fetch
 from longview.messages import Answer, Conversation, Message, Part, parse_messages
 from longview.requests import Limits, MediaOptions
 
@@ -148,7 +149,9 @@ async def acheck(
         raise RequestError("the question has no picture to take away; ask about one")
     if draws < 1:
         raise RequestError(f"draws is {draws}; give a whole number from 1 up")
-    count, messages = len(evidence.pictures), parse_messages(conversation)
+    limits = limits or Limits()
+    messages = await asyncio.to_thread(fetched, parse_messages(conversation), limits)
+    count = len(evidence.pictures)
     every = frozenset(range(1, count + 1))
     ranked = evidence.ranked
     plan = [(each, drawn(count, each, draws, seed)) for each in counts_of(count)]
@@ -164,7 +167,7 @@ async def acheck(
         [without(messages, evidence, left_out) for left_out in wanted],
         ids,
         num_media=sum(len(message.media) for message in messages),
-        limits=limits or Limits(),
+        limits=limits,
         ocr=ocr,
     )
     change = dict(zip(wanted, found, strict=True))
@@ -205,6 +208,22 @@ async def changes_without(
     first = await logprob(whole)  # alone, so that the others find its features and its prompt
     found = await asyncio.gather(*(logprob(other) for other in others))
     return first, [each - first for each in found]
+
+
+def fetched(messages: Sequence[Message], limits: Limits) -> list[Message]:
+    """The same conversation with what URLs name in their place, so that it is fetched once.
+
+    Raises:
+        MediaError: it cannot be.
+    """
+
+    def held(part: Part) -> Part:
+        if not isinstance(part.source, str) or not part.source.lower().startswith(("http://", "https://")):
+            return part
+        found = fetch(part.source, limits, f"max_{part.type}_bytes")
+        return replace(part, source=found.data, name=part.name or found.name)
+
+    return [Message(message.role, tuple(map(held, message.parts))) for message in messages]
 
 
 def counts_of(pictures: int) -> list[int]:

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from questions import CLIP, PICTURE, QUESTIONS, SETTINGS, new_engine, same
-from samples import noise
+from samples import noise, tiny_model
 from tolerances import SAME_MATHS
 
 import longview
+from longview import names
 from longview.answer_evidence import PatchGrid
 from longview.engine.evidence import PlacedPicture, cells_of, on_picture
 from longview.engine.scheduler import Scheduler
 from longview.errors import RequestError
 from longview.messages import FrameUsed, Message
+from longview.models import quantization
+from longview.models.families import families
 
 PICTURES = "two pictures and a clip"
 
@@ -194,6 +197,18 @@ def test_features_that_were_kept_without_it_are_completed(tiny, budget):
         )
 
 
+@pytest.mark.parametrize("kind", names.QUANTIZE)
+@pytest.mark.parametrize(("family", "variant"), [("owl3", "240728"), ("ovis2", "softmax"), ("mgm", "plain")])
+def test_a_model_in_few_bits_has_it_too(family, variant, kind, tokenizer):
+    model, processor = tiny_model(families()[family], variant, tokenizer)
+    quantization.quantize(model.to(torch.bfloat16), kind)
+    found = answered(new_engine((model, processor))).evidence
+    for picture in found.pictures:
+        assert picture.shares.dtype == np.float32
+        assert picture.shares.min() > 0
+        np.testing.assert_allclose(picture.maps.sum((1, 2)) + picture.padding, picture.shares, atol=1e-4)
+
+
 def test_what_cannot_be_told_ends_this_request_only(engine, alone, monkeypatch):
     def fails(*_):
         raise MemoryError
@@ -278,11 +293,11 @@ def test_a_whole_picture_has_a_cell_a_patch():
 
 
 def test_crops_add_up_and_borders_are_put_aside():
-    """Two crops of 2 × 2 side by side, the second with a border below, and the whole picture as one patch."""
-    grids = [grid(0, 0, 50, 100, 2, 2), grid(50, 0, 100, 200, 2, 2, (50, 0, 100, 100)), grid(0, 0, 100, 100, 1, 1)]
+    """Two crops of 2 × 2, the second of the upper right, whose border reaches over the lower; and the whole picture."""
+    grids = [grid(0, 0, 50, 100, 2, 2), grid(50, 0, 100, 100, 2, 2, (50, 0, 100, 50)), grid(0, 0, 100, 100, 1, 1)]
     attention = np.array([[1, 2, 3, 4, 5, 6, 7, 8, 16]], np.float32)
     found = on_picture(attention, grids, 100, 100, (2, 4))
-    assert found[0].tolist() == [[3, 4, 4.5, 5], [5, 6, 4.5, 5]]
+    assert found[0].tolist() == [[3, 4, 7, 8], [5, 6, 2, 2]]
     placed = PlacedPicture(FrameUsed(0, "a", "image", 0, None, 100, 100, 3), grids, 3, 4)
     placed.add(attention)
     evidence = placed.evidence(1, "", None)
@@ -291,7 +306,7 @@ def test_crops_add_up_and_borders_are_put_aside():
     assert evidence.padding.tolist() == [15]
     assert evidence.patch_box(6) is None
     assert evidence.patch_box(8) == (0, 0, 100, 100)
-    assert evidence.peak == (25, 50, 50, 100)
+    assert evidence.peak == (75, 0, 100, 50)
 
 
 def test_many_patches_share_few_cells():

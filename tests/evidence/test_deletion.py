@@ -16,6 +16,7 @@ from longview.engine.score import Scores
 from longview.errors import RequestError
 from longview.evidence.deletion import check, counts_of, drawn, without
 from longview.evidence.sentences import CLEARLY, signed
+from longview.media.fetch import Fetched
 from longview.messages import Answer, FrameUsed, Message, Receipt, Timings, Usage
 from longview.models.families import families
 from longview.requests import MediaOptions
@@ -221,6 +222,19 @@ def test_numbers_stay_and_videos_show_the_frames_that_are_left():
     turns = [*messages, Message.of("assistant", "1"), Message.of("user", part("image", "last"), "Sure?")]
     found = without(turns, evidence_of([*kinds, "image"], [0.1] * 6), frozenset([6]))
     assert [len(message.media) for message in found] == [3, 0, 0]
+
+
+def test_what_a_url_names_is_fetched_once(monkeypatch):
+    sources = []
+    monkeypatch.setattr(
+        "longview.evidence.deletion.fetch",
+        lambda source, *_: sources.append(source) or Fetched(b"png", source.rpartition("/")[2]),
+    )
+    shown = [longview.image("https://example.org/a.png"), longview.image("https://example.org/b.png")]
+    engine = Scripted({"a.png": 2.0})
+    found = check(engine, [longview.ask("Which?", *shown)], answer_of(evidence_of(["image", "image"], [0.2, 0.1])))
+    assert sources == ["https://example.org/a.png", "https://example.org/b.png"]
+    assert found.alone == pytest.approx((-2.0, 0.0))
 
 
 def test_counts_are_powers_of_two_below_the_number_of_pictures():
