@@ -8,7 +8,15 @@ setup(
     packages=[*find_namespace_packages(include=["longview*"]), *BESIDE],
     package_dir=BESIDE,
     package_data={
-        "longview": ["py.typed", "demo/*/*", "serve/page/*.css", "serve/page/*.js", "serve/page/*.jpg"],
+        "longview": [
+            "py.typed",
+            "demo/*/*",
+            "evidence/*.css",
+            "evidence/*.js",
+            "serve/page/*.css",
+            "serve/page/*.js",
+            "serve/page/*.jpg",
+        ],
         "longview.recipes": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "longview.examples": ["*.*", "*/*.md", "*/*/*.py"],
     },

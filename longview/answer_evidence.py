@@ -8,7 +8,7 @@ engine makes these (`longview.engine.evidence`); no torch here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -174,6 +174,23 @@ class SharedWord:
     """In both: the smaller of its two mean probabilities over a picture's patches."""
 
 
+@dataclass(frozen=True)
+class CandidateRelevance:
+    """How near the candidates of a video are to the question, where its frames were chosen by that."""
+
+    medium: int
+    """Which picture or video of the conversation, from 0."""
+    indices: tuple[int, ...]
+    """Ascending, into the video."""
+    seconds: tuple[float, ...] | None
+    values: tuple[float, ...]
+    """From 0 (far) to 5 (identical)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, rounded."""
+        return {**asdict(self), "values": rounded(self.values)}
+
+
 Detail = Literal["", "words", "mined"]
 """What a family says of a patch besides attention: its visual words (Ovis2), or what it mined (MGM)."""
 
@@ -191,6 +208,8 @@ class Evidence:
     layers: tuple[int, ...]
     """Decoder layers that it is the mean of, from 0."""
     shared_words: tuple[SharedWord, ...] = ()
+    relevance: tuple[CandidateRelevance, ...] = ()
+    """Of each video whose frames were chosen by the question."""
     seconds: float = 0.0
     """What it took, behind the answer."""
 
@@ -213,11 +232,12 @@ class Evidence:
             "ranked": self.ranked,
             "pictures": [picture.as_dict() for picture in self.pictures],
             "shared_words": [asdict(word) for word in self.shared_words],
+            "relevance": [each.as_dict() for each in self.relevance],
             "seconds": round(self.seconds, 4),
         }
 
 
-def rounded(values: np.ndarray) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
     """A row of numbers for JSON."""
     return [round(float(value), DIGITS) for value in values]
 

@@ -7,17 +7,6 @@ from typing import Any
 
 from serving import ROOT
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--mute-audio",
-]
 SECONDS = 120
 """To wait for what the page does, at most: on a busy machine it is slow, and no test is about how fast it is."""
 EXAMPLES = ROOT / "examples"

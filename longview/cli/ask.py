@@ -5,13 +5,12 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import longview
-from longview.cli.evidence import checked_file, write_evidence
+from longview.cli.evidence import EvidenceOptions
 from longview.cli.files import STDIN, Question, open_parts, open_photos, piped_part, read_questions, split_question
 from longview.cli.knowledge import RetrievalOptions
 from longview.cli.options import (
@@ -48,6 +47,7 @@ def ask(
     params: SamplingParams,
     plugins: PluginOptions,
     retrieval: RetrievalOptions,
+    evidence: EvidenceOptions,
     limits: Limits,
     questions: Annotated[
         str | None,
@@ -55,14 +55,6 @@ def ask(
     ] = None,
     image_file: Annotated[
         str | None, typer.Option(help="Pictures, with commas between them, as MGM's program takes them.")
-    ] = None,
-    evidence: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write what the answer rests on: the attention to each picture, where on it, and what the answer "
-            "loses without it. A .json file.",
-        ),
     ] = None,
     similarity: Similarity = None,
     system: System = None,
@@ -81,7 +73,8 @@ def ask(
       echo "What is this?" | longview ask photo.jpg -
       longview ask - "What is this?" < photo.jpg
       longview ask photo.jpg --questions questions.jsonl > answers.jsonl
-      longview ask a.jpg b.jpg --evidence why.json "In which picture is the red car?"
+      longview ask a.jpg b.jpg --evidence why.html "In which picture is the red car?"
+      longview ask film.mp4 --evidence why.html --compare-select mdp3 "When does the red car turn?"
       longview ask --knowledge my-index dog.jpg "Which breed is the dog?"
       longview ask --index my-index "Who wears the red hat?"
       longview ask -- "-5 and 3, how much is that?"
@@ -92,9 +85,8 @@ def ask(
         raise RequestError("the QUESTION is missing; see longview ask --help")
     retrieval.check_use(questions, plugins)
     show = is_terminal() and not json and not quiet
-    check_similarity(similarity, media)
-    if evidence is not None:
-        evidence = checked_file(evidence, questions is not None or retrieval.given)
+    evidence.check_use(questions is not None or retrieval.given)
+    check_similarity(similarity, evidence.compared(media) if evidence.compares and not media.by_content else media)
     files, question = split_question(arguments or []) if questions is None else (arguments or [], "")
     if [*files, question, questions].count(STDIN) > 1:
         raise RequestError("- stands for standard input, which can be read once; name a file in one of the places")
@@ -111,8 +103,7 @@ def ask(
         return
     _check_use(media, plugins, parts)
     text = check_question(read_stdin() if question == STDIN else question)
-    if evidence is not None and not parts:
-        raise RequestError("--evidence says which pictures an answer rests on, and none is given")
+    evidence.check_parts(parts)
     if retrieval.given:
         settings = {"params": params, "media": media, "limits": limits}
         before = initial_messages(system)
@@ -121,13 +112,13 @@ def ask(
     messages = [*initial_messages(system), longview.ask(text, *parts)]
     engine = model.load(show, similarity=similarity)
     hooks = plugins.hooks(engine, params.seed)
-    settings = {"params": params, "media": media, "limits": limits, "hooks": hooks, "evidence": evidence is not None}
+    settings = {"params": params, "media": media, "limits": limits, "hooks": hooks, "evidence": evidence.given}
     if json:
         answer = engine.answer(messages, **settings)
         typer.echo(jsonlib.dumps(replace(answer, evidence=None).as_dict(), ensure_ascii=False))
         warn_if_cut(answer.finish_reason, params)
-        if evidence is not None:
-            write_evidence(evidence, engine, messages, answer, limits, plugins.ocr, show, quiet)
+        if evidence.given:
+            evidence.write(engine, messages, answer, model, plugins, similarity, settings, show, json, quiet)
         return
     pieces = []
     for piece in stream(engine, messages, show, settings):
@@ -140,10 +131,11 @@ def ask(
         warn_if_cut(piece.finish_reason, params)
         if piece.made is not None:
             typer.echo("\n".join(made_lines(piece.made)), err=True)
-    if evidence is not None:
+    if evidence.given:
         from longview.engine.request import whole_answer  # torch is imported by now
 
-        write_evidence(evidence, engine, messages, whole_answer(pieces), limits, plugins.ocr, show, quiet)
+        answer = whole_answer(pieces)
+        evidence.write(engine, messages, answer, model, plugins, similarity, settings, show, json, quiet)
 
 
 def _check_use(media: MediaOptions, plugins: PluginOptions, parts: Sequence[Part]) -> None:

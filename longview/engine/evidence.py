@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from longview.answer_evidence import (
+    CandidateRelevance,
     Detail,
     Evidence,
     MinedWindow,
@@ -27,6 +28,7 @@ from longview.answer_evidence import (
     SharedWord,
     check_patches,
 )
+from longview.media import Medium
 from longview.messages import FrameUsed
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def evidence_of(
     ]
     spelt = request.context.token_bytes
     tokens = tuple(spelt(token).decode("utf-8", errors="replace") for token in ids)
-    return Evidence(tokens, tuple(placed), signal, tuple(layers), shared_words(placed))
+    return Evidence(tokens, tuple(placed), signal, tuple(layers), shared_words(placed), relevance_of(inputs.media))
 
 
 class PlacedPicture:
@@ -172,6 +174,17 @@ def windows(picture: PictureEvidence, weights: np.ndarray) -> tuple[MinedWindow,
         if len(found) == MOST_WINDOWS:
             break
     return tuple(found)
+
+
+def relevance_of(media: Sequence[Medium]) -> tuple[CandidateRelevance, ...]:
+    """Of the videos whose frames were compared with the question."""
+    return tuple(
+        CandidateRelevance(
+            number, tuple(found.indices), None if found.seconds is None else tuple(found.seconds), tuple(found.values)
+        )
+        for number, medium in enumerate(media)
+        if (found := medium.relevance) is not None
+    )
 
 
 def shared_words(pictures: Sequence[PictureEvidence]) -> tuple[SharedWord, ...]:

@@ -146,9 +146,36 @@ def test_evidence_is_written_and_said(ask, media, tmp_path):
     assert len(json.loads(place.read_text())["evidence"]["pictures"]) == 1
 
 
+def test_two_selections_and_two_models_are_shown_side_by_side(ask, media, tmp_path):
+    question, place = (
+        ("--similarity", "demo-siglip", media / "clip.mp4", "What happens?", "--frames", 2),
+        tmp_path / "why.json",
+    )
+    ran = ask(*question, "--evidence", place, "--compare-select", "mdp3")
+    assert ran.code == 0, ran.err
+    first, second = json.loads(place.read_text())
+    assert ran.out == f"{first['text']}\n{second['text']}\n"
+    assert "select" not in first["settings"]["media"]
+    assert second["settings"]["media"] == {"frames": 2, "select": "mdp3"}
+    assert (len(first["evidence"]["relevance"]), len(second["evidence"]["relevance"])) == (0, 1)
+    assert ran.err.count("evidence  The answer ") == 2
+    page = tmp_path / "why.html"
+    args = ("--select", "mdp3", "--candidates", 4, "--compare-select", "uniform", "--compare-model", "demo-mgm")
+    both = ask(*question, "--json", "--quiet", "--evidence", page, *args)
+    assert [json.loads(line)["model"] for line in both.out.splitlines()][1:] == ["demo-mgm"]
+    text = page.read_text()
+    assert text.count("<article") == 2
+    assert " · frames chosen by mdp3" in text
+    assert "demo-mgm · frames chosen by uniform" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["clip.mp4", "What?", "--compare-model", "demo-mgm"], "--compare-model shows evidence side by side; add"),
+        (["red.jpg", "What?", "--evidence", "why.html", "--compare-select", "fps"], "none is given"),
+        (["red.jpg", "What?", "--evidence", "why.html", "--compare-select", "best"], "'best'; choose "),
+        (["red.jpg", "What?", "--evidence", "why.html", "--compare-model", "./none"], "none"),
         (["red.jpg", "What?", "--evidence", "why.txt"], "'why.txt'; choose a name that ends in"),
         (["red.jpg", "What?", "--evidence", "none/why.json"], "there is no folder none for why.json"),
         (["Hello?", "--evidence", "why.json"], "says which pictures an answer rests on, and none is given"),
