@@ -175,7 +175,7 @@ VANDALISMS = {
     "rows that are held out are learned from": ("train/data/datasets.py", "(self, np.sort(order[count:]))", "(self, np.sort(order))", "train/test_validation.py"),
     "dropout draws on where it left off": ("train/loop.py", "    torch.manual_seed(", "    str(", KILLED),
     "the query of the token itself is asked": ("engine/scheduler.py", "request.prefix_key.length - 1", "request.prefix_key.length", EVIDENCE),
-    "the pass over an answer stays in its row": ("engine/kv_cache.py", "keys[:, length:end], values[:, length:end] = old_keys, old_values", "pass", EVIDENCE),
+    "the pass over an answer stays in its row": ("engine/kv_cache.py", "keys[:, length:end], values[:, length:end] = old_keys, old_values", "pass", "engine/test_kv_cache.py"),
     "evidence of pictures that a token cannot see": (FUSION, "scores.masked_fill(~visible.unsqueeze(2), -torch.inf)", "scores", EVIDENCE_LAWS),
     "text takes no part in the joint softmax of evidence": (FUSION, "torch.logaddexp(lse, text_lse)", "lse", "models/owl3/test_owl3_evidence.py"),
     "evidence forgets the gate": (FUSION, ".exp().nan_to_num() * gate", ".exp().nan_to_num()", "models/owl3/test_owl3_evidence.py"),

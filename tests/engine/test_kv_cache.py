@@ -148,3 +148,21 @@ def test_shrinking_without_memory_gives_up_capacity_only(batch_class, monkeypatc
     assert (batch.requests, batch.lengths, batch.row_capacity) == (["d"], [20], 2)
     assert {tensor.shape for layer in batch.layers for tensor in layer.tensors()} == {(2, 2, MIN_POSITIONS, 8)}
     assert holds(batch, 0, keys)
+
+
+def test_what_is_written_behind_a_rewound_row_is_gone_afterwards():
+    cache = KVCache.empty(2, 8, rows=2)
+    for layer in cache.layers:
+        layer.lazy_initialization(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
+        layer.keys.normal_()
+        layer.values.normal_()
+    cache.lengths = [6, 7]
+    before = [tensor.clone() for layer in cache.layers for tensor in layer.tensors()]
+    with cache.rewound(1, 4) as view:
+        assert view.lengths == [4]
+        for number in range(2):
+            keys, _ = view.update(torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3, 4), number)
+            assert torch.equal(keys[0, :, :4], before[2 * number][1, :, :4])
+            assert (keys[0, :, 4:] == 1).all()
+    assert cache.lengths == [6, 7]
+    assert all(map(torch.equal, before, [tensor for layer in cache.layers for tensor in layer.tensors()]))
