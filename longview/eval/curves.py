@@ -32,12 +32,11 @@ from PIL import Image
 import longview
 from longview.errors import LongviewError
 from longview.eval.ask import EngineAsker, fingerprint
+from longview.eval.collect import Row, collect, finish
 from longview.eval.needle import shows_needle
 from longview.eval.tasks import find_task
 from longview.eval.tasks.distractors import KINDS, world_items
 from longview.eval.world import Score, case_messages, draw_cases, normalise
-from longview.files import write_file
-from longview.journal import Journal
 from longview.messages import Message, Part
 from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.needle import draw_needle_video
@@ -50,7 +49,6 @@ FRAMES = (4, 8, 16, 32, 64, 128)
 SELECTS = ("uniform", "fps", "mdp3")
 MAX_TOKENS = 24
 OFF, ON = "off", "on"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ def _films(name: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]) 
 # ── the numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Callable[[Row], None]) -> dict[str, Any]:
     """Ask all, write the numbers to a file, and return them; see the module.
 
     Args:
@@ -228,17 +226,7 @@ def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Ca
     """
     weights = {name: fingerprint(engine.model) for name, engine in engines.items() if hasattr(engine, "model")}
     job = {"curves": 1, "models": list(engines), "weights": weights, **json.loads(json.dumps(asdict(amount)))}
-    journal_file = file.with_suffix(".journal.jsonl")
-    journal_file.parent.mkdir(parents=True, exist_ok=True)
-    told = time.monotonic()
-    with Journal(journal_file, job) as journal:
-        found = [dict(line) for line in journal.lines]
-        for row in rows(engines, amount, found):
-            journal.append(row)
-            found.append(row)
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                progress(" ".join(str(each) for each in _key(row) if each is not None))
+    found = collect(file, job, lambda done: rows(engines, amount, done), progress)
     sizes = {
         name: sum(parameter.numel() for parameter in engine.model.parameters())
         for name, engine in engines.items()
@@ -246,8 +234,7 @@ def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Ca
     }
     about = {"parameters": sizes, "threads": _threads(), "date": time.strftime("%Y-%m-%d")}
     numbers = {**job, **about, "points": points(found)}
-    write_file(file, (json.dumps(numbers, indent=1) + "\n").encode())
-    journal_file.unlink()
+    finish(file, numbers)
     return numbers
 
 
@@ -485,9 +472,13 @@ def main(arguments: Sequence[str]) -> None:
         parser.error("questions, shown, films, prints and repeats are whole numbers from 1 up")
     try:
         engines = {name: longview.load(name) for name in given.models.split(",")}
-        measure(engines, amount, given.file, lambda text: print(text, file=sys.stderr, flush=True))
+        measure(engines, amount, given.file, _tell)
     except LongviewError as error:
         raise SystemExit(f"longview: {error}") from None
+
+
+def _tell(row: Row) -> None:
+    print(*(each for each in _key(row) if each is not None), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
