@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longview.eval.judge import Judge
     from longview.eval.results import Result
     from longview.eval.run import Plan
-    from longview.eval.tasks import Task
+    from longview.eval.tasks import Options, Task
 
 OUTPUT = Path("runs/eval")
 
@@ -28,7 +28,11 @@ def evaluate(
     model: ModelOptions,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[compare A B]", help="Compare the results in two folders.", show_default=False),
+        typer.Argument(
+            metavar="[compare A B | export]",
+            help="Compare the results in two folders; or write a task's questions for another evaluator (--to).",
+            show_default=False,
+        ),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="What is measured; may be repeated. --list names all; default: world.")
@@ -93,6 +97,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="LIST", help="Distractor: numbers of pictures; default: 1,5,10,20,50,100,200,400."),
     ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FORM", help="export: evalscope or vlmevalkit, into the folder --output.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of questions that are drawn.")] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks, and end.")] = False,
     describe: Annotated[
@@ -112,8 +119,10 @@ def evaluate(
       longview eval --task distractor --from world --pictures 1,5,10,20
       longview eval --task distractor --from MMBench_DEV_EN.tsv --limit 50 --model mPLUG/mPLUG-Owl3-7B-241101
       longview eval compare runs/eval/Ovis2-2B/mmbench_en runs/eval/Ovis2-4B/mmbench_en
+      longview eval export --to evalscope --task mmbench_en --data LMUData --output exported
     """
-    if words:
+    exporting = words == ["export"]
+    if words and not exporting:
         _compare(words, json)
         return
     if list_tasks or describe is not None:
@@ -129,6 +138,10 @@ def evaluate(
     options = Options(data, seed, per_kind, tuple(dict.fromkeys(group or ())), shown, source, numbers)
     for each in tasks:
         each.protocol(None, protocol)
+    if exporting or to is not None:
+        unused = {"--server": server, "--judge": judge, "--by-probability": by_probability}
+        _export(tasks, options, (protocol, limit, max_tokens), to if exporting else None, output, unused, json)
+        return
     items = [each.items(options) for each in tasks]  # what is wrong with files is told before the model is opened
     for each in tasks:
         check_judge(each, judge is not None)
@@ -155,6 +168,42 @@ def evaluate(
     if json:
         found = [eval_output.as_json(result) for result in results]
         typer.echo(jsonlib.dumps(found[0] if len(found) == 1 else {"tasks": found}, ensure_ascii=False))
+
+
+def _export(
+    tasks: list[Task],
+    options: Options,
+    asked: tuple[str | None, int | None, int | None],
+    to: str | None,
+    output: Path | None,
+    unused: dict[str, Any],
+    json: bool,
+) -> None:
+    """
+    Raises:
+        RequestError: it is not said to what or where, or something else is asked for.
+    """
+    from dataclasses import replace
+
+    from longview.eval.export import FORMS, export
+    from longview.eval.run import limited
+
+    if to is None or to not in FORMS or output is None:
+        raise RequestError(
+            f"to export is longview eval export --to {' or '.join(FORMS)} --task TASK --output FOLDER, and --data"
+        )
+    for option, given in unused.items():
+        if given:
+            raise RequestError(f"{option} asks a model, and export writes questions; leave it out")
+    name, limit, max_tokens = asked
+    written = []
+    for task in tasks:
+        protocol = task.protocol(None, name)[1]
+        protocol = replace(protocol, max_tokens=max_tokens or protocol.max_tokens)
+        items = limited(task.unexpanded(options), limit)
+        files = [str(path) for path in export(task.name, items, protocol, to, output)]
+        written.append({"task": task.name, "questions": len(items), "files": files, "max_tokens": protocol.max_tokens})
+    eval_output.print_exported(written, to, output, json)
 
 
 def _run(plan: Plan, folder: Path | None, show: bool) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,6 +137,28 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 # ── comparisons ──
+
+
+def print_exported(written: Sequence[Mapping[str, Any]], to: str, folder: Path, json: bool) -> None:
+    """What was written for another evaluator, and how it is asked."""
+    if json:
+        typer.echo(jsonlib.dumps({"to": to, "tasks": list(written)}, ensure_ascii=False))
+        return
+    for each in written:
+        typer.echo(f"{each['task']}: {counted(each['questions'], 'question')} in {', '.join(each['files'])}")
+        if to == "evalscope":
+            settings = {"general_vqa": {"local_path": str(folder), "subset_list": [each["task"]]}}
+            decoding = {"temperature": 0, "max_tokens": each["max_tokens"]}
+            typer.echo(
+                "evalscope eval --eval-type openai_api --api-url http://127.0.0.1:8000/v1 --model NAME --datasets "
+                f"general_vqa --dataset-args {shlex.quote(jsonlib.dumps(settings, ensure_ascii=False))} "
+                f"--generation-config {shlex.quote(jsonlib.dumps(decoding))}"
+            )
+        else:
+            typer.echo(
+                f"LMUData={shlex.quote(str(folder))} python run.py --data {each['task']} --model NAME "
+                "--base-url http://127.0.0.1:8000/v1 --key none"
+            )
 
 
 def print_comparison(found: Comparison, rows: Sequence[Mapping[str, Any]], json: bool) -> None:

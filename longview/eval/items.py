@@ -34,6 +34,8 @@ class Shown:
     """Seconds between which a video is shown."""
     digest: str = ""
     """Of what it shows, where that is known without opening it."""
+    detail: Detail | None = None
+    """Crops of a picture, where its row asks for them; default: as the protocol does."""
 
     @property
     def identity(self) -> str:
@@ -47,7 +49,7 @@ class Shown:
             LongviewError: what holds it cannot be read.
         """
         if self.kind == "image":
-            return Part("image", source=self.load(), detail=detail, name=self.name)
+            return Part("image", source=self.load(), detail=self.detail or detail, name=self.name)
         if self.start is not None or self.end is not None:
             media = replace(media or MediaOptions(), start=self.start, end=self.end)
         return Part("video", source=self.load(), media=media, name=self.name)

@@ -9,7 +9,7 @@ import pytest
 from evaluations import mmbench_rows, write_tsv
 from PIL import Image
 
-from longview.eval.tasks import TASKS
+from longview.eval.tasks import TASKS, Options, find_task
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,38 @@ def test_a_picture_that_does_not_open_fails_alone_and_is_told(longview, data, tm
     assert "failed                      4 answers, counted as wrong" in ran.out
     failed = [json.loads(line) for line in (tmp_path / "out" / "mmbench_en" / "samples.jsonl").read_text().splitlines()]
     assert all("bad.png" in sample["error"] for sample in failed if sample["unit"] == "241")
+
+
+def test_questions_are_exported_and_read_back(longview, data, tmp_path):
+    arguments = ("eval", "export", "--task", "mmbench_en", "--data", data, "--output", tmp_path / "out", "--limit", 2)
+    told = longview(*arguments, "--to", "evalscope").out
+    assert told.startswith(f"mmbench_en: 2 questions in {tmp_path / 'out' / 'mmbench_en_test.jsonl'}, ")
+    assert """--dataset-args '{"general_vqa": {"local_path": """ in told
+    assert """--generation-config '{"temperature": 0, "max_tokens": 100}'""" in told
+    (task,) = longview(*arguments, "--to", "vlmevalkit", "--json").json["tasks"]
+    assert task == {
+        "task": "mmbench_en", "questions": 2, "files": [str(tmp_path / "out" / "mmbench_en.tsv")], "max_tokens": 100
+    }  # fmt: skip
+    ours = find_task("mmbench_en").unexpanded(Options(data))[:2]
+    for name in ("mmbench_en_val.jsonl", "mmbench_en.tsv"):
+        back = find_task("choices").items(Options(tmp_path / "out" / name))
+        assert [(each.id, each.question, each.answer) for each in back] == [
+            (each.id, each.question, each.answer) for each in ours
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "--output", "out"], "to export is longview eval export --to evalscope or vlmevalkit --task TASK"),
+        (["export", "--to", "evalscope"], "--output FOLDER"),
+        (["export", "--to", "lmms", "--output", "out"], "to export is longview eval export --to evalscope or vlmeval"),
+        (["--to", "evalscope", "--output", "out"], "to export is longview eval export"),
+        (["export", "--to", "evalscope", "--output", "out", "--by-probability"], "--by-probability asks a model"),
+        (["export", "--to", "evalscope", "--output", "file"], "file cannot be made"),
+    ],
+)
+def test_what_is_wrong_with_an_export_is_one_line(refused, data, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert said in refused("eval", *arguments, "--task", "mmbench_en", "--data", data)

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
 from longview.eval.items import LETTERS, Item, Shown, clip, picture
+from longview.eval.readers.exported import COLUMN, restored
 from longview.eval.readers.files import Found
 from longview.eval.readers.tables import check_columns, listed, read_json, read_rows, read_tsv, stored_picture
+from longview.eval.readers.tsv import stored_pictures
 from longview.eval.readers.videos import SUFFIXES, lettered_answer, unlettered
 
 _OPTION = re.compile(r"^\s*\(?([A-H])[).:]\s*(.+?)\s*$", re.MULTILINE)
@@ -108,31 +111,38 @@ def read_vmcq(found: Found) -> Iterator[Item]:
             yield _of_messages(found, row, where)
             continue
         check_columns(where, list(row), ("question", "options", "answer"))
-        options = unlettered(listed(row["options"]))
         names = [name for name in (f"image_{n}" for n in range(1, 101)) if row.get(name)]
         shown = [stored_picture(_local(row[name]), found.folder, f"row {number}, {name}") for name in names]
-        if row.get("video"):
-            shown.append(clip(found.folder / str(row["video"])))
-        labels = {"category": str(row["category"])} if row.get("category") else {}
+        shown += [clip(found.folder / str(row[name])) for name in ("video", "video_1") if row.get(name)]
+        if row.get(COLUMN):
+            yield restored(where, row, str(row.get("id", number)), shown)
+            continue
+        options = unlettered(listed(row["options"]))
         yield Item(str(row.get("id", number)), row["question"], lettered_answer(where, str(row["answer"]), options),
-                   tuple(shown), options, labels=labels)  # fmt: skip
+                   tuple(shown), options, labels=_category(row))  # fmt: skip
 
 
 def read_messages(found: Found) -> Iterator[Item]:
     """Lines or TSV of OpenAI's messages with an answer; or LLaVA's questions with answers."""
-    for number, row in enumerate(_rows(found), 1):
+    for number, (row, stored) in enumerate(_rows_with_pictures(found), 1):
         where = f"{found.path}, row {number}"
         if row.get("messages"):
             yield _of_messages(found, row, where)
             continue
+        if row.get(COLUMN):
+            yield restored(where, row, str(row.get("index") or row.get("id") or number), stored)
+            continue
         check_columns(where, list(row), ("question|text", "answer"))
         given = row.get("image") or row.get("images") or ()
         names = [given] if isinstance(given, (str, Mapping)) else list(given)
-        shown = tuple(stored_picture(_local(name), found.folder, f"row {number}") for name in names)
+        shown = stored or tuple(stored_picture(_local(name), found.folder, f"row {number}") for name in names)
         answers = row["answer"] if isinstance(row["answer"], list) else str(row["answer"])
-        yield Item(
-            str(row.get("question_id", row.get("id", number))), row.get("question") or row["text"], answers, shown
-        )
+        id = str(row.get("question_id", row.get("id", row.get("index", number))))
+        yield Item(id, row.get("question") or row["text"], answers, shown, labels=_category(row))
+
+
+def _category(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"category": str(row["category"])} if row.get("category") else {}
 
 
 def _rows(found: Found) -> Iterator[Mapping[str, Any]]:
@@ -140,6 +150,15 @@ def _rows(found: Found) -> Iterator[Mapping[str, Any]]:
         yield from read_tsv(found.path, ("answer",))
     else:
         yield from found.rows(("answer",))
+
+
+def _rows_with_pictures(found: Found) -> Iterator[tuple[Mapping[str, Any], tuple[Shown, ...]]]:
+    """Rows, and the pictures that the column `image` of a TSV holds."""
+    if found.path.suffix != ".tsv":
+        yield from ((row, ()) for row in found.rows(("answer",)))
+        return
+    for row in read_tsv(found.path, ("answer",)):
+        yield row, stored_pictures(row) if row.get("image", "") is None else ()
 
 
 def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
@@ -152,6 +171,8 @@ def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
         content = message.get("content")
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
             parts.append(_part(found, part, f"{where}, medium {len(parts) + 1}"))
+    if row.get(COLUMN):
+        return restored(where, row, str(row.get("id", where.rpartition(" ")[2])), _media(parts), parts)
     text = "".join(part for part in parts if isinstance(part, str))
     if not text.strip():
         raise RequestError(f"{where}: the messages hold no question of a user; mend it")
@@ -160,10 +181,19 @@ def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
     if isinstance(answer, str) and [letter for letter, _ in named] == list(LETTERS[: len(named)]) and len(named) > 1:
         options = tuple(option for _, option in named) if answer.strip() in LETTERS[: len(named)] else ()
     truth = answer.strip() if isinstance(answer, str) else answer if isinstance(answer, list) else str(answer)
-    shown = tuple(part for part in parts if isinstance(part, Shown))
     return Item(
-        str(row.get("id", where.rpartition(" ")[2])), text.strip(), truth, shown, options, facts={"parts": parts}
+        str(row.get("id", where.rpartition(" ")[2])),
+        text.strip(),
+        truth,
+        _media(parts),
+        options,
+        labels=_category(row),
+        facts={"parts": parts},
     )
+
+
+def _media(parts: Sequence[str | Shown]) -> tuple[Shown, ...]:
+    return tuple(part for part in parts if isinstance(part, Shown))
 
 
 def _part(found: Found, part: Mapping[str, Any], where: str) -> str | Shown:
@@ -173,7 +203,8 @@ def _part(found: Found, part: Mapping[str, Any], where: str) -> str | Shown:
     value = part.get(str(kind))
     address = value.get("url") if isinstance(value, Mapping) else value
     if kind in ("image_url", "image") and isinstance(address, str):
-        return stored_picture(_local(address), found.folder, where)
+        detail = value.get("detail") if isinstance(value, Mapping) else None
+        return replace(stored_picture(_local(address), found.folder, where), detail=detail)
     if kind in ("video_url", "video") and isinstance(address, str):
         return Shown("video", lambda: _video_source(found.folder, address), Path(address[:200]).name)
     raise RequestError(f"{where} is a part of type {kind!r:.40}; expected text, image_url or video_url")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from longview.errors import RequestError
 from longview.eval.items import LETTERS, Item, Shown, picture
+from longview.eval.readers.exported import COLUMN, restored
 from longview.eval.readers.files import Found
 from longview.eval.readers.tables import Row, decoded, filled, listed, options_of, read_tsv
 
@@ -43,12 +44,12 @@ def _pictures(row: Row, by_index: dict[str, Row]) -> tuple[Shown, ...]:
             row = by_index[named]
             named = row["image"]
         if named is None:
-            return _stored(row)
+            return stored_pictures(row)
     paths = [Path(str(name)) for name in listed(filled(row, "image_path"))] if filled(row, "image_path") else []
     return tuple(picture(row.path.parent / path, str(path)) for path in paths)
 
 
-def _stored(row: Row) -> tuple[Shown, ...]:
+def stored_pictures(row: Row) -> tuple[Shown, ...]:
     """The pictures in a row's cell."""
     count = row.listed or 1
     paths = listed(filled(row, "image_path"))
@@ -78,6 +79,9 @@ def read_choices(found: Found) -> Iterator[Item]:
                 "has no truths to score by (take the dev split), or is damaged"
             )
         index = filled(row, "index").removesuffix(".0")
+        if row.get(COLUMN):
+            yield restored(str(row), row, index, shown)
+            continue
         group = str(int(index) % ROTATED) if index.isdigit() else index
         yield Item(
             index,

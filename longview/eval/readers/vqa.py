@@ -46,7 +46,7 @@ def read_pairs(pattern: str = "COCO_val2014_{:012d}.jpg") -> Callable[[Found], I
 
     def read(found: Found) -> Iterator[Item]:
         questions, annotations = found.paths[0][0], found.paths[1][0]
-        truths = {str(each["question_id"]): each for each in _under(annotations, "annotations")}
+        truths = truths_of(annotations)
         for row in _under(questions, "questions"):
             id = str(row["question_id"])
             if id not in truths:
@@ -54,13 +54,21 @@ def read_pairs(pattern: str = "COCO_val2014_{:012d}.jpg") -> Callable[[Found], I
                     f"{annotations} has no answers to question {id} of {questions}; give files of one split"
                 )
             name = row.get("image") or pattern.format(int(row["image_id"]))
-            labels = {n: str(truths[id][n]) for n in ("answer_type", "question_type") if truths[id].get(n)}
-            labels.pop("question_type", None)  # hundreds of beginnings of questions
-            yield Item(
-                id, row["question"], people(truths[id]["answers"]), (late_picture(found.folder, name),), labels=labels
-            )
+            answers, labels = truths[id]
+            yield Item(id, row["question"], answers, (late_picture(found.folder, name),), labels=labels)
 
     return read
+
+
+def truths_of(annotations: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """What people answered to each question of the annotations, and its labels."""
+    return {
+        str(each["question_id"]): (
+            people(each["answers"]),
+            {"answer_type": str(each["answer_type"])} if each.get("answer_type") else {},
+        )
+        for each in _under(annotations, "annotations")
+    }
 
 
 def people(answers: Any) -> list[str]:

@@ -6,7 +6,7 @@ from longview.eval import parsers, prompts
 from longview.eval.items import Item, Protocol, Verdict
 from longview.eval.judge import Judging, mmvet_read, mmvet_request
 from longview.eval.metrics import anls, gqa_is_right, ocrbench_is_right
-from longview.eval.readers import pictures, vqa
+from longview.eval.readers import owl, pictures, vqa
 from longview.eval.readers.files import Form
 from longview.eval.scoring import ANLS, GRADE, VQA
 from longview.eval.tasks.pictures import STEPS, SUFFIX, people_agree
@@ -66,6 +66,12 @@ TASKS = (
         citation="VQAv2, arXiv 1612.00837",
         forms=(
             Form(
+                owl.read_owl_vqa,
+                ("vqav2_val.json | vqav2_val.jsonl", "v2_mscoco_val2014_annotations.json"),
+                "mPLUG-Owl's rows",
+                owl.folders("vqav2"),
+            ),
+            Form(
                 vqa.read_pairs(),
                 ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"),
                 "the authors' questions and annotations, with val2014/",
@@ -86,6 +92,12 @@ TASKS = (
         parse=parsers.text,
         citation="OK-VQA, arXiv 1906.00067",
         forms=(
+            Form(
+                owl.read_owl_vqa,
+                ("okvqa_val.json | okvqa_val.jsonl", "mscoco_val2014_annotations.json"),
+                "mPLUG-Owl's rows",
+                owl.folders("okvqa"),
+            ),
             Form(
                 vqa.read_pairs(),
                 ("OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"),

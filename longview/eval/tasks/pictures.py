@@ -6,7 +6,7 @@ from longview.eval import parsers, prompts
 from longview.eval.items import Item, Protocol, Verdict
 from longview.eval.judge import Judging, mathvista_request
 from longview.eval.metrics import mmmu_is_right, vqa_score
-from longview.eval.readers import pictures
+from longview.eval.readers import owl, pictures
 from longview.eval.readers.files import Form
 from longview.eval.scoring import MME, POPE, VQA
 from longview.eval.tasks.task import Task, same
@@ -73,6 +73,7 @@ TASKS = (
                 "the authors' JSON lines with COCO's val2014",
                 ("", "pope"),
             ),
+            Form(owl.read_owl_pope, ("ImageQA_POPE_*.jsonl",), "mPLUG-Owl's lines", owl.folders("pope")),
             Form(pictures.read_pope_table, ("data/test-*.parquet | test-*.parquet",), "Parquet", ("", "pope"), "test"),
         ),
         get="https://github.com/AoiDragon/POPE, or lmms-lab/POPE on the hub",
@@ -97,6 +98,12 @@ TASKS = (
                 ("TextVQA_0.5.1_val.json", "train_images/* | images/*"),
                 "the authors' JSON (llava_textvqa_val_v051_ocr.jsonl beside it has the words of OCR)",
                 ("", "textvqa"),
+            ),
+            Form(
+                owl.read_owl_vqa,
+                ("textvqa_val.json | textvqa_val.jsonl", "textvqa_val_annotations.json"),
+                "mPLUG-Owl's rows",
+                owl.folders("textvqa"),
             ),
             Form(
                 pictures.read_vqa_table,

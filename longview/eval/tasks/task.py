@@ -82,15 +82,27 @@ class Task:
         Raises:
             LongviewError: its files are not there, or damaged.
         """
+        return self._checked(self.expand(self._read(options)), options)
+
+    def unexpanded(self, options: Options) -> list[Item]:
+        """Its questions as the files have them, before options are turned.
+
+        Raises:
+            LongviewError: its files are not there, or damaged.
+        """
+        return self._checked(self._read(options), options)
+
+    def _read(self, options: Options) -> Iterable[Item]:
         if self.make is not None:
-            found = self.make(options)
-        else:
-            form, files = find_form(self.name, self.forms, options.data)
-            found = form.read(files)
-        items = list(numbered(self.expand(found)))
-        if not items:
+            return self.make(options)
+        form, files = find_form(self.name, self.forms, options.data)
+        return form.read(files)
+
+    def _checked(self, items: Iterable[Item], options: Options) -> list[Item]:
+        found = list(numbered(items))
+        if not found:
             raise RequestError(f"{self.name}: there are no questions in {options.data or 'its files'}; check the file")
-        return items
+        return found
 
     def protocol(self, family: str | None, wanted: str | None = None) -> tuple[str, Protocol]:
         """The protocol that is asked for by name, that of a family, or else the first.
