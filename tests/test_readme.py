@@ -100,7 +100,9 @@ def test_the_page_of_the_command_line_is_the_programs_help():
 def test_every_option_in_a_document_exists():
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     foreign = {"--check", "--no-deps", "--group", "--no-cache-dir", "--create-home"}  # of ruff, pip, useradd
-    foreign |= {"--api-url", "--eval-type"}  # of evalscope
+    foreign |= {"--api-url", "--eval-type", "--datasets", "--dataset-args", "--generation-config"}  # of evalscope
+    foreign |= {"--include", "--batch", "--tasks"}  # of lmms-eval, up to their underscores
+    foreign |= {"--base-url", "--key"}  # of VLMEvalKit
     foreign |= {"--films", "--prints", "--questions", "--shown", "--repeats"}  # of python -m longview.eval.curves
     for document in DOCUMENTS:
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", document.read_text(encoding="utf-8"))) - foreign
