@@ -15,7 +15,7 @@ from html import escape
 from importlib.resources import files
 
 from longview.evidence.sentences import CLEARLY, signed
-from longview.evidence.view import CAUTION, Axis, PictureView, View, ramp
+from longview.evidence.view import CAUTION, Axis, PictureView, View, axes_of, ramp
 from longview.pages import STYLE
 from longview.wording import counted
 
@@ -41,7 +41,9 @@ def html(views: Sequence[View]) -> str:
         style=STYLE + _file("page.css"),
         caution=escape(CAUTION),
         layers=_layers(views),
-        views="\n".join(_view(view, number) for number, view in enumerate(views)),
+        views="\n".join(
+            _view(view, axes, number) for number, (view, axes) in enumerate(zip(views, axes_of(views), strict=True))
+        ),
         columns=len(views),
         data=_inert(json.dumps(data, ensure_ascii=False, separators=(",", ":"))),
         script=_file("page.js"),
@@ -82,7 +84,7 @@ _LEGEND = (
 # ── one answer ──
 
 
-def _view(view: View, number: int) -> str:
+def _view(view: View, axes: Sequence[Axis], number: int) -> str:
     some, every = len(view.tokens), len(view.evidence["tokens"])
     more = f'<p class="faint">The first {some} tokens of {every}.</p>' if some < every else ""
     return f"""<article class="view" data-view="{number}" aria-label="{escape(view.label)}">
@@ -90,7 +92,7 @@ def _view(view: View, number: int) -> str:
 {_sentences(view)}
 {_tokens(view)}{more}
 <p class="now" aria-live="polite"></p>
-{"".join(_axis(axis, number) for axis in view.axes)}
+{"".join(_axis(axis, number) for axis in axes)}
 <div class="cards">{"".join(_card(each, view, number) for each in view.detailed)}</div>
 {_others(view, number)}
 {_steps(view)}

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from longview.evidence.sentences import CLEARLY, signed
-from longview.evidence.view import CAUTION, Axis, PictureView, View, ramp
+from longview.evidence.view import CAUTION, Axis, PictureView, View, axes_of, ramp
 from longview.figures import new_figure
 
 WIDTH, MARGIN, GAP = 6.6, 0.25, 0.12  # inches, of one answer
@@ -37,9 +37,9 @@ def draw(views: Sequence[View]) -> Any:
     """A figure of matplotlib. The axes of a picture have its number as their label, "picture 1"."""
     heights = [_height(view) for view in views]
     figure = new_figure("evidence as .png", WIDTH * len(views), max(heights), dpi=DPI, facecolor="#ffffff")
-    for number, view in enumerate(views):
+    for number, (view, axes) in enumerate(zip(views, axes_of(views), strict=True)):
         highest = max((float(each.maps[0].max(initial=0)) for each in _shown(view)), default=0.0)
-        _View(figure, view, number * WIDTH, highest or 1.0).draw()
+        _View(figure, view, axes, number * WIDTH, highest or 1.0).draw()
     return figure
 
 
@@ -88,8 +88,8 @@ class _View:
         scale: What the highest colour of the heat maps is.
     """
 
-    def __init__(self, figure: Any, view: View, left: float, scale: float) -> None:
-        self.figure, self.view, self.left, self.scale = figure, view, left, scale
+    def __init__(self, figure: Any, view: View, axes: Sequence[Axis], left: float, scale: float) -> None:
+        self.figure, self.view, self.shown_axes, self.left, self.scale = figure, view, axes, left, scale
         self.width, self.height = figure.get_size_inches()
         self.below = MARGIN
 
@@ -106,7 +106,7 @@ class _View:
         for line, look in _words(self.view):
             self.text(MARGIN, self.below, line, **look)
             self.below += LINE
-        for axis in self.view.axes[:MOST_AXES]:
+        for axis in self.shown_axes[:MOST_AXES]:
             self.draw_axis(axis)
             self.below += AXIS
         self.below += 0.1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -228,6 +228,17 @@ class View:
         for medium, frames in videos.items():
             found.append(Axis(frames[0].data["name"], frames, _curve(frames, relevance.get(medium))))
         return found
+
+
+def axes_of(views: Sequence[View]) -> list[list[Axis]]:
+    """The axes of each answer; those of the same video have the same range."""
+    found, places = [view.axes for view in views], dict[str, list[float]]()
+    for axis in (axis for axes in found for axis in axes):
+        places.setdefault(axis.title, []).extend(axis.curve.span)
+    return [
+        [replace(axis, curve=replace(axis.curve, others=[*axis.curve.others, *places[axis.title]])) for axis in axes]
+        for axes in found
+    ]
 
 
 def _curve(pictures: Sequence[PictureView], relevance: Mapping[str, Any] | None) -> Curve:

@@ -38,7 +38,8 @@ class Job:
     params: Sequence[str] = ()
     """Where in the request each medium stands."""
     do: str = "answer"
-    """Or "score" answers of `questions`, or "render": say what answering would take."""
+    """Or "score" answers of `questions`; "render": say what answering would take; "evidence": say what the answer rests
+    on, checked, and show its pictures."""
     questions: Sequence[Mapping[str, Any]] = ()
     """Each with parts, as messages have them, and answers."""
     thumbnails: bool = False

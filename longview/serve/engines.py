@@ -1,6 +1,6 @@
 """The engines of a model, one for its base and one for each adapter, and how they answer jobs; see `backend.Job`.
 
-What they say are events: accepted, piece, rendered, scored, and `ended` as the last.
+What they say are events: accepted, piece, rendered, scored, evidence, and `ended` as the last.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from longview.engine.loading import with_adapters
 from longview.engine.prepare import parse_request, prepare
 from longview.engine.score import Question
 from longview.errors import CheckpointError, LongviewError, MediaError, RequestError
+from longview.evidence.deletion import acheck
+from longview.evidence.pictures import jpegs
+from longview.evidence.report import Report
 from longview.media import Medium
 from longview.messages import Message, Part, Piece
 from longview.notebook import thumbnail
@@ -83,6 +86,8 @@ class Engines:
                 send("rendered", **await asyncio.to_thread(rendered, engine, messages, settings, job["thumbnails"]))
             elif job["do"] == "score":
                 send("scored", **await self._score(engine, messages, job["questions"], blobs, settings))
+            elif job["do"] == "evidence":
+                send("evidence", **await self._evidence(engine, messages, settings))
             else:
                 assert job["do"] == "answer", job["do"]
                 settings |= self._painting(settings)
@@ -102,6 +107,16 @@ class Engines:
         if self._painter is None or not settings.get("gen"):
             return {}
         return {"gen": False, "hooks": [PaintingHook(self._painter, settings["params"].get("seed"))]}
+
+    async def _evidence(self, engine: Engine, messages: list[Message], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The evidence of an answer with its check, and its pictures by number, JPEGs in base64."""
+        answer = await engine.aanswer(messages, **{**settings, "evidence": True})
+        assert answer.evidence is not None
+        ocr = bool(settings.get("ocr"))
+        deletion = await acheck(engine, messages, answer, limits=self._limits, ocr=ocr)
+        found = await asyncio.to_thread(jpegs, messages, answer.evidence, self._limits)
+        shown = {str(number): base64.b64encode(jpeg).decode() for number, jpeg in found.items()}
+        return {"report": Report(tuple(messages), answer, deletion).as_dict(), "jpegs": shown}
 
     async def _score(
         self,

@@ -132,6 +132,11 @@ def test_hostile_names_and_texts_stay_texts_and_nothing_is_fetched():
 
 def test_two_answers_stand_side_by_side():
     first, second = report(frames=2), report(family="words")
+    _, page = page_of(report(frames=3, pictures=0), report(frames=8, pictures=0))
+    (_, third, *_), (_, same, *_) = (
+        [each["style"] for each in page.all("a") if each["href"].startswith(f"#v{n}-")] for n in (0, 1)
+    )
+    assert third == same == "left:11.11%", "a second is at the same place in both"
     _, page = page_of(first, second)
     assert len(page.all("article")) == len(page.data["views"]) == 2
     assert [len(view["pictures"]) for view in page.data["views"]] == [4, 2]

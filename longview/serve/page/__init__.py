@@ -5,6 +5,7 @@
 
     components.py  what stands where       shown.py  the frames, with drop and pin  store.py  what the browser keeps
     controls.py    settings → components   chat.py   messages of the chat           saved.py  conversations as files
+                                           evidence.py  what the last answer rests on
 
 The only place where Gradio is imported; importing this takes seconds.
 """
@@ -24,6 +25,7 @@ from fastapi.responses import FileResponse
 from longview.media.formats import HEAD, container_of, image_format_of
 from longview.serve.app import Server
 from longview.serve.errors import APIError
+from longview.serve.page import evidence
 from longview.serve.page.shield import PageMount, Shield
 from longview.versions import missing
 
@@ -84,6 +86,13 @@ class Page:
             if path is None or owner != self.server.tenant(request) or not path.is_file():
                 raise APIError(404, "there is no such file; save the chat again")
             return FileResponse(path, media_type="application/zip", filename="chat.longview.zip")
+
+        @app.get(f"{evidence.ROUTE}/{{token}}", include_in_schema=False)
+        async def show_evidence(request: Request, token: str) -> Response:
+            """A page of what an answer rests on; its program reaches nothing of this page's."""
+            path = self.events.evidence.find(token, self.server.tenant(request))
+            headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": evidence.POLICY}
+            return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
         inner = FastAPI()
         gr.mount_gradio_app(

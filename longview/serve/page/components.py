@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from longview.requests import MediaOptions, Plugins, SamplingParams
-from longview.serve.page import examples, shown, store
+from longview.serve.page import evidence, examples, shown, store
 from longview.serve.page.controls import HIDDEN, component_of
 from longview.settings import Setting, settings_of
 
@@ -38,6 +38,8 @@ class Components:
     system: Any
     controls: Mapping[str, Any]
     frames: Any
+    rests: Any
+    rest: Any
     kept: Any
     past: Any
     token: Any
@@ -130,6 +132,9 @@ def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any
                     padding=False,
                     apply_default_css=False,
                 )
+            with gr.Tab("Evidence", id="evidence"):
+                rest = gr.Button("What the last answer rests on", size="sm", elem_id="lv-rest")
+                rests = gr.HTML(evidence.EMPTY, elem_id="lv-rests", padding=False, apply_default_css=False)
             with gr.Tab("Settings", id="settings"):
                 controls, system = _settings(reads, drawing)
             with gr.Tab("Chats", id="chats"):
@@ -149,6 +154,8 @@ def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any
         system,
         controls,
         frames,
+        rests,
+        rest,
         kept,
         past,
         token,

@@ -13,7 +13,7 @@ import gradio as gr
 
 from longview.serve.app import Server
 from longview.serve.errors import APIError
-from longview.serve.page import chat, examples, saved, shown
+from longview.serve.page import chat, evidence, examples, saved, shown
 from longview.serve.page.asking import Asking, look
 from longview.serve.page.components import NOBODY, Components, beside_choices, declared
 from longview.serve.page.controls import drawing, settings_given, shown_value
@@ -48,6 +48,7 @@ class Events:
         """What is being answered, by the session of a browser's tab."""
         self.downloads: dict[str, tuple[str, Path]] = {}
         """Saved conversations by token: whose, and where."""
+        self.evidence = evidence.EvidencePages(folder / "evidence")
 
     def connect(self, page: Any) -> None:
         """Bind the handlers to their events."""
@@ -56,6 +57,7 @@ class Events:
             *its.chats,
             its.box,
             its.frames,
+            its.rests,
             its.kept,
             its.past,
             its.report,
@@ -79,6 +81,7 @@ class Events:
             each.edit(self.edit, asked, **how)
         its.frames.again(self.again, asked, **how)
         its.frames.anew(self.anew, asked, **how)
+        its.rest.click(self.rests_on, [its.kept], **how)
         its.new.click(self.begin, [its.kept], **how)
         its.past.input(self.reopen, [its.kept, its.past], **how)
         its.forget.click(self.forget, [its.kept], **how)
@@ -228,7 +231,8 @@ class Events:
         asking = self.running[session] = Asking(self.server, conversation, number, self._tenant(request))
         looked = 0
         try:
-            yield {self.its.box: gr.update(**ANSWERING), **self._kept(store, conversation)}
+            began = {self.its.box: gr.update(**ANSWERING), self.its.rests: evidence.EMPTY}
+            yield {**began, **self._kept(store, conversation)}
             async for _ in asking.run():
                 updates = self._chats(conversation)
                 if len(asking.opened) > looked:
@@ -294,7 +298,8 @@ class Events:
         """
         conversation, its = store.current, self.its
         updates: Updates = {its.kept: store.as_json(), its.past: self._past(store), its.report: ""}
-        updates |= {**self._chats(conversation), its.frames: shown.EMPTY, **self._choices(conversation)}
+        empty = {its.frames: shown.EMPTY, its.rests: evidence.EMPTY}
+        updates |= {**self._chats(conversation), **empty, **self._choices(conversation)}
         updates |= {getattr(its, name): update for name, update in more.items()}
         if conversation is None or not conversation.turns:
             yield updates
@@ -389,6 +394,23 @@ class Events:
         first, second = self.its.chats
         beside = gr.update(visible=True, label=models[1], value=[]) if len(models) > 1 else gr.update(visible=False)
         return {first: gr.update(label=models[0]), second: beside}
+
+    async def rests_on(self, request: gr.Request, kept: Any) -> AsyncGenerator[Updates]:
+        """Find out what the last answers rest on."""
+        conversation, rests, tenant = Store(kept).current, self.its.rests, self._tenant(request)
+        if conversation is None or not conversation.turns:
+            gr.Info("There is no answer yet; ask something.")
+            yield {}
+            return
+        yield {rests: evidence.COMPUTING}
+        try:
+            views, notes = await evidence.views_of(self.server, conversation, tenant)
+        except APIError as error:
+            gr.Warning(error.message, title="Not found out")
+            yield {rests: evidence.EMPTY}
+            return
+        token = await asyncio.to_thread(lambda: self.evidence.keep(evidence.made(views), tenant))
+        yield {rests: evidence.shown(token, notes)}
 
     # ── files ──
 

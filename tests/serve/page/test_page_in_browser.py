@@ -92,6 +92,31 @@ def test_two_models_answer_the_same_question_side_by_side(visit):
     assert set(kept(visit)["turns"][0]["answers"]) == {"demo-owl3", "demo-ovis2"}
 
 
+def test_what_an_answer_rests_on_is_found_out_when_it_is_asked_for(visit, with_page):
+    choose(visit, "#lv-beside", "demo-ovis2")
+    visit.ask("Which way does the triangle move?", EXAMPLES / "clip.mp4")
+    answers = [visit.wait_for_answer(), visit.wait_for_answer(chat="#lv-chat-beside")]
+    visit.tab("Evidence")
+    assert visit.page.locator("iframe.lv-evidence").count() == 0
+    before = ended_requests(with_page)
+    visit.page.get_by_role("button", name="What the last answer rests on").click()
+    found = visit.page.frame_locator("iframe.lv-evidence")
+    found.locator("article").nth(1).wait_for()
+    assert ended_requests(with_page) > before
+    assert [text.split("\n")[0] for text in found.locator("article h2").all_inner_texts()] == answers
+    assert found.locator("article").first.locator(".card").count() == 8
+    assert found.locator(".verdict").first.inner_text().startswith("The answer ")
+    found.get_by_role("radio").first.press("ArrowRight")
+    assert found.get_by_role("radio").nth(1).get_attribute("aria-checked") == "true"
+    with visit.context.expect_page() as opened:
+        visit.page.get_by_role("link", name="Open in a tab of its own").click()
+    assert opened.value.locator("article").count() == 2
+    assert visit.mistakes == []
+    visit.ask("What shape is it?")
+    visit.wait_for_answer(2)
+    assert visit.page.locator("iframe.lv-evidence").count() == 0, "it was about another answer"
+
+
 def test_a_file_that_is_no_picture_is_told_and_the_question_is_kept(visit, tmp_path):
     wrong = tmp_path / "notes.png"
     wrong.write_text("no picture")

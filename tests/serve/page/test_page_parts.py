@@ -23,6 +23,7 @@ from longview.serve.page.chat import messages_of, turn_of
 from longview.serve.page.components import declared
 from longview.serve.page.controls import drawing, setting_of, settings_given, shown_value
 from longview.serve.page.conversation import Answer, Conversation, Shown, Turn, request_of
+from longview.serve.page.evidence import MOST_KEPT, EvidencePages
 from longview.serve.page.store import MAX_BYTES, Store
 from longview.serve.settings import ServerOptions
 from longview.settings import settings_of
@@ -306,3 +307,14 @@ def test_the_control_for_drawing_is_there_where_a_model_draws():
     assert described["visible"]
     assert "paints none (--gen-model)" in described["info"]
     assert "that is painted" in drawing([{"draws": False}, {"draws": True, "paints": True}])["info"]
+
+
+def test_pages_of_evidence_belong_to_who_asked_and_the_oldest_go(tmp_path):
+    pages = EvidencePages(tmp_path / "evidence")
+    tokens = [pages.keep(f"page {number}", "ann") for number in range(MOST_KEPT + 2)]
+    assert pages.find(tokens[-1], "ann").read_text() == f"page {MOST_KEPT + 1}"
+    assert len(list((tmp_path / "evidence").iterdir())) == MOST_KEPT
+    for token, tenant in ((tokens[1], "ann"), (tokens[-1], "bob"), ("none", "ann"), ("none", "")):
+        with pytest.raises(APIError) as caught:
+            pages.find(token, tenant)
+        assert caught.value.status == 404
