@@ -197,6 +197,8 @@ def _media(parts: Sequence[str | Shown]) -> tuple[Shown, ...]:
 
 
 def _part(found: Found, part: Mapping[str, Any], where: str) -> str | Shown:
+    if not isinstance(part, Mapping):
+        raise RequestError(f"{where} is {part!r:.40}; expected an object with a type")
     kind = part.get("type")
     if kind == "text":
         return str(part.get("text", ""))

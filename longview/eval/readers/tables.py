@@ -13,7 +13,8 @@ import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ PICTURE = "image"
 """The column that is left on the disk, but for the index of a row that has the picture."""
 EMPTY = ("", "nan", "none", "n/a", "NaN", "None", "N/A")
 """What tables write for a cell without a value."""
+
+
+class Fields(dict[str, Any]):
+    """An object of a file; a key that is asked for and is not there is the file's mistake."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, fields: Iterable[tuple[str, Any]], where: str) -> None:
+        super().__init__(fields)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        has = ", ".join(self) or "nothing"
+        raise RequestError(
+            f"{self.where}: an object has no {key!r} (it has {has:.200}); fetch the file again, or mend it"
+        )
 
 
 class Row(dict[str, Any]):
@@ -122,17 +139,19 @@ def read_rows(path: Path | str, needed: Sequence[str] = (), split: str = "train"
             raise RequestError(f"{path}, {source.unit} {number} is {error}; mend it") from None
         if not isinstance(found, dict):
             raise RequestError(f"{path}, {source.unit} {number} is no object; give one a {source.unit}")
-        check_columns(f"{path}, {source.unit} {number}", list(found), needed)
-        yield found
+        where = f"{path}, {source.unit} {number}"
+        check_columns(where, list(found), needed)
+        yield Fields(found.items(), where)
 
 
 def read_json(path: Path) -> Any:
-    """
+    """A file's JSON, whose objects name the file where they lack a key.
+
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=partial(Fields, where=str(path)))
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}); check the file") from None
     except (ValueError, RecursionError) as error:
@@ -162,7 +181,7 @@ def options_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 def listed(value: Any) -> list[Any]:
     """A list that a table may hold as text, in JSON or as Python writes it."""
     if not isinstance(value, str):
-        return list(value or ())
+        return [value] if isinstance(value, (int, float)) else list(value or ())
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError):
             found = read(value)

@@ -53,11 +53,21 @@ def read_pairs(pattern: str = "COCO_val2014_{:012d}.jpg") -> Callable[[Found], I
                 raise RequestError(
                     f"{annotations} has no answers to question {id} of {questions}; give files of one split"
                 )
-            name = row.get("image") or pattern.format(int(row["image_id"]))
+            name = row.get("image") or _name(pattern, row["image_id"], f"{questions}, question {id}")
             answers, labels = truths[id]
             yield Item(id, row["question"], answers, (late_picture(found.folder, name),), labels=labels)
 
     return read
+
+
+def _name(pattern: str, number: Any, where: str) -> str:
+    """
+    Raises:
+        RequestError: the picture has no number.
+    """
+    if not str(number).isdigit():
+        raise RequestError(f"{where}: image_id is {number!r:.40}; expected a whole number")
+    return pattern.format(int(number))
 
 
 def truths_of(annotations: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
@@ -105,6 +115,8 @@ def _under(path: Path, key: str) -> list[Any]:
     data = read_json(path)
     if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
         raise RequestError(f"{path} has no list under {key!r}; give the file of {key}")
+    if not all(isinstance(row, Mapping) for row in data[key]):
+        raise RequestError(f"{path}: the list under {key!r} holds what is no object; fetch it again")
     return data[key]
 
 
