@@ -192,7 +192,10 @@ def test_rows_that_cannot_be_merged_are_decoded_apart(engine, alone, monkeypatch
     failing(monkeypatch, engine.model, "forward", lambda position_ids, **_: len(position_ids) == 3 and fails())
     raised: list = []
     monkeypatch.setattr(engine.scheduler.decode_batches, "merge", lambda: raised.append(1) or [][0])
-    assert all_answered(engine, alone)
+    streams = [engine.stream(QUESTIONS[name], **SETTINGS) for name in NAMES]
+    begun = [[next(stream)] for stream in streams]  # from here on, all three decode together
+    texts = ["".join(piece.text for piece in (*first, *stream)) for first, stream in zip(begun, streams, strict=True)]
+    assert texts == [answer.text for answer in alone]
     assert raised
 
 

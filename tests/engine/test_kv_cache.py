@@ -77,8 +77,9 @@ def test_the_last_row_takes_the_place_of_a_removed_one():
 
 def test_capacities_grow_by_doubling_and_shrink_and_rows_stay_as_they_are():
     row, keys = written(3, 20)
-    row.reserve(MIN_POSITIONS + 1)
-    assert row.position_capacity == 2 * MIN_POSITIONS
+    room = row.position_capacity
+    row.reserve(room + 1)
+    assert row.position_capacity == 2 * room
     assert holds(row, 0, keys)
     decode_batch = DecodeBatch(2)
     for number in range(5):
