@@ -4,6 +4,7 @@ command-line.md   from the program's own help
 openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
 evaluation.md     from the table of tasks in longview/eval/tasks, after evaluation/preface.md
+evidence.md       from those of longview/eval/evidence.py in evidence/, after evidence/preface.md; and its figure
 results.md        from those of longview/eval/curves.py in results/, after results/preface.md; and its figures
 training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
@@ -26,6 +27,7 @@ BENCHMARKS = DOCS / "benchmarks.md"
 TRAINING = DOCS / "training.md"
 EVALUATION = DOCS / "evaluation.md"
 RESULTS = DOCS / "results.md"
+EVIDENCE = DOCS / "evidence.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
 """The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
@@ -92,6 +94,19 @@ def results() -> str:
     return text
 
 
+def shown_evidence() -> dict[str, Any]:
+    """The measurements of evidence."""
+    return json.loads((DOCS / "evidence" / "embedded.json").read_text(encoding="utf-8"))
+
+
+def evidence() -> str:
+    """The page about evidence, with what was measured of it in the place of `{measured}`."""
+    from longview.eval.evidence import page
+
+    text = (DOCS / "evidence" / "preface.md").read_text(encoding="utf-8")
+    return text.replace("{measured}\n", page(shown_evidence(), "evidence"))
+
+
 def measured() -> dict[str, Any]:
     """The measurements of each curriculum, by its name."""
     files = {name: DOCS / "training" / f"{name}.json" for name in CURRICULA}
@@ -132,9 +147,12 @@ if __name__ == "__main__":
     EVALUATION.write_text(evaluation(), encoding="utf-8")
     TRAINING.write_text(training(), encoding="utf-8")
     RESULTS.write_text(results(), encoding="utf-8")
+    EVIDENCE.write_text(evidence(), encoding="utf-8")
     from longview.eval import curves as plotted
     from longview.eval.curriculum import plot
+    from longview.eval.evidence import plot as plot_evidence
 
     plotted.plot(curves(), DOCS / "results")
+    plot_evidence(shown_evidence(), DOCS / "evidence")
     for name, numbers in measured().items():
         plot(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")
