@@ -283,7 +283,7 @@ def page(numbers: Mapping[str, Any], folder: str) -> str:
     lines = [
         f"![How often evidence is where the answer is]({folder}/evidence.png)",
         "",
-        "| | model | answered right | by the map | by leaving out | chance | rank correlation |",
+        "| what | model | answered right | by the map | by leaving out | chance | rank correlation |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for point in numbers["points"]:
@@ -298,7 +298,7 @@ def page(numbers: Mapping[str, Any], folder: str) -> str:
         "Of answers that were right; 95 % Wilson intervals in brackets. The correlation is Spearman's, of a picture's "
         "share with what the answer loses without it, the mean over questions.",
         "",
-        "| | model | without the highest | one at random | the lowest | answer | evidence | check |",
+        "| what | model | without the highest | one at random | the lowest | answer | evidence | check |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for point in numbers["points"]:
