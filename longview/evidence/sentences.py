@@ -50,10 +50,9 @@ def _rests_on(evidence: Evidence, without_all: float, alone: Sequence[float]) ->
         return f"The answer rests on pictures {numbers}{more}: {losses} nats without each of them{at_most}."
     least = order[0]
     if without_all <= -CLEARLY:
-        return (
-            f"The answer rests on no picture alone: {signed(alone[least])} nats at most without one "
-            f"(picture {least + 1}), {signed(without_all)} without all of them."
-        )
+        most = f"{signed(alone[least])} nats at most without one (picture {least + 1})"
+        each = most if alone[least] < 0 else "no less likely without any one"
+        return f"The answer rests on no picture alone: {each}, {signed(without_all)} without all of them."
     return _of_all(without_all)
 
 
@@ -76,14 +75,14 @@ def _against_the_highest(evidence: Evidence, alone: Sequence[float]) -> list[str
 
 
 def _against_the_ranking(step: Step) -> str:
-    """Where pictures with much attention matter less than those with little, or than any."""
+    """Where pictures with much attention matter less than those with little, or than any, which do matter."""
     of_count = f"the {step.count} with" if step.count > 1 else "the picture with"
-    if step.highest - step.lowest >= CLEARLY:
+    if step.lowest <= -CLEARLY and step.highest - step.lowest >= CLEARLY:
         return (
             f"The map ranks otherwise: {signed(step.highest)} nats without {of_count} most attention, "
             f"{signed(step.lowest)} without {of_count} least."
         )
-    if step.highest - step.mean >= max(CLEARLY, step.deviation):
+    if step.mean <= -CLEARLY and step.highest - step.mean >= max(CLEARLY, step.deviation):
         return (
             f"The map ranks no better than chance: {signed(step.highest)} nats without {of_count} most attention, "
             f"{signed(step.mean)} ± {step.deviation:.1f} without {step.count} at random."

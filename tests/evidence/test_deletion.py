@@ -14,8 +14,8 @@ import longview
 from longview.answer_evidence import Evidence, PictureEvidence
 from longview.engine.score import Scores
 from longview.errors import RequestError
-from longview.evidence.deletion import check, counts_of, drawn, without
-from longview.evidence.sentences import CLEARLY, signed
+from longview.evidence.deletion import Step, check, counts_of, drawn, without
+from longview.evidence.sentences import CLEARLY, sentences_of, signed
 from longview.media.fetch import Fetched
 from longview.messages import Answer, FrameUsed, Message, Receipt, Timings, Usage
 from longview.models.families import families
@@ -311,3 +311,13 @@ def test_what_is_left_is_cut_as_if_the_others_were_there(family, tokenizer):
             crops = [list(group) for _, group in groupby(left.encoder_inputs, key=lambda each: each.medium)]
             assert [each[0].num_pictures for each in crops] == [each.num_pictures for each in whole[:count]]
             assert [each[0].settings for each in crops] == [each.settings for each in whole[:count]]
+
+
+def test_an_answer_that_gains_without_a_picture_contradicts_no_map():
+    evidence = evidence_of(["image"] * 2, [0.4, 0.2])
+    gains = Step(1, 1.2, 0.1, (0.1, 1.2))
+    assert sentences_of(evidence, -2.0, (1.2, 0.1), [gains]) == (
+        "The answer rests on no picture alone: no less likely without any one, −2.0 without all of them.",
+    )
+    loses = Step(1, 1.2, -0.8, (-0.8, 1.2))
+    assert "The map ranks otherwise" in sentences_of(evidence, -2.0, (1.2, -0.8), [loses])[-1]
