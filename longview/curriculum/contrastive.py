@@ -20,8 +20,7 @@ from longview.curriculum.siglip import SiglipModel
 from longview.curriculum.world import WorldObjective
 from longview.errors import RecipeError
 from longview.train.objectives.base import Notes, PassShape
-from longview.world.naming import facts_held, facts_named
-from longview.world.questions import ask_about_picture
+from longview.world.naming import draw_text, facts_held, facts_named
 from longview.world.scenes import Picture
 
 
@@ -70,27 +69,3 @@ def fit(texts: Sequence[str], pictures: Sequence[Picture]) -> list[list[bool]]:
     """Which texts fit which pictures, (texts, pictures)."""
     held = [facts_held(picture) for picture in pictures]
     return [[named <= facts for facts in held] for named in map(facts_named, texts)]
-
-
-def draw_text(rng: random.Random, picture: Picture) -> str:
-    """A question about a picture, or a short description of some of it; it names something, unless nothing is there."""
-    for _ in range(40):
-        text = _describe(rng, picture) if rng.random() < 0.35 else ask_about_picture(rng, picture).text
-        if rng.random() < 0.15:
-            text = text.rstrip("?.")
-        named = facts_named(text)
-        if named and named <= facts_held(picture):
-            return text
-    return "nothing"
-
-
-def _describe(rng: random.Random, picture: Picture) -> str:
-    """One to three of the things of a picture, each by some of what it is; perhaps the sign."""
-    things = rng.sample(picture.things, min(len(picture.things), rng.randint(1, 3)))
-    phrases = []
-    for thing in things:
-        words = (rng.choice(("", thing.size)), rng.choice(("", thing.colour, thing.colour)), thing.shape)
-        phrases.append(rng.choice(("a ", "")) + " ".join(word for word in words if word))
-    if picture.sign and rng.random() < 0.5:
-        phrases = [*phrases[:2], f"a sign that says {picture.sign.text}"]
-    return " and ".join(phrases)

@@ -146,8 +146,7 @@ class Answers(WorldObjective):
                     facts.append(FactToken(len(rows), end, first + mention.picture, mention.picture, mention.cell))
             rows.append(dataclasses.replace(row, encoder_inputs=(), media=()))  # pixels are the pool's
             indices += sample.indices
-            # in a film, no text says which frame is which
-            numbers += [n if n <= MAX_PICTURES or kind != "film" else 0 for n in range(1, len(sample.indices) + 1)]
+            numbers += [_number(kind, n) for n in range(1, len(sample.indices) + 1)]
             tokens += row.length
             longest = max(longest, row.text_inputs["input_ids"].shape[1] + row.num_pictures * patches)
         collated = dict(self.processor.collate(rows))
@@ -240,6 +239,11 @@ class Answers(WorldObjective):
                 yield SampleQuestion([ask(question.text, *pictures)], question.answer)
 
         return "held-out pictures of the synthetic world", questions()
+
+
+def _number(kind: str, number: int) -> int:
+    """What a picture is called; 0: in a long film or before a question about knowledge, no text numbers it."""
+    return 0 if kind == "knowledge" or (kind == "film" and number > MAX_PICTURES) else number
 
 
 def format_of(kind: str) -> SampleFormat:

@@ -55,6 +55,11 @@ class Pool:
         self.simple = [i for i in range(self.stills) if len(self.pictures[i].things) + bool(self.pictures[i].sign) == 1]
         self.held = [bits_held(picture) for picture in self.pictures[: self.stills]]
         """What stands in each still, see `bits_held`."""
+        self.alone: dict[tuple[str, str], list[int]] = {}
+        """Stills that hold one thing and no sign, by its colour and shape."""
+        for index in self.simple:
+            for thing in self.pictures[index].things:
+                self.alone.setdefault((thing.colour, thing.shape), []).append(index)
 
     @property
     def first_close(self) -> int:

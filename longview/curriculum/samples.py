@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from longview.curriculum.knowledge import MOST_PIECES, Asked, Piece, conversation, draw_names_known, scenes_known
 from longview.curriculum.pool import Pool, bits_of
 from longview.curriculum.settings import MAX_PICTURES, WorldSettings
 from longview.media.medium import Medium
@@ -40,7 +41,7 @@ def draw_sample(
     rng: random.Random, pool: Pool, settings: WorldSettings, kind: str, in_text: bool = False, count: int = MAX_PICTURES
 ) -> WorldSample:
     """A conversation of the stage's length about `kind`: "1" … "8" pictures, "many" that are numbered, one that is
-    shown "close", a "clip", or a "film" of many scenes.
+    shown "close", a "clip", a "film" of many scenes, or "knowledge" before a question.
 
     Args:
         in_text: The scenes are described in text and not shown.
@@ -54,6 +55,9 @@ def draw_sample(
         indices, questions = _draw_film(rng, pool, min(2, settings.turns))
     elif kind == "film":
         indices, questions = _draw_named(rng, pool, count, min(3, settings.turns), numbered=False)
+    elif kind == "knowledge":
+        messages, media, indices, questions = conversation(pool, *_draw_knowledge(rng, pool, min(3, settings.turns)))
+        return WorldSample(messages, media, indices, questions)
     elif kind == "many":
         indices, questions = _draw_many(rng, pool, settings, count)
     elif kind == "close":
@@ -172,6 +176,14 @@ def _draw_named(
         else:
             questions.append(replace(question, about=place + 1, found_in=(place,)))
     return [indices[number] for number in order], questions
+
+
+def _draw_knowledge(rng: random.Random, pool: Pool, turns: int) -> tuple[list[Piece], list[Asked]]:
+    """Pieces of knowledge, and questions: two in three are about names that passages tell."""
+    if rng.random() < 2 / 3:
+        return draw_names_known(rng, pool, turns)
+    indices, questions = _draw_named(rng, pool, rng.randint(1, MOST_PIECES), turns, numbered=False)
+    return scenes_known(rng, pool, indices, questions)
 
 
 def _bits_named(text: str) -> int:

@@ -67,7 +67,7 @@ class WorldSettings:
     tokens: int = bounded(2500, 1, 10**7)  # answers, words: text tokens a step, about
     mix: dict[str, float] = field(
         default_factory=lambda: {"1": 1.0}
-    )  # shares of samples: 1 … 8 pictures, many, close, clip, film
+    )  # shares of samples: 1 … 8 pictures, many, close, clip, film, knowledge
     most: int = bounded(MAX_PICTURES, 1, MOST_PICTURES)  # pictures of a sample of many, 1 to so many, each numbered
     frames: int = bounded(MAX_PICTURES, MAX_PICTURES, MOST_PICTURES)  # of a film, 8 to so many
     grow: int = bounded(0, 0, 10**9)  # steps in which most and frames grow to what they are, from 8
@@ -116,13 +116,16 @@ class WorldSettings:
                 )
         if self.mix.get("close") and not pool.close:
             raise RecipeError(f"{where}.world.mix holds close, but pool.close is 0; give 1 or more")
+        if self.mix.get("knowledge") and not pool.simple:
+            raise RecipeError(f"{where}.world.mix holds knowledge, but pool.simple is 0; give more")
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film", kind)]
+    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film|knowledge", kind)]
     if unknown or not mix:
         raise RecipeError(
-            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip and film"
+            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip, film and "
+            "knowledge"
         )
     for kind, share in mix.items():
         check_number(f"{where}.{kind}", share, 0)

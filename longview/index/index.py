@@ -19,7 +19,7 @@ from longview.index.read import Ended, Entry, prefetched
 from longview.index.read import read_files as read_contents
 from longview.index.scan import scan
 from longview.index.settings import FindOptions, IndexOptions
-from longview.index.store import Item, Store, Vectors
+from longview.index.store import Hit, Item, Store, Vectors
 from longview.media.decoders.pictures import PictureSource
 from longview.messages import Progress
 from longview.models.similarity import Similarity
@@ -87,7 +87,8 @@ class Index:
         """Moments, pictures and passages nearest to a text, a picture or both, best first.
 
         What is shown and what is written are rankings of their own, as are a text's and a picture's; where there are
-        several, they are fused by reciprocal ranks.
+        several, they are fused by reciprocal ranks. A picture is held against what is written only where nothing is
+        shown: pictures are much more like each other than like texts.
 
         Args:
             kinds: Only items of these (frame, picture, passage).
@@ -104,7 +105,8 @@ class Index:
         for depth in DEPTHS:
             limit = options.top * depth
             queries = [
-                [self.store.search(vector, limit, of, kinds, among) for of in ("image", "text")] for vector in vectors
+                self._rankings(vector, number == len(vectors) - 1 and image is not None, limit, kinds, among)
+                for number, vector in enumerate(vectors)
             ]
             rankings = [ranking for query in queries for ranking in query if ranking]
             found, warnings = self._with_paths(moments(fuse(queries), None if len(rankings) > 1 else MARGIN))
@@ -112,8 +114,15 @@ class Index:
                 break
         return found[: options.top], warnings
 
+    def _rankings(
+        self, vector: Vectors, of_picture: bool, limit: int, kinds: Sequence[str], among: Sequence[str] | None
+    ) -> list[list[Hit]]:
+        shown = self.store.search(vector, limit, "image", kinds, among)
+        return [shown] if of_picture and shown else [shown, self.store.search(vector, limit, "text", kinds, among)]
+
     def vectors(self, text: str | None, image: Image.Image | None) -> list[Vectors]:
-        """
+        """Of the text, then of the picture.
+
         Raises:
             RequestError: neither is given.
         """

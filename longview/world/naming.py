@@ -10,9 +10,10 @@ them more often than it names them.
 from __future__ import annotations
 
 import itertools
+import random
 import re
 
-from longview.world.questions import plural
+from longview.world.questions import ask_about_picture, plural
 from longview.world.scenes import COLOURS, SHAPES, SIZES, WORDS, Picture, Thing
 
 THING = "thing"
@@ -47,6 +48,30 @@ def facts_named(text: str) -> frozenset[str]:
         else:
             facts.add(f"sign of a {kind[1]}" if kind else "sign")
     return frozenset(facts)
+
+
+def draw_text(rng: random.Random, picture: Picture) -> str:
+    """A question about a picture, or a short description of some of it; it names something, unless nothing is there."""
+    for _ in range(40):
+        text = _describe(rng, picture) if rng.random() < 0.35 else ask_about_picture(rng, picture).text
+        if rng.random() < 0.15:
+            text = text.rstrip("?.")
+        named = facts_named(text)
+        if named and named <= facts_held(picture):
+            return text
+    return "nothing"
+
+
+def _describe(rng: random.Random, picture: Picture) -> str:
+    """One to three of the things of a picture, each by some of what it is; perhaps the sign."""
+    things = rng.sample(picture.things, min(len(picture.things), rng.randint(1, 3)))
+    phrases = []
+    for thing in things:
+        words = (rng.choice(("", thing.size)), rng.choice(("", thing.colour, thing.colour)), thing.shape)
+        phrases.append(rng.choice(("a ", "")) + " ".join(word for word in words if word))
+    if picture.sign and rng.random() < 0.5:
+        phrases = [*phrases[:2], f"a sign that says {picture.sign.text}"]
+    return " and ".join(phrases)
 
 
 def all_facts() -> list[str]:

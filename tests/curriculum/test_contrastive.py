@@ -10,7 +10,7 @@ import pytest
 import torch
 from tolerances import SAME_MATHS
 
-from longview.curriculum.contrastive import Contrastive, draw_text, fit
+from longview.curriculum.contrastive import Contrastive, fit
 from longview.curriculum.siglip import build_tokenizer
 from longview.errors import RecipeError
 from longview.models.similarity import Similarity
@@ -18,7 +18,7 @@ from longview.train.build import open_model
 from longview.train.loop import Trainer
 from longview.train.recipe import from_tree
 from longview.train.run import train
-from longview.world.naming import all_facts, facts_held, facts_named
+from longview.world.naming import all_facts, draw_text, facts_held, facts_named
 from longview.world.scenes import Picture, Thing, draw_picture
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
