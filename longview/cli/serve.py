@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from longview.cli.index import LIBRARIES as INDEX_LIBRARIES
 from longview.cli.options import ModelOptions
 from longview.errors import MissingExtraError, RequestError
 from longview.models.sources import base_of
@@ -113,9 +114,12 @@ def serve(models: ServedModels, server: ServerOptions, limits: ServerLimits) -> 
       LONGVIEW_API_KEY=secret longview serve --host 0.0.0.0 --allowed-hosts films.example.org
       longview serve --model mine=./my-owl3 --to http://127.0.0.1:8000
       longview serve --model ./my-owl3 --replicas 2
+      longview serve --index films=./my-index
     """
     if missing(LIBRARIES):
         raise MissingExtraError("longview serve", *LIBRARIES)
+    if server.index and missing(INDEX_LIBRARIES):
+        raise MissingExtraError("longview serve --index", *INDEX_LIBRARIES)
     named = models.by_name()
     if server.to is not None:
         _check_only_joining(server, limits)

@@ -18,7 +18,7 @@ from longview.index.moments import MARGIN, Found, at_path, fuse, moments
 from longview.index.read import Ended, Entry, prefetched
 from longview.index.read import read_files as read_contents
 from longview.index.scan import scan
-from longview.index.settings import FindOptions, IndexOptions
+from longview.index.settings import FindOptions, IndexOptions, day
 from longview.index.store import Hit, Item, Store, Vectors
 from longview.media.decoders.pictures import PictureSource
 from longview.messages import Progress
@@ -161,18 +161,11 @@ def _admits(options: FindOptions, record: FileRecord) -> bool:
     duration = record.duration
     return (
         (under is None or Path(record.path).is_relative_to(under))
-        and (options.after is None or changed >= _day(options.after))
-        and (options.before is None or changed < _day(options.before))
+        and (options.after is None or changed >= day(options.after))
+        and (options.before is None or changed < day(options.before))
         and (options.min_duration is None or (duration is not None and duration >= options.min_duration))
         and (options.max_duration is None or (duration is not None and duration <= options.max_duration))
     )
-
-
-def _day(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise RequestError(f"{text!r:.40} is no day; expected one as 2026-11-29") from None
 
 
 # ── making one ───────────────────────────────────────────────────────────────────────────────────────────────────────

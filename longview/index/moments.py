@@ -8,8 +8,11 @@ from itertools import groupby
 
 from longview.index.store import Hit
 
-FUSION = 60
-"""Of reciprocal ranks: how little the first few places count more than the next (Cormack et al. 2009)."""
+FUSION = 5
+"""Of reciprocal ranks: how little the first few places count more than the next (Cormack et al. 2009, who take 60).
+
+So small, as one of two rankings may say nothing: "What is it called?" beside a photo.
+"""
 MARGIN = 0.03
 """A frame belongs to a moment beside it if its cosine is so near to the moment's best."""
 

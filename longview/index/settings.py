@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
+from longview.errors import RequestError
 from longview.settings import setting, validate
 
 
@@ -42,3 +44,17 @@ class FindOptions:
 
     def __post_init__(self) -> None:
         validate(self)
+        for given in (self.after, self.before):
+            if given is not None:
+                day(given)
+
+
+def day(text: str) -> datetime.date:
+    """
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"{text!r:.40} is no day; expected one as 2026-11-29") from None

@@ -24,6 +24,7 @@ from longview.serve import chat, decisions, responses, sse
 from longview.serve.backend import Job
 from longview.serve.errors import APIError, internal, invalid, of_job, of_validation
 from longview.serve.files import FileStore
+from longview.serve.indexes import Indexes
 from longview.serve.jobs import JobBuilder
 from longview.serve.joined import add_join_routes
 from longview.serve.memory import Trimmer
@@ -32,6 +33,7 @@ from longview.serve.openapi import document
 from longview.serve.schema import ChatRequest, neutral
 from longview.serve.security import Guard, tenant_of
 from longview.serve.settings import ServerOptions
+from longview.serve.vector_stores import add_vector_store_routes
 
 MAX_DEPTH = 32
 """Objects and lists in each other, in a request's body."""
@@ -54,8 +56,15 @@ class Server:
     """
 
     def __init__(
-        self, options: ServerOptions, limits: Limits, models: Models, files: FileStore, keys: Sequence[str] = ()
+        self,
+        options: ServerOptions,
+        limits: Limits,
+        models: Models,
+        files: FileStore,
+        keys: Sequence[str] = (),
+        indexes: Indexes | None = None,
     ) -> None:
+        self.indexes = indexes or Indexes(())
         self.options, self.models, self.files, self.keys = options, models, files, tuple(keys)
         self.jobs = JobBuilder(options, limits, files)
         self.draining = False
@@ -223,6 +232,7 @@ def create_app(server: Server) -> FastAPI:
     add_join_routes(app, server)
     _add_file_routes(app, server)
     _add_answer_routes(app, server)
+    add_vector_store_routes(app, server)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 

@@ -17,6 +17,7 @@ import longview
 from longview.serve.decisions import DecisionRequest
 from longview.serve.responses import ResponseRequest
 from longview.serve.schema import ChatRequest
+from longview.serve.vector_stores import SearchRequest
 
 Mode = Literal["validation", "serialization"]
 
@@ -25,6 +26,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions/render": ChatRequest,
     "/v1/responses": ResponseRequest,
     "/v1/decisions": DecisionRequest,
+    "/v1/vector_stores/{vector_store_id}/search": SearchRequest,
 }
 UPLOAD = {
     "type": "object",

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from longview.errors import RequestError
 from longview.serve.app import Server, create_app
 from longview.serve.files import FileStore
+from longview.serve.indexes import Indexes
 from longview.serve.models import MakeBackend, Models
 from longview.serve.process import ModelProcess
 from longview.serve.security import MAX_HEADER_BYTES
@@ -141,12 +142,13 @@ async def _serve(
     listening: socket.socket,
     make: MakeBackend,
 ) -> None:
+    indexes = Indexes(options.index)
     folder = None if options.files is None else Path(options.files).expanduser()
     files = FileStore(folder, limits, options.max_file_bytes, options.files_quota, options.files_seconds)
     roots = [str(files.folder), *([] if options.media_root is None else [options.media_root])]
     given = {**asdict(limits), "file_roots": roots, "allow_urls": not options.no_urls}
     pool = Models(models, given, options.max_queue, options.max_loaded, make)
-    server = Server(options, limits, pool, files, keys_of(options))
+    server = Server(options, limits, pool, files, keys_of(options), indexes)
     app = create_app(server)
     config = uvicorn.Config(
         app,
@@ -167,6 +169,7 @@ async def _serve(
         await serving.serve([listening])
     finally:
         await pool.stop()
+        indexes.stop()
         files.close()
 
 

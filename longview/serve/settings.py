@@ -32,6 +32,9 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = setting((), "Site whose pages may use the server; may be repeated.")
     no_page: bool = setting(False, "Serve no page for browsers.")
     media_root: str | None = setting(None, "Folder whose files clients may name as file:// addresses.")
+    index: tuple[str, ...] = setting(
+        (), "NAME=FOLDER of an index that clients may search, made by longview index; may be repeated."
+    )
     no_urls: bool = setting(False, "Fetch no media from URLs.")
     max_loaded: int | None = setting(
         None, "Models that are loaded at a time; the least recently used leaves for one that is asked.", low=1

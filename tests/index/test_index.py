@@ -19,6 +19,7 @@ pytest.importorskip("lancedb", reason="the extra index is not installed")
 from longview.errors import RequestError
 from longview.index import index as module
 from longview.index.index import Index, update_index
+from longview.index.moments import FUSION
 from longview.index.settings import FindOptions, IndexOptions
 from longview.world.render import _write_frames
 
@@ -100,7 +101,7 @@ def test_a_picture_finds_what_is_like_it_and_both_together_are_fused(tmp_path, f
     assert find(tmp_path, image=blue)[0].begin == 0
     both = find(tmp_path, "blue", blue)[0]
     assert (Path(both.path).name, both.begin) == ("b.mp4", 0)
-    assert both.score == pytest.approx(2 / 61), "the sum of reciprocal ranks"
+    assert both.score == pytest.approx(2 / (FUSION + 1)), "the sum of reciprocal ranks"
 
 
 def test_unchanged_files_are_not_read_again(tmp_path, folder, monkeypatch):

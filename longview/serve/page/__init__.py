@@ -5,7 +5,7 @@
 
     components.py  what stands where       shown.py  the frames, with drop and pin  store.py  what the browser keeps
     controls.py    settings → components   chat.py   messages of the chat           saved.py  conversations as files
-                                           evidence.py  what the last answer rests on
+    found.py       what a search found     evidence.py  what the last answer rests on
 
 The only place where Gradio is imported; importing this takes seconds.
 """
@@ -61,7 +61,12 @@ class Page:
         from longview.serve.page.events import Events
 
         with gr.Blocks(title="longview", analytics_enabled=False, delete_cache=(HOUR // 4, HOUR)) as self.blocks:
-            components = make_components(server.models.names, not missing(OCR), drawing(server.models.facts.values()))
+            components = make_components(
+                server.models.names,
+                not missing(OCR),
+                drawing(server.models.facts.values()),
+                list(server.indexes.by_name),
+            )
             self.events = Events(server, components, self.folder)
             self.events.connect(self.blocks)
         self.blocks.queue(default_concurrency_limit=None, max_size=server.options.max_queue)

@@ -49,6 +49,9 @@ class Components:
     load: Any
     replay: Any
     forget: Any
+    search: Any
+    index: Any
+    found: Any
 
 
 def declared() -> dict[str, Setting]:
@@ -83,11 +86,14 @@ def theme() -> Any:
     )
 
 
-def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any]) -> Components:
+def make_components(
+    names: Sequence[str], reads: bool, drawing: Mapping[str, Any], indexes: Sequence[str] = ()
+) -> Components:
     """Make the components, inside a `gr.Blocks`.
 
     Args:
         names: Of the models.
+        indexes: Names of those that can be searched.
         reads: Text in pictures can be read.
         drawing: How the control of `gen` looks: `controls.drawing`.
     """
@@ -137,6 +143,8 @@ def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any
                 rests = gr.HTML(evidence.EMPTY, elem_id="lv-rests", padding=False, apply_default_css=False)
             with gr.Tab("Settings", id="settings"):
                 controls, system = _settings(reads, drawing)
+            with gr.Tab("Search", id="search", visible=bool(indexes)):
+                search, index, results = _search(indexes)
             with gr.Tab("Chats", id="chats"):
                 past = gr.Radio([], label="Earlier chats", elem_id="lv-past", interactive=True)
                 with gr.Row():
@@ -165,7 +173,32 @@ def make_components(names: Sequence[str], reads: bool, drawing: Mapping[str, Any
         load,
         replay,
         forget,
+        search,
+        index,
+        results,
     )
+
+
+def _search(indexes: Sequence[str]) -> tuple[Any, Any, Any]:
+    """The box for a text, the index that is searched, and what was found."""
+    box = gr.Textbox(
+        label="Search",
+        show_label=False,
+        placeholder="Find moments, pictures and passages",
+        max_length=4096,
+        submit_btn=True,
+        elem_id="lv-search",
+    )
+    index = gr.Dropdown(
+        list(indexes),
+        value=next(iter(indexes), None),
+        label="Index",
+        visible=len(indexes) > 1,
+        filterable=len(indexes) > 8,
+        elem_id="lv-index",
+    )
+    found = gr.HTML(elem_id="lv-found", padding=False, apply_default_css=False)
+    return box, index, found
 
 
 def _chat(label: str, id: str, visible: bool) -> Any:

@@ -11,14 +11,16 @@ from typing import Any
 
 import gradio as gr
 
+from longview.index.settings import FindOptions
 from longview.serve.app import Server
-from longview.serve.errors import APIError
-from longview.serve.page import chat, evidence, examples, saved, shown
+from longview.serve.errors import APIError, invalid
+from longview.serve.page import chat, evidence, examples, found, saved, shown
 from longview.serve.page.asking import Asking, look
 from longview.serve.page.components import NOBODY, Components, beside_choices, declared
 from longview.serve.page.controls import drawing, settings_given, shown_value
 from longview.serve.page.conversation import Conversation, Shown, Turn
 from longview.serve.page.store import Store, new_id
+from longview.serve.vector_stores import searched
 
 Updates = dict[Any, Any]
 FETCH_SAVED = """(token) => {
@@ -29,6 +31,8 @@ FETCH_SAVED = """(token) => {
   link.click();
 }"""
 BEAT_SECONDS, BEATS = 0.5, 30
+FOUND = 24
+"""Results of a search on the page."""
 ANSWERING: Updates = {"submit_btn": False, "stop_btn": True}
 WAITING: Updates = {"submit_btn": True, "stop_btn": False}
 
@@ -92,6 +96,14 @@ class Events:
         its.save.click(self.save, [its.kept], [its.token], api_visibility="private").then(
             None, [its.token], None, js=FETCH_SAVED, api_visibility="private"
         )
+        its.search.submit(
+            self.search,
+            [its.search, its.index],
+            [its.found],
+            show_progress="minimal",
+            concurrency_limit=None,
+            api_visibility="private",
+        )
         page.load(self.restore, [its.kept], **how)
         page.load(self.listen, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
@@ -104,6 +116,17 @@ class Events:
                 if self.server.draining:
                     return
             yield
+
+    async def search(self, text: str, index: str) -> str:
+        """What an index holds that is nearest to a text."""
+        try:
+            if index not in self.server.indexes.by_name:
+                raise invalid("there is no such index; open the page again")
+            options = FindOptions(top=FOUND)
+            results, warnings = await searched(self.server, index, text or "", options, [], pictures=True)
+        except APIError as error:
+            return found.refused(error.message)
+        return found.html(results, warnings)
 
     # ── asking ──
 
