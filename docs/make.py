@@ -5,6 +5,7 @@ openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
 evaluation.md     from the table of tasks in longview/eval/tasks, after evaluation/preface.md
 evidence.md       from those of longview/eval/evidence.py in evidence/, after evidence/preface.md; and its figure
+retrieval-results.md  from those of longview/eval/retrieval.py in retrieval-results/, after preface.md; and its figure
 results.md        from those of longview/eval/curves.py in results/, after results/preface.md; and its figures
 training.md       from those of longview/eval/curriculum.py in training/, after training/preface.md; and its figures
 
@@ -28,6 +29,7 @@ TRAINING = DOCS / "training.md"
 EVALUATION = DOCS / "evaluation.md"
 RESULTS = DOCS / "results.md"
 EVIDENCE = DOCS / "evidence.md"
+RETRIEVAL = DOCS / "retrieval-results.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
 """The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
@@ -107,6 +109,21 @@ def evidence() -> str:
     return text.replace("{measured}\n", page(shown_evidence(), "evidence"))
 
 
+def retrieved() -> dict[str, Any]:
+    """The measurements of retrieval."""
+    return json.loads((DOCS / "retrieval-results" / "embedded.json").read_text(encoding="utf-8"))
+
+
+def retrieval() -> str:
+    """The page about retrieval: each `{table}` of the preface is its section."""
+    from longview.eval.retrieval_points import page
+
+    text = (DOCS / "retrieval-results" / "preface.md").read_text(encoding="utf-8")
+    for name, section in page(retrieved(), "retrieval-results").items():
+        text = text.replace(f"{{{name}}}\n", section)
+    return text
+
+
 def measured() -> dict[str, Any]:
     """The measurements of each curriculum, by its name."""
     files = {name: DOCS / "training" / f"{name}.json" for name in CURRICULA}
@@ -148,11 +165,14 @@ if __name__ == "__main__":
     TRAINING.write_text(training(), encoding="utf-8")
     RESULTS.write_text(results(), encoding="utf-8")
     EVIDENCE.write_text(evidence(), encoding="utf-8")
+    RETRIEVAL.write_text(retrieval(), encoding="utf-8")
     from longview.eval import curves as plotted
+    from longview.eval import retrieval_points
     from longview.eval.curriculum import plot
     from longview.eval.evidence import plot as plot_evidence
 
     plotted.plot(curves(), DOCS / "results")
     plot_evidence(shown_evidence(), DOCS / "evidence")
+    retrieval_points.plot(retrieved(), DOCS / "retrieval-results")
     for name, numbers in measured().items():
         plot(numbers, CURRICULA[name], DOCS / "training" / f"{name}.png")

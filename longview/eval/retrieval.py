@@ -2,8 +2,8 @@
 
 python -m longview.eval.retrieval FILE.json [--models NAME,NAME] [--films N] [--searches N] [--questions N] [--seed N]
 
-search    a text that fits one shot of a shelf of films of unrelated scenes; that shot among the first 1, 5, 20 found
-film      a question about one shot of the shelf, answered with the moments that were found
+search    a text that fits one shot of several films of unrelated scenes; that shot among the first 1, 5, 20 found
+film      a question that fits one shot of a film, answered with the moments that were found in that film
 name      what the thing in a photo is called, which one of a base of passages tells; asked with
             right   that passage alone             wrong    another one alone
             none    no passage                     mixed    that one among three others
@@ -80,7 +80,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Target:
-    """What is looked for: a text or a question that fits one shot of the shelf alone."""
+    """What is looked for: a text that fits one shot of all films alone, or a question that fits one of its film."""
 
     text: str
     film: int
@@ -89,28 +89,33 @@ class Target:
     question: Question | None = None
 
 
-class Shelf:
+class Films:
     """Films of held-out scenes that have nothing to do with each other, in files, and their index."""
 
     def __init__(self, folder: Path, amount: Amount, similarity: Similarity) -> None:
         self._folder, self._amount, self._similarity = folder, amount, similarity
-        rng = random.Random(f"shelf {amount.seed}")
-        self.films = [[draw_picture(rng, True) for _ in range(SHOTS)] for _ in range(amount.films)]
-        self._held = [facts_held(picture) for film in self.films for picture in film]
+        rng = random.Random(f"films {amount.seed}")
+        self.scenes = [[draw_picture(rng, True) for _ in range(SHOTS)] for _ in range(amount.films)]
+        self._held = [[facts_held(picture) for picture in film] for film in self.scenes]
 
     @cached_property
     def index(self) -> Index:
         films = self._folder / "films"
         films.mkdir(parents=True)
-        for number, film in enumerate(self.films):
+        for number, film in enumerate(self.scenes):
             video = NeedleVideo(tuple(Shot(picture, SHOT_SECONDS) for picture in film), 0, Question("", "", ""))
             write_needle_video(video, films / f"film-{number}.mp4", 1000 * number)
         update_index(self._folder / "index", [films], self._similarity, DEMO)
         return Index(self._folder / "index", self._similarity)
 
     def searches(self, count: int) -> list[Target]:
+        """So many different ones."""
         rng = random.Random(f"searches {self._amount.seed}")
-        return [self._target(rng, lambda picture: (draw_text(rng, picture), None)) for _ in range(count)]
+        found: dict[str, Target] = {}
+        while len(found) < count:
+            target = self._target(rng, lambda picture: (draw_text(rng, picture), None))
+            found.setdefault(target.text, target)
+        return list(found.values())
 
     def questions(self, count: int) -> list[Target]:
         rng = random.Random(f"film questions {self._amount.seed}")
@@ -123,17 +128,19 @@ class Shelf:
 
     def _target(self, rng: random.Random, text_of: Callable[[Picture], tuple[str, Question | None]]) -> Target:
         while True:
-            film, shot = rng.randrange(len(self.films)), rng.randrange(SHOTS)
+            film, shot = rng.randrange(len(self.scenes)), rng.randrange(SHOTS)
             try:
-                text, question = text_of(self.films[film][shot])
+                text, question = text_of(self.scenes[film][shot])
             except LookupError:  # this picture does not allow such a question
                 continue
             named = facts_named(text)
-            if named and sum(named <= held for held in self._held) == 1:
+            among = self._held if question is None else [self._held[film]]
+            if named and sum(named <= held for every in among for held in every) == 1:
                 return Target(text, film, shot * SHOT_SECONDS, (shot + 1) * SHOT_SECONDS, question)
 
     def find(self, target: Target, top: int) -> list[Found]:
-        return self.index.find(target.text, options=FindOptions(top=top), kinds=("frame",))[0]
+        under = None if target.question is None else str(self._folder / "films" / f"film-{target.film}.mp4")
+        return self.index.find(target.text, options=FindOptions(top=top, under=under), kinds=("frame",))[0]
 
 
 def is_moment(found: Found, target: Target) -> bool:
@@ -187,26 +194,26 @@ def rows(engines: Mapping[str, Any], amount: Amount, done: Sequence[Row]) -> Ite
     known = {key_of(row) for row in done}
     similarity = Similarity.open(DEMO)
     with tempfile.TemporaryDirectory(prefix="longview-retrieval-") as folder:
-        shelf = Shelf(Path(folder) / "shelf", amount, similarity)
-        yield from _searches(shelf, amount, known)
+        films = Films(Path(folder) / "films", amount, similarity)
+        yield from _searches(films, amount, known)
         bases = -(-amount.questions // BASE)
         for number in range(bases):
             base = Base(Path(folder) / f"base-{number}", amount.seed, number, similarity)
             count = min(BASE, amount.questions - number * BASE)
             yield from _names(base, engines, number, count, known)
         for name, engine in engines.items():
-            yield from _film_questions(shelf, name, engine, amount, known)
+            yield from _film_questions(films, name, engine, amount, known)
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("part", "model", "condition", "number"))
 
 
-def _searches(shelf: Shelf, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:
-    for number, target in enumerate(shelf.searches(amount.searches)):
+def _searches(films: Films, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:
+    for number, target in enumerate(films.searches(amount.searches)):
         row = {"part": "search", "model": DEMO, "condition": "", "number": number}
         if key_of(row) not in known:
-            found = shelf.find(target, max(DEPTHS))
+            found = films.find(target, max(DEPTHS))
             rank = next((rank for rank, each in enumerate(found, 1) if is_moment(each, target)), None)
             yield row | {"text": target.text, "rank": rank}
 
@@ -243,12 +250,12 @@ def _names(
 
 
 def _film_questions(
-    shelf: Shelf, model: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]
+    films: Films, model: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]
 ) -> Iterator[Row]:
-    for number, target in enumerate(shelf.questions(amount.questions // 2)):
+    for number, target in enumerate(films.questions(amount.questions // 2)):
         row = {"part": "film", "model": model, "condition": "found", "number": number}
         if key_of(row) not in known and target.question is not None:
-            found = shelf.find(target, PIECES)
+            found = films.find(target, PIECES)
             told_in = next((rank for rank, each in enumerate(found, 1) if is_moment(each, target)), 0)
             answered = _answer(engine, found, target.text, [], True)
             yield row | _row(answered, target.question.answer, told_in)

@@ -28,7 +28,7 @@ MIN_INDEXED = 20_000
 """Vectors from which on a search goes by an approximate index."""
 MIN_NEW = 2_000
 """Vectors outside the approximate index, which a search compares with exactly, until they are taken in."""
-PROBES, REFINE = 48, 1
+PROBES, REFINE = 32, 1
 """Of a search by the approximate index: partitions that are looked into, and how many times as many are compared."""
 COLUMNS = ("kind", "digest", "item")
 """Beside the vector: what searches are restricted by, and the item as JSON: each column of a hit takes a read."""

@@ -10,7 +10,7 @@ pytest.importorskip("lancedb", reason="the extra index is not installed")
 
 from longview.engine.score import Scores
 from longview.eval import retrieval as module
-from longview.eval.retrieval import Amount, Shelf, is_moment, measure, said
+from longview.eval.retrieval import Amount, Films, is_moment, measure, said
 from longview.eval.retrieval_points import page, points, rests_on
 from longview.evidence.deletion import CLEARLY
 from longview.index.moments import Found
@@ -63,17 +63,17 @@ def test_an_answer_is_read_without_its_claim():
 
 
 def test_what_is_searched_for_is_shown_by_one_shot_alone(tmp_path):
-    shelf = Shelf(tmp_path, Amount(films=4, seed=5), Similarity.open(DEMO))
-    for target in [*shelf.searches(20), *shelf.questions(10)]:
+    films = Films(tmp_path, Amount(films=4, seed=5), Similarity.open(DEMO))
+    for target in [*films.searches(20), *films.questions(10)]:
         named = facts_named(target.text)
         fitting = [
             (film, shot * module.SHOT_SECONDS)
-            for film, pictures in enumerate(shelf.films)
+            for film, pictures in enumerate(films.scenes)
             for shot, picture in enumerate(pictures)
-            if named <= facts_held(picture)
+            if named <= facts_held(picture) and (target.question is None or film == target.film)
         ]
         assert fitting == [(target.film, target.begin)]
-    target = shelf.searches(1)[0]
+    target = films.searches(1)[0]
     moment = Found(f"/x/film-{target.film}.mp4", "moment", 0.1, begin=target.begin, end=target.end)
     assert is_moment(moment, target)
     assert not is_moment(Found(moment.path, "moment", 0.1, begin=target.end, end=target.end + 2), target)
