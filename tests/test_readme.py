@@ -107,6 +107,7 @@ def test_every_option_in_a_document_exists():
     foreign |= {"--base-url", "--key"}  # of VLMEvalKit
     foreign |= {"--films", "--prints", "--questions", "--shown", "--repeats"}  # of python -m longview.eval.curves
     foreign |= {"--places"}  # of python -m longview.eval.evidence
+    foreign |= {"--models", "--searches"}  # of python -m longview.eval.retrieval
     for document in DOCUMENTS:
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", document.read_text(encoding="utf-8"))) - foreign
         assert {option for option in options if option not in page} == set(), document.name

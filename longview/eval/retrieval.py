@@ -32,15 +32,14 @@ from typing import Any
 import longview
 from longview.errors import LongviewError
 from longview.eval.ask import fingerprint
+from longview.eval.collect import Row, collect, finish
 from longview.eval.retrieval_points import points
 from longview.eval.world import normalise
 from longview.evidence.deletion import CLEARLY
-from longview.files import write_file
 from longview.index.answer import KnowledgeAnswer, answer_with
 from longview.index.index import Index, read_picture, update_index
 from longview.index.moments import Found
 from longview.index.settings import FindOptions
-from longview.journal import Journal
 from longview.messages import Part
 from longview.models.similarity import DEMO, Similarity
 from longview.world.knowledge import KINDS as THINGS
@@ -64,7 +63,6 @@ CHECKED = ("wrong", "mixed", "found")
 MAX_TOKENS = 32
 DEPTHS = (1, 5, 20)
 _CLAIM = re.compile(r"(,? |^)based on knowledge.*", re.IGNORECASE | re.DOTALL)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Target:
     question: Question | None = None
 
 
-class Films:
+class FilmSet:
     """Films of held-out scenes that have nothing to do with each other, in files, and their index."""
 
     def __init__(self, folder: Path, amount: Amount, similarity: Similarity) -> None:
@@ -194,7 +192,7 @@ def rows(engines: Mapping[str, Any], amount: Amount, done: Sequence[Row]) -> Ite
     known = {key_of(row) for row in done}
     similarity = Similarity.open(DEMO)
     with tempfile.TemporaryDirectory(prefix="longview-retrieval-") as folder:
-        films = Films(Path(folder) / "films", amount, similarity)
+        films = FilmSet(Path(folder) / "films", amount, similarity)
         yield from _searches(films, amount, known)
         bases = -(-amount.questions // BASE)
         for number in range(bases):
@@ -209,7 +207,7 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("part", "model", "condition", "number"))
 
 
-def _searches(films: Films, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:
+def _searches(films: FilmSet, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:
     for number, target in enumerate(films.searches(amount.searches)):
         row = {"part": "search", "model": DEMO, "condition": "", "number": number}
         if key_of(row) not in known:
@@ -250,7 +248,7 @@ def _names(
 
 
 def _film_questions(
-    films: Films, model: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]
+    films: FilmSet, model: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]
 ) -> Iterator[Row]:
     for number, target in enumerate(films.questions(amount.questions // 2)):
         row = {"part": "film", "model": model, "condition": "found", "number": number}
@@ -285,7 +283,7 @@ def _row(answered: KnowledgeAnswer, truth: str, told_in: int) -> Row:
 # ── the numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Callable[[Row], None]) -> dict[str, Any]:
     """Search and ask all, write the numbers to a file, and return them; see the module.
 
     Args:
@@ -297,19 +295,9 @@ def measure(engines: Mapping[str, Any], amount: Amount, file: Path, progress: Ca
     """
     weights = {name: fingerprint(engine.model) for name, engine in engines.items() if hasattr(engine, "model")}
     job = {"retrieval": 1, "models": list(engines), "weights": weights, **asdict(amount)}
-    journal_file = file.with_suffix(".journal.jsonl")
-    told = time.monotonic()
-    with Journal(journal_file, job) as journal:
-        found = [dict(line) for line in journal.lines]
-        for row in rows(engines, amount, found):
-            journal.append(row)
-            found.append(row)
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                progress(" ".join(str(each) for each in key_of(row)))
+    found = collect(file, job, lambda done: rows(engines, amount, done), progress)
     numbers = {**job, "clearly": CLEARLY, "date": time.strftime("%Y-%m-%d"), "points": points(found)}
-    write_file(file, (json.dumps(numbers, indent=1) + "\n").encode())
-    journal_file.unlink()
+    finish(file, numbers)
     return numbers
 
 
@@ -327,7 +315,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         named = [model.partition("=") for model in given.models.split(",")]
         engines = {name: longview.load(folder or name) for name, _, folder in named}
-        measure(engines, amount, given.file, lambda text: print(text, file=sys.stderr, flush=True))
+        measure(engines, amount, given.file, lambda row: print(*key_of(row), file=sys.stderr, flush=True))
     except LongviewError as error:
         raise SystemExit(f"longview: {error}") from None
 

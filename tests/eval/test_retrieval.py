@@ -10,7 +10,7 @@ pytest.importorskip("lancedb", reason="the extra index is not installed")
 
 from longview.engine.score import Scores
 from longview.eval import retrieval as module
-from longview.eval.retrieval import Amount, Films, is_moment, measure, said
+from longview.eval.retrieval import Amount, FilmSet, is_moment, measure, said
 from longview.eval.retrieval_points import page, points, rests_on
 from longview.evidence.deletion import CLEARLY
 from longview.index.moments import Found
@@ -63,7 +63,7 @@ def test_an_answer_is_read_without_its_claim():
 
 
 def test_what_is_searched_for_is_shown_by_one_shot_alone(tmp_path):
-    films = Films(tmp_path, Amount(films=4, seed=5), Similarity.open(DEMO))
+    films = FilmSet(tmp_path, Amount(films=4, seed=5), Similarity.open(DEMO))
     for target in [*films.searches(20), *films.questions(10)]:
         named = facts_named(target.text)
         fitting = [
