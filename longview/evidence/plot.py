@@ -1,10 +1,14 @@
-"""A picture of one answer's evidence for papers, or of two side by side: the highest pictures with their heat maps."""
+"""A picture of one answer's evidence for papers, or of two side by side: the highest pictures with their heat maps.
+
+Below them, the same pictures with what the family says besides: Ovis2's visual words, or the windows that MGM mined.
+"""
 
 from __future__ import annotations
 
+import colorsys
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,11 @@ AXIS, CAPTION, STEPS, LINE = 1.35, 0.42, 1.9, 0.185
 DPI = 160
 MOST_LETTERS = 90
 """In a line of 8 points."""
+DETAILS = {
+    "words": "visual words: patches of one colour have the same likeliest word, on every picture",
+    "mined": "windows that the patches with most attention mined, and how they weighed the fine patches in them",
+}
+"""What a family says of patches, and what is written above it."""
 INK, FAINT, RULE, ACCENT, CURVE, GOOD = "#22262a", "#6f757c", "#e4e2dc", "#e4572e", "#3c6e91", "#2f7d4f"
 
 
@@ -46,6 +55,11 @@ def draw(views: Sequence[View]) -> Any:
 def _shown(view: View) -> list[PictureView]:
     """Those with the highest shares, in their order."""
     return [picture for picture in view.pictures if picture.rank <= MOST_PICTURES]
+
+
+def _detail(view: View) -> str:
+    """Which of `DETAILS` the pictures have; none of them: empty."""
+    return next((name for name in DETAILS if any(name in each.data for each in _shown(view))), "")
 
 
 def _words(view: View) -> list[tuple[str, dict[str, Any]]]:
@@ -77,7 +91,9 @@ def _height(view: View) -> float:
     rows = -(-len(_shown(view)) // COLUMNS)
     steps = STEPS if view.deletion and view.deletion["steps"] else 0.0
     axes = AXIS * len(view.axes[:MOST_AXES])
-    return 2 * MARGIN + LINE * len(_words(view)) + axes + rows * (_cell(view)[1] + CAPTION) + steps + 0.1
+    high = _cell(view)[1]
+    details = rows * (high + GAP) + LINE + GAP if _detail(view) else 0.0
+    return 2 * MARGIN + LINE * len(_words(view)) + axes + rows * (high + CAPTION) + details + steps + 0.1
 
 
 class _View:
@@ -115,6 +131,7 @@ class _View:
             row, column = divmod(place, COLUMNS)
             self.draw_picture(picture, MARGIN + column * (wide + GAP), self.below + row * (high + CAPTION), wide, high)
         self.below += -(-len(_shown(self.view)) // COLUMNS) * (high + CAPTION)
+        self.draw_details(_detail(self.view))
         if self.view.deletion and self.view.deletion["steps"]:
             self.draw_steps(self.view.deletion["steps"])
 
@@ -146,17 +163,36 @@ class _View:
         for spine in axes.spines.values():
             spine.set_visible(False)
 
-    def draw_picture(self, picture: PictureView, left: float, top: float, wide: float, high: float) -> None:
-        axes = self.axes(left, top, wide, high, f"picture {picture.number}")
+    def draw_details(self, name: str) -> None:
+        """The pictures once more, each with its words or its mined windows."""
+        if not name:
+            return
+        wide, high = _cell(self.view)
+        self.text(MARGIN, self.below, DETAILS[name], size=7, color=FAINT)
+        self.below += LINE
+        for place, picture in enumerate(_shown(self.view)):
+            row, column = divmod(place, COLUMNS)
+            left, top = MARGIN + column * (wide + GAP), self.below + row * (high + GAP)
+            axes = self.draw_image(picture, left, top, wide, high, f"{name} of picture {picture.number}")
+            {"words": _draw_words, "mined": _draw_mined}[name](axes, picture.data)
+        self.below += -(-len(_shown(self.view)) // COLUMNS) * (high + GAP) + GAP
+
+    def draw_image(self, picture: PictureView, left: float, top: float, wide: float, high: float, label: str) -> Any:
+        axes = self.axes(left, top, wide, high, label)
         across, down = picture.data["width"], picture.data["height"]
-        jpeg, extent = self.view.jpegs.get(picture.number), (0, across, down, 0)
+        jpeg = self.view.jpegs.get(picture.number)
         if jpeg is not None:
-            axes.imshow(Image.open(io.BytesIO(jpeg)), extent=extent)
-        cells = (255 * np.clip(picture.maps[0] / self.scale, 0, 1)).round().astype(int)
-        axes.imshow(ramp()[cells], extent=extent, interpolation="nearest")
-        axes.set(xticks=[], yticks=[], anchor="NW")
+            axes.imshow(Image.open(io.BytesIO(jpeg)), extent=(0, across, down, 0))
+        axes.set(xticks=[], yticks=[], anchor="NW", xlim=(0, across), ylim=(down, 0), aspect="equal")
         for spine in axes.spines.values():
             spine.set_color(RULE)
+        return axes
+
+    def draw_picture(self, picture: PictureView, left: float, top: float, wide: float, high: float) -> None:
+        axes = self.draw_image(picture, left, top, wide, high, f"picture {picture.number}")
+        across, down = picture.data["width"], picture.data["height"]
+        cells = (255 * np.clip(picture.maps[0] / self.scale, 0, 1)).round().astype(int)
+        axes.imshow(ramp()[cells], extent=(0, across, down, 0), interpolation="nearest")
         below = top + min(high, wide * down / across) + 0.05
         label = textwrap.shorten(picture.label, 20, placeholder="…")
         self.text(left, below, f"{picture.number} · {label} · {picture.data['share']:.1%}", size=7, color=INK)
@@ -180,3 +216,43 @@ class _View:
         axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+
+
+def _draw_words(axes: Any, data: Mapping[str, Any]) -> None:
+    """Patches in the colour of their likeliest word, those of the finest crops on top."""
+    first, found = 0, []
+    for grid in data["grids"]:
+        count = grid["rows"] * grid["columns"]
+        found.append((grid, np.array(data["words"][first : first + count]).reshape(grid["rows"], grid["columns"])))
+        first += count
+    for grid, words in sorted(found, key=lambda each: -(each[0]["right"] - each[0]["left"]) / each[0]["columns"]):
+        colours = np.array([[_colour(int(word)) for word in row] for row in words])
+        extent = (grid["left"], grid["right"], grid["lower"], grid["upper"])
+        image = axes.imshow(colours, extent=extent, interpolation="nearest", alpha=0.55)
+        image.set_clip_path(_rectangle(axes, grid["shown"], "none"))
+    axes.set(xlim=(0, data["width"]), ylim=(data["height"], 0))
+
+
+def _draw_mined(axes: Any, data: Mapping[str, Any]) -> None:
+    """Each window at its place, with the weights of its fine patches."""
+    for window in data.get("mined", ()):
+        left, upper, right, lower = window["box"]
+        weights = np.array(window["weights"])
+        cells = np.zeros((*weights.shape, 4))
+        cells[..., :3], cells[..., 3] = (0.0, 0.78, 1.0), 0.7 * weights / (weights.max() or 1)
+        axes.imshow(cells, extent=(left, right, lower, upper), interpolation="nearest")
+        _rectangle(axes, window["box"], "#001e3c")
+    axes.set(xlim=(0, data["width"]), ylim=(data["height"], 0))
+
+
+def _rectangle(axes: Any, box: Sequence[float], colour: str) -> Any:
+    left, upper, right, lower = box
+    (drawn,) = axes.fill(
+        [left, right, right, left], [upper, upper, lower, lower], fill=False, edgecolor=colour, linewidth=0.6
+    )
+    return drawn
+
+
+def _colour(word: int) -> tuple[float, float, float]:
+    """Of a visual word, the same wherever it stands: as the page has it."""
+    return colorsys.hls_to_rgb((word * 137.508 % 360) / 360, (46 + word % 3 * 9) / 100, 0.75)

@@ -184,15 +184,10 @@ def test_the_highest_cell_of_a_plot_is_where_it_was_constructed():
     blank = jpeg(Image.new("RGB", SIZE, "white"), *LARGE)
     view = View(made.as_dict(), dict.fromkeys(range(1, 4), blank))
     figure = plot.draw([view])
-    figure.canvas.draw()
-    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
     for number in (1, 2, 3):
-        (axes,) = [each for each in figure.axes if each.get_label() == f"picture {number}"]
-        box = axes.get_window_extent()
-        left, right, lower, upper = (round(side) for side in (box.x0, box.x1, box.y0, box.y1))
-        inside = drawn[len(drawn) - upper : len(drawn) - lower, left:right]
+        drawn = inside(figure, f"picture {number}")
         middles = [
-            inside[int((row + 0.5) / CELLS[0] * len(inside)), int((column + 0.5) / CELLS[1] * inside.shape[1])]
+            drawn[int((row + 0.5) / CELLS[0] * len(drawn)), int((column + 0.5) / CELLS[1] * drawn.shape[1])]
             for row in range(CELLS[0])
             for column in range(CELLS[1])
         ]
@@ -202,6 +197,37 @@ def test_the_highest_cell_of_a_plot_is_where_it_was_constructed():
     opened = Image.open(io.BytesIO(plot.png([view, view])))
     opened.load()
     assert opened.width > 1.9 * Image.open(io.BytesIO(plot.png([view]))).width
+
+
+def inside(figure, label: str) -> np.ndarray:
+    """What is drawn within some axes, (H, W, 3)."""
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+    (axes,) = [each for each in figure.axes if each.get_label() == label]
+    box = axes.get_window_extent()
+    left, right, lower, upper = (round(side) for side in (box.x0, box.x1, box.y0, box.y1))
+    return drawn[len(drawn) - upper : len(drawn) - lower, left:right]
+
+
+def test_a_plot_has_words_in_one_colour_each_and_windows_at_their_place():
+    blank = dict.fromkeys(range(1, 3), jpeg(Image.new("RGB", SIZE, "white"), *LARGE))
+    words = inside(plot.draw([View(report(family="words").as_dict(), blank)]), "words of picture 2")
+    high, wide = len(words), words.shape[1]
+    patches = [words[high * row // 4, wide * column // 4].tolist() for row in (1, 3) for column in (1, 3)]
+    same = [[one == other for other in patches] for one in patches]
+    assert same == [[one == other for other in WORDS] for one in WORDS]
+    mined = inside(plot.draw([View(report(family="mined").as_dict(), blank)]), "mined of picture 1")
+    places = [
+        (BOX[0] + (BOX[2] - BOX[0]) * (0.25 + 0.5 * column), BOX[1] + (BOX[3] - BOX[1]) * (0.25 + 0.5 * row))
+        for row in (0, 1)
+        for column in (0, 1)
+    ]
+    high, wide = len(mined), mined.shape[1]
+    redness = [mined[int(y / SIZE[1] * high), int(x / SIZE[0] * wide), 0] for x, y in places]
+    assert redness[0] < 120 < 190 < min(redness[1:])  # of the four, the first is weighed most
+    assert mined[int(0.1 * high), int(0.1 * wide)].tolist() == [255, 255, 255]
+    labels = [each.get_label() for each in plot.draw([View(report().as_dict(), blank)]).axes]
+    assert not any(label.startswith(("words", "mined")) for label in labels)
 
 
 def test_colours_grow_redder_and_denser():
