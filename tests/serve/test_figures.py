@@ -137,7 +137,7 @@ def test_a_hundred_decisions_about_a_clip_take_one_vision_pass_and_one_prefix(ow
     )
     assert looked - found <= 2 * 8  # a frame is looked for when its request comes, and before it is encoded
     assert begun - copied <= 1
-    assert chatted > 1.5 * decided  # the chats, too, find the frames' features and the prefix in their caches
+    assert chatted > 4 * decided  # the chats, too, find the frames' features and the prefix in their caches
 
 
 @pytest.mark.parametrize("stream", [True, False])
