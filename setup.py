@@ -18,6 +18,6 @@ setup(
             "serve/page/*.jpg",
         ],
         "longview.recipes": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
-        "longview.examples": ["*.*", "*/*.md", "*/*/*.py"],
+        "longview.examples": ["*.*", "*/*.md", "*/*.py", "*/*.yaml", "*/*/*.py"],
     },
 )
