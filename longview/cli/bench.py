@@ -91,7 +91,7 @@ def bench(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON here as well.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a PNG.")] = None,
 ) -> None:
-    """Measure the speed of answers, videos, training, serving and searching.
+    """Measure speed: answers, videos, training, serving and search.
 
     Examples:
       longview bench first-token --dims owl3-1b --features random

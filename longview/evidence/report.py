@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longview.errors import RequestError
-from longview.evidence.view import View
 from longview.files import write_file
 from longview.messages import Answer, Message
 from longview.names import listed
@@ -18,6 +17,7 @@ from longview.requests import Limits
 
 if TYPE_CHECKING:
     from longview.evidence.deletion import Deletion
+    from longview.evidence.view import View
 
 NUMBER = re.compile(r"^(Image|Video) \d+: *$\n?", re.MULTILINE)
 """A line of `messages.ask` that numbers a medium."""
@@ -69,6 +69,7 @@ def views_of(reports: Sequence[Report], limits: Limits) -> list[View]:
         MediaError: a picture can no longer be read.
     """
     from longview.evidence.pictures import jpegs
+    from longview.evidence.view import View
 
     assert all(report.answer.evidence is not None for report in reports)
     return [
