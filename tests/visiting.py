@@ -9,6 +9,7 @@ from serving import ROOT
 
 SECONDS = 120
 """To wait for what the page does, at most: on a busy machine it is slow, and no test is about how fast it is."""
+TIMES, STEADY_MS = 10, 200
 EXAMPLES = ROOT / "examples"
 
 
@@ -70,5 +71,11 @@ class Visit:
         self.page.get_by_role("tab", name=name).click()
 
     def set(self, setting: str, value: str) -> None:
-        """Type the value of a setting."""
-        self.page.locator(f"#lv-set-{setting}").locator("input, textarea").fill(value)
+        """Type the value of a setting, until it stays: Gradio fills what has just been unfolded a moment later."""
+        box = self.page.locator(f"#lv-set-{setting}").locator("input, textarea")
+        for _ in range(TIMES):
+            box.fill(value)
+            self.page.wait_for_timeout(STEADY_MS)
+            if box.input_value() == value:
+                return
+        raise AssertionError(f"{setting} does not keep {value}")
