@@ -4,6 +4,7 @@ command-line.md   from the program's own help
 openapi.json      from the routes of the server
 benchmarks.md     from the measurements in benchmarks/, after what is said about them in benchmarks/preface.md
 evaluation.md     from the table of tasks in longview/eval/tasks, after evaluation/preface.md
+growth.md         from the measurement of longview/bench/growth.py in growth/, after growth/preface.md; and its figure
 evidence.md       from those of longview/eval/evidence.py in evidence/, after evidence/preface.md; and its figure
 retrieval-results.md  from those of longview/eval/retrieval.py in retrieval-results/, after preface.md; and its figure
 results.md        from those of longview/eval/curves.py in results/, after results/preface.md; and its figures
@@ -30,6 +31,7 @@ EVALUATION = DOCS / "evaluation.md"
 RESULTS = DOCS / "results.md"
 EVIDENCE = DOCS / "evidence.md"
 RETRIEVAL = DOCS / "retrieval-results.md"
+GROWTH = DOCS / "growth.md"
 CURRICULA = {"words": "A language model, from words alone", "ovis2": "Ovis2", "mgm": "MGM", "owl3": "mPLUG-Owl3"}
 """The curricula in the order of the page: a file in training/, and its title."""
 INTRODUCTION = """\
@@ -72,6 +74,23 @@ def benchmarks() -> str:
     from longview.bench.report import pages
 
     return (DOCS / "benchmarks" / "preface.md").read_text(encoding="utf-8") + "\n" + pages(DOCS / "benchmarks")
+
+
+def grown() -> Any:
+    """The measurement of growth."""
+    from longview.bench.growth import Growth
+
+    return Growth.read(DOCS / "growth" / "growth.json")
+
+
+def growth() -> str:
+    """The page about how cost grows: each `{part}` of the preface is its section."""
+    from longview.bench.growth_page import page
+
+    text = (DOCS / "growth" / "preface.md").read_text(encoding="utf-8")
+    for name, section in page(grown(), "growth").items():
+        text = text.replace(f"{{{name}}}\n", section)
+    return text
 
 
 def evaluation() -> str:
@@ -166,11 +185,13 @@ if __name__ == "__main__":
     RESULTS.write_text(results(), encoding="utf-8")
     EVIDENCE.write_text(evidence(), encoding="utf-8")
     RETRIEVAL.write_text(retrieval(), encoding="utf-8")
+    GROWTH.write_text(growth(), encoding="utf-8")
     from longview.eval import curves as plotted
     from longview.eval import retrieval_points
     from longview.eval.curriculum import plot
     from longview.eval.evidence import plot as plot_evidence
 
+    grown().plot(DOCS / "growth" / "growth.png")
     plotted.plot(curves(), DOCS / "results")
     plot_evidence(shown_evidence(), DOCS / "evidence")
     retrieval_points.plot(retrieved(), DOCS / "retrieval-results")

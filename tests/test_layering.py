@@ -57,7 +57,7 @@ EVERYWHERE = {
     "transformers",
 }
 ADDRESSES = {
-    "av": {"media/decoders/track.py", "world/render.py", "bench/measures.py"},  # reads; the two others write videos
+    "av": {"media/decoders/track.py", "world/render.py", "bench/films.py"},  # reads; the two others write videos
     "datasets": {"train/data/sources.py"},
     "deepspeed": {"train/distributed/zero.py"},
     "diffusers": {"plugins/draw.py"},

@@ -94,6 +94,7 @@ def test_the_page_of_the_command_line_is_the_programs_help():
     assert made["EVALUATION"].read_text(encoding="utf-8") == made["evaluation"](), "run python docs/make.py"
     assert made["TRAINING"].read_text(encoding="utf-8") == made["training"](), "run python docs/make.py"
     assert made["EVIDENCE"].read_text(encoding="utf-8") == made["evidence"](), "run python docs/make.py"
+    assert made["GROWTH"].read_text(encoding="utf-8") == made["growth"](), "run python docs/make.py"
     assert made["RETRIEVAL"].read_text(encoding="utf-8") == made["retrieval"](), "run python docs/make.py"
     assert made["RESULTS"].read_text(encoding="utf-8") == made["results"](), "run python docs/make.py"
     assert made["BENCHMARKS"].read_text(encoding="utf-8") == made["benchmarks"](), "run python docs/make.py"

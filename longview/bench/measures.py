@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.bench import alternatives
+from longview.bench.films import VIDEO_FPS, decode_through, number_of, write_numbered_video
 from longview.bench.limits import limits_of, tower_of
 from longview.bench.report import Result, command, machine
 from longview.bench.subject import GiB, Subject
@@ -236,8 +237,6 @@ def second_question(subject: Subject, options: BenchOptions) -> Result:
 
 def video(subject: Subject | None, options: BenchOptions) -> Result:
     """Reading frames of a long H.264 file, beside decoding all of it."""
-    import av
-
     from longview.media.decoders.video import VideoReader
 
     count = max(options.pictures)
@@ -252,12 +251,7 @@ def video(subject: Subject | None, options: BenchOptions) -> Result:
                 frames = list(reader.read(wanted))
             seconds.append(time.perf_counter() - start)
             right = sum(number_of(frame.image) == index for frame, index in zip(frames, wanted, strict=True))
-        start, keep = time.perf_counter(), set(wanted)
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            pictures = [f.to_image() for number, f in enumerate(container.decode(video=0)) if number in keep]
-        through = time.perf_counter() - start
-    assert len(pictures) == count
+        through = decode_through(path, set(wanted))
     ours = statistics.median(seconds)
     rows = [
         {"way": "longview", "seconds": ours, "exact frames": f"{right} of {count}"},
@@ -312,33 +306,6 @@ MEASURES: dict[str, Callable[[Any, BenchOptions], Result]] = {
 
 
 # ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-VIDEO_FPS = 24
-BITS = 20
-
-
-def write_numbered_video(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:
-    """Write a video of numbered frames, with a key frame every 250, as encoders do."""
-    import av
-    import numpy as np
-
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=VIDEO_FPS, options={"preset": "ultrafast", "g": "250"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        ground = np.full((height, width, 3), 30 + seed % 50, np.uint8)
-        for number in range(num_frames):
-            pixels = ground.copy()
-            for bit in range(BITS):
-                if number >> bit & 1:
-                    pixels[16:64, bit * 16 : bit * 16 + 16] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
-def number_of(image: Any) -> int:
-    """The number of a frame of such a video."""
-    return sum(1 << bit for bit in range(BITS) if image.getpixel((bit * 16 + 8, 40))[0] > 140)
 
 
 def _exactly(tokens: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Result:
     def table(self) -> str:
         """The rows as aligned text, and the findings."""
         columns = list(self.rows[0]) if self.rows else []
-        cells = [columns, *([_cell(row[column]) for column in columns] for row in self.rows)]
+        cells = [columns, *([cell(row[column]) for column in columns] for row in self.rows)]
         widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
         return "\n".join([f"{self.measure}: {self.about}", "", *lines, "", *self.findings])
@@ -63,9 +63,9 @@ class Result:
         columns = list(self.rows[0])
         lines = [f"## {self.measure}, {self.settings['dims']}", "", self.about, "", "| " + " | ".join(columns) + " |"]
         lines.append("|" + " ---: |" * len(columns))
-        lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in self.rows]
+        lines += ["| " + " | ".join(cell(row[column]) for column in columns) + " |" for row in self.rows]
         lines += ["", *(f"* {finding}" for finding in self.findings), ""]
-        limits = ", ".join(f"{name} {_cell(value)}" for name, value in self.limits.items())
+        limits = ", ".join(f"{name} {cell(value)}" for name, value in self.limits.items())
         machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         lines += [f"Limits measured in the same run: {limits}.", ""] if limits else []
         return "\n".join([*lines, f"`{self.command}`", "", f"({machine})", ""])
@@ -80,6 +80,12 @@ class Result:
         form = path.suffix.lower().removeprefix(".")
         if form not in ("png", "pdf", "svg"):
             raise RequestError(f"a plot is written as .png, .pdf or .svg, and the file is {path.name!r:.80}")
+        drawn = io.BytesIO()
+        self.figure().savefig(drawn, format=form, dpi=110)
+        write_file(path, drawn.getvalue())
+
+    def figure(self) -> Any:
+        """The rows as a figure of matplotlib; see `plot`."""
         if not self.x:
             raise RequestError(f"{self.measure} is a table without a curve; leave out --plot")
         from longview.figures import new_figure
@@ -94,12 +100,10 @@ class Result:
         axes.set_title(f"{self.measure}, {self.settings['dims']}")
         axes.grid(alpha=0.3)
         axes.legend()
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=form, dpi=110)
-        write_file(path, drawn.getvalue())
+        return figure
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -26,8 +26,11 @@ from longview.models import quantization
 from longview.models.families import families
 from longview.models.sources import DEMOS
 from longview.models.transformers_seams import no_init_weights
+from longview.requests import Limits
 
 GiB = 1 << 30
+MAX_FRAMES = Limits().max_frames
+"""Of one video, where nothing else is said."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -53,6 +56,8 @@ QWEN2 = {
     "7b": _qwen2(3584, 18944, 28, 28, 4, 152064, tied=False),
 }
 SMOLLM2 = {**_qwen2(576, 1536, 30, 9, 3, 49152, tied=True), "max_position_embeddings": 8192}
+LONG_SMOLLM2 = {**SMOLLM2, "max_position_embeddings": 1 << 20}
+"""With room for a thousand pictures in the sequence; a real one has been trained on 8,192 positions."""
 SIGLIP_BASE = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -77,6 +82,9 @@ AIMV2_LARGE = {
     "image_size": 448,
     "patch_size": 14,
 }
+AIMV2_SMALL = {**AIMV2_LARGE, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+CLIP_BASE = {**SIGLIP_BASE, "image_size": 336, "patch_size": 14}
+CONVNEXT_TINY = {"depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768]}
 VICUNA_7B = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -91,6 +99,29 @@ VICUNA_7B = {
 DIMENSIONS: dict[str, tuple[str, dict[str, Any]]] = {
     # no model of this family is so small: a language model like SmolLM2-135M, a tower like SigLIP-B/16
     "owl3-0.2b": ("owl3", {**SMOLLM2, "vision_config": SIGLIP_BASE, "hyper_layers": [1, 11, 21, 30]}),
+    # the same language model in the other families: 256 and 576 positions a picture, as in their releases
+    "ovis2-0.2b": (
+        "ovis2",
+        {
+            "llm_config": LONG_SMOLLM2,
+            "multimodal_max_length": LONG_SMOLLM2["max_position_embeddings"],
+            "visual_tokenizer_config": {
+                "model_type": "aimv2_visual_tokenizer",
+                "backbone_config": AIMV2_SMALL,
+                "vocab_size": 4096,
+                "hidden_stride": 2,
+            },
+        },
+    ),
+    "mgm-0.2b": (
+        "mgm",
+        {
+            "text_config": {"model_type": "llama", **LONG_SMOLLM2},
+            "vision_config": CLIP_BASE,
+            "vision_aux_config": CONVNEXT_TINY,
+            "mm_projector_type": "mlp2x_gelu",
+        },
+    ),
     "owl3-1b": ("owl3", {**QWEN2["0.5b"], "vision_config": SIGLIP, "hyper_layers": [1, 9, 17, 24]}),
     "owl3-2b": ("owl3", {**QWEN2["1.5b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
     "owl3-7b": ("owl3", {**QWEN2["7b"], "vision_config": SIGLIP, "hyper_layers": [7, 15, 23, 26]}),
@@ -132,11 +163,13 @@ class Subject:
         return bool(type(self.model).footprint(self.model.config, self.model.dtype).picture_positions)
 
     def question(self, num_pictures: int, text: str = "What do the pictures show?", first: int = 0) -> list[Message]:
-        """A question about so many uncropped pictures: a video of that many frames."""
+        """A question about so many uncropped pictures: a video of that many frames, or several."""
         if not num_pictures:
             return [ask(text)]
         frames = [picture(first + number) for number in range(num_pictures)]
-        messages = [ask(text, video(frames))]
+        each = -(-num_pictures // -(-num_pictures // MAX_FRAMES))
+        videos = [video(frames[begin : begin + each]) for begin in range(0, num_pictures, each)]
+        messages = [ask(text, *videos)]
         if self.random_features:
             self._cache_random_features(messages)
         return messages

@@ -10,15 +10,11 @@ checkpointing is on, as in the recipes for fine-objective.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import importlib.util
 import itertools
 import json
 import random
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +28,7 @@ import torch
 import transformers
 from torch import nn
 
+from longview.bench.peak import peak_memory, reset_peak_memory
 from longview.bench.report import Result, command, machine
 from longview.bench.subject import DIMENSIONS, check_name, picture, random_model
 from longview.engine.devices import best_device, check_device
@@ -228,7 +225,7 @@ def measure(job: Job) -> StepCosts:
             else lambda step: accumulate_gradients(objective, step)
         )
         optimizers = make_optimizers(parameters, objective.stage, objective.model.parts)
-        _reset_peak_memory(job.device)
+        reset_peak_memory(job.device)
 
         def run_step(step: int) -> None:
             objective.model.zero_grad()
@@ -246,7 +243,7 @@ def measure(job: Job) -> StepCosts:
         seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
         tokens, positions = (sum(numbers) for numbers in zip(*sizes[1:], strict=True))
         samples = job.steps * objective.settings.batch
-        return StepCosts(seconds, processor_seconds, tokens, samples, positions, _peak_memory(job.device))
+        return StepCosts(seconds, processor_seconds, tokens, samples, positions, peak_memory(job.device))
 
 
 def _open_objective(job: Job, folder: Path) -> tuple[Supervised, dict[str, nn.Parameter]]:
@@ -290,27 +287,6 @@ def _plain(objective: Supervised, half: bool) -> Callable[[int], None]:
             loss.backward()
 
     return learn
-
-
-def _reset_peak_memory(device: str) -> None:
-    """Reset the peak of memory to what is held now."""
-    gc.collect()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # elsewhere the peak includes loading
-        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: the peak becomes what is held now
-
-
-def _peak_memory(device: str) -> int:
-    """Peak memory in bytes."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ── the result ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,21 +18,33 @@ from longview.versions import missing
 if TYPE_CHECKING:
     from longview.bench.report import Result
 
-MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "train", "serve", "index")
-PICTURES = {"first-token": (1, 4), "decode": (0, 50), "batch": (1,), "again": (32,), "video": (128,)}
-"""Numbers of pictures with which a measure takes about a minute on two cores."""
+MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "growth", "train", "serve", "index")
+PICTURES = {
+    "first-token": (1, 4),
+    "decode": (0, 50),
+    "batch": (1,),
+    "again": (32,),
+    "video": (128,),
+    "growth": (1, 3, 10, 30, 100, 300, 1000),
+}
+"""Numbers of pictures with which a measure takes about a minute on two cores, and growth some minutes."""
 FEATURES = ("random", "tower")
+OF_GROWTH = ("measure", "dims", "pictures", "tokens", "repeats", "minutes", "device", "dtype", "json", "save", "plot")
+"""Parameters that mean something to growth."""
 
 
 def bench(
+    context: typer.Context,
     measure: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(MEASURES)}.", show_default=False)],
     dims: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Dimensions with random weights: owl3-0.2b, owl3-1b, owl3-2b, owl3-7b, ovis2-2b or mgm-7b; or a "
-            "model with its own: demo, a checkpoint folder, a hub id."
+            help="Dimensions with random weights: owl3-0.2b, ovis2-0.2b, mgm-0.2b, owl3-1b, owl3-2b, owl3-7b, ovis2-2b "
+            "or mgm-7b; or a model with its own: demo, a checkpoint folder, a hub id. In growth several, with commas; "
+            "default: the three of 0.2b, and demo elsewhere.",
+            show_default=False,
         ),
-    ] = "demo",
+    ] = None,
     features: Annotated[
         str, typer.Option(help="random leaves the vision tower out, which all alternatives share; tower runs it.")
     ] = "tower",
@@ -45,7 +57,7 @@ def bench(
     layers: Annotated[
         int, typer.Option(metavar="N", help="Run so many layers of the alternative, and multiply; 0 runs all.")
     ] = 2,
-    tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode and batch.")] = 16,
+    tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of each answer, in decode, batch and growth.")] = 16,
     requests: Annotated[
         int | None,
         typer.Option(
@@ -54,7 +66,14 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    minutes: Annotated[int, typer.Option(metavar="N", help="Length of the video, in video.")] = 5,
+    minutes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="In video, its length: 5. In growth, what one number of pictures may take: 1.",
+            show_default=False,
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples of a step, in train.")] = 16,
     frames: Annotated[
         int, typer.Option(metavar="N", help="In train: a step is one sample, about a video of so many frames.")
@@ -104,6 +123,7 @@ def bench(
       longview bench train --dims owl3-7b --frames 64
       longview bench train --dims owl3-1b --methods full,LoRA --ways packed
       longview bench index --vectors 100000
+      longview bench growth --pictures 1,10,100 --plot growth.png
     """
     if measure not in MEASURES:
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
@@ -121,14 +141,18 @@ def bench(
         raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
     if measure != "index" and vectors is not None:
         raise RequestError(f"--vectors is of index, not of {measure}; leave it out")
+    if measure == "growth":
+        _refuse_foreign(context)
     in_batch = 16 if requests is None else requests
     counts = whole_numbers(pictures, "pictures") if pictures is not None else PICTURES.get(measure, (1,))
-    least = {"tokens": (tokens, 2), "requests": (in_batch, 1), "minutes": (minutes, 1), "gigabytes": (gigabytes, 1)}
-    least |= {"samples": (samples, 1), "frames": (frames, 0)}
+    least = {"tokens": (tokens, 2), "requests": (in_batch, 1), "gigabytes": (gigabytes, 1)}
+    least |= {"minutes": (1 if minutes is None else minutes, 1), "samples": (samples, 1), "frames": (frames, 0)}
     least |= {"repeats": (repeats, 1), "layers": (layers, 0), "interleaved": (interleaved, 0)}
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise RequestError(f"{name} is {value}; give a whole number from {lowest} up")
+    if measure == "growth" and 0 in counts:
+        raise RequestError("pictures is 0; give growth numbers from 1 up")
     show = is_terminal() and not json
     import_libraries(show, downloads=show)
     from longview.bench.measures import MEASURES as measures
@@ -139,11 +163,22 @@ def bench(
     if measure == "serve":
         load = {"device": device, "dtype": dtype, "quantize": quantize, "kv_dtype": kv_dtype, "compile": compile}
         with spinner("measuring serve", show):
-            _show(_serve(dims, load, clients, tokens, repeats, requests or 0, url, key_env, kinds), json, save, plot)
+            served = _serve(dims or "demo", load, clients, tokens, repeats, requests or 0, url, key_env, kinds)
+        _show(served, json, save, plot)
         return
     if measure == "index":
         _show(_index(vectors, show), json, save, plot)
         return
+    if measure == "growth":
+        from longview.bench.growth import DIMS, growth
+
+        names = DIMS if dims is None else [name.strip() for name in dims.split(",")]
+        limit = 60.0 * (minutes or 1)
+        with spinner("measuring growth", show):
+            grown = growth(names, counts, tokens=tokens, repeats=repeats, limit=limit, device=device, dtype=dtype)
+        _show(grown, json, save, plot)
+        return
+    dims = dims or "demo"
     options = BenchOptions(
         pictures=counts,
         repeats=repeats,
@@ -151,7 +186,7 @@ def bench(
         max_interleaved=interleaved,
         tokens=tokens,
         requests=in_batch,
-        minutes=minutes,
+        minutes=5 if minutes is None else minutes,
         gigabytes=gigabytes,
     )
     with spinner(f"measuring {measure}", show):
@@ -166,6 +201,17 @@ def bench(
             )
             result = measures[measure](subject, options)
     _show(result, json, save, plot)
+
+
+def _refuse_foreign(context: typer.Context) -> None:
+    """
+    Raises:
+        RequestError: an option was given that means nothing to growth.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in OF_GROWTH and source is not None and source.name == "COMMANDLINE":
+            raise RequestError(f"--{name.replace('_', '-')} means nothing to growth; leave it out")
 
 
 def _show(result: Result, json: bool, save: Path | None, plot: Path | None) -> None:

@@ -106,10 +106,14 @@ class CachedPrefix:
             yield keys[:, :length], values[:, :length]
 
     @cached_property
-    def nbytes(self) -> int:
-        tensors = [self.prefix_key.tokens_or_embeds, *(tensor for pair in self.layers for tensor in pair)]
+    def key_value_bytes(self) -> int:
+        """Bytes of keys and values, those of pictures beside the sequence included."""
         beside = 0 if self.side_cache is None else self.side_cache.nbytes()
-        return beside + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return beside + sum(tensor.nbytes for pair in self.layers for tensor in pair)
+
+    @property
+    def nbytes(self) -> int:
+        return self.key_value_bytes + self.prefix_key.tokens_or_embeds.nbytes
 
 
 class PrefixCache:
@@ -131,6 +135,10 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         return sum(prefix.nbytes for prefix in self._prefixes)
+
+    @property
+    def key_value_bytes(self) -> int:
+        return sum(prefix.key_value_bytes for prefix in self._prefixes)
 
     def find(
         self, prefix_key: PrefixKey, running: Iterable[PrefixSource] = (), among_kept: bool = True

@@ -33,7 +33,7 @@ def here(monkeypatch):
     """Jobs run in this process, and are kept."""
     jobs = []
     monkeypatch.setattr(training, "_in_process", lambda job: jobs.append(job) or training.measure(job))
-    monkeypatch.setattr(training, "_reset_peak_memory", lambda device: None)
+    monkeypatch.setattr(training, "reset_peak_memory", lambda device: None)
     return jobs
 
 

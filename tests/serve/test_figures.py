@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from serving import ROOT, Server, clip, eventually, running, shapes
 
-from longview.bench.measures import write_numbered_video
+from longview.bench.films import write_numbered_video
 from longview.bench.serving import resident
 
 pytestmark = pytest.mark.slow
