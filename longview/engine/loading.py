@@ -16,7 +16,7 @@ from longview.engine.devices import FP32_ON_CPU_BYTES, best_device, check_attent
 from longview.engine.engine import Budget, Engine
 from longview.engine.hooks import Hook
 from longview.errors import RequestError
-from longview.models import adapters, checkpoint, quantization
+from longview.models import adapters, checkpoint, processor_settings, quantization
 from longview.models.families import Family, families, family_of
 from longview.models.similarity import default_for
 from longview.names import check_kv_dtype, check_one_quantization
@@ -52,7 +52,8 @@ def with_adapters(engine: Engine, folders: Mapping[str, str]) -> dict[str, Engin
     engines = {}
     for name, folder in folders.items():
         model = adapters.beside(engine.model, folder)
-        engines[name] = Engine(model, engine.processor, name, engine._similarity, budget, hooks=engine.hooks)
+        processor = processor_settings.with_those_of(engine.processor, adapters.adapter_folder(folder), name)
+        engines[name] = Engine(model, processor, name, engine._similarity, budget, hooks=engine.hooks)
     return engines
 
 
@@ -79,7 +80,8 @@ def load(
     Args:
         name: "demo" (embedded, works offline), a folder, a Hugging Face id, or `modelscope:` and an id there; default:
             the model that the adapter was trained on, or "demo".
-        adapter: Folder of a LoRA adapter. It is merged into the weights, unless these are quantised.
+        adapter: Folder of a LoRA adapter. It is merged into the weights, unless these are quantised. Pictures are cut
+            as they were where it was trained.
         device: "cpu", "cuda", "cuda:1", "mps"; default: the best there is. `device_map="auto"` spreads over several.
         dtype: "float32", "bfloat16", "fp16", …; default: the checkpoint's, but fp32 for small models on a CPU.
         attn_implementation: "sdpa" (default), "eager", or "flash_attention_2" where that library is installed.
@@ -144,6 +146,8 @@ def load(
     if quantize is not None and device == "cpu":
         quantization.quantize(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
+    if adapter is not None:
+        processor = processor_settings.with_those_of(processor, adapters.adapter_folder(adapter), str(name))
     engine = Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)
     engine.load_seconds = time.perf_counter() - began
     return engine

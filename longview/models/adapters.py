@@ -19,7 +19,7 @@ from torch import nn
 
 from longview.errors import CheckpointError, MissingExtraError, RecipeError
 from longview.files import filling
-from longview.models import checkpoint
+from longview.models import checkpoint, processor_settings
 from longview.models.base import Model
 from longview.models.sources import ADAPTER_CONFIG, adapter_folder, base_of
 
@@ -128,8 +128,12 @@ def beside(model: Model, folder: str | Path) -> Model:
     return twin.eval()
 
 
-def save(wrapper: Any, folder: Path, base: str) -> None:
-    """Write a folder that PEFT and `longview.load(adapter=)` open."""
+def save(wrapper: Any, folder: Path, base: str, processor: Any = None) -> None:
+    """Write a folder that PEFT and `longview.load(adapter=)` open.
+
+    Args:
+        processor: The one that it was trained with, whose settings are kept beside it.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -140,6 +144,8 @@ def save(wrapper: Any, folder: Path, base: str) -> None:
     with filling(folder) as unfinished:
         (unfinished / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, default=str, sort_keys=True) + "\n")
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, unfinished / WEIGHTS)
+        if processor is not None:
+            processor_settings.save(processor, unfinished)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import nn
 
 from longview.errors import CheckpointError, LongviewError, RecipeError
-from longview.models import adapters, checkpoint, quantization
+from longview.models import adapters, checkpoint, processor_settings, quantization
 from longview.models.families import Family, families, family_of
 from longview.models.transformers_seams import UNDECLARED
 from longview.train.init_from import check_parts, tokenizer_of
@@ -29,9 +29,6 @@ from longview.train.saved.folder import REPAIR
 from longview.train.settings import load, nearest
 from longview.train.tokenizer import SPECIAL_TOKENS, build_tokenizer, save_tokenizer
 from longview.world.questions import vocabulary
-
-PROCESSOR_SETTINGS: dict[str, tuple[type, ...]] = {"cut_enable": (bool,), "max_partition": (int, type(None))}
-"""What a recipe can set of the processor of a model that exists: how pictures are cut into crops."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +141,7 @@ def _open_existing(settings: ModelSettings, folder: Path) -> ModelSpec:
     config = checkpoint.open_config(family.Config, source)
     family.Model.check(config, checkpoint.tensor_shapes(source), source)
     processor = family.Processor.from_pretrained(source, config=config)
-    for key, value in settings.processor.items():
-        if key not in PROCESSOR_SETTINGS or not isinstance(getattr(processor, key, None), PROCESSOR_SETTINGS[key]):
-            raise RecipeError(f"model.processor.{key} is no setting of {settings.start}; leave it out")
-        if not isinstance(value, PROCESSOR_SETTINGS[key]):
-            expected = PROCESSOR_SETTINGS[key][0].__name__
-            raise RecipeError(f"model.processor.{key} is {value!r:.40}; expected {expected}")
-        setattr(processor, key, value)
+    processor_settings.change(processor, settings.processor, "model.processor.", str(settings.start), RecipeError)
     processor.save_pretrained(folder)
     return ModelSpec(family.Model, config, processor, source)
 

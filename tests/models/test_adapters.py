@@ -14,6 +14,8 @@ from samples import tiny_model
 from test_laws import logits, prepare
 from tolerances import SAME_MATHS
 
+import longview
+from longview.engine.loading import with_adapters
 from longview.errors import CheckpointError, RecipeError
 from longview.models import adapters
 from longview.models.families import families
@@ -139,3 +141,20 @@ def test_no_module_that_an_adapter_names_is_imported(saved, tmp_path, monkeypatc
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="megatron_config"):
         adapters.open_into(copy.deepcopy(saved[0]), folder)
+
+
+def test_a_saved_adapter_cuts_pictures_as_where_it_was_trained(tmp_path):
+    engine = longview.load("demo")
+    engine.processor.cut_enable = True
+    adapters.save(adapters.add(engine.model, ["language"], 2, 4, 0.0), tmp_path, "demo", engine.processor)
+    assert longview.load("demo").processor.cut_enable is False
+    assert longview.load(adapter=tmp_path).processor.cut_enable is True
+    base = longview.load("demo")
+    beside = with_adapters(base, {"cut": str(tmp_path)})["cut"]
+    assert (base.processor.cut_enable, beside.processor.cut_enable) == (False, True)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text('{"cut_enable": 1}')
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: cut_enable is 1; expected bool"):
+        longview.load(adapter=tmp_path)
+    settings.unlink()
+    assert longview.load(adapter=tmp_path).processor.cut_enable is False

@@ -36,10 +36,10 @@ def export(model: PreTrainedModel, processor: Any, folder: Path, dtype: torch.dt
 
 
 def export_trained(model: Any, processor: Any, adapter: Any, folder: Path, base: str | None) -> Path:
-    """Write what was trained: the model, or the adapter that it was given."""
+    """Write what was trained: the model, or the adapter that it was given, with the processor's settings."""
     if adapter is None:
         return export(model, processor, folder)
-    adapters.save(adapter, folder, str(base))
+    adapters.save(adapter, folder, str(base), processor)
     return folder
 
 
