@@ -5,7 +5,7 @@
 
 Its halves are as published. Rows name the package's own pictures, by whole paths; none is copied. A row to learn from
 is a conversation about one picture, which is encoded once for all of its questions; a row of the test is one question.
-Four of five questions of yes and no are about what is not there; rows draw the others as often, where a picture has any.
+Four of five questions of yes and no are about what is not there; rows draw the others as often, if a picture has any.
 """
 
 from __future__ import annotations

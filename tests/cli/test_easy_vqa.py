@@ -124,7 +124,7 @@ def test_the_recipe_says_what_it_would_take(longview, rows, words):
 
 def test_the_page_shows_the_recipe_in_full_and_by_adapters():
     full, adapters = (
-        load_recipe(shipped.find_recipe(words[0]), [word for word in words if "=" in word]) for words in shown("train")
+        load_recipe(shipped.find_recipe(words[1]), [word for word in words if "=" in word]) for words in shown("train")
     )
     assert full.model.adapter is None
     assert adapters.model.adapter is not None
@@ -138,10 +138,10 @@ def test_what_was_trained_cuts_pictures_as_it_did_in_training(longview, rows, nu
     small = [f"stages.{stage}.{key}" for stage in (0, 1) for key in keys]
     ran = longview(*words, *small, "--answers", 0)
     assert ran.code == 0, ran.err
-    evaluation = shown("eval")[1 + number]
+    evaluation = [words for words in shown("eval") if "--task" in words][1 + number]
     measured = longview(*evaluation, "--limit", 2, "--json")
     assert measured.code == 0, measured.err
     (kept,) = Path(evaluation[evaluation.index("--output") + 1]).rglob("samples.jsonl")
     samples = [json.loads(line) for line in kept.read_text().splitlines()]
     assert len(samples) == 2
-    assert all(sample["tokens"] for sample in samples)
+    assert all(sample["tokens"] > 45 for sample in samples)  # about 30 without crops
