@@ -147,7 +147,7 @@ def load(
         quantization.quantize(model, quantize)
     processor = family.Processor.from_pretrained(folder, config=model.config)
     if adapter is not None:
-        processor = processor_settings.with_those_of(processor, adapters.adapter_folder(adapter), str(name))
+        processor = processor_settings.with_those_of(processor, adapters.adapter_folder(str(adapter)), str(name))
     engine = Engine(model, processor, str(name), str(similarity or default_for(str(name))), budget, compile, hooks)
     engine.load_seconds = time.perf_counter() - began
     return engine
