@@ -152,8 +152,8 @@ class Answers(WorldObjective):
         collated = dict(self.processor.collate(rows))
         batch = ConversationBatch(
             collated,
-            torch.tensor(indices),
-            torch.tensor(numbers),
+            torch.tensor(indices, dtype=torch.long),
+            torch.tensor(numbers, dtype=torch.long),
             self.processor.placeholder_positions(collated),
             asked_targets(asked),
             facts,
@@ -174,10 +174,10 @@ class Answers(WorldObjective):
         features = self.world.features
         inputs = dict(batch.inputs)
         shift = self.settings.shift if len(batch.places) > len(batch.indices) else 0  # of close pictures
-        if features is not None:
+        if features is not None and len(batch.indices):
             arguments = self.model.embed_pictures(inputs, features=features[batch.indices.to(device)])
         else:
-            pixels = {} if self.in_text else self.pixels(batch.indices, shift)
+            pixels = {} if self.in_text or not len(batch.indices) else self.pixels(batch.indices, shift)
             with encoding_together(self.model):
                 arguments = self.model.embed_pictures(inputs | pixels)
         labels = arguments.pop("labels")[:, 1:]

@@ -23,7 +23,8 @@ from longview.world.knowledge import UNKNOWN, Named, ask_name, draw_names, passa
 from longview.world.questions import Question
 from longview.world.scenes import WORDS
 
-MOST_PIECES = 4
+MOST_PIECES, MOST_TOLD = 4, 6
+"""Pieces of a sample; without pictures."""
 NUMBERS = range(1, MAX_PICTURES + 1)
 NO_PIECES, TELLS = 0.08, 0.85
 """Shares of samples without a piece, and, of the questions of the others, of those that a piece tells the answer to."""
@@ -50,6 +51,19 @@ class Asked:
     question: Question
     number: int
     indices: tuple[int, ...] = ()
+
+
+def draw_names_told(rng: random.Random, turns: int) -> tuple[list[Piece], list[Asked]]:
+    """Passages about the names of things, without pictures, and questions about these: what is asked for is to be
+    found in the text, and copied."""
+    named = draw_names(rng, rng.randint(1, MOST_TOLD))
+    numbers = _numbers(rng, len(named))
+    pieces = [
+        Piece(number, (Part("text", text=passage_text(rng, each, False)),), (), ())
+        for each, number in zip(named, numbers, strict=True)
+    ]
+    places = [rng.randrange(len(named)) for _ in range(turns)]
+    return pieces, [Asked(ask_name(rng, named[place], False), numbers[place]) for place in places]
 
 
 def draw_names_known(rng: random.Random, pool: Pool, turns: int) -> tuple[list[Piece], list[Asked]]:

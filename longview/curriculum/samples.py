@@ -10,7 +10,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longview.curriculum.knowledge import MOST_PIECES, Asked, Piece, conversation, draw_names_known, scenes_known
+from longview.curriculum.knowledge import (
+    MOST_PIECES,
+    Asked,
+    Piece,
+    conversation,
+    draw_names_known,
+    draw_names_told,
+    scenes_known,
+)
 from longview.curriculum.pool import Pool, bits_of
 from longview.curriculum.settings import MAX_PICTURES, WorldSettings
 from longview.media.medium import Medium
@@ -41,7 +49,7 @@ def draw_sample(
     rng: random.Random, pool: Pool, settings: WorldSettings, kind: str, in_text: bool = False, count: int = MAX_PICTURES
 ) -> WorldSample:
     """A conversation of the stage's length about `kind`: "1" … "8" pictures, "many" that are numbered, one that is
-    shown "close", a "clip", a "film" of many scenes, or "knowledge" before a question.
+    shown "close", a "clip", a "film" of many scenes, "knowledge" before a question, or "passages" of text alone.
 
     Args:
         in_text: The scenes are described in text and not shown.
@@ -57,6 +65,9 @@ def draw_sample(
         indices, questions = _draw_named(rng, pool, count, min(3, settings.turns), numbered=False)
     elif kind == "knowledge":
         messages, media, indices, questions = conversation(pool, *_draw_knowledge(rng, pool, min(3, settings.turns)))
+        return WorldSample(messages, media, indices, questions)
+    elif kind == "passages":
+        messages, media, indices, questions = conversation(pool, *draw_names_told(rng, settings.turns))
         return WorldSample(messages, media, indices, questions)
     elif kind == "many":
         indices, questions = _draw_many(rng, pool, settings, count)

@@ -67,7 +67,7 @@ class WorldSettings:
     tokens: int = bounded(2500, 1, 10**7)  # answers, words: text tokens a step, about
     mix: dict[str, float] = field(
         default_factory=lambda: {"1": 1.0}
-    )  # shares of samples: 1 … 8 pictures, many, close, clip, film, knowledge
+    )  # shares of samples: 1 … 8 pictures, many, close, clip, film, knowledge, passages
     most: int = bounded(MAX_PICTURES, 1, MOST_PICTURES)  # pictures of a sample of many, 1 to so many, each numbered
     frames: int = bounded(MAX_PICTURES, MAX_PICTURES, MOST_PICTURES)  # of a film, 8 to so many
     grow: int = bounded(0, 0, 10**9)  # steps in which most and frames grow to what they are, from 8
@@ -121,11 +121,13 @@ class WorldSettings:
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film|knowledge", kind)]
+    unknown = [
+        kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film|knowledge|passages", kind)
+    ]
     if unknown or not mix:
         raise RecipeError(
-            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip, film and "
-            "knowledge"
+            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip, film, knowledge "
+            "and passages"
         )
     for kind, share in mix.items():
         check_number(f"{where}.{kind}", share, 0)

@@ -74,6 +74,26 @@ def test_numbers_have_gaps_and_pieces_are_of_all_kinds(samples):
     assert any(re.search(r"^Knowledge \d+: The ", first, re.MULTILINE) for first in firsts), "without a picture"
 
 
+def test_passages_alone_tell_every_answer_in_text(pool):
+    rng = random.Random(0)
+    counts = set()
+    for sample in (draw_sample(rng, pool, WorldSettings(), "passages") for _ in range(100)):
+        assert sample.media == []
+        assert sample.indices == []
+        pieces = dict(re.findall(r"^Knowledge (\d+): (.*)$", text_of(sample.messages[0]), re.MULTILINE))
+        counts.add(len(pieces))
+        asked = list(zip(sample.messages[::2], sample.messages[1::2], strict=True))
+        assert len(asked) == WorldSettings().turns
+        for question, answer in asked:
+            said = text_of(answer)
+            (number,) = claimed_in(said)
+            (kind,) = {fact for fact in facts_named(text_of(question).splitlines()[-2]) if len(fact.split()) == 2}
+            name = said.partition(",")[0]
+            assert pieces[str(number)] == f"The {kind} is called {name}."
+            assert sum(f" {kind} " in piece for piece in pieces.values()) == 1
+    assert counts == set(range(1, 7))
+
+
 def test_a_recipe_without_things_alone_is_refused():
     tree = {**WORLD_TREE, "pool": {"pictures": 10, "clips": 1, "simple": 0.0}}
     tree["stages"] = [WORLD_TREE["stages"][1] | {"world": {"mix": {"knowledge": 1}}}]

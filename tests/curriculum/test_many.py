@@ -185,7 +185,7 @@ def test_a_family_that_cuts_nothing_has_no_close_pictures():
         ({"mix": {"close": 1}}, {"close": 0}, "mix holds close, but pool.close is 0; give 1 or more"),
         ({"mix": {"many": 1}, "most": 61}, {}, "mix holds many, but pool.pictures is 60; give 61 or more"),
         ({"mix": {"film": 1}, "frames": 64}, {}, "mix holds film, but pool.pictures is 60; give 64 or more"),
-        ({"mix": {"few": 1}}, {}, "its keys are 1 … 8 (pictures), many, close, clip, film and knowledge"),
+        ({"mix": {"few": 1}}, {}, "its keys are 1 … 8 (pictures), many, close, clip, film, knowledge and passages"),
         ({"most": 1000}, {}, "most"),
         ({"frames": 7}, {}, "frames"),
     ],

@@ -6,12 +6,14 @@ import pytest
 import torch
 from owl3_samples import prepared
 from samples import tiny_model
+from test_golden import CASES, GOLDEN, RELEASES, arguments
 from tolerances import SAME_MATHS
 from transformers import DynamicCache
 
 import longview
 from longview.errors import RequestError
 from longview.models import owl3
+from longview.models.owl3 import Model
 from longview.models.owl3.attention import attend_single_token
 from longview.models.owl3.int8 import Int8KeyValue, channels_of
 from longview.models.owl3.visual_kv_cache import VisualKVCache
@@ -162,3 +164,22 @@ def test_another_kind_is_refused_and_so_is_a_family_without_such_pictures():
         longview.load("demo", kv_dtype="int9")
     with pytest.raises(RequestError, match="demo-ovis2 has no such part or setting, so kv_dtype has no meaning"):
         longview.load("demo-ovis2", kv_dtype="int8")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@torch.no_grad()
+def test_logits_of_the_released_checkpoints_move_by_a_few_percent_of_their_spread(release):
+    model = Model.from_pretrained(GOLDEN / release).eval()
+    model.config.kv_dtype = "int8"
+    for case in CASES:
+        inputs, golden = arguments(release, case)
+        output = model(**inputs, use_cache=True)
+        found, exact = [output.logits], [golden["logits"]]
+        for step in range(golden["decode_logits"].shape[1]):
+            token = golden["generated_ids"][:, step : step + 1]
+            output = model(input_ids=token, past_key_values=output.past_key_values)
+            found.append(output.logits)
+            exact.append(golden["decode_logits"][:, step : step + 1])
+        ours, theirs = torch.cat(found, 1), torch.cat(exact, 1)
+        drift = float((ours - theirs).square().mean().sqrt() / theirs.std())
+        assert drift < 1e-5 if case == "text_only" else 1e-3 < drift < 0.04, (case, drift)
