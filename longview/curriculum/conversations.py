@@ -221,7 +221,7 @@ class Answers(WorldObjective):
 
     def probe_loss(self, hidden: Tensor, batch: ConversationBatch, labels: Tensor) -> Tensor:
         """Of the first probed block (B, T, D): the labels (N, 31) of the batch's pictures at their placeholders."""
-        if len(batch.places) != len(labels):  # crops, each of which shows a part
+        if not len(labels) or len(batch.places) != len(labels):  # text alone; crops, each of which shows a part
             return hidden.new_zeros(())
         device = hidden.device
         return placeholder_loss(self.probes, hidden, batch.places.to(device), labels, batch.numbers.to(device))

@@ -289,6 +289,15 @@ def test_a_probe_looks_at_more_pictures_and_teaches_the_tower_after_its_first_st
     assert max(whole.batches(0)[0][0].looked_at.tolist()) < whole.pool.stills
 
 
+def test_conversations_without_pictures_are_learned_from_beside_probes(family, tmp_path):
+    objective = attached(recipe_of(family, mix={"passages": 1}, probe_layer=1, probe_weight=0.2), tmp_path)
+    (batch,), noted = objective.batches(0)
+    assert noted["pictures"] == 0
+    loss, notes = objective.loss(batch)
+    assert loss.isfinite()
+    assert notes["answers"] > 0 == notes["probe"]
+
+
 def test_pictures_that_are_looked_at_are_moved(tmp_path):
     objective = attached(recipe_of("owl3", text_probe=4, shift=3), tmp_path)
     indices = torch.arange(4) + objective.pool.first_close
