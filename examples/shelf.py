@@ -3,8 +3,8 @@
     python examples/shelf.py FOLDER
 
 FOLDER/films/friday.mp4 and two more show unrelated scenes, three seconds each. FOLDER/things/knowledge.jsonl has a
-picture and a sentence for each of twelve kinds of things, with a name drawn by chance; FOLDER/photo.jpg shows one of them
-elsewhere. All of them are scenes that no embedded model was trained on.
+picture and a sentence for each of twelve kinds of things, with a name drawn by chance; FOLDER/photo.jpg shows one of
+them elsewhere. All of them are scenes that no embedded model was trained on.
 """
 
 from __future__ import annotations

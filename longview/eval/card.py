@@ -105,6 +105,8 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
         if notes.exists():
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
         pool = recipe.get("pool", {})  # preferences are learned from files
+        begun = {Path(part) for part in (recipe["model"].get("init_from") or {}).values()}
+        facts |= {"from": f"demo-{part.name}" for part in begun if part.parts[:2] == ("longview", "demo")}
         facts["pictures"] += pool.get("pictures", 0)
         facts["clips"] += pool.get("clips", 0)
     return facts
@@ -115,7 +117,8 @@ def card(numbers: Mapping[str, Any]) -> str:
     model, training, groups = numbers["model"], numbers["training"], numbers["groups"]
     minutes = sum(stage["minutes"] for stage in training["stages"].values())
     stages = ", ".join(f"{name} {stage['steps']:,}" for name, stage in training["stages"].items())
-    family = model["family"]
+    family, begun = model["family"], training.get("from")
+    name = Path(training["recipes"][-1]).stem if begun else family
     parts = [
         _HEAD.format(
             title=TITLES[family],
@@ -126,7 +129,7 @@ def card(numbers: Mapping[str, Any]) -> str:
             patches=model["patches"],
         ),
         "## Accuracy\n",
-        _HOW.format(family=family),
+        _HOW.format(name=name),
         "| media | questions | accuracy | 95 % interval | blank | swapped |\n|---|---|---|---|---|---|",
         *(_group_row(group, groups) for group in GROUPS if group in groups["shown"]),
         *_without_fine_tower(groups),
@@ -135,7 +138,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         *_kind_rows(numbers["scores"]),
         f"\nNot clearly better than chance: {_kinds_at_chance(numbers['scores']['shown'])}.",
         "\n## Training\n",
-        f"From random weights: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
+        f"From {f'`{begun}`' if begun else 'random weights'}: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
         f"{minutes:.0f} minutes on one CPU core; steps: {stages}.\n"
         f"The {training['pictures']:,} pictures and {training['clips']:,} clips are from `longview/world`; none is "
         "held out.\n",
@@ -213,7 +216,7 @@ substitute for the released checkpoints.
 """
 
 _HOW = """Held-out scenes, written to JPEG, PNG and MP4 files and asked about through
-`longview.load("demo-{family}")`, greedy. An answer counts when it equals the true one word for word. *Blank*: each
+`longview.load("demo-{name}")`, greedy. An answer counts when it equals the true one word for word. *Blank*: each
 picture replaced by an empty one. *Swapped*: by another scene of the same sort. *Chance*: always giving the most
 frequent true answer of the kind.
 """

