@@ -128,6 +128,7 @@ def card(numbers: Mapping[str, Any]) -> str:
             side=model["picture_size"],
             patches=model["patches"],
         ),
+        *([ADDED[name]] if name in ADDED else []),
         "## Accuracy\n",
         _HOW.format(name=name),
         "| media | questions | accuracy | 95 % interval | blank | swapped |\n|---|---|---|---|---|---|",
@@ -196,6 +197,11 @@ WHAT = {
     "mgm": "A whole MGM: CLIP tower at 72 × 72 pixels, ConvNeXt tower at full size, patch info mining, two-layer "
     "projector,\nLlama language model.",
 }
+ADDED = {
+    "owl3-knowledge": "It was trained on to answer from numbered pieces of knowledge, and to name the one that it used, as\n"
+    "`longview ask --knowledge` prompts for them.\n",
+}
+"""What a model learned that the one that it began as does not know, by its name."""
 _HEAD = """---
 license: apache-2.0
 library_name: longview
