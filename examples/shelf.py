@@ -20,7 +20,8 @@ from longview.world.questions import Question
 from longview.world.render import write_needle_video, write_picture
 from longview.world.scenes import draw_picture
 
-FILMS, SHOTS, SECONDS, THINGS = ("friday", "saturday", "sunday"), 12, 3, 12
+FILMS, SHOTS, SECONDS = ("friday", "saturday", "sunday"), 12, 3
+THINGS, PHOTO = 12, 5  # that many; which of them the photo shows
 
 
 def draw_films(folder: Path, rng: random.Random) -> None:
@@ -38,7 +39,7 @@ def draw_base(folder: Path, photo: Path, rng: random.Random) -> None:
         known, elsewhere = draw_alone(rng, named.kind, held_out=True, count=2)
         write_picture(known, folder / f"{number}.jpg", number)
         lines.append(json.dumps({"image": f"{number}.jpg", "text": f"It is called {named.name}."}) + "\n")
-        if not number:
+        if number == PHOTO:
             write_picture(elsewhere, photo, THINGS)
     (folder / "knowledge.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -92,5 +92,11 @@ def _print(found: list[Found]) -> None:
     for each in found:
         when = f"{clock(each.begin or 0)}–{clock(each.end or 0)}" if each.kind == "moment" else each.kind
         said = f"  {each.text[:60]}" if each.text else ""
-        rows.append((f"{each.path}{said}", when, f"{each.score:.3f}"))
+        rows.append((f"{_short(each.path)}{said}", when, f"{each.score:.3f}"))
     print_table(("file", "when", "score"), rows)
+
+
+def _short(path: str) -> str:
+    """A path, from the current folder if it lies below it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

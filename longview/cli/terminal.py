@@ -184,14 +184,17 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
 
 
 def print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, all but its first column numbers."""
+    """A table on stdout, all but its first column numbers. In a terminal that is too narrow, the first is cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for number, name in enumerate(heading):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    widths = [max(map(len, column)) for column in zip(heading, *lines, strict=True)]
+    for number, (name, width) in enumerate(zip(heading, widths, strict=True)):
+        how: dict[str, Any] = {"justify": "right", "min_width": width} if number else {}
+        table.add_column(name, no_wrap=True, **how)
     for line in lines:
         table.add_row(*line)
-    Console(soft_wrap=True).print(table)
+    whole = None if sys.stdout.isatty() else sum(widths) + 4 * len(widths)  # a pipe has no width
+    Console(soft_wrap=True, width=whole).print(table)
