@@ -106,7 +106,8 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
         pool = recipe.get("pool", {})  # preferences are learned from files
         begun = {Path(part) for part in (recipe["model"].get("init_from") or {}).values()}
-        facts |= {"from": f"demo-{part.name}" for part in begun if part.parts[:2] == ("longview", "demo")}
+        if begun and all(part.parts[:2] == ("longview", "demo") for part in begun):
+            facts["from"] = f"demo-{max(begun).name}"
         facts["pictures"] += pool.get("pictures", 0)
         facts["clips"] += pool.get("clips", 0)
     return facts
@@ -118,7 +119,7 @@ def card(numbers: Mapping[str, Any]) -> str:
     minutes = sum(stage["minutes"] for stage in training["stages"].values())
     stages = ", ".join(f"{name} {stage['steps']:,}" for name, stage in training["stages"].items())
     family, begun = model["family"], training.get("from")
-    name = Path(training["recipes"][-1]).stem if begun else family
+    name, source = (Path(training["recipes"][-1]).stem, f"`{begun}`") if begun else (family, "random weights")
     parts = [
         _HEAD.format(
             title=TITLES[family],
@@ -139,7 +140,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         *_kind_rows(numbers["scores"]),
         f"\nNot clearly better than chance: {_kinds_at_chance(numbers['scores']['shown'])}.",
         "\n## Training\n",
-        f"From {f'`{begun}`' if begun else 'random weights'}: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
+        f"From {source}: {', then '.join(f'`longview train {recipe}`' for recipe in training['recipes'])}.\n"
         f"{minutes:.0f} minutes on one CPU core; steps: {stages}.\n"
         f"The {training['pictures']:,} pictures and {training['clips']:,} clips are from `longview/world`; none is "
         "held out.\n",
@@ -198,8 +199,8 @@ WHAT = {
     "projector,\nLlama language model.",
 }
 ADDED = {
-    "owl3-knowledge": "It was trained on to answer from numbered pieces of knowledge, and to name the one that it used, as\n"
-    "`longview ask --knowledge` prompts for them.\n",
+    "owl3-knowledge": "It was trained on to answer from numbered pieces of knowledge, and to name the one that it\n"
+    "used, as `longview ask --knowledge` prompts for them.\n",
 }
 """What a model learned that the one that it began as does not know, by its name."""
 _HEAD = """---

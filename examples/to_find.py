@@ -1,6 +1,6 @@
 """What the walks of docs/retrieval.md are about: three films, and a small base of things and their names.
 
-    python examples/shelf.py FOLDER
+    python examples/to_find.py FOLDER
 
 FOLDER/films/friday.mp4 and two more show unrelated scenes, three seconds each. FOLDER/things/knowledge.jsonl has a
 picture and a sentence for each of twelve kinds of things, with a name drawn by chance; FOLDER/photo.jpg shows one of
