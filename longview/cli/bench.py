@@ -13,24 +13,39 @@ from longview.cli.options import Device, KVDtype, Quantize, dtype_option, import
 from longview.cli.terminal import is_terminal, spinner
 from longview.errors import MissingExtraError, RequestError
 from longview.files import write_file
+from longview.names import listed
 from longview.versions import missing
 
 if TYPE_CHECKING:
     from longview.bench.report import Result
 
-MEASURES = ("first-token", "decode", "batch", "again", "video", "memory", "limits", "growth", "train", "serve", "index")
 PICTURES = {
     "first-token": (1, 4),
     "decode": (0, 50),
-    "batch": (1,),
     "again": (32,),
     "video": (128,),
     "growth": (1, 3, 10, 30, 100, 300, 1000),
 }
 """Numbers of pictures with which a measure takes about a minute on two cores, and growth some minutes."""
 FEATURES = ("random", "tower")
-OF_GROWTH = ("measure", "dims", "pictures", "tokens", "repeats", "minutes", "device", "dtype", "json", "save", "plot")
-"""Parameters that mean something to growth."""
+_PLACE = ("device", "dtype")
+_MODEL = ("dims", "features", "quantize", "kv_dtype", "compile", *_PLACE)
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "first-token": (*_MODEL, "pictures", "interleaved", "layers", "repeats"),
+    "decode": (*_MODEL, "pictures", "interleaved", "layers", "tokens", "repeats"),
+    "batch": (*_MODEL, "tokens", "requests", "repeats"),
+    "again": (*_MODEL, "pictures", "repeats"),
+    "video": ("pictures", "minutes", "repeats"),
+    "memory": (*_MODEL, "gigabytes", "layers"),
+    "limits": _MODEL,
+    "growth": ("dims", "pictures", "tokens", "repeats", "minutes", *_PLACE),
+    "train": ("dims", "samples", "frames", "methods", "ways", "repeats", *_PLACE),
+    "serve": ("dims", "clients", "url", "key_env", "kinds", "tokens", "requests", "repeats", "quantize", "kv_dtype",
+              "compile", *_PLACE),
+    "index": ("vectors",),
+}  # fmt: skip
+"""What means something to each measure, beside --json, --save and --plot."""
+MEASURES = tuple(OPTIONS)
 
 
 def bench(
@@ -129,20 +144,7 @@ def bench(
         raise RequestError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
     if features not in FEATURES:
         raise RequestError(f"unknown value {features!r} of --features; expected {' or '.join(FEATURES)}")
-    for_serve = {"clients": clients, "url": url, "key_env": key_env, "kinds": kinds}
-    if measure != "serve" and any(for_serve.values()):
-        name = next(name for name, value in for_serve.items() if value).replace("_", "-")
-        raise RequestError(f"--{name} is of serve, not of {measure}; leave it out")
-    if measure == "train" and (quantize or compile or kv_dtype):
-        raise RequestError(
-            "train compares full, LoRA and QLoRA, not compiled; leave --quantize, --kv-dtype and --compile out"
-        )
-    if measure != "train" and (methods or ways):
-        raise RequestError(f"--methods and --ways are of train, not of {measure}; leave them out")
-    if measure != "index" and vectors is not None:
-        raise RequestError(f"--vectors is of index, not of {measure}; leave it out")
-    if measure == "growth":
-        _refuse_foreign(context)
+    _refuse_foreign(context, measure)
     in_batch = 16 if requests is None else requests
     counts = whole_numbers(pictures, "pictures") if pictures is not None else PICTURES.get(measure, (1,))
     least = {"tokens": (tokens, 2), "requests": (in_batch, 1), "gigabytes": (gigabytes, 1)}
@@ -203,15 +205,16 @@ def bench(
     _show(result, json, save, plot)
 
 
-def _refuse_foreign(context: typer.Context) -> None:
+def _refuse_foreign(context: typer.Context, measure: str) -> None:
     """
     Raises:
-        RequestError: an option was given that means nothing to growth.
+        RequestError: an option was given that means nothing to the measure.
     """
-    for name in context.params:
+    for name in {name for options in OPTIONS.values() for name in options} - {*OPTIONS[measure]}:
         source = context.get_parameter_source(name)
-        if name not in OF_GROWTH and source is not None and source.name == "COMMANDLINE":
-            raise RequestError(f"--{name.replace('_', '-')} means nothing to growth; leave it out")
+        if source is not None and source.name == "COMMANDLINE":
+            measures = listed([each for each, options in OPTIONS.items() if name in options])
+            raise RequestError(f"--{name.replace('_', '-')} is of {measures}, not of {measure}; leave it out")
 
 
 def _show(result: Result, json: bool, save: Path | None, plot: Path | None) -> None:

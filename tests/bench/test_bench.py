@@ -132,6 +132,11 @@ def test_the_verb_prints_a_table_or_json_and_saves_and_draws(capsys, tmp_path, s
         (["decode", "--pictures", "a,b"], "pictures is 'a,b'; give whole numbers with commas"),
         (["decode", "--tokens", "1"], "tokens is 1; give a whole number from 2 up"),
         (["decode", "--repeats", "0"], "repeats is 0; give a whole number from 1 up"),
+        (["decode", "--minutes", "3"], "--minutes is of video or growth, not of decode; leave it out"),
+        (["growth", "--interleaved", "16"], "--interleaved is of first-token or decode, not of growth; leave it out"),
+        (["video", "--dims", "demo"], "not of video; leave it out"),
+        (["train", "--kv-dtype", "int8"], "not of train; leave it out"),
+        (["index", "--clients", "1"], "--clients is of serve, not of index; leave it out"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, words, complaint):

@@ -85,7 +85,7 @@ def test_some_methods_and_ways_are_measured_alone(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         main(["bench", "decode", "--ways", "packed"])
     assert exit.value.code == 2
-    assert "are of train, not of decode" in capsys.readouterr().err
+    assert "--ways is of train, not of decode; leave it out" in capsys.readouterr().err
 
 
 def test_a_process_that_ends_early_is_a_row_that_does_not_fit(folder, monkeypatch):
