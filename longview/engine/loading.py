@@ -164,7 +164,8 @@ def _check_known(options: Mapping[str, Any]) -> None:
     if unknown is None:
         return
     fields = [name for family in families().values() for name in _fields_of(family)]
-    near = get_close_matches(unknown, own, n=1) or get_close_matches(unknown, fields, n=1)
+    part = [name for name in own if unknown.endswith(f"_{name}")]  # torch_dtype is rather dtype than kv_dtype
+    near = part or get_close_matches(unknown, own, n=1) or get_close_matches(unknown, fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise RequestError(
         f"unknown argument of longview.load {unknown!r}; there are {', '.join(own)}, and the fields of configs{hint}"

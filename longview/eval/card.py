@@ -105,7 +105,7 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
         if notes.exists():
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
         pool = recipe.get("pool", {})  # preferences are learned from files
-        begun = {Path(part) for part in (recipe["model"].get("init_from") or {}).values()}
+        begun = {Path(part) for part in (recipe.get("model", {}).get("init_from") or {}).values()}
         if begun and all(part.parts[:2] == ("longview", "demo") for part in begun):
             facts["from"] = f"demo-{max(begun).name}"
         facts["pictures"] += pool.get("pictures", 0)
