@@ -31,7 +31,7 @@ from longview.bench.report import machine
 FORMS: dict[str, dict[str, str]] = {
     "fp32": {"dtype": "float32"},
     "bf16": {"dtype": "bfloat16"},
-    "int8": {"dtype": "float32", "quantize": "int8"},
+    "int8": {"dtype": "bfloat16", "quantize": "int8"},
     "int4": {"dtype": "bfloat16", "quantize": "int4"},
 }
 TOPICS = (
