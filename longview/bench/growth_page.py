@@ -99,7 +99,7 @@ def last_decade(rows: Iterable[Row], x: str, column: str) -> Span | None:
 
 def findings(rows: Sequence[Row], limit: float) -> list[str]:
     """How each way grows, why it ends, and the ways beside the first one, as measured and as counted."""
-    ways = {name: [row for row in rows if row["way"] == name] for name in dict.fromkeys(row["way"] for row in rows)}
+    ways = _by_way(rows)
     said = []
     for name, of_way in ways.items():
         decade = last_decade(of_way, "pictures", "first token s")
@@ -120,6 +120,10 @@ def findings(rows: Sequence[Row], limit: float) -> list[str]:
     if len(ways) > 1:
         said.append(_beside([of_way[-1] for of_way in ways.values()], None, "MiB needed", "counted"))
     return said
+
+
+def _by_way(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {name: [row for row in rows if row["way"] == name] for name in dict.fromkeys(row["way"] for row in rows)}
 
 
 def _reason(row: Row, limit: float) -> str:
@@ -186,9 +190,8 @@ def page(result: Any, folder: str) -> dict[str, str]:
         folder: Of the figure, as the page names it.
     """
     figure = f"![Cost against the number of pictures, and the length of a film]({folder}/growth.png)\n"
-    limit = result.settings["limit s"]
-    pictures = _section(shown(result.rows), findings(result.rows, limit))
-    films = _section(shown_films(result.films), film_findings(result.films, limit))
+    pictures = _section(shown(result.rows), result.findings)
+    films = _section(shown_films(result.films), result.film_findings)
     settings = ", ".join(f"{name} {value}" for name, value in result.settings.items())
     hardware = ", ".join(f"{name} {value}" for name, value in result.machine.items())
     measured = f"`{result.command}`\n\n({settings}; {hardware})\n"
@@ -216,7 +219,7 @@ def figure(rows: Sequence[Row], films: Sequence[Row]) -> Any:
         ("a further token, ms", "ms a token", None),
         ("keys and values, MiB", "MiB kept", "MiB needed"),
     )
-    ways = {name: [row for row in rows if row["way"] == name] for name in dict.fromkeys(row["way"] for row in rows)}
+    ways = _by_way(rows)
     for number, (title, column, otherwise) in enumerate(panels, 1):
         axes = drawn.add_subplot(2, 2, number)
         series = {name: _points(of_way, "pictures", column, otherwise) for name, of_way in ways.items()}

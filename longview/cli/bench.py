@@ -210,9 +210,9 @@ def _refuse_foreign(context: typer.Context, measure: str) -> None:
     Raises:
         RequestError: an option was given that means nothing to the measure.
     """
-    for name in {name for options in OPTIONS.values() for name in options} - {*OPTIONS[measure]}:
+    for name in dict.fromkeys(name for options in OPTIONS.values() for name in options):
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if name not in OPTIONS[measure] and source is not None and source.name == "COMMANDLINE":
             measures = listed([each for each, options in OPTIONS.items() if name in options])
             raise RequestError(f"--{name.replace('_', '-')} is of {measures}, not of {measure}; leave it out")
 

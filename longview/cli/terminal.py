@@ -186,11 +186,12 @@ def _medium(frames: Sequence[FrameUsed], chooser: str) -> str:
 def print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """A table on stdout, all but its first column numbers. In a terminal that is too narrow, the first is cut."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    widths = [max(map(len, column)) for column in zip(heading, *lines, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(heading, *lines, strict=True)]
     for number, (name, width) in enumerate(zip(heading, widths, strict=True)):
         how: dict[str, Any] = {"justify": "right", "min_width": width} if number else {}
         table.add_column(name, no_wrap=True, **how)

@@ -174,10 +174,11 @@ class Answers(WorldObjective):
         features = self.world.features
         inputs = dict(batch.inputs)
         shift = self.settings.shift if len(batch.places) > len(batch.indices) else 0  # of close pictures
-        if features is not None and len(batch.indices):
+        shown = not self.in_text and len(batch.indices) > 0
+        if shown and features is not None:
             arguments = self.model.embed_pictures(inputs, features=features[batch.indices.to(device)])
         else:
-            pixels = {} if self.in_text or not len(batch.indices) else self.pixels(batch.indices, shift)
+            pixels = self.pixels(batch.indices, shift) if shown else {}
             with encoding_together(self.model):
                 arguments = self.model.embed_pictures(inputs | pixels)
         labels = arguments.pop("labels")[:, 1:]

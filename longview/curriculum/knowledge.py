@@ -58,10 +58,7 @@ def draw_names_told(rng: random.Random, turns: int) -> tuple[list[Piece], list[A
     found in the text, and copied."""
     named = draw_names(rng, rng.randint(1, MOST_TOLD))
     numbers = _numbers(rng, len(named))
-    pieces = [
-        Piece(number, (Part("text", text=passage_text(rng, each, False)),), (), ())
-        for each, number in zip(named, numbers, strict=True)
-    ]
+    pieces = [_told(rng, each, number) for each, number in zip(named, numbers, strict=True)]
     places = [rng.randrange(len(named)) for _ in range(turns)]
     return pieces, [Asked(ask_name(rng, named[place], False), numbers[place]) for place in places]
 
@@ -85,11 +82,15 @@ def draw_names_known(rng: random.Random, pool: Pool, turns: int) -> tuple[list[P
     return pieces, asked
 
 
+def _told(rng: random.Random, named: Named, number: int) -> Piece:
+    """A passage without a picture."""
+    return Piece(number, (Part("text", text=passage_text(rng, named, False)),), (), ())
+
+
 def _passage(rng: random.Random, pool: Pool, named: Named, number: int) -> Piece:
-    shown = rng.random() < SHOWN
-    text = passage_text(rng, named, shown)
-    if not shown:
-        return Piece(number, (Part("text", text=text),), (), ())
+    if rng.random() >= SHOWN:
+        return _told(rng, named, number)
+    text = passage_text(rng, named, True)
     index = rng.choice(pool.alone[named.kind])
     return Piece(number, (Part("image"), Part("text", text=f" {text}")), (pool.medium(index),), (index,))
 

@@ -64,11 +64,9 @@ def draw_sample(
     elif kind == "film":
         indices, questions = _draw_named(rng, pool, count, min(3, settings.turns), numbered=False)
     elif kind == "knowledge":
-        messages, media, indices, questions = conversation(pool, *_draw_knowledge(rng, pool, min(3, settings.turns)))
-        return WorldSample(messages, media, indices, questions)
+        return WorldSample(*conversation(pool, *_draw_knowledge(rng, pool, min(3, settings.turns))))
     elif kind == "passages":
-        messages, media, indices, questions = conversation(pool, *draw_names_told(rng, settings.turns))
-        return WorldSample(messages, media, indices, questions)
+        return WorldSample(*conversation(pool, *draw_names_told(rng, settings.turns)))
     elif kind == "many":
         indices, questions = _draw_many(rng, pool, settings, count)
     elif kind == "close":

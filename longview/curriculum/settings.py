@@ -18,6 +18,8 @@ MAX_PICTURES = 8
 """Of a sample of the synthetic world that does not say how many; its clips have as many frames."""
 MOST_PICTURES = 999
 """Of any sample: numbers of pictures are read digit by digit, and have three."""
+OTHER_SAMPLES = ("many", "close", "clip", "film", "knowledge", "passages")
+"""Kinds of samples but those of 1 … `MAX_PICTURES` pictures."""
 PICTURES = ("batch",)
 """Settings of objectives that draw pictures."""
 CONVERSATIONS = (
@@ -121,13 +123,11 @@ class WorldSettings:
 
 
 def _check_mix(where: str, mix: Mapping[str, float]) -> None:
-    unknown = [
-        kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|many|close|clip|film|knowledge|passages", kind)
-    ]
+    unknown = [kind for kind in mix if not re.fullmatch(f"[1-{MAX_PICTURES}]|{'|'.join(OTHER_SAMPLES)}", kind)]
     if unknown or not mix:
         raise RecipeError(
-            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), many, close, clip, film, knowledge "
-            "and passages"
+            f"{where} holds {unknown}; its keys are 1 … {MAX_PICTURES} (pictures), "
+            f"{', '.join(OTHER_SAMPLES[:-1])} and {OTHER_SAMPLES[-1]}"
         )
     for kind, share in mix.items():
         check_number(f"{where}.{kind}", share, 0)

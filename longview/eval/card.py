@@ -106,8 +106,8 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
         pool = recipe.get("pool", {})  # preferences are learned from files
         begun = {Path(part) for part in (recipe.get("model", {}).get("init_from") or {}).values()}
-        if begun and all(part.parts[:2] == ("longview", "demo") for part in begun):
-            facts["from"] = f"demo-{max(begun).name}"
+        if len(begun) == 1 and (start := begun.pop()).parts[:2] == ("longview", "demo"):
+            facts["from"] = f"demo-{start.name}"
         facts["pictures"] += pool.get("pictures", 0)
         facts["clips"] += pool.get("clips", 0)
     return facts
