@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,31 +77,40 @@ def write_film(minute: Path, path: Path, num_frames: int) -> Path:
     return path
 
 
-def read_film(path: Path) -> tuple[float, float, int]:
-    """Seconds of opening and of reading `FRAMES` frames, and how many of these are the right ones."""
+def spread(num_frames: int, count: int) -> list[int]:
+    """Numbers of so many frames, evenly over a film."""
+    return [int((number + 0.5) * num_frames / count) for number in range(count)]
+
+
+def read_film(path: Path, count: int = FRAMES, period: int = MINUTE * VIDEO_FPS) -> tuple[float, float, int]:
+    """Seconds of opening and of reading frames spread over it, and how many of these are the right ones.
+
+    Args:
+        period: Frames after which the numbers in them begin anew.
+    """
     from longview.media.decoders.video import VideoReader
 
     start = time.perf_counter()
     with VideoReader(path) as reader:
         opened = time.perf_counter()
-        wanted = [int((number + 0.5) * reader.num_frames / FRAMES) for number in range(FRAMES)]
+        wanted = spread(reader.num_frames, count)
         frames = list(reader.read(wanted))
     reading = time.perf_counter() - opened
-    exact = [number_of(frame.image) == at % (MINUTE * VIDEO_FPS) for frame, at in zip(frames, wanted, strict=True)]
+    exact = [number_of(frame.image) == at % period for frame, at in zip(frames, wanted, strict=True)]
     return opened - start, reading, sum(exact)
 
 
-def decode_through(path: Path, keep: Container[int] = ()) -> float:
+def decode_through(path: Path, keep: Collection[int] = ()) -> float:
     """Seconds of decoding every frame, and of making pictures of some."""
     import av
 
     start = time.perf_counter()
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
-        for number, frame in enumerate(container.decode(video=0)):
-            if number in keep:
-                frame.to_image()
-    return time.perf_counter() - start
+        pictures = [frame.to_image() for number, frame in enumerate(container.decode(video=0)) if number in keep]
+    seconds = time.perf_counter() - start
+    assert len(pictures) == len(keep)
+    return seconds
 
 
 def write_numbered_video(path: Path, num_frames: int, seed: int, width: int = 320, height: int = 176) -> Path:

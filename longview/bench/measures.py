@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.bench import alternatives
-from longview.bench.films import VIDEO_FPS, decode_through, number_of, write_numbered_video
+from longview.bench.films import VIDEO_FPS, decode_through, read_film, spread, write_numbered_video
 from longview.bench.limits import limits_of, tower_of
 from longview.bench.report import Result, command, machine
 from longview.bench.subject import GiB, Subject
@@ -237,22 +237,13 @@ def second_question(subject: Subject, options: BenchOptions) -> Result:
 
 def video(subject: Subject | None, options: BenchOptions) -> Result:
     """Reading frames of a long H.264 file, beside decoding all of it."""
-    from longview.media.decoders.video import VideoReader
-
     count = max(options.pictures)
+    num_frames = options.minutes * 60 * VIDEO_FPS
     with tempfile.TemporaryDirectory(prefix="longview-bench-") as folder:
-        path = write_numbered_video(Path(folder) / "film.mp4", options.minutes * 60 * VIDEO_FPS, 0)
-        seconds, right = [], 0
-        for _ in range(options.repeats):
-            start = time.perf_counter()
-            with VideoReader(path) as reader:
-                step = reader.num_frames / count
-                wanted = [int((number + 0.5) * step) for number in range(count)]
-                frames = list(reader.read(wanted))
-            seconds.append(time.perf_counter() - start)
-            right = sum(number_of(frame.image) == index for frame, index in zip(frames, wanted, strict=True))
-        through = decode_through(path, set(wanted))
-    ours = statistics.median(seconds)
+        path = write_numbered_video(Path(folder) / "film.mp4", num_frames, 0)
+        read = [read_film(path, count, num_frames) for _ in range(options.repeats)]
+        through = decode_through(path, set(spread(num_frames, count)))
+    ours, right = statistics.median(opening + reading for opening, reading, _ in read), min(each[2] for each in read)
     rows = [
         {"way": "longview", "seconds": ours, "exact frames": f"{right} of {count}"},
         {"way": "decoding through", "seconds": through, "exact frames": f"{count} of {count}"},
