@@ -19,15 +19,18 @@ DTYPES = {
 MAX_HEAD_DIM = {"cpu": 1 << 16, "cuda": 256}
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """softmax(query keyᵀ) value, and the log-sum-exp of the scores; None where there is no operator for it.
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """softmax(query keyᵀ + mask) value, and the log-sum-exp of the scores; None where there is no operator for it.
 
     Args:
-        query: (H, T, D), scaled.
-        key, value: (H, M, D), M > 0.
+        query: (B, H, T, D), scaled.
+        key, value: (B, H or Hkv, M, D), M > 0.
+        mask: Additive, (B or 1, 1, T, M), of the query's dtype, and finite; a CPU's operator alone takes one.
 
     Returns:
-        Output (H, T, D), computed in fp32 and rounded to the dtype of `value`, and log-sum-exp (H, T), fp32.
+        Output (B, H, T, D), computed in fp32 and rounded to the dtype of `value`, and log-sum-exp (B, H, T), fp32.
     """
     device = query.device.type
     operator = getattr(torch.ops.aten, OPERATORS.get(device, ""), None)
@@ -36,7 +39,8 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
         return None
     if any(states.stride(-1) != 1 for states in (query, key, value)):  # the CPU's reads the others' numbers
         return None
-    if device == "cuda" and torch.cuda.get_device_capability(query.device) < (8, 0):
+    if device == "cuda" and (mask is not None or torch.cuda.get_device_capability(query.device) < (8, 0)):
         return None
-    output, lse = operator(query[None], key[None], value[None], scale=1.0)[:2]
-    return output[0], lse[0]
+    masked = {} if mask is None else {"attn_mask": mask}
+    output, lse = operator(query, key, value, scale=1.0, **masked)[:2]
+    return output, lse

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from transformers import AttentionInterface, Qwen2Model, SiglipVisionConfig
+from transformers.activations import GELUTanh
 from transformers.configuration_utils import SubConfigSpec
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -26,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.aimv2.modeling_aimv2 import Aimv2RMSNorm
 from transformers.models.convnext.modeling_convnext import ConvNextEmbeddings, ConvNextLayer, ConvNextStage
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, eager_attention_forward
+from transformers.models.siglip.modeling_siglip import SiglipMLP
 from transformers.utils import is_flash_attn_2_available
 
 IMPORTED: dict[Any, str] = {
@@ -34,7 +36,9 @@ IMPORTED: dict[Any, str] = {
     ConvNextEmbeddings: "MGM's high-resolution tower is ConvNeXt with the outputs of all stages side by side",
     ConvNextLayer: "its layer scales are initialised by the config's value",
     ConvNextStage: "as ConvNextEmbeddings",
+    GELUTanh: "the activation that oneDNN computes with the linear layer before it",
     Qwen2DecoderLayer: "a hyper block is built as one and found as one, for instance where hidden states are returned",
+    SiglipMLP: "SigLIP's feed-forward layers, whose GELU is fused with the linear layer before it",
     SubConfigSpec: "nested configs are declared by it under 5.20, and by a class since 5.23",
     WeightRenaming: "MGM's tensors have other names than its modules; transformers' loader renames them",
     eager_attention_forward: "attn_implementation='eager' is in no public registry",
@@ -77,7 +81,9 @@ __all__ = [
     "ConvNextEmbeddings",
     "ConvNextLayer",
     "ConvNextStage",
+    "GELUTanh",
     "Qwen2DecoderLayer",
+    "SiglipMLP",
     "SubConfigSpec",
     "WeightRenaming",
     "attention_implementation",

@@ -17,7 +17,7 @@ def drawn(device, dtype, width=64, queries=37, keys=1300):
     generator = torch.Generator().manual_seed(1)
     shapes = (2, queries, width), (2, keys, width), (2, keys, width)
     query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
-    return query * width**-0.5, key, value
+    return (query * width**-0.5)[None], key[None], value[None]
 
 
 def assert_equal_to_reference(device, dtype, rounding):
@@ -43,15 +43,15 @@ def test_the_operator_of_gpus_is_attention_with_its_log_sum_exp(dtype, rounding)
 
 def test_keys_that_are_a_slice_are_not_copied_wrongly():
     query, key, value = drawn("cpu", torch.float32)
-    output, lse = fused_attention(query[:, 3:9], key[:, 100:300], value[:, 100:300])
-    exact, exact_lse = reference(query[:, 3:9], key[:, 100:300], value[:, 100:300])
+    output, lse = fused_attention(query[:, :, 3:9], key[:, :, 100:300], value[:, :, 100:300])
+    exact, exact_lse = reference(query[:, :, 3:9], key[:, :, 100:300], value[:, :, 100:300])
     torch.testing.assert_close(output.double(), exact, atol=2e-6, rtol=0)
     torch.testing.assert_close(lse.double(), exact_lse, atol=2e-6, rtol=0)
 
 
 def test_keys_or_values_whose_numbers_are_not_side_by_side_are_left_to_the_caller():
     query, key, value = drawn("cpu", torch.float32)
-    assert fused_attention(query, key, value.transpose(1, 2).contiguous().transpose(1, 2)) is None
+    assert fused_attention(query, key, value.mT.contiguous().mT) is None
 
 
 def test_what_no_operator_takes_is_left_to_the_caller(monkeypatch):

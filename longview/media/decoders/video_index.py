@@ -103,14 +103,18 @@ def _index_of(packets: Packets, track: Track) -> VideoIndex:
     # AVI has no presentation times; FFmpeg's substitutes are wrong for codecs that reorder their frames.
     guessed = track.format == "avi" and track.codec in ("h264", "hevc", "mpeg4") and not in_order
     count, rate = int(presented.sum()), track.rate
-    if guessed or len(np.unique(pts_of[known])) < count:
-        return VideoIndex(len(pts_of), False, array("d", np.arange(count) / rate), count / rate, rate)
     known = known[np.argsort(pts_of[known], kind="stable")]
     pts_in_order = pts_of[known]
+    if guessed or len(known) < count or (np.diff(pts_in_order) == 0).any():
+        return VideoIndex(len(pts_of), False, array("d", np.arange(count) / rate), count / rate, rate)
     key_positions = key_positions[timed[key_positions]]
     if not len(key_positions):
         key_positions = np.zeros(1, np.int64)
-    unique, first, counts = np.unique(pts_of[timed], return_index=True, return_counts=True)
+    if len(known) == timed.sum():
+        unique_pts, unique_position = pts_in_order, known
+    else:  # packets that are not shown may have the time of one that is
+        unique, first, counts = np.unique(pts_of[timed], return_index=True, return_counts=True)
+        unique_pts, unique_position = unique[counts == 1], np.flatnonzero(timed)[first[counts == 1]]
     seconds = (pts_in_order.astype(np.float64) - int(pts_in_order[0])) * track.time_base
     rest = (packets.end - int(pts_in_order[-1])) * track.time_base
     if not 0 < rest <= 3600:  # the last frame does not say how long it stays: as long as the average
@@ -128,6 +132,6 @@ def _index_of(packets: Packets, track: Track) -> VideoIndex:
         position=known,
         keys=key_positions,
         key_times=np.where(timed[key_positions], pts_of[key_positions], 0),
-        unique_pts=unique[counts == 1],
-        unique_position=np.flatnonzero(timed)[first[counts == 1]],
+        unique_pts=unique_pts,
+        unique_position=unique_position,
     )

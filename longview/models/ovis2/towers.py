@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModel, GradientCheckpointingLayer, PreTrainedModel, SiglipVisionModel
 
+from longview.models.fused_gelu import fuse_gelu
 from longview.models.ovis2.config import Aimv2BackboneConfig, VisualTokenizerConfig
 from longview.models.transformers_seams import Aimv2RMSNorm, attention_implementation
 
@@ -154,5 +155,6 @@ def make_backbone(config: VisualTokenizerConfig) -> nn.Module:
     """The tower that a visual tokenizer names."""
     if config.kind == "aimv2":
         return Aimv2Backbone(config.backbone_config)
-    tower = SiglipVisionModel if config.kind == "siglip" else CLIPVisionModel
-    return ContrastiveBackbone(tower(config.backbone_config))
+    tower = (SiglipVisionModel if config.kind == "siglip" else CLIPVisionModel)(config.backbone_config)
+    fuse_gelu(tower)
+    return ContrastiveBackbone(tower)

@@ -254,9 +254,9 @@ def _attend_all(query: Tensor, key: Tensor, value: Tensor, patches: int) -> Iter
     Yields:
         Output (Hkv, R, D) and log-sum-exp (Hkv, R), fp32, over some of the keys.
     """
-    fused = fused_attention(query, key, value)
+    fused = fused_attention(query[None], key[None], value[None])
     if fused is not None:
-        yield fused[0].float(), fused[1]
+        yield fused[0][0].float(), fused[1][0]
         return
     for block in _blocks(range(key.shape[1]), patches, rows=query.shape[0] * query.shape[1]):
         scores = (query @ key[:, block].transpose(1, 2)).float()
@@ -294,19 +294,31 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
         Output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
     """
     length, num_keys = query.shape[3], key.shape[2]
-    mask = text_mask(mask, length, num_keys, query.device).unsqueeze(2)  # (B or 1, 1, 1, T, S)
+    mask = text_mask(mask, length, num_keys, query.device)
+    if not torch.is_grad_enabled() and length > 1:
+        fused = fused_attention(query.flatten(1, 2), key, value, _finite(mask, query.dtype))
+        if fused is not None:
+            return fused[0].float().view(query.shape), fused[1].view(query.shape[:-1])
+    mask = mask.unsqueeze(2)  # (B or 1, 1, 1, T, S)
     size = max(1, SCORES_BYTES // (4 * query.shape[:3].numel() * num_keys))
     outputs, totals = [], []
     for rows in (slice(begin, begin + size) for begin in range(0, length, size)):
         scores = (query[:, :, :, rows] @ key.unsqueeze(2).transpose(-1, -2)).float()
         bias = mask[:, :, :, rows]
-        # a finite floor keeps padding, which attends to nothing, free of NaN
-        floor = torch.finfo(torch.float32).min
+        floor = torch.finfo(torch.float32).min  # finite, see `_finite`
         scores = scores.masked_fill(~bias, floor) if bias.dtype == torch.bool else (scores + bias).clamp(min=floor)
         lse = scores.logsumexp(-1)
         outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
         totals.append(lse)
     return torch.cat(outputs, dim=3), torch.cat(totals, dim=3)
+
+
+def _finite(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of any kind as an additive one, without −∞: padding, which attends to nothing, is to be free of NaN."""
+    floor = torch.finfo(dtype).min / 2  # a score may be added to it
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, floor)
+    return mask.clamp(min=floor).to(dtype)
 
 
 def text_mask(mask: Tensor | None, length: int, num_keys: int, device: torch.device) -> Tensor:

@@ -36,6 +36,8 @@ from longview.models.transformers_seams import (
     attention_implementation,
 )
 
+PROJECTED_BYTES = 4 << 20
+"""Of features in fp32 that a CPU projects at a time: they stay in its cache, and need no fresh memory each time."""
 DENSE_BYTES = 16 << 20
 """Rows whose padded visual keys, values and mask stay below this are computed densely as one batch, not one by one."""
 
@@ -306,11 +308,13 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
     def project(self, features: Tensor, positions: list[int]) -> KeyValue:
         """Features (n, P, hidden) → keys and values (Hkv, n·P, D). See `HyperAttention.project_pictures`."""
         attention, at = self.self_attn, torch.tensor(positions, dtype=torch.long)
+        patches, heads = features.shape[1], attention.config.num_key_value_heads
         size = len(positions) if torch.is_grad_enabled() else attention.config.vision_batch_size
+        if features.device.type == "cpu" and not torch.is_grad_enabled():
+            size = max(1, min(size, PROJECTED_BYTES // (4 * patches * features.shape[2])))
         if len(positions) <= size:
             return attention.project_pictures(self.input_layernorm(features), at)
         # fp32 intermediates of 400 pictures would outweigh the result: write chunk by chunk into its place
-        patches, heads = features.shape[1], attention.config.num_key_value_heads
         key, value = (features.new_empty(heads, len(positions) * patches, attention.head_dim) for _ in range(2))
         for begin in range(0, len(positions), size):
             chunk, place = slice(begin, begin + size), slice(begin * patches, (begin + size) * patches)

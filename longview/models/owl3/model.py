@@ -26,6 +26,7 @@ from longview.messages import Progress
 from longview.models import checkpoint, tied_head
 from longview.models.arguments import check_kept, configured, opened
 from longview.models.base import Footprint, count_parameters
+from longview.models.fused_gelu import fuse_gelu
 from longview.models.owl3 import convert
 from longview.models.owl3.attention import BLOCK_KEYS, SCORES_BYTES
 from longview.models.owl3.compat import OfficialModelCalls, rows_of_starts
@@ -90,6 +91,7 @@ class Owl3Model(WithoutStrayAdapters, OfficialModelCalls, PreTrainedModel, Gener
         if config.kv_dtype is not None:
             check_kv_dtype(config.kv_dtype)
         self.vision_model = SiglipVisionModel(config.vision_config)
+        fuse_gelu(self.vision_model)
         width = config.vision_config.hidden_size
         if config.projector_layers == 1:
             self.vision2text_model: nn.Module = nn.Linear(width, config.hidden_size)
