@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.bench import alternatives
+from longview.bench.attention import attention_rates
 from longview.bench.films import VIDEO_FPS, decode_through, read_film, spread, write_numbered_video
 from longview.bench.limits import limits_of, tower_of
 from longview.bench.report import Result, command, machine
@@ -285,6 +286,23 @@ def limits(subject: Subject, options: BenchOptions) -> Result:
     return result
 
 
+def attention(subject: Subject, options: BenchOptions) -> Result:
+    """The rate of one hyper layer's attention at prefill, by number of pictures."""
+    rows = [{"pictures": count, **attention_rates(subject.model, count, options.repeats)} for count in options.pictures]
+    result = _result(subject, options, "attention", rows, limits_of(subject.model))
+    result.about = (
+        "One hyper layer's attention of a prompt to its pictures, each of whose tokens sees those before it; and "
+        "the fused kernel alone, all of whose queries see all of sixteen pictures. Medians."
+    )
+    result.x, result.y = "pictures", [column for column in ("flop/s", "kernel alone flop/s") if column in rows[0]]
+    result.findings = [
+        f"{counted(row['pictures'], 'picture')}: {row['share']:.0%} of the rate of the kernel alone."
+        for row in rows
+        if "share" in row
+    ]
+    return result
+
+
 MEASURES: dict[str, Callable[[Any, BenchOptions], Result]] = {
     "first-token": first_token,
     "decode": decode,
@@ -293,6 +311,7 @@ MEASURES: dict[str, Callable[[Any, BenchOptions], Result]] = {
     "video": video,
     "memory": memory,
     "limits": limits,
+    "attention": attention,
 }
 
 

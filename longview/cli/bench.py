@@ -24,6 +24,7 @@ PICTURES = {
     "decode": (0, 50),
     "again": (32,),
     "video": (128,),
+    "attention": (16, 100),
     "growth": (1, 3, 10, 30, 100, 300, 1000),
 }
 """Numbers of pictures with which a measure takes about a minute on two cores, and growth some minutes."""
@@ -38,6 +39,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "video": ("pictures", "minutes", "repeats"),
     "memory": (*_MODEL, "gigabytes", "layers"),
     "limits": _MODEL,
+    "attention": ("dims", "pictures", "repeats", *_PLACE),
     "growth": ("dims", "pictures", "tokens", "repeats", "minutes", *_PLACE),
     "train": ("dims", "samples", "frames", "methods", "ways", "repeats", *_PLACE),
     "serve": ("dims", "clients", "url", "key_env", "kinds", "tokens", "requests", "repeats", "quantize", "kv_dtype",
@@ -133,6 +135,7 @@ def bench(
       longview bench batch --dims demo
       longview bench video --minutes 120
       longview bench limits --dims owl3-1b --json
+      longview bench attention --dims owl3-1b --pictures 16,100,400
       longview bench serve --clients 1,64
       longview bench serve --url http://127.0.0.1:8000
       longview bench train --dims owl3-7b --frames 64

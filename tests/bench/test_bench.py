@@ -45,6 +45,19 @@ def test_every_measure_gives_a_table_that_can_be_saved_and_read(small, measure, 
     assert all(str(column) in result.page() for column in result.rows[0])
 
 
+def test_what_attention_costs_is_counted_by_pairs_that_are_seen(small, monkeypatch):
+    from longview.bench import attention
+
+    seconds = []
+    monkeypatch.setattr(attention, "median_seconds", lambda run, repeats, device: seconds.append(run()) or 1.0)
+    row = attention.attention_rates(small.model, 2, 1)
+    layer = small.model.language_model.model.layers[0].self_attn
+    # two pictures, each placeholder of five tokens sees its picture and those before, and thirty tokens see both
+    pairs = (5 * 1 + 5 * 2 + 30 * 2) * small.model.config.patches_per_picture
+    assert row["flop/s"] == 4 * layer.head_dim * layer.config.num_attention_heads * pairs
+    assert row["kernel alone flop/s"] == row["flop/s"] / (5 + 10 + 60) * (2 * 40)
+
+
 def test_a_numbered_video_is_read_exactly(tmp_path):
     path = write_numbered_video(tmp_path / "film.mp4", 300, seed=3)
     with VideoReader(path) as reader:
@@ -136,6 +149,8 @@ def test_the_verb_prints_a_table_or_json_and_saves_and_draws(capsys, tmp_path, s
         (["growth", "--interleaved", "16"], "--interleaved is of first-token or decode, not of growth; leave it out"),
         (["video", "--dims", "demo"], "not of video; leave it out"),
         (["train", "--kv-dtype", "int8"], "not of train; leave it out"),
+        (["attention", "--pictures", "0"], "pictures is 0; give attention numbers from 1 up"),
+        (["attention", "--dims", "demo-mgm"], "attention is measured of hyper attention, which mPLUG-Owl3 has"),
         (["index", "--clients", "1"], "--clients is of serve, not of index; leave it out"),
     ],
 )

@@ -49,6 +49,27 @@ def test_keys_that_are_a_slice_are_not_copied_wrongly():
     torch.testing.assert_close(lse.double(), exact_lse, atol=2e-6, rtol=0)
 
 
+def test_what_a_mask_hides_is_not_attended_to_and_padding_is_free_of_nan():
+    query, key, value = drawn("cpu", torch.float32, queries=5, keys=9)
+    hidden = torch.ones(5, 9, dtype=torch.bool).triu(4)
+    hidden[0] = True  # padding
+    floor = torch.finfo(torch.float32).min / 2
+    output, lse = fused_attention(query, key, value, torch.zeros(1, 1, 5, 9).masked_fill(hidden, floor))
+    scores = (query @ key.mT).masked_fill(hidden, -torch.inf)
+    assert output.isfinite().all()
+    assert (lse[..., 0] < floor / 2).all(), "nothing of it is left in a softmax over more"
+    torch.testing.assert_close(output[..., 1:, :], (scores.softmax(-1) @ value)[..., 1:, :], atol=2e-6, rtol=0)
+    torch.testing.assert_close(lse[..., 1:], scores.logsumexp(-1)[..., 1:], atol=2e-6, rtol=0)
+
+
+def test_heads_share_keys():
+    query, key, value = drawn("cpu", torch.float32)
+    many = torch.stack([query, query.flip(2)], 2).flatten(1, 2)
+    output, _ = fused_attention(many, key, value)
+    exact, _ = reference(many, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1))
+    torch.testing.assert_close(output.double(), exact, atol=2e-6, rtol=0)
+
+
 def test_keys_or_values_whose_numbers_are_not_side_by_side_are_left_to_the_caller():
     query, key, value = drawn("cpu", torch.float32)
     assert fused_attention(query, key, value.mT.contiguous().mT) is None

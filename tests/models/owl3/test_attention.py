@@ -177,11 +177,13 @@ def test_a_single_token_that_sees_some_pictures_has_the_dense_context():
             torch.testing.assert_close(ours, theirs, atol=EXACT_ATTENTION, rtol=0)
 
 
-@pytest.mark.parametrize("block_bytes", [64, 1 << 20], ids=["many blocks", "one block"])
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20, None], ids=["many blocks", "one block", "fused"])
 @pytest.mark.parametrize("kind", ["causal", "padding", "boolean", "additive"])
 @torch.no_grad()
-def test_two_softmaxes_merged_are_the_joint_one(monkeypatch, plain, block_bytes, kind):
-    monkeypatch.setattr(attention, "SCORES_BYTES", block_bytes)
+def test_two_softmaxes_merged_are_the_joint_one(request, monkeypatch, block_bytes, kind):
+    if block_bytes is not None:
+        request.getfixturevalue("plain")
+        monkeypatch.setattr(attention, "SCORES_BYTES", block_bytes)
     batch, groups, length, cached, patches, scale = 2, 3, 9, 4, 4, 8**-0.5
     query, key, value, visual_key, visual_value = drawn(
         (batch, 2 * groups, length, 8), *[(batch, 2, cached + length, 8)] * 2, *[(batch, 2, 3 * patches, 8)] * 2
