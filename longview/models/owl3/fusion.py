@@ -21,6 +21,7 @@ Source: the mPLUG-Owl3 paper (arXiv 2408.04840), section 2.2, and the released w
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ from longview.models.transformers_seams import (
 
 PROJECTED_BYTES = 4 << 20
 """Of features in fp32 that a CPU projects at a time: they stay in its cache, and need no fresh memory each time."""
+NORMED_ROWS = {"cpu": 64}
+"""Of features, by type of device: what a CPU keeps in its cache, where a GPU would wait for launches."""
 DENSE_BYTES = 16 << 20
 """Rows whose padded visual keys, values and mask stay below this are computed densely as one batch, not one by one."""
 
@@ -288,6 +291,16 @@ class HyperAttention(nn.Module):
         return torch.stack(outputs), torch.stack(totals)
 
 
+def over_root_mean_square(features: Tensor, epsilon: float) -> Tensor:
+    """Features (n, P, hidden) over their root mean square, as Qwen2's norm computes it, in blocks of bounded size."""
+    result = torch.empty_like(features)
+    size = NORMED_ROWS.get(features.device.type, 1 << 14)
+    for rows, found in zip(*(each.flatten(0, 1).split(size) for each in (features, result)), strict=True):
+        exact = rows.float()
+        found.copy_(exact.mul_(torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon)))
+    return result
+
+
 class HyperDecoderLayer(Qwen2DecoderLayer):
     """A Qwen2 block whose input norm is shared by text and pictures, and whose attention is over both.
 
@@ -305,22 +318,29 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         attention = self.self_attn
         return Int8KeyValue.of(*key_value, *channels_of(attention.v_kv_proj, attention.config.num_key_value_heads))
 
-    def project(self, features: Tensor, positions: list[int]) -> KeyValue:
-        """Features (n, P, hidden) → keys and values (Hkv, n·P, D). See `HyperAttention.project_pictures`."""
+    def project(self, features: Tensor, positions: list[int], over_rms: bool = False) -> KeyValue:
+        """Features (n, P, hidden) → keys and values (Hkv, n·P, D). See `HyperAttention.project_pictures`.
+
+        Args:
+            over_rms: They are over their root mean square already, so that nothing is left of the norm but its weight.
+        """
         attention, at = self.self_attn, torch.tensor(positions, dtype=torch.long)
         patches, heads = features.shape[1], attention.config.num_key_value_heads
         size = len(positions) if torch.is_grad_enabled() else attention.config.vision_batch_size
         if features.device.type == "cpu" and not torch.is_grad_enabled():
             size = max(1, min(size, PROJECTED_BYTES // (4 * patches * features.shape[2])))
         if len(positions) <= size:
-            return attention.project_pictures(self.input_layernorm(features), at)
+            return attention.project_pictures(self._normed(features, over_rms), at)
         # fp32 intermediates of 400 pictures would outweigh the result: write chunk by chunk into its place
         key, value = (features.new_empty(heads, len(positions) * patches, attention.head_dim) for _ in range(2))
         for begin in range(0, len(positions), size):
             chunk, place = slice(begin, begin + size), slice(begin * patches, (begin + size) * patches)
-            normed = self.input_layernorm(features[chunk])
+            normed = self._normed(features[chunk], over_rms)
             key[:, place], value[:, place] = attention.project_pictures(normed, at[chunk])
         return key, value
+
+    def _normed(self, features: Tensor, over_rms: bool) -> Tensor:
+        return self.input_layernorm.weight * features if over_rms else self.input_layernorm(features)
 
     def forward(
         self,
@@ -357,7 +377,12 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
             return side_cache.key_values(layer)
         in_8_bits = self.self_attn.config.kv_dtype is not None and not torch.is_grad_enabled()
         stored_as = {"stored_as": self._in_8_bits} if in_8_bits else {}
-        key_values = side_cache.project(layer, self.project, device, **stored_as)
+        if torch.is_grad_enabled():
+            key_values = side_cache.project(layer, self.project, device, **stored_as)
+        else:  # the hyper layers' norms differ in their weights alone
+            projection = functools.partial(self.project, over_rms=True)
+            prepared = functools.partial(over_root_mean_square, epsilon=self.self_attn.config.rms_norm_eps)
+            key_values = side_cache.project(layer, projection, device, prepared=prepared, **stored_as)
         if store:
             side_cache.store(layer, key_values)
         return key_values

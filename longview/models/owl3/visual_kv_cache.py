@@ -92,7 +92,13 @@ class PendingPictures:
 
     features: Tensor  # (N, P, hidden), those of all rows, row after row
     positions: list[list[int]]  # MI-RoPE positions, a list for each row
+    is_prepared: bool = False
     _copies: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def prepare(self, prepared: Callable[[Tensor], Tensor]) -> None:
+        """Replace the features by what all layers begin with; once."""
+        if not self.is_prepared:
+            self.features, self.is_prepared = prepared(self.features), True
 
     def features_on(self, device: torch.device) -> Tensor:
         """The features on a device; copied there once, however many layers are on it."""
@@ -190,14 +196,18 @@ class VisualKVCache:
         projection: Projection,
         device: torch.device,
         stored_as: Callable[[KeyValue], StoredKeyValue] = lambda key_value: key_value,
+        prepared: Callable[[Tensor], Tensor] | None = None,
     ) -> list[StoredKeyValue]:
         """Keys and values of each row in a layer, those of the pending pictures included. Nothing is stored.
 
         Args:
+            prepared: What all layers do to the features first, and is done once; `projection` gets its result.
             stored_as: The form in which this layer keeps them.
         """
         assert self.pending is not None, "there are no pending pictures; use key_values"
         positions = self.pending.positions
+        if prepared is not None:
+            self.pending.prepare(prepared)
         key, value = projection(self.pending.features_on(device), list(itertools.chain.from_iterable(positions)))
         sizes = [len(row) * self.patches for row in positions]
         key_values = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from owl3_samples import photo, prepared
@@ -12,7 +14,8 @@ from transformers import DynamicCache
 from longview.errors import RequestError
 from longview.messages import Message, ask, image
 from longview.models import owl3
-from longview.models.owl3.fusion import HyperDecoderLayer
+from longview.models.owl3 import fusion
+from longview.models.owl3.fusion import NORMED_ROWS, HyperDecoderLayer, over_root_mean_square
 from longview.models.owl3.visual_kv_cache import Owl3Cache, VisualKVCache
 
 
@@ -164,6 +167,29 @@ def test_pictures_encoded_in_chunks_have_the_same_features_and_keys(owl):
     model.config.vision_batch_size = 16
     torch.testing.assert_close(key_in_chunks, key, atol=EXACT_ATTENTION, rtol=0)
     torch.testing.assert_close(value_in_chunks, value, atol=EXACT_ATTENTION, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_features_are_normalised_once_for_all_layers_and_to_the_bit_as_each_would(owl, monkeypatch, dtype):
+    model = copy.deepcopy(owl[0]).to(dtype)
+    patches = model.config.patches_per_picture
+    features = (torch.randn(40, patches, model.config.hidden_size) * 3).to(dtype)
+    assert features.shape[0] * patches > 2 * NORMED_ROWS["cpu"], "several blocks"
+    hyper = [layer for layer in model.language_model.model.layers if isinstance(layer, HyperDecoderLayer)]
+    for layer in hyper:
+        torch.nn.init.normal_(layer.input_layernorm.weight)
+    positions = list(range(40))
+    expected = [layer.project(features, positions) for layer in hyper]
+    side_cache, norms = VisualKVCache(1, patches), []
+    side_cache.add(features, [positions], [positions])
+    monkeypatch.setattr(
+        fusion, "over_root_mean_square", lambda *given, **more: norms.append(1) or over_root_mean_square(*given, **more)
+    )
+    found = [layer._key_values(side_cache, features.device, store=True)[0] for layer in hyper]
+    assert len(norms) == 1 < len(hyper)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
 def test_rows_of_a_batch_read_the_rows_of_the_cache_as_generation_repeats_them():
