@@ -376,7 +376,7 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         if side_cache.pending is None:
             return side_cache.key_values(layer)
         in_8_bits = self.self_attn.config.kv_dtype is not None and not torch.is_grad_enabled()
-        stored_as = {"stored_as": self._in_8_bits} if in_8_bits else {}
+        stored_as: dict[str, Any] = {"stored_as": self._in_8_bits} if in_8_bits else {}
         if torch.is_grad_enabled():
             key_values = side_cache.project(layer, self.project, device, **stored_as)
         else:  # the hyper layers' norms differ in their weights alone
