@@ -34,6 +34,8 @@ SCORES_BYTES = 64 << 20
 BLOCK_KEYS = 4096
 """Keys of pictures attended to at a time, about: they stay in the processor's cache. Blocks are whole pictures, so that
 few different shapes of matrices occur; a CPU keeps compiled code and memory for each."""
+PIECES, PIECE_KEYS = 16, 4096
+"""Of the keys that a single token sees: as many at most, and with so many keys at least."""
 STAIRCASE_BYTES = {"cuda": 64 << 20}
 """By type of device: attention scores of runs that are computed at once, with a mask. Elsewhere each is alone."""
 
@@ -217,6 +219,9 @@ def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     query (Hkv, G, 1, D), scaled; key, value (Hkv, M, D) → output (Hkv, G, 1, D) and log-sum-exp (Hkv, G, 1), fp32.
     """
     rows = query.flatten(1, 2)  # (Hkv, G, D)
+    found = _attend_in_pieces(rows, key, value) if query.device.type == "cpu" else None
+    if found is not None:
+        return found[0].unsqueeze(2), found[1].unsqueeze(2)
     # CPUs multiply a matrix by eight rows faster than by seven, and by rows of `linear` faster than by a batch of them
     padded = nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % 8))
     scores = torch.stack([nn.functional.linear(*pair) for pair in zip(padded, key, strict=True)])
@@ -224,6 +229,30 @@ def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     weights = scores.softmax(-1)
     lse = scores.amax(-1) - weights.amax(-1).log()
     return (weights.to(value.dtype) @ value).float().unsqueeze(2), lse.unsqueeze(2)
+
+
+def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The same of queries (Hkv, G, D) by the fused kernel, which shares work among threads by heads and pieces of keys.
+
+    Returns:
+        Output (Hkv, G, D) and log-sum-exp (Hkv, G), fp32; None where there is no such kernel, or few keys.
+    """
+    num_keys = key.shape[1]
+    pieces = min(PIECES, num_keys // PIECE_KEYS)
+    if not pieces:
+        return None
+    size = num_keys // pieces
+    many = (states[:, : pieces * size].unflatten(1, (pieces, size)).transpose(0, 1) for states in (key, value))
+    found = fused_attention(query.expand(pieces, -1, -1, -1), *many)
+    if found is None:
+        return None
+    outputs, totals = list(found[0].float()), list(found[1])
+    if pieces * size < num_keys:
+        rest = fused_attention(query[None], *(states[None, :, pieces * size :] for states in (key, value)))
+        assert rest is not None, "the operator has just taken such tensors"
+        outputs, totals = [*outputs, rest[0][0].float()], [*totals, rest[1][0]]
+    shares = torch.stack(totals).softmax(0).unsqueeze(-1)
+    return (torch.stack(outputs) * shares).sum(0), torch.stack(totals).logsumexp(0)
 
 
 def _visible_keys(runs: Sequence[Run], patches: int, query: Tensor) -> Tensor:

@@ -157,9 +157,12 @@ def test_runs_of_a_staircase_that_are_computed_at_once_have_the_dense_context(mo
             torch.testing.assert_close(ours, theirs, atol=EXACT_ATTENTION, rtol=0)
 
 
+@pytest.mark.parametrize(("pieces", "piece_keys"), [(16, 4096), (1, 12), (3, 4), (5, 2)])
 @pytest.mark.parametrize("group", [1, 7, 8])
 @torch.no_grad()
-def test_a_single_token_that_sees_all_pictures_has_the_dense_context(monkeypatch, group):
+def test_a_single_token_that_sees_all_pictures_has_the_dense_context(monkeypatch, group, pieces, piece_keys):
+    monkeypatch.setattr(attention, "PIECES", pieces)
+    monkeypatch.setattr(attention, "PIECE_KEYS", piece_keys)
     monkeypatch.setattr(attention.PrefixAttention, "apply", lambda *_: pytest.fail("it has a kernel of its own"))
     query, key, value = drawn((2, group, 1, 8), (2, 12, 8), (2, 12, 8))
     runs = [Run(0, 1, 3)]
