@@ -340,7 +340,10 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         return key, value
 
     def _normed(self, features: Tensor, over_rms: bool) -> Tensor:
-        return self.input_layernorm.weight * features if over_rms else self.input_layernorm(features)
+        weight = self.input_layernorm.weight
+        if over_rms and not weight.is_meta:
+            return weight * features
+        return self.input_layernorm(features)  # an offloaded weight is there in it alone; twice over 1 is the same
 
     def forward(
         self,
