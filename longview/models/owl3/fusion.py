@@ -297,7 +297,7 @@ def over_root_mean_square(features: Tensor, epsilon: float) -> Tensor:
     size = NORMED_ROWS.get(features.device.type, 1 << 14)
     for rows, found in zip(*(each.flatten(0, 1).split(size) for each in (features, result)), strict=True):
         exact = rows.float()
-        found.copy_(exact.mul_(torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon)))
+        found.copy_(exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon))
     return result
 
 

@@ -181,13 +181,14 @@ def test_features_are_normalised_once_for_all_layers_and_to_the_bit_as_each_woul
         torch.nn.init.normal_(layer.input_layernorm.weight)
     positions = list(range(40))
     expected = [layer.project(features, positions) for layer in hyper]
-    side_cache, norms = VisualKVCache(1, patches), []
+    side_cache, norms, given = VisualKVCache(1, patches), [], features.clone()
     side_cache.add(features, [positions], [positions])
     monkeypatch.setattr(
-        fusion, "over_root_mean_square", lambda *given, **more: norms.append(1) or over_root_mean_square(*given, **more)
+        fusion, "over_root_mean_square", lambda *a, **b: norms.append(1) or over_root_mean_square(*a, **b)
     )
     found = [layer._key_values(side_cache, features.device, store=True)[0] for layer in hyper]
     assert len(norms) == 1 < len(hyper)
+    assert torch.equal(features, given), "a cache may keep them"
     for ours, theirs in zip(found, expected, strict=True):
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
