@@ -36,7 +36,10 @@ def calls(engine, question, tokens: int) -> Counter[str]:
 
 @pytest.mark.parametrize(("question", "most"), [("no picture", 90), ("one picture", 140)])
 def test_a_token_costs_few_calls_and_one_search_for_the_device(tokenizer, question, most):
-    """Raise the number for a reason (five calls more with a picture: the fused kernel and its mask). The device is searched for among all parameters, so once a pass."""
+    """Raise the number for a reason. The device is searched for among all parameters, so once a pass.
+
+    Beside a picture text is attended to by the fused kernel, which is asked for in five calls.
+    """
     engine = new_engine(tiny_model(families()["owl3"], "241101", tokenizer))
     # the first answer fills caches
     _, short, long = (calls(engine, QUESTIONS[question], tokens) for tokens in (8, 8, 8 + TOKENS))
