@@ -146,7 +146,7 @@ class Answers(WorldObjective):
                     facts.append(FactToken(len(rows), end, first + mention.picture, mention.picture, mention.cell))
             rows.append(dataclasses.replace(row, encoder_inputs=(), media=()))  # pixels are the pool's
             indices += sample.indices
-            numbers += [_number(kind, n) for n in range(1, len(sample.indices) + 1)]
+            numbers += sample.numbers or [_number(kind, n) for n in range(1, len(sample.indices) + 1)]
             tokens += row.length
             longest = max(longest, row.text_inputs["input_ids"].shape[1] + row.num_pictures * patches)
         collated = dict(self.processor.collate(rows))

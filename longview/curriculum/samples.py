@@ -7,6 +7,7 @@ import functools
 import math
 import operator
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,9 +27,13 @@ from longview.messages import Message, Part, ask
 from longview.world.naming import facts_held, facts_named
 from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.questions import Question, ask_about, ask_about_one_of, ask_about_picture, describe, which_image
+from longview.world.questions.several_pictures import ORDINALS
 from longview.world.scene_text import SceneText, scene_text
 from longview.world.scenes import COLOURS, SHAPES
 
+LEFT_OUT = 0.5
+"""Share of the samples of many pictures whose numbers have gaps, where the stage wants that: a picture is then found by
+all digits of its number, and in no other way."""
 NAMED = 0.35
 """Share of the questions about many pictures that name theirs by what stands in it, as long as there is such a one."""
 
@@ -43,6 +48,8 @@ class WorldSample:
     questions: list[Question]
     description: SceneText | None = None
     """The scenes as text, with which the first message begins, in place of media."""
+    numbers: Sequence[int] = ()
+    """What the pictures are called, where that is not 1, 2, …"""
 
 
 def draw_sample(
@@ -69,6 +76,12 @@ def draw_sample(
         return WorldSample(*conversation(pool, *draw_names_told(rng, settings.turns)))
     elif kind == "many":
         indices, questions = _draw_many(rng, pool, settings, count)
+        if count > 1 and settings.numbers and not in_text and rng.random() < LEFT_OUT:
+            numbers = sorted(rng.sample(range(1, settings.numbers + 1), count))
+            questions = [_renumbered(question, numbers) for question in questions]
+            media = [pool.medium(index) for index in indices]
+            messages = converse(rng, questions, ["image"] * count, numbers=numbers)
+            return WorldSample(messages, media, indices, questions, numbers=numbers)
     elif kind == "close":
         indices = [rng.randrange(pool.first_close, len(pool.pictures))]
         questions = [ask_about(rng, pool.pictures[indices[0]], shares=settings.kinds) for _ in range(settings.turns)]
@@ -148,6 +161,19 @@ def _draw_many(rng: random.Random, pool: Pool, settings: WorldSettings, count: i
     return indices, questions
 
 
+def _renumbered(question: Question, numbers: Sequence[int]) -> Question:
+    """A question about pictures that are called otherwise than 1, 2, …"""
+    if question.kind == "which image":
+        return replace(question, answer=str(numbers[question.about - 1]), choices=tuple(map(str, numbers)))
+    if not question.number:
+        return question
+    called = numbers[question.number - 1]
+    text = re.sub(r"(image|picture) \d+", rf"\g<1> {called}", question.text)
+    if text == question.text:  # "the third image"
+        text = re.sub(rf"the ({'|'.join(ORDINALS)}) (image|picture)", rf"\g<2> {called}", text, flags=re.IGNORECASE)
+    return replace(question, text=text, number=called)
+
+
 def _draw_named(
     rng: random.Random, pool: Pool, count: int, needles: int, numbered: bool = True
 ) -> tuple[list[int], list[Question]]:
@@ -208,9 +234,15 @@ def _bits_of(fact: str) -> int:
 
 
 def converse(
-    rng: random.Random, questions: Sequence[Question], media: Sequence[str] = (), text: str = ""
+    rng: random.Random,
+    questions: Sequence[Question],
+    media: Sequence[str] = (),
+    text: str = "",
+    numbers: Sequence[int] = (),
 ) -> list[Message]:
     """Questions with their answers as a conversation; the first carries the media, or the text in place of them.
+
+    `numbers` are those of the media, if not 1, 2, …
 
     People do not always type neatly.
     """
@@ -224,7 +256,12 @@ def converse(
         if text and not messages:
             asked = f"{text}\n{asked}"
         parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
-        messages += [ask(asked, *parts), Message.of("assistant", question.answer)]
+        message = ask(asked, *parts)
+        if numbers and parts:
+            named = zip(numbers, parts, strict=True)
+            lines = (piece for number, part in named for piece in (f"Image {number}: ", part, "\n"))
+            message = Message.of("user", *lines, asked)
+        messages += [message, Message.of("assistant", question.answer)]
     return messages
 
 

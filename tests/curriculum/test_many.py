@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,33 @@ def test_many_pictures_stand_in_lines_behind_their_numbers(pool):
     assert len(sample.questions) == WorldSettings().turns
     more = draw_sample(random.Random(0), pool, WorldSettings(), "many", count=30)
     assert len(more.questions) == 2 * WorldSettings().turns, "they are encoded once for all of them"
+
+
+def test_pictures_whose_numbers_have_gaps_are_asked_about_by_their_numbers(pool):
+    rng, settings = random.Random(0), WorldSettings(most=20, numbers=300)
+    gaps = kinds = ordinals = 0
+    for _ in range(40):
+        sample = draw_sample(rng, pool, settings, "many", count=20)
+        texts = [part.text for part in sample.messages[0].parts if part.type == "text" and part.text]
+        called = [int(text.split()[1][:-1]) for text in texts if text.startswith("Image ")]
+        if not sample.numbers:
+            assert called == list(range(1, 21))
+            continue
+        gaps += 1
+        assert called == list(sample.numbers) == sorted(set(called))
+        assert max(called) <= 300
+        for question in sample.questions:
+            ordinals += bool(re.search(r"the \w+(st|nd|rd|th) (image|picture)", question.text))
+            if question.kind == "which image":
+                kinds += 1
+                assert question.answer == str(called[question.about - 1]) in question.choices
+            elif question.number:
+                kinds += 1
+                assert question.number == called[question.about - 1]
+                assert re.search(rf"(image|picture) {question.number}\b", question.text, re.IGNORECASE), question.text
+    assert 10 < gaps < 30
+    assert kinds > 100
+    assert not ordinals
 
 
 def test_counts_grow_to_what_the_stage_wants_and_old_stages_draw_none():
