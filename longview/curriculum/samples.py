@@ -98,7 +98,7 @@ def draw_sample(
 
 def draw_count(rng: random.Random, settings: WorldSettings, kind: str, step: int) -> int:
     """How many pictures samples of a kind hold, which all of a step share; as many of each order of magnitude."""
-    least, most = {"many": (1, settings.most), "film": (MAX_PICTURES, settings.frames)}.get(kind, (0, 0))
+    least, most = {"many": (settings.least, settings.most), "film": (MAX_PICTURES, settings.frames)}.get(kind, (0, 0))
     if most <= MAX_PICTURES:
         return rng.randint(least, most) if kind == "many" else MAX_PICTURES
     grown = MAX_PICTURES * (most / MAX_PICTURES) ** min(1.0, step / max(1, settings.grow))

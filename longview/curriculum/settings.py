@@ -23,8 +23,8 @@ OTHER_SAMPLES = ("many", "close", "clip", "film", "knowledge", "passages")
 PICTURES = ("batch",)
 """Settings of objectives that draw pictures."""
 CONVERSATIONS = (
-    "tokens", "mix", "most", "numbers", "frames", "grow", "simple", "kinds", "turns", "captions", "probe_layer",
-    "probe_weight", "probe_from", "text_probe", "text_probe_weight", "shift",
+    "tokens", "mix", "most", "least", "numbers", "frames", "grow", "simple", "kinds", "turns", "captions",
+    "probe_layer", "probe_weight", "probe_from", "text_probe", "text_probe_weight", "shift",
 )  # fmt: skip
 """Settings of objectives that draw conversations."""
 READ = {
@@ -70,7 +70,8 @@ class WorldSettings:
     mix: dict[str, float] = field(
         default_factory=lambda: {"1": 1.0}
     )  # shares of samples: 1 … 8 pictures, many, close, clip, film, knowledge, passages
-    most: int = bounded(MAX_PICTURES, 1, MOST_PICTURES)  # pictures of a sample of many, 1 to so many, each numbered
+    most: int = bounded(MAX_PICTURES, 1, MOST_PICTURES)  # pictures of a sample of many, each numbered: so many at most
+    least: int = bounded(1, 1, MOST_PICTURES)  # and at least
     numbers: int = bounded(0, 0, MOST_PICTURES)  # many: half the samples leave numbers out, up to this one; 0: none
     frames: int = bounded(MAX_PICTURES, MAX_PICTURES, MOST_PICTURES)  # of a film, 8 to so many
     grow: int = bounded(0, 0, 10**9)  # steps in which most and frames grow to what they are, from 8
@@ -109,6 +110,8 @@ class WorldSettings:
                 raise RecipeError(f"{where}.world.{key} means nothing to objective {stage.objective!r}; leave it out")
         _check_mix(f"{where}.world.mix", self.mix)
         _check_kinds(f"{where}.world.kinds", self.kinds)
+        if self.least > self.most:
+            raise RecipeError(f"{where}.world.least is {self.least}, and most is {self.most}; give no more than that")
         if 0 < self.numbers < self.most:
             raise RecipeError(
                 f"{where}.world.numbers is {self.numbers}, and most is {self.most}; give {self.most} or more, or 0"

@@ -19,6 +19,8 @@ from longview.models.families import family_of
 from longview.world.render import SMALL_PRINT
 
 NUMBERS = "evaluation.json"
+LONGEST_PAUSE = 300.0
+"""Seconds between two lines of a log in which a run went on; ten steps with many pictures take minutes."""
 BLANKED = "small print"
 """The group that needs a high-resolution tower: it is evaluated again with that tower's input blank."""
 
@@ -94,7 +96,7 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
             stage = stages.setdefault(line["stage"], {"steps": 0, "minutes": 0.0})
             stage["steps"] = max(stage["steps"], line["step"])
             pause = line["time"] - before["time"]
-            stage["minutes"] += pause / 60 if pause < 60 else 0.0
+            stage["minutes"] += pause / 60 if pause < LONGEST_PAUSE else 0.0
         recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
         folder, _, stem = run.name.partition("-")
         facts["recipes"].append(f"recipes/{'demo/' * (folder != 'demo')}{folder}/{stem}.yaml")
@@ -119,7 +121,7 @@ def card(numbers: Mapping[str, Any]) -> str:
     minutes = sum(stage["minutes"] for stage in training["stages"].values())
     stages = ", ".join(f"{name} {stage['steps']:,}" for name, stage in training["stages"].items())
     family, begun = model["family"], training.get("from")
-    name, source = (Path(training["recipes"][-1]).stem, f"`{begun}`") if begun else (family, "random weights")
+    name, source = (Path(training["recipes"][0]).stem, f"`{begun}`") if begun else (family, "random weights")
     parts = [
         _HEAD.format(
             title=TITLES[family],
@@ -199,6 +201,7 @@ WHAT = {
     "projector,\nLlama language model.",
 }
 ADDED = {
+    "owl3-many": "It was trained on with up to 400 numbered pictures at once, and with films of up to 64 frames.\n",
     "owl3-knowledge": "It was trained on to answer from numbered pieces of knowledge, and to name the one that it\n"
     "used, as `longview ask --knowledge` prompts for them.\n",
 }

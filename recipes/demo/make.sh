@@ -3,7 +3,7 @@
 #
 #     sh recipes/demo/make.sh
 #
-# Some three hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
+# Some five hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
 # recipe of their own: siglip.yaml.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -55,4 +55,8 @@ ship mgm runs/curricula-mgm/after/2-instruct
 train curricula/owl3-knowledge curricula-owl3-knowledge
 python -m longview.eval.card measure runs/curricula-owl3-knowledge/model runs/curricula-owl3-knowledge
 ship owl3-knowledge runs/curricula-owl3-knowledge/model
+for recipe in owl3-many owl3-many-on owl3-many-longest; do train curricula/$recipe curricula-$recipe; done
+many=runs/curricula-owl3-many
+python -m longview.eval.card measure $many-longest/model $many $many-on $many-longest
+ship owl3-many $many-longest/model
 python docs/make.py

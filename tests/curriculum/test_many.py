@@ -133,6 +133,9 @@ def test_counts_grow_to_what_the_stage_wants_and_old_stages_draw_none():
     assert 20 < max(counts[50]) <= 41
     assert 180 < max(counts[100]) <= 200
     assert sum(count <= 14 for count in counts[100]) == pytest.approx(150, abs=30), "as many of each order of magnitude"
+    longer = dataclasses.replace(settings, least=40)
+    assert {draw_count(random.Random(n), longer, "many", 0) for n in range(30)} == {40}
+    assert min(draw_count(random.Random(n), longer, "many", 100) for n in range(300)) == 40
     films = [draw_count(random.Random(n), settings, "film", 100) for n in range(300)]
     assert (min(films), max(films)) == (8, 64)
     rng = random.Random(0)
@@ -211,6 +214,8 @@ def test_a_family_that_cuts_nothing_has_no_close_pictures():
     ("world", "pool", "said"),
     [
         ({"mix": {"close": 1}}, {"close": 0}, "mix holds close, but pool.close is 0; give 1 or more"),
+        ({"mix": {"many": 1}, "most": 30, "least": 31}, {}, "least is 31, and most is 30; give no more than that"),
+        ({"mix": {"many": 1}, "most": 30, "numbers": 20}, {}, "numbers is 20, and most is 30; give 30 or more, or 0"),
         ({"mix": {"many": 1}, "most": 61}, {}, "mix holds many, but pool.pictures is 60; give 61 or more"),
         ({"mix": {"film": 1}, "frames": 64}, {}, "mix holds film, but pool.pictures is 60; give 64 or more"),
         ({"mix": {"few": 1}}, {}, "its keys are 1 … 8 (pictures), many, close, clip, film, knowledge and passages"),

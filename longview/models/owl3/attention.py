@@ -324,7 +324,7 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
     """
     length, num_keys = query.shape[3], key.shape[2]
     mask = text_mask(mask, length, num_keys, query.device)
-    if not torch.is_grad_enabled():
+    if query.device.type == "cpu" and not torch.is_grad_enabled():  # those of GPUs take no mask
         fused = fused_attention(query.flatten(1, 2), key, value, _finite(mask, query.dtype))
         if fused is not None:
             return fused[0].float().view(query.shape), fused[1].view(query.shape[:-1])
