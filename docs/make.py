@@ -100,17 +100,22 @@ def evaluation() -> str:
     return (DOCS / "evaluation" / "preface.md").read_text(encoding="utf-8") + "\n" + page()
 
 
-def curves() -> dict[str, Any]:
-    """The measurements of the embedded models."""
-    return json.loads((DOCS / "results" / "embedded.json").read_text(encoding="utf-8"))
+def curves() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The measurements of the embedded models, and those of the one that was trained on with many pictures."""
+    files = (DOCS / "results" / name for name in ("embedded.json", "many.json"))
+    three, many = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    from longview.eval.curves import with_pictures_of
+
+    return with_pictures_of(three, many), many
 
 
 def results() -> str:
     """The page about what the embedded models show of what is claimed: each `{curve}` of the preface is its section."""
-    from longview.eval.curves import page
+    from longview.eval.curves import answered_films, page
 
     text = (DOCS / "results" / "preface.md").read_text(encoding="utf-8")
-    for name, section in page(curves(), "results").items():
+    numbers, many = curves()
+    for name, section in {**page(numbers, "results"), "films of many": f"{answered_films(many)}\n"}.items():
         text = text.replace(f"{{{name}}}\n", section)
     return text
 
@@ -192,7 +197,7 @@ if __name__ == "__main__":
     from longview.eval.evidence import plot as plot_evidence
 
     grown().plot(DOCS / "growth" / "growth.png")
-    plotted.plot(curves(), DOCS / "results")
+    plotted.plot(curves()[0], DOCS / "results")
     plot_evidence(shown_evidence(), DOCS / "evidence")
     retrieval_points.plot(retrieved(), DOCS / "retrieval-results")
     for name, numbers in measured().items():

@@ -147,7 +147,7 @@ def card(numbers: Mapping[str, Any]) -> str:
         f"The {training['pictures']:,} pictures and {training['clips']:,} clips are from `longview/world`; none is "
         "held out.\n",
         *([training["notes"], ""] if training["notes"] else []),
-        _TAIL,
+        _TAIL.format(most=MOST.get(name, "eight pictures, or clips with more frames,")),
     ]
     return "\n".join(parts)
 
@@ -234,8 +234,10 @@ frequent true answer of the kind.
 _TAIL = """## Limits
 
 Pictures that are not of this world get confident nonsense. Questions in other words than the training's phrasings may
-fail. More than eight pictures, or clips with more frames, were not in the training data.
+fail. More than {most} were not in the training data.
 """
+MOST = {"owl3-many": "400 pictures, or films of more than 64 frames,"}
+"""What a model was shown at most, by its name, where that is not what its family's was."""
 
 
 def main(arguments: Sequence[str]) -> None:

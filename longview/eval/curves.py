@@ -287,10 +287,13 @@ def _kind(row: Mapping[str, Any]) -> str:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 COLOURS = {
-    "demo-owl3": "#3c6e91", "demo-ovis2": "#e4572e", "demo-mgm": "#4a9c5d",
+    "demo-owl3": "#3c6e91", "demo-ovis2": "#e4572e", "demo-mgm": "#4a9c5d", "demo-owl3-many": "#8a4f9e",
     "uniform": "#999999", "fps": "#e4a72e", "mdp3": "#3c6e91", OFF: "#b8c7d3", ON: "#3c6e91",
 }  # fmt: skip
-TITLES = {"demo-owl3": "mPLUG-Owl3", "demo-ovis2": "Ovis2", "demo-mgm": "MGM", "mdp3": "MDP3", "fps": "1 a second"}
+TITLES = {
+    "demo-owl3": "mPLUG-Owl3", "demo-ovis2": "Ovis2", "demo-mgm": "MGM", "demo-owl3-many": "mPLUG-Owl3, of many",
+    "mdp3": "MDP3", "fps": "1 a second",
+}  # fmt: skip
 MECHANISMS = {"demo-owl3": "crops", "demo-ovis2": "crops", "demo-mgm": "high-resolution tower"}
 
 
@@ -306,15 +309,24 @@ def page(numbers: Mapping[str, Any], folder: str) -> dict[str, str]:
         "small print": f"![Small print with each family's mechanism on and off]({folder}/small-print.png)",
         "first token": f"![Seconds to the first token against pictures]({folder}/first-token.png)",
     }
-    needles, answered = (_table(numbers, curve, "frames") for curve in ("needle", "frames"))
-    frames = f"The needle is among the frames:\n\n{needles}\n\nThe question is answered right:\n\n{answered}"
+    needles = f"The needle is among the frames:\n\n{_table(numbers, 'needle', 'frames')}"
     tables = {
         "pictures": _table(numbers, "pictures", "pictures"),
-        "frames": frames,
+        "frames": f"{needles}\n\n{answered_films(numbers)}",
         "small print": _print_table(numbers),
         "first token": _table(numbers, "first token", "pictures"),
     }
     return {name: f"{figures[name]}\n\n{tables[name]}\n" for name in figures}
+
+
+def answered_films(numbers: Mapping[str, Any]) -> str:
+    """The table of films whose question is answered right, Markdown."""
+    return f"The question is answered right:\n\n{_table(numbers, 'frames', 'frames')}"
+
+
+def with_pictures_of(numbers: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, and the accuracy against pictures of the models of others, which were asked in a job of their own."""
+    return {**numbers, "points": [*numbers["points"], *(p for p in others["points"] if p["curve"] == "pictures")]}
 
 
 def _series(numbers: Mapping[str, Any], curve: str) -> dict[str, list[dict[str, Any]]]:
@@ -387,7 +399,7 @@ def plot(numbers: Mapping[str, Any], folder: Path) -> None:
 
     figure = new_figure("the curves", 7.2, 4.0, layout="constrained")
     _shares(figure.add_subplot(), _series(numbers, "pictures"), "pictures in the prompt", "answered right, %", True)
-    figure.axes[0].axvspan(0.8, 8, color="#eeeeee", zorder=0, label="numbers seen in training")
+    figure.axes[0].axvspan(0.8, 8, color="#eeeeee", zorder=0, label="seen in training, but of many")
     figure.axes[0].set_xlim(0.9, 450)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(folder / "pictures.png", dpi=110)

@@ -20,6 +20,7 @@ DEMOS = {
     "demo-owl3": "owl3",
     "demo-ovis2": "ovis2",
     "demo-mgm": "mgm",
+    "demo-owl3-many": "owl3-many",  # finds one of up to 400 numbered pictures
     "demo-owl3-knowledge": "owl3-knowledge",  # answers from pieces of knowledge as well: `longview ask --knowledge`
 }
 """Names of the embedded models, and their folders under `longview/demo`."""

@@ -15,7 +15,18 @@ import pytest
 import longview
 from longview.errors import RequestError
 from longview.eval import curves
-from longview.eval.curves import Amount, main, measure, mechanism, page, plot, points, rows
+from longview.eval.curves import (
+    Amount,
+    answered_films,
+    main,
+    measure,
+    mechanism,
+    page,
+    plot,
+    points,
+    rows,
+    with_pictures_of,
+)
 from longview.eval.tasks import distractors
 from longview.messages import Message, Part
 
@@ -247,10 +258,21 @@ def test_figures_are_drawn(numbers, tmp_path):
     assert all(data.startswith(b"\x89PNG") for data in drawn.values())
 
 
-def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve():
-    path = Path(__file__).parents[2] / "docs" / "results" / "embedded.json"
+def test_pictures_of_another_job_stand_beside_the_others_and_nothing_else_of_it(numbers):
+    place = {"model": "demo-owl3-many", "setting": None, "at": 400}
+    score = {"total": 40, "accuracy": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3}
+    others = {"points": [place | score | {"curve": "pictures"}, place | score | {"curve": "frames", "setting": "mdp3"}]}
+    together = with_pictures_of(numbers, others)
+    assert len(together["points"]) == len(numbers["points"]) + 1
+    assert "| 400 | 40 | – | – | 50% (40% – 60%) |" in page(together, "results")["pictures"]
+    assert "| 400 | 40 | 50% (40% – 60%) |" in answered_films(others)
+
+
+@pytest.mark.parametrize(("name", "models"), [("embedded", curves.MODELS), ("many", ("demo-owl3-many",))])
+def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(name, models):
+    path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.json"
     numbers = json.loads(path.read_text())
-    assert numbers["models"] == list(curves.MODELS)
+    assert numbers["models"] == list(models)
     assert {point["curve"] for point in numbers["points"]} == {
         "pictures", "frames", "needle", "small print", "first token"
     }  # fmt: skip
