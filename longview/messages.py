@@ -179,10 +179,13 @@ def ask(question: str, *media: Part) -> Message:
         raise RequestError('ask takes a question and parts, as in longview.ask("What?", longview.image("photo.jpg"))')
     if len(media) < 2:
         return Message.of("user", *media, f"\n{question}" if media else question)
-    parts: list[str | Part] = []
-    for number, medium in enumerate(media, 1):
-        parts += [f"{medium.type.capitalize()} {number}: ", medium, "\n"]
-    return Message.of("user", *parts, question)
+    return Message.of("user", *numbered(media, range(1, len(media) + 1)), question)
+
+
+def numbered(media: Iterable[Part], numbers: Iterable[int]) -> list[str | Part]:
+    """Media in lines, each behind its number: `Image 1: ▣ ⏎ Image 2: ▣ ⏎`."""
+    named = zip(media, numbers, strict=True)
+    return [piece for part, number in named for piece in (f"{part.type.capitalize()} {number}: ", part, "\n")]
 
 
 Conversation: TypeAlias = "str | Iterable[Message | Mapping[str, Any]]"

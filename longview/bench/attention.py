@@ -20,18 +20,16 @@ BLOCK = 16
 
 @torch.inference_mode()
 def attention_rates(model: Any, pictures: int, repeats: int) -> dict[str, float]:
-    """Seconds and flop/s of one hyper layer's attention to so many pictures, and flop/s of the fused kernel alone.
+    """Seconds and flop/s of one hyper layer's attention to so many pictures, 1 or more, and of the fused kernel alone.
 
     Counted are the pairs of a query and a key that it sees, four flops for each channel of a head.
 
     Raises:
-        RequestError: the model has no hyper attention, or no pictures are given.
+        RequestError: the model has no hyper attention.
     """
     layer = next((module for module in model.modules() if isinstance(module, HyperAttention)), None)
     if layer is None:
         raise RequestError("attention is measured of hyper attention, which mPLUG-Owl3 has; add --dims owl3-1b")
-    if not pictures:
-        raise RequestError("pictures is 0; give attention numbers from 1 up")
     groups, width = layer.num_key_value_groups, layer.head_dim
     heads, patches = layer.config.num_key_value_heads, model.config.patches_per_picture
     length = TOKENS_PER_PICTURE * pictures + QUESTION_TOKENS

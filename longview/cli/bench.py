@@ -156,8 +156,8 @@ def bench(
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise RequestError(f"{name} is {value}; give a whole number from {lowest} up")
-    if measure == "growth" and 0 in counts:
-        raise RequestError("pictures is 0; give growth numbers from 1 up")
+    if measure in ("growth", "attention") and 0 in counts:
+        raise RequestError(f"pictures is 0; give {measure} numbers from 1 up")
     show = is_terminal() and not json
     import_libraries(show, downloads=show)
     from longview.bench.measures import MEASURES as measures

@@ -23,7 +23,7 @@ from longview.curriculum.knowledge import (
 from longview.curriculum.pool import Pool, bits_of
 from longview.curriculum.settings import MAX_PICTURES, WorldSettings
 from longview.media.medium import Medium
-from longview.messages import Message, Part, ask
+from longview.messages import Message, Part, ask, numbered
 from longview.world.naming import facts_held, facts_named
 from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.questions import Question, ask_about, ask_about_one_of, ask_about_picture, describe, which_image
@@ -62,6 +62,7 @@ def draw_sample(
         in_text: The scenes are described in text and not shown.
         count: Pictures of many, or of a film.
     """
+    numbers: Sequence[int] = ()
     if kind == "clip":
         clip, first = rng.choice(pool.clips)
         indices = list(range(first, first + len(clip.frames)))
@@ -79,9 +80,6 @@ def draw_sample(
         if count > 1 and settings.numbers and not in_text and rng.random() < LEFT_OUT:
             numbers = sorted(rng.sample(range(1, settings.numbers + 1), count))
             questions = [_renumbered(question, numbers) for question in questions]
-            media = [pool.medium(index) for index in indices]
-            messages = converse(rng, questions, ["image"] * count, numbers=numbers)
-            return WorldSample(messages, media, indices, questions, numbers=numbers)
     elif kind == "close":
         indices = [rng.randrange(pool.first_close, len(pool.pictures))]
         questions = [ask_about(rng, pool.pictures[indices[0]], shares=settings.kinds) for _ in range(settings.turns)]
@@ -93,7 +91,8 @@ def draw_sample(
     if kind in ("clip", "film"):
         return WorldSample(converse(rng, questions, ["video"]), [pool.medium(*indices)], indices, questions)
     media = [pool.medium(index) for index in indices]
-    return WorldSample(converse(rng, questions, ["image"] * len(indices)), media, indices, questions)
+    messages = converse(rng, questions, ["image"] * len(indices), numbers=numbers)
+    return WorldSample(messages, media, indices, questions, numbers=numbers)
 
 
 def draw_count(rng: random.Random, settings: WorldSettings, kind: str, step: int) -> int:
@@ -256,11 +255,8 @@ def converse(
         if text and not messages:
             asked = f"{text}\n{asked}"
         parts = [Part(medium) for medium in media] if not messages else []  # type: ignore[arg-type]
-        message = ask(asked, *parts)
-        if numbers and parts:
-            named = zip(numbers, parts, strict=True)
-            lines = (piece for number, part in named for piece in (f"Image {number}: ", part, "\n"))
-            message = Message.of("user", *lines, asked)
+        gaps = numbers and parts
+        message = Message.of("user", *numbered(parts, numbers), asked) if gaps else ask(asked, *parts)
         messages += [message, Message.of("assistant", question.answer)]
     return messages
 

@@ -37,7 +37,7 @@ from longview.eval.needle import shows_needle
 from longview.eval.tasks import find_task
 from longview.eval.tasks.distractors import KINDS, world_items
 from longview.eval.world import Score, case_messages, draw_cases, normalise
-from longview.messages import Message, Part
+from longview.messages import Message, Part, numbered
 from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.needle import draw_needle_video
 from longview.world.render import render, write_needle_video
@@ -179,12 +179,12 @@ def _first_tokens(name: str, engine: Any, amount: Amount, known: set[tuple[Any, 
 
 def _about_pictures(rng: random.Random, count: int) -> Message:
     """So many numbered pictures, and a question about the last one."""
-    parts: list[str | Part] = []
-    for number in range(1, count + 1):
+    pictures = []
+    for _ in range(count):
         file = io.BytesIO()
         render(draw_picture(rng, held_out=True), rng.randrange(1 << 30)).save(file, "JPEG", quality=85)
-        parts += [f"Image {number}: ", Part("image", source=file.getvalue(), detail="low"), "\n"]
-    return Message.of("user", *parts, f"Describe image {count}.")
+        pictures.append(Part("image", source=file.getvalue(), detail="low"))
+    return Message.of("user", *numbered(pictures, range(1, count + 1)), f"Describe image {count}.")
 
 
 def _films(name: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:

@@ -219,7 +219,7 @@ def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     query (Hkv, G, 1, D), scaled; key, value (Hkv, M, D) → output (Hkv, G, 1, D) and log-sum-exp (Hkv, G, 1), fp32.
     """
     rows = query.flatten(1, 2)  # (Hkv, G, D)
-    found = _attend_in_pieces(rows, key, value) if query.device.type == "cpu" else None
+    found = _attend_in_pieces(rows, key, value) if key.is_cpu and key.shape[1] >= PIECE_KEYS else None
     if found is not None:
         return found[0].unsqueeze(2), found[1].unsqueeze(2)
     # CPUs multiply a matrix by eight rows faster than by seven, and by rows of `linear` faster than by a batch of them
@@ -235,12 +235,10 @@ def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
     """The same of queries (Hkv, G, D) by the fused kernel, which shares work among threads by heads and pieces of keys.
 
     Returns:
-        Output (Hkv, G, D) and log-sum-exp (Hkv, G), fp32; None where there is no such kernel, or few keys.
+        Output (Hkv, G, D) and log-sum-exp (Hkv, G), fp32; None where there is no such kernel.
     """
     num_keys = key.shape[1]
     pieces = min(PIECES, num_keys // PIECE_KEYS)
-    if not pieces:
-        return None
     size = num_keys // pieces
     many = (states[:, : pieces * size].unflatten(1, (pieces, size)).transpose(0, 1) for states in (key, value))
     found = fused_attention(query.expand(pieces, -1, -1, -1), *many)

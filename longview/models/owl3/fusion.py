@@ -326,9 +326,11 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         """
         attention, at = self.self_attn, torch.tensor(positions, dtype=torch.long)
         patches, heads = features.shape[1], attention.config.num_key_value_heads
-        size = len(positions) if torch.is_grad_enabled() else attention.config.vision_batch_size
-        if features.device.type == "cpu" and not torch.is_grad_enabled():
-            size = max(1, min(size, PROJECTED_BYTES // (4 * patches * features.shape[2])))
+        size = len(positions)
+        if not torch.is_grad_enabled():
+            size = attention.config.vision_batch_size
+            if features.is_cpu:
+                size = max(1, min(size, PROJECTED_BYTES // (4 * patches * features.shape[2])))
         if len(positions) <= size:
             return attention.project_pictures(self._normed(features, over_rms), at)
         # fp32 intermediates of 400 pictures would outweigh the result: write chunk by chunk into its place
@@ -378,14 +380,13 @@ class HyperDecoderLayer(Qwen2DecoderLayer):
         layer = self.self_attn.layer_idx
         if side_cache.pending is None:
             return side_cache.key_values(layer)
-        in_8_bits = self.self_attn.config.kv_dtype is not None and not torch.is_grad_enabled()
-        stored_as: dict[str, Any] = {"stored_as": self._in_8_bits} if in_8_bits else {}
-        if torch.is_grad_enabled():
-            key_values = side_cache.project(layer, self.project, device, **stored_as)
-        else:  # the hyper layers' norms differ in their weights alone
+        config, projection, options = self.self_attn.config, self.project, dict[str, Any]()
+        if not torch.is_grad_enabled():  # the hyper layers' norms differ in their weights alone
             projection = functools.partial(self.project, over_rms=True)
-            prepared = functools.partial(over_root_mean_square, epsilon=self.self_attn.config.rms_norm_eps)
-            key_values = side_cache.project(layer, projection, device, prepared=prepared, **stored_as)
+            options["prepared"] = functools.partial(over_root_mean_square, epsilon=config.rms_norm_eps)
+            if config.kv_dtype is not None:
+                options["stored_as"] = self._in_8_bits
+        key_values = side_cache.project(layer, projection, device, **options)
         if store:
             side_cache.store(layer, key_values)
         return key_values
