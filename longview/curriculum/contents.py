@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longview.curriculum.labels import CONTENT_CLASSES, PLACE_CLASSES
+from longview.curriculum.labels import CONTENT_CLASSES, PLACE_CLASSES, SIGN_CLASSES
 from longview.curriculum.probes import label_loss
 from longview.curriculum.siglip import SiglipModel
 from longview.curriculum.world import WorldObjective
 from longview.train.objectives.base import Notes, PassShape, SampleSizes
-
-SIGN_CLASSES = CONTENT_CLASSES[27:]
 
 
 class PictureBatch(NamedTuple):
     """Pictures of the pool."""
 
     indices: list[int]
+    looked_at: list[int]
+    """More of them, whose text alone is read."""
     number: int = 0
 
 
@@ -36,20 +36,24 @@ class Contents(WorldObjective):
     features: the sign, and what stands where.
     """
 
-    titles = {"each": "loss of each place", "signs": "loss of signs"}  # noqa: RUF012
+    titles = {"each": "loss of each place", "signs": "loss of signs", "read": "probe: text of pictures"}  # noqa: RUF012
 
     def describe(self) -> tuple[str, str | None]:
-        return f"{self.settings.batch:,} pictures", None
+        more = f" and the text of {self.settings.text_probe:,} more" if self.settings.text_probe else ""
+        return f"{self.settings.batch:,} pictures{more}", None
 
     def measure(self, model: Any, processor: Any) -> SampleSizes | None:
         return None if isinstance(model, SiglipModel) else SampleSizes([0], [1], [0])
 
     def pass_shape(self, tokens: float, pictures: float, learned: float) -> PassShape:
-        return PassShape(self.settings.batch, 0, self.settings.batch * pictures, 0, 1)
+        together = self.settings.batch + self.settings.text_probe
+        return PassShape(together, 0, together * pictures, 0, 1)
 
     def draw(self, rng: random.Random, step: int = 0) -> tuple[PictureBatch, Notes]:
         indices = [rng.randrange(len(self.pool.pixels)) for _ in range(self.settings.batch)]
-        return PictureBatch(indices), {"samples": len(indices), "pictures": len(indices)}
+        looked_at = self.draw_read(rng)
+        together = len(indices) + len(looked_at)
+        return PictureBatch(indices, looked_at), {"samples": together, "pictures": together}
 
     def loss(self, batch: PictureBatch) -> tuple[Tensor, Notes]:
         indices = torch.tensor(batch.indices)
@@ -64,7 +68,11 @@ class Contents(WorldObjective):
         signs = label_loss(mean[:, -sum(SIGN_CLASSES) :], labels[:, 27:], SIGN_CLASSES)
         whole = self.whole_loss(mean, labels, signs)
         each = label_loss(self.probes["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-        return whole + 9 * each, {"each": each.item(), "signs": signs.item()}
+        loss, noted = whole + 9 * each, {"each": each.item(), "signs": signs.item()}
+        if batch.looked_at:
+            read = self.text_loss(torch.tensor(batch.looked_at))
+            loss, noted = loss + self.settings.text_probe_weight * read, noted | {"read": read.item()}
+        return loss, noted
 
     def normalise(self, hidden: Tensor) -> Tensor:
         """Features (…, D) as the probes read them."""

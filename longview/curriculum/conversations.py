@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longview.curriculum.contents import SIGN_CLASSES
 from longview.curriculum.pool import paint_pool
 from longview.curriculum.probes import (
     AskedQuestion,
@@ -24,7 +23,6 @@ from longview.curriculum.probes import (
     asked_targets,
     fact_ends,
     fact_loss,
-    label_loss,
     picture_loss,
     placeholder_loss,
     pointer_loss,
@@ -157,17 +155,11 @@ class Answers(WorldObjective):
             self.processor.placeholder_positions(collated),
             asked_targets(asked),
             facts,
-            torch.tensor(self._draw_looked_at(rng), dtype=torch.long),
+            torch.tensor(self.draw_read(rng), dtype=torch.long),
             step < self.settings.probe_from,
         )
         pictures = 0 if self.in_text else len(indices)
         return batch, {"samples": len(rows), "tokens": tokens, "pictures": pictures, "kind": kind}
-
-    def _draw_looked_at(self, rng: random.Random) -> list[int]:
-        """Pictures whose text is read by a probe: close ones, where there are any."""
-        end = len(self.pool.pictures)
-        begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
-        return [rng.randrange(begin, end) for _ in range(self.settings.text_probe)]
 
     def loss(self, batch: ConversationBatch) -> tuple[Tensor, Notes]:
         device = self.model.device
@@ -209,16 +201,6 @@ class Answers(WorldObjective):
             losses |= probed
         values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
         return loss, dict(zip(losses, values, strict=True))
-
-    def text_loss(self, indices: Tensor, probes_alone: bool = False) -> Tensor:
-        """Of pictures of the pool: the classes of their signs and small print, read from the mean of their features."""
-        pixels = self.pixels(indices, self.settings.shift)
-        with encoding_together(self.model):
-            features = self.model.encode(**pixels)  # (N · crops, P, D)
-        features = features.detach() if probes_alone else features
-        mean = functional.rms_norm(features, features.shape[-1:]).unflatten(0, (len(indices), -1)).mean((1, 2))
-        logits = self.probes["mean"](mean)[:, -sum(SIGN_CLASSES) :]
-        return label_loss(logits, self.labels(indices)[:, 27:], SIGN_CLASSES)
 
     def probe_loss(self, hidden: Tensor, batch: ConversationBatch, labels: Tensor) -> Tensor:
         """Of the first probed block (B, T, D): the labels (N, 31) of the batch's pictures at their placeholders."""

@@ -15,6 +15,8 @@ PLACE_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 CONTENT_CLASSES = (*(size for size in PLACE_CLASSES for _ in range(9)), 4, len(WORDS) + 1, 11, 11)
 """Numbers of classes of the 31 labels of a picture: colour, shape and size in each of nine places (0: none), the row of
 the sign, its word, and its tens and ones."""
+SIGN_CLASSES = CONTENT_CLASSES[27:]
+"""Of the labels of the sign."""
 
 NAMES = (*COLOURS, *SHAPES)
 """What a question can name and a picture can hold, wherever it stands."""

@@ -22,13 +22,16 @@ OTHER_SAMPLES = ("many", "close", "clip", "film", "knowledge", "passages")
 """Kinds of samples but those of 1 … `MAX_PICTURES` pictures."""
 PICTURES = ("batch",)
 """Settings of objectives that draw pictures."""
+TEXT = ("text_probe", "text_probe_weight", "shift")
+"""Settings of objectives that read the text of pictures."""
 CONVERSATIONS = (
     "tokens", "mix", "most", "least", "numbers", "frames", "grow", "simple", "kinds", "turns", "captions",
-    "probe_layer", "probe_weight", "probe_from", "text_probe", "text_probe_weight", "shift",
+    "probe_layer", "probe_weight", "probe_from", *TEXT,
 )  # fmt: skip
 """Settings of objectives that draw conversations."""
 READ = {
-    "contents": PICTURES, "places": PICTURES, "contrastive": PICTURES, "answers": CONVERSATIONS, "words": CONVERSATIONS
+    "contents": (*PICTURES, *TEXT), "places": (*PICTURES, *TEXT), "contrastive": PICTURES,
+    "answers": CONVERSATIONS, "words": CONVERSATIONS,
 }  # fmt: skip
 
 
@@ -86,7 +89,7 @@ class WorldSettings:
     probe_from: int = bounded(
         0, 0, 10**9
     )  # steps in which probes alone learn from what they read; the model after them
-    text_probe: int = bounded(0, 0, 10**6)  # answers: pictures a step more, close ones if any, whose text a probe reads
+    text_probe: int = bounded(0, 0, 10**6)  # pictures a step more, close ones if any, whose text a probe reads
     text_probe_weight: float = bounded(0.2, 0)
     shift: int = bounded(
         0, 0, 100

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from longview.curriculum.ahead import Ahead, RememberingTokenizer
+from longview.curriculum.labels import SIGN_CLASSES
 from longview.curriculum.pool import Pool, Views, paint_pool
-from longview.curriculum.probes import LinearProbes
+from longview.curriculum.probes import LinearProbes, label_loss
 from longview.curriculum.settings import PoolSettings, WorldSettings
 from longview.errors import RecipeError
 from longview.media.medium import Frame, Medium
@@ -29,6 +31,7 @@ from longview.messages import Message, Part, Progress
 from longview.train.objectives.base import Notes, Objective
 from longview.train.recipe import Recipe
 from longview.world.render import SIDE
+from longview.world.scenes import Picture
 
 ENCODED = 64  # pictures at a time
 ENCODED_TOGETHER = 4096
@@ -147,22 +150,68 @@ class WorldObjective(Objective):
         Args:
             shift: Move each by up to so many pixels, at random; with crops, before it is cut.
         """
+        return {"pixel_values": self._shaded(self._views(indices, shift).flatten(0, 1))}
+
+    def text_loss(self, indices: Tensor, probes_alone: bool = False) -> Tensor:
+        """Of pictures of the pool, all whole or all close: the classes of their signs and small print, read from the
+        mean of the features of those views that show them.
+
+        Args:
+            probes_alone: The features learn nothing of it.
+        """
+        views = self._views(indices, self.settings.shift)
+        shown = [self._views_of_text(self.pool.pictures[index], views.shape[1]) for index in indices.tolist()]
+        rows = torch.tensor([row for row, some in enumerate(shown) for _ in some], device=views.device)
+        chosen = views[rows, torch.tensor([view for some in shown for view in some], device=views.device)]
+        with encoding_together(self.model):
+            features = self.model.encode(self._shaded(chosen))  # (K, P, D)
+        features = features.detach() if probes_alone else features
+        means = functional.rms_norm(features, features.shape[-1:]).mean(1)
+        counts = torch.tensor([len(some) for some in shown], device=means.device)
+        mean = means.new_zeros(len(shown), means.shape[-1]).index_add(0, rows, means) / counts[:, None]
+        logits = self.probes["mean"](mean)[:, -sum(SIGN_CLASSES) :]
+        return label_loss(logits, self.labels(indices)[:, 27:], SIGN_CLASSES)
+
+    def draw_read(self, rng: random.Random) -> list[int]:
+        """Pictures of the pool whose text a probe reads: close ones, where there are any."""
+        end = len(self.pool.pictures)
+        begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
+        return [rng.randrange(begin, end) for _ in range(self.settings.text_probe)]
+
+    def _views(self, indices: Tensor, shift: int) -> Tensor:
+        """Pictures of the pool, all whole or all close, as their views (N, V, 3, R, R) uint8."""
         pool, device = self.pool, self.model.device
-        close = bool(len(indices)) and int(indices[0]) >= pool.first_close
-        held = self.world.close if close else self.world.pixels
-        if held is None:
-            held = torch.from_numpy(pool.close if close else pool.pixels).to(device)
-            if close:
-                self.world.close = held
-            else:
-                self.world.pixels = held
-        chosen = held[indices.to(device) - (pool.first_close if close else 0)]
-        if close:
-            chosen = (shifted_crops(chosen, self._whole_view, shift) if shift else chosen).flatten(0, 1)
-        else:
-            chosen = shifted(chosen.permute(0, 3, 1, 2), shift) if shift else chosen.permute(0, 3, 1, 2)
-        table = self._shades.to(device)  # (3, 256)
-        return {"pixel_values": torch.stack([table[channel][chosen[:, channel].long()] for channel in range(3)], 1)}
+        if len(indices) and int(indices[0]) >= pool.first_close:
+            if self.world.close is None:
+                self.world.close = torch.from_numpy(pool.close).to(device)
+            chosen = self.world.close[indices.to(device) - pool.first_close]
+            return shifted_crops(chosen, self._whole_view, shift) if shift else chosen
+        if self.world.pixels is None:
+            self.world.pixels = torch.from_numpy(pool.pixels).to(device)
+        chosen = self.world.pixels[indices.to(device)].permute(0, 3, 1, 2)
+        return (shifted(chosen, shift) if shift else chosen)[:, None]
+
+    def _views_of_text(self, picture: Picture, count: int) -> list[int]:
+        """Which of so many views of a picture show its text: the crops that meet the cell of its small print, or else
+        the one that shows all of it.
+        """
+        if count == 1:
+            return [0]
+        sign, whole = picture.sign, self._whole_view
+        if sign is None or sign.cell is None:
+            return [whole]
+        crops = [view for view in range(count) if view != whole]
+        rows = math.isqrt(len(crops))
+        down, across = (
+            [crop for crop in range(rows) if crop * 3 < (place + 1) * rows and place * rows < (crop + 1) * 3]
+            for place in divmod(sign.cell, 3)
+        )
+        return [crops[row * rows + column] for row in down for column in across]
+
+    def _shaded(self, views: Tensor) -> Tensor:
+        """Pixels (N, 3, R, R) uint8 as the family's tower takes them."""
+        table = self._shades.to(views.device)  # (3, 256)
+        return torch.stack([table[channel][views[:, channel].long()] for channel in range(3)], 1)
 
     @functools.cached_property
     def _shades(self) -> Tensor:
