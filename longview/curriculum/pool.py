@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from longview.curriculum.labels import labels_of
+from longview.curriculum.reading import cell_of_print
 from longview.curriculum.settings import PoolSettings
 from longview.errors import RecipeError
 from longview.media.medium import Frame, Medium
@@ -55,6 +56,10 @@ class Pool:
         self.simple = [i for i in range(self.stills) if len(self.pictures[i].things) + bool(self.pictures[i].sign) == 1]
         self.held = [bits_held(picture) for picture in self.pictures[: self.stills]]
         """What stands in each still, see `bits_held`."""
+        self.printed = [
+            i for i, picture in enumerate(self.pictures[: self.stills]) if cell_of_print(picture) is not None
+        ]
+        """Stills that hold small print."""
         self.alone: dict[tuple[str, str], list[int]] = {}
         """Stills that hold one thing and no sign, by its colour and shape."""
         for index in self.simple:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longview.curriculum.labels import CONTENT_CLASSES, NAMES, PLACE_CLASSES, names_held, names_in
+from longview.curriculum.labels import CONTENT_CLASSES, NAMES, PLACE_CLASSES, SIGN_CLASSES, names_held, names_in
 from longview.curriculum.settings import MAX_PICTURES
 from longview.world.questions import Question
 from longview.world.scene_text import SceneText
@@ -34,9 +34,10 @@ NUMBER_CLASSES = (10, 10, 10)
 class LinearProbes(nn.ModuleDict):
     """Linear layers that read hidden states (…, D); nothing of them is left after training."""
 
-    def __init__(self, width: int, most: int = MAX_PICTURES) -> None:
+    def __init__(self, width: int, most: int = MAX_PICTURES, fine_width: int = 0) -> None:
         """Args:
         most: Pictures of a sample; numbers above `MAX_PICTURES` are read digit by digit.
+        fine_width: Of the features of a tower of high resolution; 0: there is none.
         """
         self.number_classes = NUMBER_CLASSES if most > MAX_PICTURES else (MAX_PICTURES,)
         sizes = {
@@ -50,6 +51,8 @@ class LinearProbes(nn.ModuleDict):
             "cell": 9,
         }
         super().__init__({name: nn.Linear(width, size) for name, size in sizes.items()})
+        if fine_width:
+            self["fine"] = nn.Linear(fine_width, sum(SIGN_CLASSES))
 
     def logits(self, name: str, hidden: Tensor) -> Tensor:
         """What one of the probes makes of hidden states, which are normalised first."""

@@ -24,6 +24,7 @@ from longview.curriculum.ahead import Ahead, RememberingTokenizer
 from longview.curriculum.labels import SIGN_CLASSES
 from longview.curriculum.pool import Pool, Views, paint_pool
 from longview.curriculum.probes import LinearProbes, label_loss
+from longview.curriculum.reading import cell_of_print, crops_that_meet, features_of_cells, side_by_side
 from longview.curriculum.settings import PoolSettings, WorldSettings
 from longview.errors import RecipeError
 from longview.media.medium import Frame, Medium
@@ -111,7 +112,9 @@ class WorldObjective(Objective):
         if self.world.probes is None:
             worlds = [stage.world for stage in self.recipe.stages if isinstance(stage.world, WorldSettings)]
             most = max(world.most for world in worlds)
-            self.world.probes = LinearProbes(model.config.get_text_config().hidden_size, most).to(model.device)
+            width, fine = model.config.get_text_config().hidden_size, getattr(model.config, "vision_aux_config", None)
+            probes = LinearProbes(width, most, sum(fine.hidden_sizes) if fine is not None else 0)
+            self.world.probes = probes.to(model.device)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -119,6 +122,15 @@ class WorldObjective(Objective):
 
     def prepare(self, progress: Progress) -> None:
         self.world.paint(self.model.config.picture_size, self.processor, self.workers, progress)
+        where = f"stages.{self.stage.name}.world.text_probe"
+        if self.settings.text_probe and self._fine_tower is not None:
+            if self.settings.text_probe < 9:
+                raise RecipeError(
+                    f"{where} is {self.settings.text_probe}; with two towers, nine pictures are read together: give 9 "
+                    "or more, or 0"
+                )
+            if not self.pool.printed:
+                raise RecipeError(f"{where} reads small print, and no picture holds any; raise pool.prints")
 
     def begin(self, progress: Progress) -> None:
         self.world.features = None
@@ -152,31 +164,60 @@ class WorldObjective(Objective):
         """
         return {"pixel_values": self._shaded(self._views(indices, shift).flatten(0, 1))}
 
+    def draw_read(self, rng: random.Random) -> list[int]:
+        """Pictures of the pool whose text a probe reads: with two towers, nine or more that hold small print; otherwise
+        close ones, where there are any.
+        """
+        count = self.settings.text_probe
+        if self._fine_tower is not None:
+            return [rng.choice(self.pool.printed) for _ in range(count // 9 * 9)]
+        end = len(self.pool.pictures)
+        begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
+        return [rng.randrange(begin, end) for _ in range(count)]
+
     def text_loss(self, indices: Tensor, probes_alone: bool = False) -> Tensor:
-        """Of pictures of the pool, all whole or all close: the classes of their signs and small print, read from the
-        mean of the features of those views that show them.
+        """Of pictures that `draw_read` drew: the classes of their text, read by a probe, see `reading`.
 
         Args:
             probes_alone: The features learn nothing of it.
         """
-        views = self._views(indices, self.settings.shift)
-        shown = [self._views_of_text(self.pool.pictures[index], views.shape[1]) for index in indices.tolist()]
+        views, name = self._views(indices, self.settings.shift), "mean"
+        with encoding_together(self.model):
+            if self._fine_tower is not None:
+                cells = [cell_of_print(self.pool.pictures[index]) or 0 for index in indices.tolist()]
+                fine = self._fine_tower(self._shaded(side_by_side(views[:, 0], cells)))
+                cells_read = features_of_cells(fine.detach() if probes_alone else fine)
+                hidden, name = functional.rms_norm(cells_read, cells_read.shape[-1:]), "fine"
+            else:
+                hidden = self._means_of_text(views, indices.tolist(), probes_alone)
+        logits = self.probes[name](hidden)[:, -sum(SIGN_CLASSES) :]
+        return label_loss(logits, self.labels(indices)[:, 27:], SIGN_CLASSES)
+
+    def _means_of_text(self, views: Tensor, indices: Sequence[int], probes_alone: bool) -> Tensor:
+        """The mean of the features of those of the views (N, V, 3, R, R) that show a picture's text, (N, D)."""
+        shown = [self._views_of_text(self.pool.pictures[index], views.shape[1]) for index in indices]
         rows = torch.tensor([row for row, some in enumerate(shown) for _ in some], device=views.device)
         chosen = views[rows, torch.tensor([view for some in shown for view in some], device=views.device)]
-        with encoding_together(self.model):
-            features = self.model.encode(self._shaded(chosen))  # (K, P, D)
+        features = self.model.encode(self._shaded(chosen))  # (K, P, D)
         features = features.detach() if probes_alone else features
         means = functional.rms_norm(features, features.shape[-1:]).mean(1)
         counts = torch.tensor([len(some) for some in shown], device=means.device)
-        mean = means.new_zeros(len(shown), means.shape[-1]).index_add(0, rows, means) / counts[:, None]
-        logits = self.probes["mean"](mean)[:, -sum(SIGN_CLASSES) :]
-        return label_loss(logits, self.labels(indices)[:, 27:], SIGN_CLASSES)
+        return means.new_zeros(len(shown), means.shape[-1]).index_add(0, rows, means) / counts[:, None]
 
-    def draw_read(self, rng: random.Random) -> list[int]:
-        """Pictures of the pool whose text a probe reads: close ones, where there are any."""
-        end = len(self.pool.pictures)
-        begin, end = (self.pool.first_close, end) if self.pool.first_close < end else (0, self.pool.stills)
-        return [rng.randrange(begin, end) for _ in range(self.settings.text_probe)]
+    def _views_of_text(self, picture: Picture, count: int) -> list[int]:
+        """Which of so many views of a picture show its text: crops, or the one that shows all of it."""
+        if count == 1:
+            return [0]
+        cell = cell_of_print(picture)
+        if cell is None:
+            return [self._whole_view]
+        crops = [view for view in range(count) if view != self._whole_view]
+        return [crops[crop] for crop in crops_that_meet(cell, len(crops))]
+
+    @property
+    def _fine_tower(self) -> Any:
+        """The tower of high resolution of a family that has two."""
+        return getattr(self.model, "vision_tower_aux", None)
 
     def _views(self, indices: Tensor, shift: int) -> Tensor:
         """Pictures of the pool, all whole or all close, as their views (N, V, 3, R, R) uint8."""
@@ -190,23 +231,6 @@ class WorldObjective(Objective):
             self.world.pixels = torch.from_numpy(pool.pixels).to(device)
         chosen = self.world.pixels[indices.to(device)].permute(0, 3, 1, 2)
         return (shifted(chosen, shift) if shift else chosen)[:, None]
-
-    def _views_of_text(self, picture: Picture, count: int) -> list[int]:
-        """Which of so many views of a picture show its text: the crops that meet the cell of its small print, or else
-        the one that shows all of it.
-        """
-        if count == 1:
-            return [0]
-        sign, whole = picture.sign, self._whole_view
-        if sign is None or sign.cell is None:
-            return [whole]
-        crops = [view for view in range(count) if view != whole]
-        rows = math.isqrt(len(crops))
-        down, across = (
-            [crop for crop in range(rows) if crop * 3 < (place + 1) * rows and place * rows < (crop + 1) * 3]
-            for place in divmod(sign.cell, 3)
-        )
-        return [crops[row * rows + column] for row in down for column in across]
 
     def _shaded(self, views: Tensor) -> Tensor:
         """Pixels (N, 3, R, R) uint8 as the family's tower takes them."""
