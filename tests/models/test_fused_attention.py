@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longview.models.fused_attention import OPERATORS, fused_attention
+from longview.models.fused_attention import OPERATORS, FusedAttention, fused_attention, has_gradient
 
 
 def reference(query, key, value):
@@ -81,3 +81,48 @@ def test_what_no_operator_takes_is_left_to_the_caller(monkeypatch):
     assert fused_attention(*drawn("meta", torch.float32)) is None
     monkeypatch.setitem(OPERATORS, "cpu", "_gone")
     assert fused_attention(*drawn("cpu", torch.float32)) is None
+
+
+def gradients(attend, inputs, weights):
+    """Of a sum of output and log-sum-exp, each weighted at random."""
+    inputs = [states.detach().clone().requires_grad_() for states in inputs]
+    output, lse = attend(*inputs)
+    return torch.autograd.grad((output * weights[0]).sum() + (lse * weights[1]).sum(), inputs)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_output_and_log_sum_exp_are_those_of_plain_attention(masked, heads):
+    query, key, value = drawn("cpu", torch.float32, queries=40, keys=40)
+    query = torch.cat([query] * (heads // 2), 1).contiguous()
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.rand(40, 40, generator=generator) > 0.7 if masked else torch.ones(40, 40, dtype=torch.bool).triu(1)
+    hidden.fill_diagonal_(False)
+    mask = torch.zeros(1, 1, 40, 40).masked_fill(hidden, torch.finfo(torch.float32).min / 2)
+    weights = torch.randn(1, heads, 40, 64, generator=generator), torch.randn(1, heads, 40, generator=generator)
+    assert has_gradient(query, key, value, mask)
+
+    def plain(query, key, value):
+        key, value = (states.repeat_interleave(heads // 2, 1) for states in (key, value))
+        scores = (query @ key.mT).masked_fill(hidden, -torch.inf)
+        return scores.softmax(-1) @ value, scores.logsumexp(-1)
+
+    def fused(*inputs):
+        return FusedAttention.apply(*inputs, mask if masked else None, not masked)
+
+    found = gradients(fused, (query, key, value), weights)
+    for ours, exact in zip(found, gradients(plain, (query, key, value), weights), strict=True):
+        torch.testing.assert_close(ours, exact, atol=2e-5, rtol=1e-5)
+    without = gradients(fused, (query, key, value), (weights[0], weights[1] * 0))
+    assert (found[0] - without[0]).abs().max() > 1e-2, "the log-sum-exp has a gradient of its own"
+
+
+def test_without_a_gradient_of_the_output_nothing_is_divided_by_0():
+    inputs = drawn("cpu", torch.float32, queries=8, keys=8)
+    found = gradients(lambda *states: FusedAttention.apply(*states, None, True), inputs, (0.0, 0.0))
+    assert all((states == 0).all() for states in found)
+
+
+def test_gradients_are_for_what_the_operator_takes():
+    assert not has_gradient(*drawn("cpu", torch.bfloat16))
+    assert not has_gradient(*drawn("cpu", torch.float32, width=12))

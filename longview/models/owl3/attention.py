@@ -25,7 +25,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longview.models.fused_attention import fused_attention
+from longview.models.fused_attention import (
+    FusedAttention,
+    fused_attention,
+    fused_gradients,
+    has_gradient,
+    with_gradient_of_lse,
+)
 from longview.models.owl3.int8 import Int8KeyValue
 from longview.models.owl3.visual_kv_cache import StoredKeyValue, plain
 
@@ -195,22 +201,44 @@ class PrefixAttention(torch.autograd.Function):
         grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
         shift = grad_lse - (output * grad_output).sum(-1)
+        fused = has_gradient(query.flatten(1, 2)[None], key[None], value[None])
+        stand_in = with_gradient_of_lse(output, grad_output, grad_lse) if fused else output
         for rectangle in rectangles_of(ctx.runs)[0]:
             rows = slice(rectangle.begin, rectangle.end)
-            q = query[:, :, rows].flatten(1, 2)
-            g = grad_output[:, :, rows].flatten(1, 2)
-            s, log_total = shift[:, :, rows].flatten(1, 2), lse[:, :, rows].flatten(1, 2)
-            dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-            keys = range(rectangle.first * ctx.patches, rectangle.pictures * ctx.patches)
-            for block in _blocks(keys, ctx.patches, rows=q.shape[0] * q.shape[1]):
-                k, v = key[:, block], value[:, block]
-                weights = ((q @ k.transpose(1, 2)).float() - log_total.unsqueeze(-1)).exp_()
-                grad_value[:, block] += weights.transpose(1, 2) @ g
-                grad_scores = weights * (g @ v.float().transpose(1, 2) + s.unsqueeze(-1))
-                dq += grad_scores @ k.float()
-                grad_key[:, block] += grad_scores.transpose(1, 2) @ q.float()
+            keys = slice(rectangle.first * ctx.patches, rectangle.pictures * ctx.patches)
+            k, v = key[:, keys], value[:, keys]
+            q, o, g, log_total, s = (
+                each[:, :, rows].flatten(1, 2) for each in (query, stand_in, grad_output, lse, shift)
+            )
+            if fused:
+                batches = fused_gradients(q[None], k[None], v[None], o[None], log_total[None], g[None])
+                dq, dk, dv = (found[0] for found in batches)
+            else:
+                dq, dk, dv = _plain_gradients(q, k, v, log_total, s, g, ctx.patches)
             grad_query[:, :, rows] += dq.view(grad_query[:, :, rows].shape)
+            grad_key[:, keys] += dk
+            grad_value[:, keys] += dv
         return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+
+
+def _plain_gradients(
+    query: Tensor, key: Tensor, value: Tensor, lse: Tensor, shift: Tensor, grad_output: Tensor, patches: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries (Hkv, R, D), and of keys and values (Hkv, m, D) that all of them see, in fp32.
+
+    Args:
+        lse, shift: (Hkv, R), see `PrefixAttention.backward`.
+        grad_output: (Hkv, R, D).
+    """
+    grads = [torch.zeros(states.shape, dtype=torch.float32, device=states.device) for states in (query, key, value)]
+    for block in _blocks(range(key.shape[1]), patches, rows=query.shape[0] * query.shape[1]):
+        k, v = key[:, block], value[:, block]
+        weights = ((query @ k.transpose(1, 2)).float() - lse.unsqueeze(-1)).exp_()
+        grad_scores = weights * (grad_output @ v.float().transpose(1, 2) + shift.unsqueeze(-1))
+        grads[0] += grad_scores @ k.float()
+        grads[1][:, block] = grad_scores.transpose(1, 2) @ query.float()
+        grads[2][:, block] = weights.transpose(1, 2) @ grad_output
+    return grads[0], grads[1], grads[2]
 
 
 def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,13 +268,13 @@ def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
     num_keys = key.shape[1]
     pieces = min(PIECES, num_keys // PIECE_KEYS)
     size = num_keys // pieces
-    many = (states[:, : pieces * size].unflatten(1, (pieces, size)).transpose(0, 1) for states in (key, value))
-    found = fused_attention(query.expand(pieces, -1, -1, -1), *many)
+    keys, values = (states[:, : pieces * size].unflatten(1, (pieces, size)).transpose(0, 1) for states in (key, value))
+    found = fused_attention(query.expand(pieces, -1, -1, -1), keys, values)
     if found is None:
         return None
     outputs, totals = list(found[0].float()), list(found[1])
     if pieces * size < num_keys:
-        rest = fused_attention(query[None], *(states[None, :, pieces * size :] for states in (key, value)))
+        rest = fused_attention(query[None], key[None, :, pieces * size :], value[None, :, pieces * size :])
         assert rest is not None, "the operator has just taken such tensors"
         outputs, totals = [*outputs, rest[0][0].float()], [*totals, rest[1][0]]
     shares = torch.stack(totals).softmax(0).unsqueeze(-1)
@@ -321,11 +349,10 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
         Output (B, Hkv, G, T, D) and log-sum-exp (B, Hkv, G, T), fp32.
     """
     length, num_keys = query.shape[3], key.shape[2]
+    fused = _attend_text_fused(query.flatten(1, 2), key, value, mask) if query.is_cpu else None  # GPUs' take no mask
+    if fused is not None:
+        return fused[0].float().view(query.shape), fused[1].view(query.shape[:-1])
     mask = text_mask(mask, length, num_keys, query.device)
-    if query.device.type == "cpu" and not torch.is_grad_enabled():  # those of GPUs take no mask
-        fused = fused_attention(query.flatten(1, 2), key, value, _finite(mask, query.dtype))
-        if fused is not None:
-            return fused[0].float().view(query.shape), fused[1].view(query.shape[:-1])
     mask = mask.unsqueeze(2)  # (B or 1, 1, 1, T, S)
     size = max(1, SCORES_BYTES // (4 * query.shape[:3].numel() * num_keys))
     outputs, totals = [], []
@@ -338,6 +365,16 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
         outputs.append(((scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value.unsqueeze(2)).float())
         totals.append(lse)
     return torch.cat(outputs, dim=3), torch.cat(totals, dim=3)
+
+
+def _attend_text_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The same of queries (B, H, T, D) by the fused kernel; None where there is none for them."""
+    length, num_keys = query.shape[2], key.shape[2]
+    causal = mask is None and length == num_keys
+    additive = None if causal else _finite(text_mask(mask, length, num_keys, query.device), query.dtype)
+    if not torch.is_grad_enabled():
+        return fused_attention(query, key, value, additive, causal)
+    return FusedAttention.apply(query, key, value, additive, causal) if has_gradient(query, key, value) else None
 
 
 def _finite(mask: Tensor, dtype: torch.dtype) -> Tensor:
