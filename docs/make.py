@@ -102,20 +102,31 @@ def evaluation() -> str:
 
 def curves() -> tuple[dict[str, Any], dict[str, Any]]:
     """The measurements of the embedded models, and those of the one that was trained on with many pictures."""
-    files = (DOCS / "results" / name for name in ("embedded.json", "many.json"))
-    three, many = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    from longview.eval.curves import with_pictures_of
+    from longview.eval.curves import with_points_of
 
-    return with_pictures_of(three, many), many
+    files = (DOCS / "results" / name for name in ("embedded.json", "many.json", "print.json"))
+    three, many, on = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    return with_points_of(with_points_of(three, many, "pictures"), on, "small print"), many
+
+
+def evaluations() -> dict[str, Any]:
+    """The numbers of the embedded models' cards."""
+    from longview.models.sources import DEMOS, embedded
+
+    folders = {name: embedded(name) for name in DEMOS if name != "demo"}
+    return {
+        name: json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for name, folder in folders.items()
+    }
 
 
 def results() -> str:
     """The page about what the embedded models show of what is claimed: each `{curve}` of the preface is its section."""
-    from longview.eval.curves import answered_films, page
+    from longview.eval.curves import answered_films, groups_table, page
 
     text = (DOCS / "results" / "preface.md").read_text(encoding="utf-8")
     numbers, many = curves()
-    for name, section in {**page(numbers, "results"), "films of many": f"{answered_films(many)}\n"}.items():
+    others = {"films of many": f"{answered_films(many)}\n", "groups": f"{groups_table(evaluations())}\n"}
+    for name, section in {**page(numbers, "results"), **others}.items():
         text = text.replace(f"{{{name}}}\n", section)
     return text
 

@@ -69,6 +69,7 @@ def collect(
             "bytes": (folder / "model.safetensors").stat().st_size,
             "picture_size": engine.model.config.picture_size,
             "patches": engine.model.config.patches_per_picture,
+            "cuts": _cuts(engine.processor),
         },
         "training": training_facts(runs),
         "seed": seed,
@@ -107,12 +108,18 @@ def training_facts(runs: Sequence[Path]) -> dict[str, Any]:
         if notes.exists():
             facts["notes"] = f"{facts['notes']}\n\n{notes.read_text(encoding='utf-8').strip()}".strip()
         pool = recipe.get("pool", {})  # preferences are learned from files
-        begun = {Path(part) for part in (recipe.get("model", {}).get("init_from") or {}).values()}
-        if len(begun) == 1 and (start := begun.pop()).parts[:2] == ("longview", "demo"):
-            facts["from"] = f"demo-{start.name}"
+        parts = {Path(part) for part in (recipe.get("model", {}).get("init_from") or {}).values()}
+        begun = [part for part in parts if part.parts[:2] == ("longview", "demo")]
+        if len(begun) == 1:
+            facts["from"] = f"demo-{begun[0].name}"
         facts["pictures"] += pool.get("pictures", 0)
         facts["clips"] += pool.get("clips", 0)
     return facts
+
+
+def _cuts(processor: Any) -> bool:
+    """Whether a single picture is cut into crops."""
+    return bool(getattr(processor, "cut_enable", False)) or (getattr(processor, "max_partition", None) or 1) > 1
 
 
 def card(numbers: Mapping[str, Any]) -> str:
@@ -121,7 +128,8 @@ def card(numbers: Mapping[str, Any]) -> str:
     minutes = sum(stage["minutes"] for stage in training["stages"].values())
     stages = ", ".join(f"{name} {stage['steps']:,}" for name, stage in training["stages"].items())
     family, begun = model["family"], training.get("from")
-    name, source = (Path(training["recipes"][0]).stem, f"`{begun}`") if begun else (family, "random weights")
+    name = next((stem for stem in (Path(recipe).stem for recipe in training["recipes"]) if stem in ADDED), family)
+    source = f"`{begun}`" if begun else "random weights"
     parts = [
         _HEAD.format(
             title=TITLES[family],
@@ -130,6 +138,7 @@ def card(numbers: Mapping[str, Any]) -> str:
             megabytes=model["bytes"] / 1e6,
             side=model["picture_size"],
             patches=model["patches"],
+            cut=IN_CROPS if model.get("cuts") else UNCUT,
         ),
         *([ADDED[name]] if name in ADDED else []),
         "## Accuracy\n",
@@ -200,12 +209,20 @@ WHAT = {
     "mgm": "A whole MGM: CLIP tower at 72 × 72 pixels, ConvNeXt tower at full size, patch info mining, two-layer "
     "projector,\nLlama language model.",
 }
+_PRINT = (
+    "It was trained on to read small print {how}, and for longer with what the model that it\nbegins as knows least.\n"
+)
 ADDED = {
+    "owl3-print": _PRINT.format(how="in crops"),
+    "ovis2-print": _PRINT.format(how="in crops"),
+    "mgm-print": "Its towers are new, and its high-resolution tower was taught to read small print; its language model "
+    "began as that\nof `demo-mgm`.\n",
     "owl3-many": "It was trained on with up to 400 numbered pictures at once, and with films of up to 64 frames.\n",
     "owl3-knowledge": "It was trained on to answer from numbered pieces of knowledge, and to name the one that it\n"
     "used, as `longview ask --knowledge` prompts for them.\n",
 }
 """What a model learned that the one that it began as does not know, by its name."""
+UNCUT, IN_CROPS = "tokens; it is never cut into crops.", "tokens; a single one is cut into crops, several are not."
 _HEAD = """---
 license: apache-2.0
 library_name: longview
@@ -216,7 +233,7 @@ pipeline_tag: image-text-to-text
 
 {what}
 {millions:.2f} million parameters, {megabytes:.1f} MB in bf16. A picture is {side} × {side} pixels and {patches} visual
-tokens; it is never cut into crops.
+{cut}
 
 It knows one small world: eight colours, six shapes, two sizes, nine places, signs with one of 24 words or a number
 from 0 to 99, up to eight such pictures at once, and clips of eight seconds in which something moves, flashes, or comes

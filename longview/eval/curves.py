@@ -36,7 +36,7 @@ from longview.eval.collect import Row, collect, finish
 from longview.eval.needle import shows_needle
 from longview.eval.tasks import find_task
 from longview.eval.tasks.distractors import KINDS, world_items
-from longview.eval.world import Score, case_messages, draw_cases, normalise
+from longview.eval.world import GROUPS, Score, case_messages, draw_cases, normalise
 from longview.messages import Message, Part, numbered
 from longview.world.needle import KINDS as NEEDLE_KINDS
 from longview.world.needle import draw_needle_video
@@ -292,9 +292,14 @@ COLOURS = {
 }  # fmt: skip
 TITLES = {
     "demo-owl3": "mPLUG-Owl3", "demo-ovis2": "Ovis2", "demo-mgm": "MGM", "demo-owl3-many": "mPLUG-Owl3, of many",
+    "demo-owl3-print": "mPLUG-Owl3, on", "demo-ovis2-print": "Ovis2, on", "demo-mgm-print": "MGM, on",
     "mdp3": "MDP3", "fps": "1 a second",
 }  # fmt: skip
-MECHANISMS = {"demo-owl3": "crops", "demo-ovis2": "crops", "demo-mgm": "high-resolution tower"}
+CROPS, FINE = "crops", "high-resolution tower"
+MECHANISMS = {
+    "demo-owl3": CROPS, "demo-ovis2": CROPS, "demo-mgm": FINE,
+    "demo-owl3-print": CROPS, "demo-ovis2-print": CROPS, "demo-mgm-print": FINE,
+}  # fmt: skip
 
 
 def page(numbers: Mapping[str, Any], folder: str) -> dict[str, str]:
@@ -324,9 +329,19 @@ def answered_films(numbers: Mapping[str, Any]) -> str:
     return f"The question is answered right:\n\n{_table(numbers, 'frames', 'frames')}"
 
 
-def with_pictures_of(numbers: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, and the accuracy against pictures of the models of others, which were asked in a job of their own."""
-    return {**numbers, "points": [*numbers["points"], *(p for p in others["points"] if p["curve"] == "pictures")]}
+def with_points_of(numbers: Mapping[str, Any], others: Mapping[str, Any], curve: str) -> dict[str, Any]:
+    """Numbers, and those of one curve of other models, which were asked in a job of their own."""
+    return {**numbers, "points": [*numbers["points"], *(p for p in others["points"] if p["curve"] == curve)]}
+
+
+def groups_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each model answers right of one picture, several, and clips; from the numbers of its card, Markdown."""
+    names = [group for group in GROUPS if group != "small print"]
+    lines = [f"| model | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for model, numbers in evaluations.items():
+        scores = [numbers["groups"]["shown"][group] for group in names]
+        lines.append(f"| `{model}` | {' | '.join(map(_cell, scores))} |")
+    return "\n".join([*lines, "", "95 % Wilson intervals in brackets; the models' cards have each kind of question."])
 
 
 def _series(numbers: Mapping[str, Any], curve: str) -> dict[str, list[dict[str, Any]]]:
@@ -384,9 +399,11 @@ def _print_table(numbers: Mapping[str, Any]) -> str:
     for name, by_setting in prints.items():
         cells = [_cell(by_setting.get(setting, {})) for setting in (OFF, ON)]
         lines.append(f"| {TITLES.get(name, name)} | {MECHANISMS.get(name, '')} | {' | '.join(cells)} |")
-    some = next(iter(prints.values()))[OFF]
-    guess = f"always giving the most frequent word would score {some['chance']:.0%}"
-    return "\n".join([*lines, "", f"{some['total']} pictures a cell, 95 % Wilson intervals in brackets; {guess}."])
+    some = [by_setting[OFF] for by_setting in prints.values()]
+    totals = " or ".join(str(total) for total in sorted({point["total"] for point in some}))
+    chances = " or ".join(f"{chance:.0%}" for chance in sorted({point["chance"] for point in some}))
+    guess = f"always giving the most frequent word would score {chances}"
+    return "\n".join([*lines, "", f"{totals} pictures a cell, 95 % Wilson intervals in brackets; {guess}."])
 
 
 def plot(numbers: Mapping[str, Any], folder: Path) -> None:
@@ -410,7 +427,7 @@ def plot(numbers: Mapping[str, Any], folder: Path) -> None:
     figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     figure.savefig(folder / "frames.png", dpi=110)
 
-    figure = new_figure("the curves", 6.4, 3.6, layout="constrained")
+    figure = new_figure("the curves", 8.6, 3.6, layout="constrained")
     axes, prints = figure.add_subplot(), _prints(numbers)
     for setting, shift in ((OFF, -0.2), (ON, 0.2)):
         some = [by_setting[setting] for by_setting in prints.values()]

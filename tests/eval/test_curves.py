@@ -25,7 +25,7 @@ from longview.eval.curves import (
     plot,
     points,
     rows,
-    with_pictures_of,
+    with_points_of,
 )
 from longview.eval.tasks import distractors
 from longview.messages import Message, Part
@@ -262,13 +262,20 @@ def test_pictures_of_another_job_stand_beside_the_others_and_nothing_else_of_it(
     place = {"model": "demo-owl3-many", "setting": None, "at": 400}
     score = {"total": 40, "accuracy": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3}
     others = {"points": [place | score | {"curve": "pictures"}, place | score | {"curve": "frames", "setting": "mdp3"}]}
-    together = with_pictures_of(numbers, others)
+    together = with_points_of(numbers, others, "pictures")
     assert len(together["points"]) == len(numbers["points"]) + 1
     assert "| 400 | 40 | – | – | 50% (40% – 60%) |" in page(together, "results")["pictures"]
     assert "| 400 | 40 | 50% (40% – 60%) |" in answered_films(others)
 
 
-@pytest.mark.parametrize(("name", "models"), [("embedded", curves.MODELS), ("many", ("demo-owl3-many",))])
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("embedded", curves.MODELS),
+        ("many", ("demo-owl3-many",)),
+        ("print", ("demo-owl3-print", "demo-ovis2-print", "demo-mgm-print")),
+    ],
+)
 def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(name, models):
     path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.json"
     numbers = json.loads(path.read_text())
