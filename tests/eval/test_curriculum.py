@@ -61,6 +61,21 @@ def test_facts_of_successive_runs_are_merged(run):
     assert list(both["stages"]) == ["see", "tell", "see of curricula-ovis2", "tell of curricula-ovis2"]
 
 
+@pytest.mark.parametrize(
+    ("parts", "begun"),
+    [
+        ({"vision": "longview/demo/mgm", "language": "longview/demo/mgm"}, "demo-mgm"),
+        ({"vision": "runs/demo-towers/model", "language": "longview/demo/mgm"}, "demo-mgm"),
+        ({"vision": "longview/demo/owl3", "language": "longview/demo/mgm"}, None),
+        ({"vision": "runs/demo-towers/model"}, None),
+    ],
+)
+def test_the_facts_say_which_embedded_model_a_run_began_as(parts, begun, run):
+    recipe = json.loads((run / "recipe.json").read_text()) | {"model": {"init_from": parts}}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert training_facts([run]).get("from") == begun
+
+
 def test_a_curve_is_of_the_answers_where_the_log_has_probes(run):
     assert curve(run / "log.jsonl", "see") == [[10, 4.0], [20, 2.0]]
     assert curve(run / "log.jsonl", "tell") == [[10, 1.0], [20, 0.5]]

@@ -18,6 +18,7 @@ from longview.eval import curves
 from longview.eval.curves import (
     Amount,
     answered_films,
+    groups_table,
     main,
     measure,
     mechanism,
@@ -266,6 +267,14 @@ def test_pictures_of_another_job_stand_beside_the_others_and_nothing_else_of_it(
     assert len(together["points"]) == len(numbers["points"]) + 1
     assert "| 400 | 40 | – | – | 50% (40% – 60%) |" in page(together, "results")["pictures"]
     assert "| 400 | 40 | 50% (40% – 60%) |" in answered_films(others)
+
+
+def test_groups_of_each_model_are_those_of_its_card():
+    score = {"accuracy": 0.95, "low": 0.9, "high": 0.98}
+    shown = dict.fromkeys(("one picture", "two pictures", "four pictures", "eight pictures", "small print"), score)
+    lines = groups_table({"demo-x": {"groups": {"shown": shown | {"clip": score | {"accuracy": 0.5}}}}}).splitlines()
+    assert lines[0] == "| model | one picture | two pictures | four pictures | eight pictures | clip |"
+    assert lines[2] == f"| `demo-x` |{' 95% (90% – 98%) |' * 4} 50% (90% – 98%) |"
 
 
 @pytest.mark.parametrize(

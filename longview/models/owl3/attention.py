@@ -370,8 +370,9 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
 def _attend_text_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """The same of queries (B, H, T, D) by the fused kernel; None where there is none for them."""
     length, num_keys = query.shape[2], key.shape[2]
-    causal = mask is None and length == num_keys
-    additive = None if causal else _finite(text_mask(mask, length, num_keys, query.device), query.dtype)
+    additive, causal = None, mask is None and length == num_keys
+    if not causal and not (mask is None and length == 1):  # a single token attends to all that came before it
+        additive = _finite(text_mask(mask, length, num_keys, query.device), query.dtype)
     if not torch.is_grad_enabled():
         return fused_attention(query, key, value, additive, causal)
     return FusedAttention.apply(query, key, value, additive, causal) if has_gradient(query, key, value) else None
