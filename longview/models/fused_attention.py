@@ -58,6 +58,8 @@ def _operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     width = query.shape[-1]
     if operator is None or query.dtype not in DTYPES[device] or width > MAX_HEAD_DIM[device] or width % 8:
         return None
+    if not query.dtype == key.dtype == value.dtype:  # under autocast they may differ
+        return None
     if any(states.stride(-1) != 1 for states in (query, key, value)):  # the CPU's reads the others' numbers
         return None
     if device == "cuda" and (mask is not None or torch.cuda.get_device_capability(query.device) < (8, 0)):

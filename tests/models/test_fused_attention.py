@@ -123,6 +123,12 @@ def test_without_a_gradient_of_the_output_nothing_is_divided_by_0():
     assert all((states == 0).all() for states in found)
 
 
+def test_tensors_of_different_dtypes_are_left_to_the_caller():
+    query, key, value = drawn("cpu", torch.float32)
+    assert fused_attention(query, key, value.bfloat16()) is None
+    assert not has_gradient(query, key.bfloat16(), value)
+
+
 def test_gradients_are_for_what_the_operator_takes():
     assert not has_gradient(*drawn("cpu", torch.bfloat16))
     assert not has_gradient(*drawn("cpu", torch.float32, width=12))
