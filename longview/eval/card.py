@@ -209,12 +209,11 @@ WHAT = {
     "mgm": "A whole MGM: CLIP tower at 72 × 72 pixels, ConvNeXt tower at full size, patch info mining, two-layer "
     "projector,\nLlama language model.",
 }
-_PRINT = (
-    "It was trained on to read small print {how}, and for longer with what the model that it\nbegins as knows least.\n"
-)
 ADDED = {
-    "owl3-print": _PRINT.format(how="in crops"),
-    "ovis2-print": _PRINT.format(how="in crops"),
+    "owl3-crops": "It was trained on with single pictures in crops, and for longer with what the model that it begins "
+    "as knows least.\nSmall print it does not read, in crops either.\n",
+    "ovis2-print": "It was trained on to read small print in crops, and for longer with what the model that it begins "
+    "as knows least.\n",
     "mgm-print": "Its towers are new, and its high-resolution tower was taught to read small print; its language model "
     "began as that\nof `demo-mgm`.\n",
     "owl3-many": "It was trained on with up to 400 numbered pictures at once, and with films of up to 64 frames.\n",

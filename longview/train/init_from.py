@@ -1,7 +1,7 @@
 """Initialise parts of a new model from others' weights: towers and language models that exist.
 
 A part is taken from any folder that holds it: a language model's own folder, or a whole model of any family. Its
-tensors are matched by the ends of their names. A tower may have patches of another size: their kernel is resampled.
+tensors are matched by the ends of their names.
 
     wanted   llm.model.layers.0.mlp.up_proj.weight
     found              model.layers.0.mlp.up_proj.weight   in a language model's own folder
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from longview.errors import CheckpointError, RecipeError
 from longview.models import adapters, checkpoint
@@ -60,8 +59,6 @@ def init_from(model: Any, sources: Mapping[str, str]) -> dict[str, str]:
                 f"model.init_from.{part}: {name} has nothing for {lacking[0]!r}; name a folder that holds this part"
             )
         for own, other in places.items():
-            if is_patch_embedding(found[other], wanted[own]):
-                found[other] = resampled(found[other], wanted[own].shape[-1])
             if found[other].shape != wanted[own].shape:
                 raise RecipeError(
                     f"model.init_from.{part}: {other!r} in {name} is {tuple(found[other].shape)}, and {own!r} of the "
@@ -77,26 +74,6 @@ def init_from(model: Any, sources: Mapping[str, str]) -> dict[str, str]:
             else:
                 parameter.zero_()
     return digests
-
-
-def is_patch_embedding(found: Tensor, wanted: Tensor) -> bool:
-    """Whether both are kernels of square patches (D, C, P, P) that differ in nothing but the size of a patch."""
-    square = all(each.dim() == 4 and each.shape[-2] == each.shape[-1] for each in (found, wanted))
-    return square and found.shape[:2] == wanted.shape[:2] and found.shape[-1] != wanted.shape[-1]
-
-
-def resampled(kernel: Tensor, size: int) -> Tensor:
-    """A kernel of patches (D, C, P, P) for patches of another size: of a patch that is resized, it makes what the old
-    one makes of the patch; exactly, where patches grow.
-
-    With B the matrix that resizes a row of pixels, that is the K of Bᵀ K B = old, of least norm (FlexiViT, arXiv
-    2212.08013, section 3.4).
-    """
-    old = kernel.shape[-1]
-    pixels = torch.eye(old, dtype=torch.float64)[None, None]  # a picture of unit columns: its rows are resized alone
-    resize = functional.interpolate(pixels, (size, old), mode="bilinear", align_corners=False)[0, 0]  # (size, old)
-    back = torch.linalg.pinv(resize.T)  # (size, old)
-    return (back @ kernel.double() @ back.T).to(kernel.dtype)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

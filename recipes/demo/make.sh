@@ -55,8 +55,19 @@ ship mgm runs/curricula-mgm/after/2-instruct
 train curricula/owl3-knowledge curricula-owl3-knowledge
 python -m longview.eval.card measure runs/curricula-owl3-knowledge/model runs/curricula-owl3-knowledge
 ship owl3-knowledge runs/curricula-owl3-knowledge/model
-for recipe in owl3-many owl3-many-on owl3-many-longest; do train curricula/$recipe curricula-$recipe; done
+for recipe in owl3-many owl3-many-on owl3-many-longest owl3-many-further; do
+    train curricula/$recipe curricula-$recipe
+done
 many=runs/curricula-owl3-many
-python -m longview.eval.card measure $many-longest/model $many $many-on $many-longest
-ship owl3-many $many-longest/model
+python -m longview.eval.card measure $many-further/model $many $many-on $many-longest $many-further
+ship owl3-many $many-further/model
+for recipe in owl3-crops ovis2-print; do train curricula/$recipe curricula-$recipe; done
+train mgm-print-tower demo-mgm-print-tower
+train curricula/mgm-print curricula-mgm-print
+for name in owl3-crops ovis2-print; do
+    python -m longview.eval.card measure runs/curricula-$name/model runs/curricula-$name
+    ship $name runs/curricula-$name/model
+done
+python -m longview.eval.card measure runs/curricula-mgm-print/model runs/demo-mgm-print-tower runs/curricula-mgm-print
+ship mgm-print runs/curricula-mgm-print/model
 python docs/make.py

@@ -282,7 +282,7 @@ def test_groups_of_each_model_are_those_of_its_card():
     [
         ("embedded", curves.MODELS),
         ("many", ("demo-owl3-many",)),
-        ("print", ("demo-owl3-print", "demo-ovis2-print", "demo-mgm-print")),
+        ("print", ("demo-owl3-crops", "demo-ovis2-print", "demo-mgm-print")),
     ],
 )
 def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(name, models):

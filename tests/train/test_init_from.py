@@ -9,12 +9,11 @@ import pytest
 import torch
 from runs import NEW_OVIS2, WORLD_TREE, stage_tree, train_language_model
 from safetensors.torch import load_file
-from torch.nn import functional
 
 import longview
 from longview.errors import RecipeError
 from longview.train import run as training
-from longview.train.init_from import match, resampled
+from longview.train.init_from import match
 from longview.train.recipe import check, from_tree
 
 ALIGN = {"name": "align", "objective": "answers", "train": ["connector"], "steps": 2, "warmup": 1, "keep": True,
@@ -129,31 +128,3 @@ def test_a_connector_that_lies_within_the_blocks_begins_as_that_of_another_model
     theirs = dict(given.named_parameters())
     for name, parameter in new.named_parameters():
         assert torch.equal(parameter, theirs[name] if name in connector else before[name]), name
-
-
-def test_a_kernel_for_larger_patches_makes_of_a_larger_picture_what_it_made_of_the_picture():
-    torch.manual_seed(0)
-    kernel, pictures = torch.randn(5, 3, 8, 8), torch.randn(2, 3, 24, 24)
-    larger = functional.interpolate(pictures.unflatten(3, (3, 8)).unflatten(2, (3, 8)).permute(0, 2, 4, 1, 3, 5)
-                                    .flatten(0, 2), (12, 12), mode="bilinear")  # fmt: skip
-    larger = larger.unflatten(0, (2, 3, 3)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    expected = functional.conv2d(pictures, kernel, stride=8)
-    found = functional.conv2d(larger, resampled(kernel, 12), stride=12)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert resampled(kernel, 4).shape == (5, 3, 4, 4)
-
-
-def test_a_tower_may_have_patches_of_another_size(tmp_path):
-    whole = {"model": WORLD_TREE["model"], "pool": {"pictures": 24, "clips": 2}, "stages": [ALIGN]}
-    first = training.train(from_tree(whole), tmp_path / "first", progress=False)
-    config = WORLD_TREE["model"]["config"]
-    larger = config | {"vision_config": config["vision_config"] | {"image_size": 36, "patch_size": 12}}
-    parts = {"init_from": {"vision": str(first), "language": str(first)}}
-    second = training.train(
-        from_tree(whole | {"model": WORLD_TREE["model"] | {"config": larger} | parts, "stages": [SAY]}),
-        tmp_path / "second",
-        progress=False,
-    )
-    name = "vision_model.embeddings.patch_embedding.weight"
-    old, new = (load_file(folder / "model.safetensors")[name].float() for folder in (first, second))
-    torch.testing.assert_close(new, resampled(old, 12), atol=2e-3, rtol=2e-2)
