@@ -43,13 +43,13 @@ def finish(
     """Add the accuracy on small print without the high-resolution tower, where there is one; then `collect`."""
     if not hasattr(engine.model, "vision_tower_aux"):
         return collect(engine, folder, runs, seed, scores)
-    with _blanked(engine.model.vision_tower_aux):
+    with blanked(engine.model.vision_tower_aux):
         blank = score_by_teacher_forcing([engine], draw_cases(seed, per_kind, [BLANKED]), "shown")[0]
     return collect(engine, folder, runs, seed, {**scores, "fine tower blank": blank})
 
 
 @contextlib.contextmanager
-def _blanked(tower: Any) -> Iterator[None]:
+def blanked(tower: Any) -> Iterator[None]:
     """Give a tower grey pixels, whatever its input."""
     hook = tower.register_forward_pre_hook(lambda _, arguments: (arguments[0] * 0, *arguments[1:]))
     try:

@@ -27,11 +27,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import longview
 from longview.errors import LongviewError
 from longview.eval.ask import EngineAsker, fingerprint
+from longview.eval.card import blanked
 from longview.eval.collect import Row, collect, finish
 from longview.eval.needle import shows_needle
 from longview.eval.tasks import find_task
@@ -117,47 +116,43 @@ def _small_print(name: str, engine: Any, amount: Amount, known: set[tuple[Any, .
     """Signs in small letters, with and without what the family has for detail."""
     cases = draw_cases(amount.seed, max(1, amount.prints // 4), ["small print"])
     for setting in (OFF, ON):
-        with tempfile.TemporaryDirectory(prefix="longview-print-") as folder, mechanism(engine, setting == ON) as seen:
+        with tempfile.TemporaryDirectory(prefix="longview-print-") as folder, mechanism(engine, setting == ON):
             for number, case in enumerate(cases):
                 row = {"curve": "small print", "model": name, "setting": setting, "number": number}
                 if _key(row) in known:
                     continue
-                messages = [seen(message) for message in case_messages(case, "shown", Path(folder) / "case")]
+                messages = case_messages(case, "shown", Path(folder) / "case")
                 text = engine.answer(messages, max_tokens=MAX_TOKENS).text
                 truth = case.question.answer
                 yield row | {"truth": truth, "right": normalise(text) == normalise(truth)}
 
 
 @contextlib.contextmanager
-def mechanism(engine: Any, on: bool) -> Iterator[Callable[[Message], Message]]:
-    """A family's own mechanism for detail in one picture: crops, or MGM's tower of high resolution; on, or off.
-
-    MGM's tower cannot be taken out; off, it is shown no more than the other one: pictures reduced to that one's size.
+def mechanism(engine: Any, on: bool) -> Iterator[None]:
+    """A family's own mechanism for detail in one picture, on or off: crops, or MGM's tower of high resolution, which
+    is given grey pixels where it is off.
     """
-    processor = engine.processor
-    setting = next((each for each in ("cut_enable", "max_partition") if hasattr(processor, each)), None)
-    if setting is None:
-        side = engine.model.config.vision_config.image_size
-        yield (lambda message: message) if on else (lambda message: _reduced(message, side))
+    tower = getattr(getattr(engine, "model", None), "vision_tower_aux", None)
+    if tower is not None:
+        _forget(engine)
+        with contextlib.nullcontext() if on else blanked(tower):
+            yield
+        _forget(engine)
         return
+    processor = engine.processor
+    setting, values = ("cut_enable", (False, True)) if hasattr(processor, "cut_enable") else ("max_partition", (1, 9))
     usual = getattr(processor, setting)
-    setattr(processor, setting, {"cut_enable": on, "max_partition": 9 if on else 1}[setting])
+    setattr(processor, setting, values[on])
     try:
-        yield lambda message: message
+        yield
     finally:
         setattr(processor, setting, usual)
 
 
-def _reduced(message: Message, side: int) -> Message:
-    """A message whose pictures have no more than so many pixels a side."""
-    parts: list[Part] = []
-    for part in message.parts:
-        if part.type == "image":
-            assert isinstance(part.source, Path), "cases are files"
-            with Image.open(part.source) as image:
-                part = Part("image", source=image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
-        parts.append(part)
-    return replace(message, parts=tuple(parts))
+def _forget(engine: Any) -> None:
+    """Leave nothing in the caches of what has been computed of pictures."""
+    engine.feature_cache.clear()
+    engine.prefix_cache.clear()
 
 
 def _first_tokens(name: str, engine: Any, amount: Amount, known: set[tuple[Any, ...]]) -> Iterator[Row]:
