@@ -3,7 +3,7 @@
 #
 #     sh recipes/demo/make.sh
 #
-# Some five hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
+# Some eight hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
 # recipe of their own: siglip.yaml.
 set -eu
 cd "$(dirname "$0")/../.."
