@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from longview.curriculum.labels import CONTENT_CLASSES, PLACE_CLASSES, SIGN_CLASSES
 from longview.curriculum.probes import label_loss
+from longview.curriculum.reading import features_of_cells
 from longview.curriculum.siglip import SiglipModel
 from longview.curriculum.world import WorldObjective
 from longview.train.objectives.base import Notes, PassShape, SampleSizes
@@ -60,7 +61,7 @@ class Contents(WorldObjective):
         features = self.model.encode(**self.pixels(indices))  # (N, P, D)
         side = math.isqrt(features.shape[1])
         grid = features.transpose(1, 2).unflatten(-1, (side, side))
-        places = functional.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)  # (N, 9, D)
+        places = features_of_cells(grid).unflatten(0, (-1, 9))  # (N, 9, D)
         labels = self.labels(indices)
         held = labels[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
         features, places = self.normalise(features), self.normalise(places)

@@ -44,5 +44,5 @@ def side_by_side(pictures: Tensor, cells: Sequence[int]) -> Tensor:
 
 
 def features_of_cells(fine: Tensor) -> Tensor:
-    """Fine features (n, C, M, M) → the mean of each of 3 × 3 cells, row after row, (9n, C)."""
+    """Features (n, C, M, M) → the mean of each of 3 × 3 cells, row after row, (9n, C)."""
     return functional.adaptive_avg_pool2d(fine, 3).flatten(2).transpose(1, 2).flatten(0, 1)

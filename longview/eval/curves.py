@@ -135,9 +135,11 @@ def mechanism(engine: Any, on: bool) -> Iterator[None]:
     tower = getattr(getattr(engine, "model", None), "vision_tower_aux", None)
     if tower is not None:
         _forget(engine)
-        with contextlib.nullcontext() if on else blanked(tower):
-            yield
-        _forget(engine)
+        try:
+            with contextlib.nullcontext() if on else blanked(tower):
+                yield
+        finally:
+            _forget(engine)
         return
     processor = engine.processor
     setting, values = ("cut_enable", (False, True)) if hasattr(processor, "cut_enable") else ("max_partition", (1, 9))

@@ -199,46 +199,56 @@ class PrefixAttention(torch.autograd.Function):
         grad_query = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
         grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
         grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
-        shift = grad_lse - (output * grad_output).sum(-1)
         fused = has_gradient(query.flatten(1, 2)[None], key[None], value[None])
-        stand_in = with_gradient_of_lse(output, grad_output, grad_lse) if fused else output
+        # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
+        rest = (
+            with_gradient_of_lse(output, grad_output, grad_lse) if fused else grad_lse - (output * grad_output).sum(-1)
+        )
         for rectangle in rectangles_of(ctx.runs)[0]:
             rows = slice(rectangle.begin, rectangle.end)
             keys = slice(rectangle.first * ctx.patches, rectangle.pictures * ctx.patches)
-            k, v = key[:, keys], value[:, keys]
-            q, o, g, log_total, s = (
-                each[:, :, rows].flatten(1, 2) for each in (query, stand_in, grad_output, lse, shift)
-            )
+            k, v, grad_k, grad_v = (each[:, keys] for each in (key, value, grad_key, grad_value))
+            q, g, log_total, r = (each[:, :, rows].flatten(1, 2) for each in (query, grad_output, lse, rest))
             if fused:
-                batches = fused_gradients(q[None], k[None], v[None], o[None], log_total[None], g[None])
-                dq, dk, dv = (found[0] for found in batches)
+                found = fused_gradients(q[None], k[None], v[None], r[None], log_total[None], g[None])
+                dq, dk, dv = (each[0] for each in found)
+                grad_k += dk
+                grad_v += dv
             else:
-                dq, dk, dv = _plain_gradients(q, k, v, log_total, s, g, ctx.patches)
+                dq = _add_gradients(grad_k, grad_v, q, k, v, log_total, r, g, ctx.patches)
             grad_query[:, :, rows] += dq.view(grad_query[:, :, rows].shape)
-            grad_key[:, keys] += dk
-            grad_value[:, keys] += dv
         return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
-def _plain_gradients(
-    query: Tensor, key: Tensor, value: Tensor, lse: Tensor, shift: Tensor, grad_output: Tensor, patches: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries (Hkv, R, D), and of keys and values (Hkv, m, D) that all of them see, in fp32.
+def _add_gradients(
+    grad_key: Tensor,
+    grad_value: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lse: Tensor,
+    shift: Tensor,
+    grad_output: Tensor,
+    patches: int,
+) -> Tensor:
+    """Add to the gradients of keys and values (Hkv, m, D) what queries (Hkv, R, D) that see all of them give.
 
     Args:
-        lse, shift: (Hkv, R), see `PrefixAttention.backward`.
+        lse, shift: (Hkv, R); the latter is d lse − output · d output.
         grad_output: (Hkv, R, D).
+
+    Returns:
+        The gradient of the queries, fp32.
     """
-    grads = [torch.zeros(states.shape, dtype=torch.float32, device=states.device) for states in (query, key, value)]
+    grad_query = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
     for block in _blocks(range(key.shape[1]), patches, rows=query.shape[0] * query.shape[1]):
         k, v = key[:, block], value[:, block]
         weights = ((query @ k.transpose(1, 2)).float() - lse.unsqueeze(-1)).exp_()
+        grad_value[:, block] += weights.transpose(1, 2) @ grad_output
         grad_scores = weights * (grad_output @ v.float().transpose(1, 2) + shift.unsqueeze(-1))
-        grads[0] += grad_scores @ k.float()
-        grads[1][:, block] = grad_scores.transpose(1, 2) @ query.float()
-        grads[2][:, block] = weights.transpose(1, 2) @ grad_output
-    return grads[0], grads[1], grads[2]
+        grad_query += grad_scores @ k.float()
+        grad_key[:, block] += grad_scores.transpose(1, 2) @ query.float()
+    return grad_query
 
 
 def attend_single_token(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -369,13 +379,14 @@ def attend_text(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) 
 
 def _attend_text_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """The same of queries (B, H, T, D) by the fused kernel; None where there is none for them."""
+    learns = torch.is_grad_enabled()
+    if learns and not has_gradient(query, key, value):
+        return None
     length, num_keys = query.shape[2], key.shape[2]
     additive, causal = None, mask is None and length == num_keys
     if not causal and not (mask is None and length == 1):  # a single token attends to all that came before it
         additive = _finite(text_mask(mask, length, num_keys, query.device), query.dtype)
-    if not torch.is_grad_enabled():
-        return fused_attention(query, key, value, additive, causal)
-    return FusedAttention.apply(query, key, value, additive, causal) if has_gradient(query, key, value) else None
+    return (FusedAttention.apply if learns else fused_attention)(query, key, value, additive, causal)
 
 
 def _finite(mask: Tensor, dtype: torch.dtype) -> Tensor:
