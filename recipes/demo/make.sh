@@ -51,23 +51,23 @@ ship owl3 runs/curricula-owl3/after/3-instruct-on
 ship ovis2 runs/curricula-ovis2-prefer/model
 ship mgm runs/curricula-mgm/after/2-instruct
 
-# On, from the embedded one.
-train curricula/owl3-knowledge curricula-owl3-knowledge
-python -m longview.eval.card measure runs/curricula-owl3-knowledge/model runs/curricula-owl3-knowledge
-ship owl3-knowledge runs/curricula-owl3-knowledge/model
-for recipe in owl3-many owl3-many-on owl3-many-longest owl3-many-further; do
-    train curricula/$recipe curricula-$recipe
-done
-many=runs/curricula-owl3-many
-python -m longview.eval.card measure $many-further/model $many $many-on $many-longest $many-further
-ship owl3-many $many-further/model
-for recipe in owl3-crops ovis2-print; do train curricula/$recipe curricula-$recipe; done
-train mgm-print-tower demo-mgm-print-tower
-train curricula/mgm-print curricula-mgm-print
-for name in owl3-crops ovis2-print; do
-    python -m longview.eval.card measure runs/curricula-$name/model runs/curricula-$name
-    ship $name runs/curricula-$name/model
-done
-python -m longview.eval.card measure runs/curricula-mgm-print/model runs/demo-mgm-print-tower runs/curricula-mgm-print
-ship mgm-print runs/curricula-mgm-print/model
+# On, from the embedded ones.
+train_on() { # NAME RUN …: the recipes of a model, one after another, and the model of the last
+    name=$1
+    shift
+    for run in "$@"; do
+        case $run in
+            demo-*) train "${run#demo-}" "$run" ;;
+            *) train "curricula/${run#curricula-}" "$run" ;;
+        esac
+    done
+    last=runs/$run/model
+    python -m longview.eval.card measure "$last" $(printf 'runs/%s ' "$@")
+    ship "$name" "$last"
+}
+train_on owl3-knowledge curricula-owl3-knowledge
+train_on owl3-many curricula-owl3-many curricula-owl3-many-on curricula-owl3-many-longest curricula-owl3-many-further
+train_on owl3-crops curricula-owl3-crops
+train_on ovis2-print curricula-ovis2-print
+train_on mgm-print demo-mgm-print-tower curricula-mgm-print
 python docs/make.py
