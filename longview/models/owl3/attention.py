@@ -199,11 +199,10 @@ class PrefixAttention(torch.autograd.Function):
         grad_query = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
         grad_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
         grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        fused = has_gradient(query.flatten(1, 2)[None], key[None], value[None])
         # d score = weight · (d weight − Σ weight · d weight + d lse), and Σ weight · d weight = output · d output
-        rest = (
-            with_gradient_of_lse(output, grad_output, grad_lse) if fused else grad_lse - (output * grad_output).sum(-1)
-        )
+        shift = grad_lse - (output * grad_output).sum(-1)
+        fused = has_gradient(query.flatten(1, 2)[None], key[None], value[None])
+        rest = with_gradient_of_lse(output, grad_output, grad_lse) if fused else shift
         for rectangle in rectangles_of(ctx.runs)[0]:
             rows = slice(rectangle.begin, rectangle.end)
             keys = slice(rectangle.first * ctx.patches, rectangle.pictures * ctx.patches)
