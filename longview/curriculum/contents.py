@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from longview.curriculum.labels import CONTENT_CLASSES, PLACE_CLASSES, SIGN_CLASSES
 from longview.curriculum.probes import label_loss
-from longview.curriculum.reading import features_of_cells
+from longview.curriculum.reading import cell_of_print, features_of_cells
 from longview.curriculum.siglip import SiglipModel
 from longview.curriculum.world import WorldObjective
 from longview.train.objectives.base import Notes, PassShape, SampleSizes
@@ -66,22 +66,35 @@ class Contents(WorldObjective):
         held = labels[:, :27].view(-1, 3, 9).transpose(1, 2).flatten(0, 1)  # (N·9, 3)
         features, places = self.normalise(features), self.normalise(places)
         mean = self.probes["mean"](features.mean(1))
-        signs = label_loss(mean[:, -sum(SIGN_CLASSES) :], labels[:, 27:], SIGN_CLASSES)
-        whole = self.whole_loss(mean, labels, signs)
+        signs = self._loss_of_signs(mean[:, -sum(SIGN_CLASSES) :], labels[:, 27:], batch.indices)
         each = label_loss(self.probes["place"](places.flatten(0, 1)), held, PLACE_CLASSES)
-        loss, noted = whole + 9 * each, {"each": each.item(), "signs": signs.item()}
+        loss = self.whole_loss(mean, labels) + signs + 9 * each
+        noted = {"each": each.item(), "signs": signs.item()}
         if batch.looked_at:
             read = self.text_loss(torch.tensor(batch.looked_at))
             loss, noted = loss + self.settings.text_probe_weight * read, noted | {"read": read.item()}
         return loss, noted
 
+    def _loss_of_signs(self, logits: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
+        """Of the mean of the features: the labels of the sign, (N, 4).
+
+        Where two towers learn, small print is left out: the one of low resolution would learn to guess it.
+        """
+        if self._fine_tower is not None and "vision" in self.stage.train:
+            asked = [row for row, index in enumerate(indices) if cell_of_print(self.pool.pictures[index]) is None]
+            if not asked:
+                return logits.sum() * 0
+            logits, labels = logits[asked], labels[asked]
+        return label_loss(logits, labels, SIGN_CLASSES)
+
     def normalise(self, hidden: Tensor) -> Tensor:
         """Features (…, D) as the probes read them."""
         return hidden
 
-    def whole_loss(self, logits: Tensor, labels: Tensor, signs: Tensor) -> Tensor:
-        """Of the mean of the features: all labels (N, 31)."""
-        return label_loss(logits, labels, CONTENT_CLASSES)
+    def whole_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of the mean of the features: what stands in each place, of labels (N, 31)."""
+        classes = CONTENT_CLASSES[:27]
+        return label_loss(logits[:, : sum(classes)], labels[:, :27], classes)
 
 
 class Places(Contents):
@@ -93,5 +106,5 @@ class Places(Contents):
     def normalise(self, hidden: Tensor) -> Tensor:
         return functional.rms_norm(hidden, hidden.shape[-1:])
 
-    def whole_loss(self, logits: Tensor, labels: Tensor, signs: Tensor) -> Tensor:
-        return signs
+    def whole_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.new_zeros(())

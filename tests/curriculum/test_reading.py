@@ -145,3 +145,21 @@ def test_the_stage_says_how_many_pictures_are_read(tmp_path):
     recipe = recipe_of(MGM, {"prints": 0.8}, text_probe=9)
     assert Contents(recipe, 0).describe()[0] == "4 pictures and the text of 9 more"
     assert Contents(recipe_of(MGM, {}), 0).describe()[0] == "4 pictures"
+
+
+@pytest.mark.parametrize(("train", "asked"), [(["vision", "connector"], False), (["connector"], True)])
+def test_a_tower_of_low_resolution_is_not_taught_small_print(train, asked, tmp_path):
+    recipe = recipe_of(MGM, {"pictures": 60, "prints": 0.8})
+    stage = dataclasses.replace(recipe.stages[0], train=train)
+    objective = attached(dataclasses.replace(recipe, stages=[stage]), tmp_path)
+    printed = torch.tensor(objective.pool.printed[:6])
+    others = torch.tensor([index for index in range(60) if index not in objective.pool.printed][:6])
+
+    def signs(*indices: torch.Tensor) -> float:
+        labels = objective.labels(torch.cat(indices))[:, 27:]
+        logits = torch.zeros(len(labels), sum(SIGN_CLASSES))
+        logits[len(indices[0]) :] += torch.arange(sum(SIGN_CLASSES))
+        return objective._loss_of_signs(logits, labels, torch.cat(indices).tolist()).item()
+
+    assert (signs(printed) > 0) == asked
+    assert (signs(others, printed) != signs(others)) == asked, "what is left out has no part in the mean"
