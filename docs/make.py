@@ -102,7 +102,7 @@ def evaluation() -> str:
 
 def curves() -> tuple[dict[str, Any], dict[str, Any]]:
     """The measurements of the embedded models, and those of the one that was trained on with many pictures."""
-    from longview.eval.curves import with_points_of
+    from longview.eval.curves_page import with_points_of
 
     files = (DOCS / "results" / name for name in ("embedded.json", "many.json", "print.json"))
     three, many, on = (json.loads(file.read_text(encoding="utf-8")) for file in files)
@@ -121,7 +121,7 @@ def evaluations() -> dict[str, Any]:
 
 def results() -> str:
     """The page about what the embedded models show of what is claimed: each `{curve}` of the preface is its section."""
-    from longview.eval.curves import answered_films, groups_table, page
+    from longview.eval.curves_page import answered_films, groups_table, page
 
     text = (DOCS / "results" / "preface.md").read_text(encoding="utf-8")
     numbers, many = curves()
@@ -202,13 +202,12 @@ if __name__ == "__main__":
     EVIDENCE.write_text(evidence(), encoding="utf-8")
     RETRIEVAL.write_text(retrieval(), encoding="utf-8")
     GROWTH.write_text(growth(), encoding="utf-8")
-    from longview.eval import curves as plotted
-    from longview.eval import retrieval_points
+    from longview.eval import curves_page, retrieval_points
     from longview.eval.curriculum import plot
     from longview.eval.evidence import plot as plot_evidence
 
     grown().plot(DOCS / "growth" / "growth.png")
-    plotted.plot(curves()[0], DOCS / "results")
+    curves_page.plot(curves()[0], DOCS / "results")
     plot_evidence(shown_evidence(), DOCS / "evidence")
     retrieval_points.plot(retrieved(), DOCS / "retrieval-results")
     for name, numbers in measured().items():

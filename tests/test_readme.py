@@ -106,8 +106,7 @@ def test_every_option_in_a_document_exists():
     foreign |= {"--api-url", "--eval-type", "--datasets", "--dataset-args", "--generation-config"}  # of evalscope
     foreign |= {"--include", "--batch", "--tasks"}  # of lmms-eval, up to their underscores
     foreign |= {"--base-url", "--key"}  # of VLMEvalKit
-    foreign |= {"--films", "--prints", "--questions", "--shown", "--repeats"}  # of python -m longview.eval.curves
-    foreign |= {"--places"}  # of python -m longview.eval.evidence
+    foreign |= {"--films", "--places"}  # of python -m longview.eval.evidence
     foreign |= {"--models", "--searches"}  # of python -m longview.eval.retrieval
     for document in DOCUMENTS:
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", document.read_text(encoding="utf-8"))) - foreign

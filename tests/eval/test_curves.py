@@ -16,19 +16,8 @@ import pytest
 import longview
 from longview.errors import RequestError
 from longview.eval import curves
-from longview.eval.curves import (
-    Amount,
-    answered_films,
-    groups_table,
-    main,
-    measure,
-    mechanism,
-    page,
-    plot,
-    points,
-    rows,
-    with_points_of,
-)
+from longview.eval.curves import JOBS, Amount, main, measure, mechanism, points, rows
+from longview.eval.curves_page import answered_films, groups_table, page, plot, with_points_of
 from longview.eval.tasks import distractors
 from longview.messages import Message, Part
 from longview.world.render import write_picture
@@ -283,18 +272,15 @@ def test_groups_of_each_model_are_those_of_its_card():
     assert lines[2] == f"| `demo-x` |{' 95% (90% – 98%) |' * 4} 50% (90% – 98%) |"
 
 
-@pytest.mark.parametrize(
-    ("name", "models"),
-    [
-        ("embedded", curves.MODELS),
-        ("many", ("demo-owl3-many",)),
-        ("print", ("demo-owl3-crops", "demo-ovis2-print", "demo-mgm-print")),
-    ],
-)
-def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(name, models):
+@pytest.mark.parametrize("name", JOBS)
+def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(name):
     path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.json"
     numbers = json.loads(path.read_text())
+    models, amount = JOBS[name]
     assert numbers["models"] == list(models)
+    assert {field: numbers[field] for field in ("questions", "films", "prints")} == {
+        field: getattr(amount, field) for field in ("questions", "films", "prints")
+    }
     assert {point["curve"] for point in numbers["points"]} == {
         "pictures", "frames", "needle", "small print", "first token"
     }  # fmt: skip
@@ -308,6 +294,7 @@ def test_the_committed_numbers_are_of_the_embedded_models_and_fill_every_curve(n
         (["--films", "0"], "from 1 up"),
         (["--films", "x"], "invalid int"),
         (["--models", "nothing-here"], "nothing-here"),
+        (["--only", "print"], "--only goes with a folder"),
     ],
 )
 def test_wrong_arguments_are_named_and_nothing_is_written(arguments, said, tmp_path, capsys):
@@ -315,3 +302,16 @@ def test_wrong_arguments_are_named_and_nothing_is_written(arguments, said, tmp_p
         main([str(tmp_path / "numbers.json"), *arguments])
     assert said in capsys.readouterr().err + str(ended.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_takes_the_jobs_of_the_page(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(curves, "measure", lambda engines, amount, file, tell: asked.append((list(engines), file.name)))
+    monkeypatch.setattr(curves.longview, "load", lambda name: name)
+    main([str(tmp_path)])
+    assert asked == [(list(models), f"{name}.json") for name, (models, _) in JOBS.items()]
+    main([str(tmp_path), "--only", "many"])
+    assert asked[3:] == [(["demo-owl3-many"], "many.json")]
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--films", "3"])
+    assert "whose jobs say what they ask" in capsys.readouterr().err
