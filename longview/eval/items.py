@@ -115,6 +115,8 @@ class Graded:
 
 Prompt: TypeAlias = "Callable[[Item], Sequence[str | Shown]]"
 """An item → the texts and media of the user's message, in their order."""
+Parse: TypeAlias = "Callable[[Item, str], Verdict]"
+"""What an answer to an item means."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,11 @@ class Protocol:
     frames: int | None = None
     select: str | None = None
     cut_behind: str = ""
-    """Of an answer only what stands behind this counts, as in chains of thought."""
+    """Of an answer only what stands behind the first of this counts, as in chains of thought."""
+    parse: Parse | None = None
+    """What an answer means, where that is not as the task has it."""
+    sizes: tuple[str, ...] = ()
+    """The sizes, as "8B", of those of the family's models that are asked so unless another protocol is named."""
     note: str = ""
     """Where this differs from what the authors did, and why."""
 

@@ -264,6 +264,24 @@ def anls(answer: str, truths: Sequence[str], threshold: float = 0.5) -> float:
     return best if best >= threshold else 0.0
 
 
+def gqa_words(answer: str) -> str:
+    """What mPLUG-Owl3's authors compare of an answer to a question of GQA.
+
+    Before the first mark; behind the first "is ", "are ", "a ", "an ", "the ", each up to the next of its kind, also
+    where these end a longer word; before " of".
+    """
+    said = re.split("[.,!]", answer.strip(), maxsplit=1)[0].lower()
+    for word in ("is ", "are ", "a ", "an ", "the "):
+        pieces = said.split(word)
+        said = pieces[1] if len(pieces) > 1 else said
+    return said.partition(" of")[0].strip()
+
+
+def owl3_short(answer: str) -> str:
+    """What mPLUG-Owl3's authors compare of an answer to POPE and VizWiz: up to the first full stop or comma."""
+    return re.split("[.,]", answer.strip(), maxsplit=1)[0].strip()
+
+
 def gqa_is_right(answer: str, truth: str) -> bool:
     """GQA's rule: the same words but for case and a final full stop."""
     return answer.strip().rstrip(".").lower() == truth.strip().lower()

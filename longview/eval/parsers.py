@@ -5,36 +5,45 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import random
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longview.eval.items import Item, Verdict
-from longview.eval.metrics import mathvista_normalised, mmmu_choice, says_yes
+from longview.eval.metrics import gqa_words, mathvista_normalised, mmmu_choice, owl3_short, says_yes
 
-_BEHIND = re.compile(
-    r"(?:answer|option|choice)(?: is| would be| should be)?\s*[:：]?\s*[*(\[（]*([A-Z])(?![A-Za-z'’])"
-    r"|(?:答案|选项|选择|选)(?:是|为)?\s*[:：]?\s*[(（]?([A-Z])(?![A-Za-z])"
+_LETTER = r"[*(\[（]*([A-Z])(?![A-Za-z'’])"
+_ANSWERS = re.compile(rf"(?:(?i:answer)(?: is| would be| should be)?|答案(?:是|为)?)\s*[:：]?\s*{_LETTER}")
+_OPTIONS = re.compile(rf"(?:(?i:option|choice)(?: is)?|(?:选项|选择|选)(?:是|为)?)\s*[:：]?\s*{_LETTER}")
+_ANOTHER = re.compile(
+    r"[*)\]）]*\s*(?:,|，|、|/|&|(?:or|and)\b|或|和)\s*(?:(?:or|and)\s+)?(?i:option |choice )?[*(\[（]*"
+    r"(?:[A-Z](?![A-Za-z'’])|[a-z]\W*$)"
 )
+"""Behind a letter: a further one."""
+_APART = re.compile(r"(?<![A-Za-z'’])([B-Z]|A(?! (?!(?:or|and|nor|is|because|since|but)\b)[a-z]))(?![A-Za-z'’])")
+"""A letter that stands apart; the article in "A red car" is none."""
 
 
 def letter(item: Item, answer: str) -> Verdict:
     """The letter of an option.
 
-    Alone or before a mark; behind "answer is"; in brackets; the only letter that stands apart; or the words of the one
-    option that is named. The article in "A red car" is no letter.
+    Alone or before a mark, where no other is named; behind "answer is"; the only letter that stands apart; or the words
+    of the one option that is named. Several letters, as in "A or B", are no answer.
     """
     text, letters = answer.strip().strip("*").strip(), item.letters
+    apart = {each for each in _APART.findall(text) if each in letters}
     alone = re.match(r"[(\[（]?([A-Za-z])\s*(?:[)\]）.:：,，、。\n]|$)", text)
-    if alone and alone[1].upper() in letters:
+    if alone and alone[1].upper() in letters and apart <= {alone[1]} and not _ANOTHER.match(text, alone.end(1)):
         return Verdict(alone[1].upper())
-    behind = [found[1] or found[2] for found in _BEHIND.finditer(text)]
-    bracketed = re.findall(r"[(\[（]([A-Z])[)\]）]", text)
-    apart = re.findall(r"(?<![A-Za-z'’])([B-Z]|A(?! [a-z]))(?![A-Za-z'’])", text)
-    for named in (behind[-1:], bracketed, apart):
-        fitting = {each for each in named if each in letters}
-        if len(fitting) == 1:
-            return Verdict(fitting.pop())
+    for form in (_ANSWERS, _OPTIONS):
+        behind = list(form.finditer(text))
+        if behind and behind[-1][1] in letters and not _hedged(text, behind):
+            return Verdict(behind[-1][1])
+    if len(apart) == 1:
+        return Verdict(apart.pop())
     said = text.rstrip(".").lower()
     for fits in (str.__eq__, str.__contains__):
         found = [letters[n] for n, option in enumerate(item.options) if fits(said, option.strip().rstrip(".").lower())]
@@ -43,16 +52,25 @@ def letter(item: Item, answer: str) -> Verdict:
     return Verdict(None, False)
 
 
-_PREFIXES = re.compile(r"(?:the )?(?:best|correct)?\s*(?:answer|option)(?: is)?\s*:?", re.IGNORECASE)
+def _hedged(text: str, behind: Sequence[re.Match[str]]) -> bool:
+    """Whether the last of some letters is one of several: "option A or option B"."""
+    further = [_ANOTHER.match(text, found.end()) for found in behind[-2:]]
+    return any(another is not None and another.end() >= behind[-1].end() for another in further)
 
 
 def first_letter(item: Item, answer: str) -> Verdict:
-    """VideoMME's rule: the first capital that is a letter of an option; mPLUG-Owl3 counts "A" where there is none."""
-    said = _PREFIXES.sub("", answer.strip())
-    found = re.search(f"[{item.letters}]", said)
-    if found is None or (len(said.split()) > 10 and not re.match(r"[(\[]?[A-Z]\b", said.strip())):
-        return Verdict("A", False)
-    return Verdict(found[0])
+    """VideoMME's rule: the first capital that is a letter of an option, wherever it stands.
+
+    Of the openings that its authors leave out ("The best answer is", "Answer:", …), one alone has such a capital.
+    """
+    found = re.search(f"[{item.letters}]", answer.replace("Answer:", ""))
+    return Verdict(None, False) if found is None else Verdict(found[0])
+
+
+def owl3_first_letter(item: Item, answer: str) -> Verdict:
+    """The same, but an answer without a letter counts as "A"."""
+    found = first_letter(item, answer)
+    return found if found.understood else Verdict("A", False)
 
 
 def mme(item: Item, answer: str) -> Verdict:
@@ -72,9 +90,25 @@ def pope(item: Item, answer: str) -> Verdict:
     return Verdict("yes" if says_yes(answer) else "no", bool(said))
 
 
+def owl3_pope(item: Item, answer: str) -> Verdict:
+    """mPLUG-Owl3's rule: what stands before the first full stop or comma is yes or no, and nothing else."""
+    said = owl3_short(answer).lower()
+    return Verdict(said if said in ("yes", "no") else None, said in ("yes", "no"))
+
+
 def text(item: Item, answer: str) -> Verdict:
     """The answer itself."""
     return Verdict(answer.strip(), bool(answer.strip()))
+
+
+def owl3_vizwiz(item: Item, answer: str) -> Verdict:
+    """What stands before the first full stop or comma."""
+    return text(item, owl3_short(answer))
+
+
+def owl3_gqa(item: Item, answer: str) -> Verdict:
+    """The word behind a verb or an article: "It is a red car." is "red car"."""
+    return text(item, gqa_words(answer))
 
 
 class _NoChance(random.Random):
@@ -96,30 +130,60 @@ def mmmu(item: Item, answer: str) -> Verdict:
 
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
-_ANSWER_IS = re.compile(r"answer(?: is|:)\s*(.+?)(?:\.\s|\.?$|\n)", re.IGNORECASE)
+_LIST = re.compile(r"\[[^\[\]]*\]")
+_ANSWER_IS = re.compile(r"answer(?: is:?|:)\s*(.+?)(?:\.\s|\.?$|\n)", re.IGNORECASE)
 
 
 def mathvista(item: Item, answer: str) -> Verdict:
-    """What a judge would extract, by rules: a choice, a number, or what stands behind "answer is".
+    """What a judge would extract, by rules: a choice, a number, a list, or what stands behind "answer is".
 
-    The last number in a text is taken, and counts as not understood, for a judge to look at.
+    Where no rule fits, the last number, the last list or the nearest choice is taken, and counts as not understood, for
+    a judge to look at.
     """
     problem, said = item.facts["problem"], answer.strip()
-    choices, kind = problem["choices"], problem["question_type"]
-    behind = [found.strip(" \"'*$") for found in _ANSWER_IS.findall(said)]
-    if kind == "multi_choice":
-        lettered = Item(item.id, "", "", options=tuple(str(choice) for choice in choices))
-        found = next((v for each in (said, *behind[::-1]) if (v := letter(lettered, each)).understood), None)
-        chosen = None if found is None else str(choices[lettered.letters.index(found.value)])
-        return Verdict(chosen, chosen is not None)
-    for each, sure in ((said, True), *((one, True) for one in behind[::-1]), (_last_number(said), False)):
-        value = mathvista_normalised(each.replace(",", "") if kind != "list" else each, None, kind,
-                                     problem["answer_type"], problem["precision"])  # fmt: skip
-        if value is not None and (problem["answer_type"] not in ("text", "list") or each):
+    behind = [found.strip(" \"'*$") for found in _ANSWER_IS.findall(said)][::-1]
+    if problem["question_type"] == "multi_choice":
+        return _mathvista_choice(item, [said, *behind])
+    last = _last(_LIST if problem["answer_type"] == "list" else _NUMBER, said)
+    for each, sure in ((said, True), *((one, True) for one in behind), (last, False)):
+        value = _mathvista_value(problem, each)
+        if value:
             return Verdict(value, sure)
     return Verdict(None, False)
 
 
-def _last_number(text: str) -> str:
-    found = _NUMBER.findall(text)
+def mathvista_judged(item: Item, reply: str) -> Verdict:
+    """What a judge extracted; of choices the nearest by letters, as the authors take it."""
+    found = mathvista(item, reply)
+    chosen = item.facts["problem"]["question_type"] == "multi_choice" and found.value is not None
+    return Verdict(found.value, found.understood or chosen)
+
+
+def _mathvista_choice(item: Item, said: Sequence[str]) -> Verdict:
+    problem = item.facts["problem"]
+    choices = [str(choice) for choice in problem["choices"]]
+    lettered = Item(item.id, "", "", options=tuple(choices))
+    for each in said:
+        found = letter(lettered, each)
+        if found.understood:
+            return Verdict(choices[lettered.letters.index(found.value)])
+    if not said[0]:
+        return Verdict(None, False)
+    nearest = mathvista_normalised(said[min(1, len(said) - 1)], choices, "multi_choice", "text", None)
+    return Verdict(nearest, False)
+
+
+def _mathvista_value(problem: Mapping[str, Any], said: str) -> str | None:
+    """A number or a list in the form of the right answer; None where it is none."""
+    if problem["answer_type"] == "list":
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(said)
+            return str(found) if isinstance(found, list) else None
+        return None
+    return mathvista_normalised(said.replace(",", ""), None, problem["question_type"], problem["answer_type"],
+                                problem["precision"])  # fmt: skip
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.findall(text)
     return found[-1] if found else ""

@@ -120,12 +120,17 @@ def pope_f1(graded: Sequence[Graded]) -> float:
 
 
 def pope_more(graded: Sequence[Graded]) -> dict[str, float]:
-    found = _pope(graded)
+    found = _pope(graded) | {"yes": _mean_of([each.verdict.value == "yes" for each in graded])}
     return {name: 100 * found[name] for name in ("accuracy", "precision", "recall", "yes")}
 
 
 def _pope(graded: Sequence[Graded]) -> dict[str, float]:
-    return pope_scores([str(each.verdict.value or "no") for each in graded], [each.item.answer for each in graded])
+    """The scores; a question without an answer counts as its wrong one."""
+    truths = [each.item.answer for each in graded]
+    said = [
+        each.verdict.value or ("no" if truth == "yes" else "yes") for each, truth in zip(graded, truths, strict=True)
+    ]
+    return pope_scores(said, truths)
 
 
 def by_label(graded: Sequence[Graded], label: str) -> dict[str, list[Graded]]:

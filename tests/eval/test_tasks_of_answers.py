@@ -71,7 +71,9 @@ def test_gqa_reads_the_authors_json_and_lines_and_compares_words(tmp_path):
     )
     write(tmp_path, "images/n161313.jpg", png())
     assert measure("gqa", lambda item: "Yes.", tmp_path).numbers["score"] == 100
-    assert measure("gqa", lambda item: "yes it is", tmp_path).numbers["score"] == 0
+    assert measure("gqa", lambda item: "yes it may be", tmp_path).numbers["score"] == 0
+    assert measure("gqa", lambda item: "Yes, it is", tmp_path).numbers["score"] == 100
+    assert measure("gqa", lambda item: "Yes, it is", tmp_path, protocol="mgm").numbers["score"] == 0
     lines = {"question_id": 1, "image": "n161313.jpg", "question": "Is it?", "answer": "yes"}
     write(tmp_path / "lines", "testdev_balanced.jsonl", lines)
     write(tmp_path / "lines", "gqa/images/n161313.jpg", png())

@@ -98,6 +98,12 @@ def write_pope(folder: Path) -> None:
         (folder / f"coco_pope_{kind}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def fails_where_the_truth_is_no(item) -> str:
+    if item.answer == "no":
+        raise RequestError("broken")
+    return "Yes"
+
+
 def test_pope_counts_the_mean_f1_of_its_three_sets(tmp_path):
     write_pope(tmp_path)
     found = measure("pope", oracle, tmp_path).numbers
@@ -110,8 +116,19 @@ def test_pope_counts_the_mean_f1_of_its_three_sets(tmp_path):
     assert yes["score"] == pytest.approx(200 / 3, abs=0.01)
     assert yes["more"] == {"accuracy": 50, "precision": 50, "recall": 100, "yes": 100}
     assert measure("pope", lambda item: "No", tmp_path).numbers["score"] == 0
+    lost = measure("pope", fails_where_the_truth_is_no, tmp_path).numbers
+    assert (lost["score"], lost["failed"]) == (yes["score"], 6)
+    assert lost["more"] == {"accuracy": 50, "precision": 50, "recall": 100, "yes": 50}
     only = measure("pope", lambda item: "No" if item.labels["category"] == "random" else oracle(item), tmp_path).numbers
     assert only["score"] == pytest.approx(200 / 3, abs=0.01)
+
+
+def test_pope_counts_words_that_are_neither_yes_nor_no_by_each_protocols_rule(tmp_path):
+    write_pope(tmp_path)
+    said = {"yes": "There is a lot.", "no": "No, there is none."}
+    found = [measure("pope", lambda item: said[item.answer], tmp_path, protocol=p).numbers for p in ("owl3", "mgm")]
+    assert [each["score"] for each in found] == [0, 100]
+    assert [each["unparsed"] for each in found] == [50, 50]
 
 
 def test_pope_reads_tables_and_tsv_to_the_same_questions(tmp_path):
@@ -278,15 +295,20 @@ def write_mathvista(folder: Path) -> None:
         "2": {**base, "question": "How long?", "answer_type": "float", "precision": 1, "answer": "1.2", "unit": "m"},
         "3": {**base, "question": "Which?", "answer_type": "text", "answer": "8/11", "question_type": "multi_choice",
               "choices": ["3/11", "8/11"]},
+        "4": {**base, "question": "In which order?", "answer_type": "list", "answer": "[1, 2]"},
     }  # fmt: skip
     (folder / "testmini.json").write_text(json.dumps(problems))
 
 
 MATHVISTA = [
-    ({"1": "14", "2": "1.2", "3": "8/11"}, 100, 0),
-    ({"1": "The answer is 14.", "2": "It is 1 + 0.2. The answer is 1.2", "3": "(B)"}, 100, 0),
-    ({"1": "I count 14", "2": "about 1.21 m", "3": "B"}, 100, 66.67),
-    ({"1": "many", "2": "long", "3": "neither"}, 0, 100),
+    ({"1": "14", "2": "1.2", "3": "8/11", "4": "[1, 2]"}, 100, 0),
+    (
+        {"1": "The answer is 14.", "2": "It is 1 + 0.2. The answer is 1.2", "3": "(B)", "4": "The answer is [1,2]"},
+        100,
+        0,
+    ),
+    ({"1": "I count 14", "2": "about 1.21 m", "3": "8/1", "4": "[1, 2] I think"}, 100, 100),
+    ({"1": "many", "2": "long", "3": "neither", "4": "1, 2"}, 0, 100),
 ]
 
 

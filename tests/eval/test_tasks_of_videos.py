@@ -93,9 +93,11 @@ def test_videomme_is_asked_as_mplug_owl3_and_as_the_benchmark_asks(video_mme):
     assert (parts[0].media.frames, parts[0].media.select) == (128, "owl3-middle")
 
 
-def test_an_answer_without_a_letter_counts_as_a_and_as_not_understood(video_mme):
-    found = measure("videomme", lambda item: "no idea", video_mme).numbers
-    assert (found["score"], found["unparsed"]) == (33.33, 100)
+def test_an_answer_without_a_letter_is_not_understood_and_counts_as_a_where_mplug_owl3s_authors_ask(video_mme):
+    found = [measure(task, lambda item: "no idea", video_mme).numbers for task in ("videomme", "videomme_subtitles")]
+    assert [(each["score"], each["unparsed"]) for each in found] == [(0, 100), (0, 100)]
+    theirs = measure("videomme", lambda item: "no idea", video_mme, protocol="owl3").numbers
+    assert (theirs["score"], theirs["unparsed"]) == (33.33, 100)
 
 
 def test_subtitles_of_the_frames_that_are_shown_stand_before_the_question(video_mme):

@@ -117,7 +117,7 @@ TASKS = (
         about="Questions of blind people about their own photographs, some of which cannot be answered; as VQAv2. "
         + TEST_SERVER.format("val"),
         protocols={
-            "owl3": Protocol(prompts.owl3_vizwiz, 100, "high"),
+            "owl3": Protocol(prompts.owl3_vizwiz, 100, "high", parse=parsers.owl3_vizwiz),
             "mgm": Protocol(prompts.with_unanswerable, 128),
             "ovis2": Protocol(prompts.with_unanswerable, 1024, note=SUFFIX),
         },
@@ -136,7 +136,7 @@ TASKS = (
         name="gqa",
         title="GQA, testdev balanced",
         about="Questions composed from scene graphs, right where the words are the truth's.",
-        protocols=_SHORT,
+        protocols=_SHORT | {"owl3": Protocol(prompts.owl3_short, 100, "high", parse=parsers.owl3_gqa)},
         parse=parsers.text,
         citation="GQA, arXiv 1902.09506",
         forms=(

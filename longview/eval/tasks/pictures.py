@@ -13,6 +13,7 @@ from longview.eval.tasks.task import Task, same
 
 GREEDY = "MGM's authors decode MMMU with 5 beams and temperature 1; here it is greedy."
 SUFFIX = "Which suffix Ovis2's authors put behind such questions is not published; this is the one of yes/no questions."
+UNCOUNTED = "The authors count an answer that is neither yes nor no nowhere; here it is wrong."
 STEPS = "As Ovis2's authors ask the sizes 8B to 34B (and 2B some benchmarks): in steps, of which the end counts."
 
 
@@ -59,7 +60,7 @@ TASKS = (
         about="Is there such a thing in the picture? Three sets of 3,000 yes/no questions: random, popular, "
         "adversarial. The mean of their F1.",
         protocols={
-            "owl3": Protocol(prompts.owl3_short, 100, "high"),
+            "owl3": Protocol(prompts.owl3_short, 100, "high", parse=parsers.owl3_pope, note=UNCOUNTED),
             "mgm": Protocol(prompts.with_short, 128),
             "ovis2": Protocol(prompts.with_short, 1024),
         },
@@ -171,7 +172,7 @@ TASKS = (
             ),
         ),
         get="AI4Math/MathVista on the hub",
-        judging=Judging(mathvista_request, parsers.mathvista),
+        judging=Judging(mathvista_request, parsers.mathvista_judged),
         free=True,
         example={
             "problem": {

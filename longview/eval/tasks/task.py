@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from longview.errors import RequestError
-from longview.eval.items import Graded, Item, Protocol, Verdict
+from longview.eval.items import Graded, Item, Parse, Protocol, Verdict
 from longview.eval.judge import Judging
 from longview.eval.readers.files import Form, find_form, numbered
 from longview.eval.scoring import ACCURACY, Metric
 
-Parse: TypeAlias = Callable[[Item, str], Verdict]
 Grade: TypeAlias = Callable[[Item, Verdict], float]
 
 
@@ -104,8 +104,11 @@ class Task:
             raise RequestError(f"{self.name}: there are no questions in {options.data or 'its files'}; check the file")
         return found
 
-    def protocol(self, family: str | None, wanted: str | None = None) -> tuple[str, Protocol]:
-        """The protocol that is asked for by name, that of a family, or else the first.
+    def protocol(self, family: str | None, wanted: str | None = None, model: str = "") -> tuple[str, Protocol]:
+        """The protocol that is asked for by name, that of a model's family and size, or else the first.
+
+        Args:
+            model: Its name, which tells its size: AIDC-AI/Ovis2-8B.
 
         Raises:
             RequestError: there is none of that name.
@@ -113,6 +116,9 @@ class Task:
         if wanted is not None and wanted not in self.protocols:
             raise RequestError(f"{self.name} has no protocol {wanted!r}; there are {', '.join(self.protocols)}")
         usual = family if family is not None and family in self.protocols else next(iter(self.protocols))
+        size = re.search(r"(?<![A-Za-z0-9.])\d+B(?![A-Za-z0-9])", model.rpartition("/")[2])
+        of_size = [name for name, each in self.protocols.items() if size and size[0] in each.sizes]
+        usual = next((name for name in of_size if name.partition("-")[0] == usual), usual)
         name = wanted or usual
         return name, self.protocols[name]
 
@@ -128,7 +134,8 @@ class Task:
             verdict = self.judging.read(item, judged)
             if verdict.understood or self.judging.required:
                 return Graded(item, verdict, self.grade(item, verdict))
-        if protocol.cut_behind and protocol.cut_behind in answer.lower():
-            answer = answer[answer.lower().rindex(protocol.cut_behind) + len(protocol.cut_behind) :].strip()
-        verdict = self.parse(item, answer)
+        begins = answer.lower().find(protocol.cut_behind) if protocol.cut_behind else -1
+        if begins >= 0:
+            answer = answer[begins + len(protocol.cut_behind) :].lstrip(":").strip()
+        verdict = (protocol.parse or self.parse)(item, answer)
         return Graded(item, verdict, self.grade(item, verdict))

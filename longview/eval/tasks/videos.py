@@ -31,7 +31,9 @@ TASKS = (
         about=f"{_VIDEOMME}; no subtitles are shown.",
         protocols={
             "benchmark": Protocol(prompts.videomme, 16),
-            "owl3": Protocol(prompts.owl3_video, 100, "low", frames=128, select=MIDDLE),
+            "owl3": Protocol(
+                prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, parse=parsers.owl3_first_letter
+            ),
         },
         parse=parsers.first_letter,
         citation="Video-MME, arXiv 2405.21075",
