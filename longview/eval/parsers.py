@@ -83,6 +83,12 @@ def mme(item: Item, answer: str) -> Verdict:
     return Verdict(found, found is not None)
 
 
+def yes_or_no(item: Item, answer: str) -> Verdict:
+    """VLMEvalKit's rule: yes or no is among the words, and the other one is not."""
+    said = {"yes", "no"} & set(re.findall(r"\w+", answer.lower()))
+    return Verdict(said.pop()) if len(said) == 1 else Verdict(None, False)
+
+
 def pope(item: Item, answer: str) -> Verdict:
     """POPE's rule: no word of denial in the first sentence is a yes. Understood where yes or no is said at all."""
     first = answer.partition(".")[0].replace(",", "")

@@ -9,11 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from longview.eval.items import LETTERS, Item, Prompt, Shown
+from longview.eval.items import LETTERS, Item, Shown
 from longview.eval.metrics import mathvista_query, mmmu_prompt
-from longview.eval.readers.subtitles import Subtitle
-from longview.media import open_media
-from longview.requests import MediaOptions
 
 OWL3_LETTER = "Answer with the option’s letter from the given choices directly."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -33,14 +30,15 @@ def owl3_mmbench(item: Item) -> Parts:
     return [*item.shown, head + OWL3_LETTER]
 
 
-def with_letters(item: Item) -> Parts:
-    """Hint, question and options a line each, and how to answer in the language of the question; Ovis2 and MGM."""
-    text = "\n".join(filter(None, [item.hint, item.question, lettered(item)]))
-    return [*on_lines(item), f"{text}\n{letter_suffix(text)}"]
+def with_letters(item: Item, suffix: str = LETTER) -> Parts:
+    """Hint, question and options a line each, and how to answer, in English; Ovis2 and MGM."""
+    text = "\n".join(filter(None, [item.hint, item.question, lettered(item), suffix]))
+    return [*on_lines(item), text]
 
 
-def letter_suffix(text: str) -> str:
-    return LETTER_CN if re.search("[\u4e00-\u9fff]", text) else LETTER
+def with_letters_cn(item: Item) -> Parts:
+    """The same, and how to answer in Chinese; MGM."""
+    return with_letters(item, LETTER_CN)
 
 
 def numbered(item: Item) -> Parts:
@@ -159,12 +157,14 @@ def own_parts(item: Item) -> Parts:
 
 
 def own_choice(item: Item) -> Parts:
-    """A multiple choice with <image 1>, …, where its question names them."""
-    return item.facts.get("parts") or ovis2_mmmu(item)
+    """A multiple choice with <image 1>, …, where its question names them; how to answer in the question's language."""
+    suffix = LETTER_CN if re.search("[\u4e00-\u9fff]", item.question) else LETTER
+    return item.facts.get("parts") or _interleaved(item, suffix if item.options else SHORT)
 
 
 # ── MMMU, MathVista ──
 
+CAREFUL_STEPS = "Provide a step-by-step solution to the problem carefully."
 STEPS = (
     "Provide a step-by-step solution to the problem, and conclude with 'the answer is' followed by the final solution."
 )
@@ -176,8 +176,16 @@ def mgm_mmmu(item: Item) -> Parts:
 
 
 def ovis2_mmmu(item: Item) -> Parts:
-    """Every picture in its place in the question and the options, as VLMEvalKit splits them."""
-    suffix = letter_suffix(item.question) if item.options else SHORT
+    """Every picture in its place in the question and the options; nothing behind a question without options."""
+    return _interleaved(item, LETTER if item.options else "")
+
+
+def ovis2_mmmu_steps(item: Item) -> Parts:
+    """The same in steps, where there are options."""
+    return _interleaved(item, STEPS if item.options else "")
+
+
+def _interleaved(item: Item, suffix: str) -> Parts:
     text = "\n".join(filter(None, [item.hint, item.question, lettered(item), suffix]))
     pieces = re.split(r"<image (\d+)>", text)
     parts: list[str | Shown] = []
@@ -196,70 +204,24 @@ def mathvista(item: Item) -> Parts:
     return [*on_lines(item), mathvista_query(item.facts["problem"])]
 
 
-def stepwise(prompt: Prompt) -> Prompt:
-    """A prompt that asks for steps, as Ovis2's authors do for some sizes and benchmarks."""
-
-    def with_steps(item: Item) -> Parts:
-        *before, last = prompt(item)
-        text = str(last)
-        for suffix in (LETTER, LETTER_CN, SHORT):
-            text = text.removesuffix(suffix).rstrip()
-        return [*before, f"{text}\n{STEPS}"]
-
-    return with_steps
+def ovis2_mathvista_steps(item: Item) -> Parts:
+    """The query, to be solved in steps."""
+    return [*on_lines(item), f"{mathvista_query(item.facts['problem'])}\n{STEPS}"]
 
 
-# ── videos ──
+def ovis2_mmvet_steps(item: Item) -> Parts:
+    """MM-Vet's question, to be solved in steps."""
+    return [*on_lines(item), f"{item.question}\n{CAREFUL_STEPS}"]
 
 
-def owl3_video(item: Item) -> Parts:
-    """NextQA, VideoMME."""
-    return [*item.shown, f"\nQuestion: {item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]
+def ovis2_mmstar_steps(item: Item) -> Parts:
+    """MMStar's question, to be solved in steps."""
+    return with_letters(item, STEPS)
 
 
-def owl3_longvideobench(item: Item) -> Parts:
-    """LongVideoBench."""
-    return ["Question: ", *item.shown, f"\n{item.question}\nOptions: {lettered(item)}\n{OWL3_LETTER}"]
-
-
-def owl3_mvbench(item: Item) -> Parts:
-    """MVBench."""
-    return [*item.shown, f"{item.question}\nOptions:\n{lettered(item, '({}) {}')}\n{OWL3_LETTER}"]
-
-
-def videomme(item: Item) -> Parts:
-    """VideoMME's own prompt."""
-    return [*on_lines(item), _videomme(item, "the video")]
-
-
-def videomme_subtitled(options: MediaOptions) -> Prompt:
-    """VideoMME's own prompt with the subtitles that are on the screen in the frames that are shown."""
-
-    def prompt(item: Item) -> Parts:
-        lines = subtitles_at(item, options)
-        head = f"This video's subtitles are listed below:\n{lines}\n" if lines else ""
-        return [*on_lines(item), head + _videomme(item, "the video and the subtitles" if lines else "the video")]
-
-    return prompt
-
-
-def subtitles_at(item: Item, options: MediaOptions) -> str:
-    """The subtitles that are on the screen in the frames that are shown, each once; "" where there are none."""
-    subtitles: Sequence[Subtitle] = item.facts.get("subtitles", lambda: ())()
-    if not subtitles:
-        return ""
-    (medium,) = open_media([item.shown[0].part(media=options)], options, decode=False)
-    seconds = [frame.seconds or 0.0 for frame in medium.frames]
-    shown = [each.text for each in subtitles if any(each.start <= second < each.end for second in seconds)]
-    return "\n".join(dict.fromkeys(shown))
-
-
-def _videomme(item: Item, by: str) -> str:
-    letters = f"{', '.join(item.letters[:-1])}, or {item.letters[-1:]}"
-    return (
-        f"Select the best answer to the following multiple-choice question based on {by}. Respond with only the letter "
-        f"({letters}) of the correct option.\n{item.question}\n{lettered(item)}\nThe best answer is:"
-    )
+def ovis2_hallusion_34b(item: Item) -> Parts:
+    """HallusionBench as the model of 34B is asked."""
+    return [*on_lines(item), f"{item.question} Please answer yes or no.\n{SHORT}"]
 
 
 def distractor(item: Item) -> Parts:

@@ -126,11 +126,9 @@ def pope_more(graded: Sequence[Graded]) -> dict[str, float]:
 
 def _pope(graded: Sequence[Graded]) -> dict[str, float]:
     """The scores; a question without an answer counts as its wrong one."""
-    truths = [each.item.answer for each in graded]
-    said = [
-        each.verdict.value or ("no" if truth == "yes" else "yes") for each, truth in zip(graded, truths, strict=True)
-    ]
-    return pope_scores(said, truths)
+    wrong = {"yes": "no", "no": "yes"}
+    said = [str(each.verdict.value or wrong[each.item.answer]) for each in graded]
+    return pope_scores(said, [each.item.answer for each in graded])
 
 
 def by_label(graded: Sequence[Graded], label: str) -> dict[str, list[Graded]]:

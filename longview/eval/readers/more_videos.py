@@ -36,9 +36,7 @@ def read_nextqa(found: Found) -> Iterator[Item]:
             found.folder.parent / "NExTVideo" / name,
         )
         labels = {"type": TYPES.get(str(row.get("type", "?"))[:1], str(row.get("type")))}
-        question = str(row["question"]).strip()
-        question = question if question.endswith("?") else f"{question}?"
-        yield Item(id, question, lettered_answer(f"question {id}", str(row["answer"]), options),
+        yield Item(id, str(row["question"]), lettered_answer(f"question {id}", str(row["answer"]), options),
                    (late(f"question {id}", *videos),), options, labels=labels)  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
-from longview.eval.items import LETTERS, Item, Shown, clip
+from longview.eval.items import LETTERS, Item, Shown, clip, picture
 from longview.eval.readers.files import Found
 from longview.eval.readers.subtitles import read_subtitles
 from longview.eval.readers.tables import filled, listed, read_json, read_tsv
@@ -132,6 +132,8 @@ MVBENCH = {
 """Of each task: where its videos are below video/, and whether a question is about some seconds of one."""
 FRAMES_A_SECOND = 3
 """Of the videos that come as folders of pictures."""
+PICTURES_OF_A_FOLDER = 16
+"""Shown of such a folder, by mPLUG-Owl3's authors and here."""
 
 
 def read_mvbench(found: Found) -> Iterator[Item]:
@@ -149,18 +151,21 @@ def read_mvbench(found: Found) -> Iterator[Item]:
                 f"{path.stem}/{number}",
                 row["question"],
                 lettered_answer(where, str(row["answer"]), options),
-                (_mvbench_video(where, root / source / row["video"], *bounds),),
+                _mvbench_media(where, root / source / row["video"], *bounds),
                 options,
                 labels={"task": path.stem},
             )
 
 
-def _mvbench_video(where: str, path: Path, start: float | None, end: float | None) -> Shown:
+def _mvbench_media(where: str, path: Path, start: float | None, end: float | None) -> tuple[Shown, ...]:
+    """A video; of a folder of pictures the middles of so many equal parts of these seconds, as single pictures."""
     if not path.is_dir():
-        return clip(path, start, end)
+        return (clip(path, start, end),)
     frames = sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    first = int((start or 0) * FRAMES_A_SECOND)
-    last = len(frames) if end is None else min(len(frames), int(end * FRAMES_A_SECOND) + 1)
-    if not frames[first:last]:
+    first = max(1, round((start or 0) * FRAMES_A_SECOND))
+    last = len(frames) if end is None else min(len(frames), round(end * FRAMES_A_SECOND))
+    if last < first:
         raise RequestError(f"{where}: the folder {path} has no pictures of these seconds; fetch it again")
-    return Shown("video", lambda: [str(frame) for frame in frames[first:last]], path.name)
+    part = (last - first) / PICTURES_OF_A_FOLDER
+    numbers = [int(first + part / 2 + round(part * number)) for number in range(PICTURES_OF_A_FOLDER)]
+    return tuple(picture(frames[number - 1], f"{path.name}/{frames[number - 1].name}") for number in numbers)

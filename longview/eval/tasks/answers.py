@@ -9,7 +9,7 @@ from longview.eval.metrics import anls, gqa_is_right, ocrbench_is_right
 from longview.eval.readers import owl, pictures, vqa
 from longview.eval.readers.files import Form
 from longview.eval.scoring import ANLS, GRADE, VQA
-from longview.eval.tasks.pictures import STEPS, SUFFIX, people_agree
+from longview.eval.tasks.pictures import SUFFIX, people_agree
 from longview.eval.tasks.task import Task
 
 _SHORT = {
@@ -187,7 +187,7 @@ TASKS = (
             "owl3": Protocol(prompts.plain, 100, "high"),
             "mgm": Protocol(prompts.plain, 1024),
             "ovis2": Protocol(prompts.plain, 1024),
-            "ovis2-cot": Protocol(prompts.stepwise(prompts.plain), 1024, note=STEPS),
+            "ovis2-cot": Protocol(prompts.ovis2_mmvet_steps, 1024, sizes=("2B", "8B", "16B", "34B")),
         },
         parse=parsers.text,
         citation="MM-Vet, arXiv 2308.02490",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from longview.eval import parsers, prompts
 from longview.eval.circular import circular
 from longview.eval.items import Protocol
@@ -16,6 +18,7 @@ _MMBENCH = {
     "ovis2": Protocol(prompts.with_letters, 1024),
     "mgm": Protocol(prompts.with_letters, 1024),
 }
+_MMBENCH_CN = _MMBENCH | {"mgm": Protocol(prompts.with_letters_cn, 1024)}
 _ABOUT = (
     "Multiple choices about single pictures, by CircularEval: each is asked once for each rotation of its options, and "
     "is right where all answers are."
@@ -23,12 +26,12 @@ _ABOUT = (
 _SERVER = "the test split has no truths: it is scored by MMBench's own server, and not here"
 
 
-def _mmbench(name: str, title: str, *files: str) -> Task:
+def _mmbench(name: str, title: str, *files: str, protocols: Mapping[str, Protocol] = _MMBENCH) -> Task:
     return Task(
         name=name,
         title=title,
         about=f"{_ABOUT} Dev split; {_SERVER}.",
-        protocols=_MMBENCH,
+        protocols=protocols,
         parse=parsers.letter,
         citation="MMBench, arXiv 2307.06281",
         forms=(Form(tsv.read_choices, (" | ".join(files),), "VLMEvalKit's or MMBench's TSV"),),
@@ -53,6 +56,7 @@ TASKS = (
         "MMBench_DEV_CN.tsv",
         "mmbench_dev_cn*.tsv",
         "mmbench_cn/mmbench_dev_cn*.tsv",
+        protocols=_MMBENCH_CN,
     ),
     _mmbench("mmbench_v11", "MMBench V1.1 EN, dev", "MMBench_DEV_EN_V11.tsv", "mmbench_dev_en_v11*.tsv"),
     Task(
@@ -78,7 +82,13 @@ TASKS = (
         about="1,500 multiple choices that cannot be answered without their picture.",
         protocols={
             "ovis2": Protocol(prompts.with_letters, 1024),
-            "ovis2-cot": Protocol(prompts.stepwise(prompts.with_letters), 1024, cut_behind="the answer is", note=STEPS),
+            "ovis2-cot": Protocol(
+                prompts.ovis2_mmstar_steps,
+                1024,
+                cut_behind="the answer is",
+                sizes=("2B", "8B", "16B", "34B"),
+                note=STEPS,
+            ),
         },
         parse=parsers.letter,
         citation="MMStar, arXiv 2403.20330",
@@ -90,8 +100,11 @@ TASKS = (
         title="HallusionBench",
         about="Yes/no questions about figures, some of them altered. The mean of three accuracies: of answers, of "
         "figures with all questions right, and of questions that are right about all their figures.",
-        protocols={"ovis2": Protocol(prompts.with_short, 1024, max_partition=12)},
-        parse=parsers.mme,
+        protocols={
+            "ovis2": Protocol(prompts.with_short, 1024, max_partition=12),
+            "ovis2-34b": Protocol(prompts.ovis2_hallusion_34b, 1024, max_partition=12, sizes=("34B",)),
+        },
+        parse=parsers.yes_or_no,
         citation="HallusionBench, arXiv 2310.14566",
         forms=(
             Form(choices.read_hallusion_tsv, ("HallusionBench.tsv",), "VLMEvalKit's TSV"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longview.eval import parsers, prompts
+from longview.eval import parsers, prompts, prompts_videos
 from longview.eval.items import Item, Protocol, Verdict
 from longview.eval.metrics import rouge_l
 from longview.eval.readers import several, tsv
@@ -56,7 +56,7 @@ TASKS = (
         title="Multiple choices about videos of your own",
         about="JSON, JSONL or Parquet of video, question, options (or candidates), answer (a letter, a number from 0, "
         "or the option's words), and start and end in seconds.",
-        protocols={"plain": Protocol(prompts.videomme, 16)},
+        protocols={"plain": Protocol(prompts_videos.videomme, 16)},
         parse=parsers.letter,
         citation="yours",
         forms=(Form(several.read_video_choices, ("*.jsonl | *.json | *.parquet",), "rows", split="test"),),

@@ -14,7 +14,10 @@ from longview.eval.tasks.task import Task, same
 GREEDY = "MGM's authors decode MMMU with 5 beams and temperature 1; here it is greedy."
 SUFFIX = "Which suffix Ovis2's authors put behind such questions is not published; this is the one of yes/no questions."
 UNCOUNTED = "The authors count an answer that is neither yes nor no nowhere; here it is wrong."
-STEPS = "As Ovis2's authors ask the sizes 8B to 34B (and 2B some benchmarks): in steps, of which the end counts."
+OPEN = "Of open questions VLMEvalKit lets a judge say whether the answer is right; here it is by MMMU's own rules."
+STEPS = "In steps, of which the end counts."
+LARGE = ("8B", "16B", "34B")
+"""Sizes of Ovis2 that are asked for steps."""
 
 
 def people_agree(item: Item, verdict: Verdict) -> float:
@@ -36,7 +39,7 @@ TASKS = (
         "of pictures with both right; perception at most 2000, cognition at most 800.",
         protocols={
             "mgm": Protocol(prompts.mgm_mme, 128),
-            "ovis2": Protocol(prompts.with_short, 1024),
+            "ovis2": Protocol(prompts.with_short, 1024, parse=parsers.yes_or_no),
             "owl3": Protocol(prompts.owl3_short, 100, "high", note="Not published; asked as POPE is."),
         },
         parse=parsers.mme,
@@ -62,7 +65,7 @@ TASKS = (
         protocols={
             "owl3": Protocol(prompts.owl3_short, 100, "high", parse=parsers.owl3_pope, note=UNCOUNTED),
             "mgm": Protocol(prompts.with_short, 128),
-            "ovis2": Protocol(prompts.with_short, 1024),
+            "ovis2": Protocol(prompts.with_short, 1024, parse=parsers.yes_or_no),
         },
         parse=parsers.pope,
         citation="POPE, arXiv 2305.10355",
@@ -125,8 +128,10 @@ TASKS = (
         about="Questions of 30 college subjects, most of them multiple choices, some with several pictures; an answer "
         "that no rule fits counts as an option by chance, as the authors do.",
         protocols={
-            "ovis2": Protocol(prompts.ovis2_mmmu, 1024),
-            "ovis2-cot": Protocol(prompts.stepwise(prompts.ovis2_mmmu), 1024, cut_behind="the answer is", note=STEPS),
+            "ovis2": Protocol(prompts.ovis2_mmmu, 1024, note=OPEN),
+            "ovis2-cot": Protocol(
+                prompts.ovis2_mmmu_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=f"{STEPS} {OPEN}"
+            ),
             "mgm": Protocol(prompts.mgm_mmmu, 128, note=GREEDY),
         },
         parse=parsers.mmmu,
@@ -154,7 +159,9 @@ TASKS = (
         "Rules find the answer in the text; what they are not sure of is for a judge, where one is given.",
         protocols={
             "ovis2": Protocol(prompts.mathvista, 1024),
-            "ovis2-cot": Protocol(prompts.stepwise(prompts.mathvista), 1024, cut_behind="the answer is", note=STEPS),
+            "ovis2-cot": Protocol(
+                prompts.ovis2_mathvista_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=STEPS
+            ),
             "mgm": Protocol(prompts.mathvista, 1024),
         },
         parse=parsers.mathvista,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from longview.eval import parsers, prompts
-from longview.eval.items import Protocol
+from longview.eval import parsers, prompts_videos
+from longview.eval.items import Prompt, Protocol
 from longview.eval.readers import more_videos, videos
 from longview.eval.readers.files import Form
 from longview.eval.scoring import MLVU
@@ -13,6 +13,16 @@ from longview.requests import MediaOptions
 MIDDLE = "owl3-middle"
 """The sampler of mPLUG-Owl3's evaluation."""
 UNPUBLISHED = "The authors say up to 128 frames, and no prompt; this is that of their other videos."
+UNIFORM = "The authors' program may choose its 32 frames by MDP3, too; here they are uniform."
+NOT_ASKED = "Ovis2's authors do not ask it; this is how they ask LongVideoBench."
+
+
+def _ovis2(prompt: Prompt, note: str = "") -> Protocol:
+    return Protocol(
+        prompt, 1024, max_partition=1, frames=32, select="uniform", note=" ".join(filter(None, [note, UNIFORM]))
+    )
+
+
 _VIDEOMME_FORMS = (
     Form(
         videos.read_videomme,
@@ -30,10 +40,11 @@ TASKS = (
         title="Video-MME without subtitles",
         about=f"{_VIDEOMME}; no subtitles are shown.",
         protocols={
-            "benchmark": Protocol(prompts.videomme, 16),
+            "benchmark": Protocol(prompts_videos.videomme, 16),
             "owl3": Protocol(
-                prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, parse=parsers.owl3_first_letter
+                prompts_videos.owl3_video, 100, "low", frames=128, select=MIDDLE, parse=parsers.owl3_first_letter
             ),
+            "ovis2": _ovis2(prompts_videos.ovis2_videomme),
         },
         parse=parsers.first_letter,
         citation="Video-MME, arXiv 2405.21075",
@@ -47,8 +58,12 @@ TASKS = (
         about=f"{_VIDEOMME}; the subtitles of the frames that are shown stand before the question.",
         protocols={
             "benchmark": Protocol(
-                prompts.videomme_subtitled(MediaOptions(frames=128, select="uniform")), 16, frames=128, select="uniform"
+                prompts_videos.videomme_subtitled(MediaOptions(frames=128, select="uniform")),
+                16,
+                frames=128,
+                select="uniform",
             ),
+            "ovis2": _ovis2(prompts_videos.ovis2_videomme_subtitled(MediaOptions(frames=32, select="uniform"))),
         },
         parse=parsers.first_letter,
         citation="Video-MME, arXiv 2405.21075",
@@ -63,13 +78,13 @@ TASKS = (
         "folders of pictures. Tasks whose files are not there are left out.",
         protocols={
             "owl3": Protocol(
-                prompts.owl3_mvbench,
+                prompts_videos.owl3_mvbench,
                 100,
                 "low",
                 frames=16,
                 select=MIDDLE,
-                note="How the authors lay out the options is not published; this is MVBench's own way.",
             ),
+            "ovis2": _ovis2(prompts_videos.ovis2_mvbench),
         },
         parse=parsers.letter,
         citation="MVBench, arXiv 2311.17005",
@@ -88,7 +103,10 @@ TASKS = (
         name="nextqa",
         title="NextQA, multiple choice, test",
         about="Why, when and what, about short videos of daily life; five options.",
-        protocols={"owl3": Protocol(prompts.owl3_video, 100, "low", frames=8, select=MIDDLE)},
+        protocols={
+            "owl3": Protocol(prompts_videos.owl3_video, 100, "low", frames=8, select=MIDDLE),
+            "ovis2": _ovis2(prompts_videos.ovis2_choice, NOT_ASKED),
+        },
         parse=parsers.letter,
         citation="NExT-QA, arXiv 2105.08276",
         forms=(
@@ -106,7 +124,10 @@ TASKS = (
         name="longvideobench",
         title="LongVideoBench, val",
         about="Multiple choices about what is referred to in videos of up to an hour, by their length.",
-        protocols={"owl3": Protocol(prompts.owl3_longvideobench, 100, "low", frames=64, select=MIDDLE)},
+        protocols={
+            "owl3": Protocol(prompts_videos.owl3_longvideobench, 100, "low", frames=64, select=MIDDLE),
+            "ovis2": _ovis2(prompts_videos.ovis2_choice),
+        },
         parse=parsers.letter,
         citation="LongVideoBench, arXiv 2407.15754",
         forms=(
@@ -125,7 +146,8 @@ TASKS = (
         title="MLVU, multiple choice, dev",
         about="Seven tasks about videos of three minutes to two hours; the mean of their accuracies (M-Avg).",
         protocols={
-            "owl3": Protocol(prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+            "owl3": Protocol(prompts_videos.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+            "ovis2": _ovis2(prompts_videos.ovis2_mlvu),
         },
         parse=parsers.letter,
         citation="MLVU, arXiv 2406.04264",
@@ -146,7 +168,8 @@ TASKS = (
         title="LVBench",
         about="Multiple choices about videos of an hour and more.",
         protocols={
-            "owl3": Protocol(prompts.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+            "owl3": Protocol(prompts_videos.owl3_video, 100, "low", frames=128, select=MIDDLE, note=UNPUBLISHED),
+            "ovis2": _ovis2(prompts_videos.ovis2_choice, NOT_ASKED),
         },
         parse=parsers.letter,
         citation="LVBench, arXiv 2406.08035",
