@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,9 +170,19 @@ def hallusion_parts(graded: Sequence[Graded]) -> dict[str, float]:
     return found
 
 
+def capabilities(graded: Sequence[Graded]) -> dict[str, float]:
+    """100 times the mean grade of the questions that need each capability; most need several."""
+    groups: dict[str, list[Graded]] = defaultdict(list)
+    for each in graded:
+        needed = each.item.labels.get("capability") or each.item.labels.get("category", "")
+        for name in filter(None, re.split("[+,]", needed)):
+            groups[name.strip()].append(each)
+    return {name: 100 * mean(group) for name, group in sorted(groups.items())}
+
+
 ROUGE = Metric("Rouge-L", mean)
 ANLS = Metric("ANLS", mean)
-GRADE = Metric("grade by a judge", mean)
+MMVET = Metric("grade by a judge", mean, more=capabilities)
 MLVU = Metric("M-Avg", mean, mean_of_tasks)
 HALLUSION = Metric("mean of aAcc, fAcc, qAcc", mean, hallusion, hallusion_parts)
 VQA = Metric("VQA accuracy", mean)

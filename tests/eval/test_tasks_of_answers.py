@@ -222,7 +222,7 @@ def mmvet(tmp_path) -> Path:
             "imagename": f"v1_{n}.png",
             "question": "What is x?",
             "answer": "-1 <AND> -5",
-            "capability": ["ocr", "math"],
+            "capability": ["ocr", "math"] if n else ["ocr"],
         }
         for n in range(3)
     }
@@ -240,6 +240,8 @@ def test_mmvet_is_graded_by_a_judge_who_is_named_in_the_result(mmvet, tmp_path):
     assert found.numbers["score"] == pytest.approx(100 * 2.5 / 3, abs=0.01)
     assert found.numbers["judge"] == "grader at http://127.0.0.1:1"
     assert found.samples[0]["judge"] == "0.5"
+    assert found.numbers["more"] == {"math": 100, "ocr": 83.33}
+    assert set(found.numbers["by"]["capability"]) == {"ocr", "ocr+math"}
     assert "-1 <AND> -5" in grader.asked[0]
     again = Grader(lambda text: pytest.fail("asked again"))
     assert (

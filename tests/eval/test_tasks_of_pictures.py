@@ -267,6 +267,24 @@ def test_steps_before_the_answer_do_not_count(tmp_path):
     assert found.numbers["score"] == 100
 
 
+def test_mmmus_test_split_has_its_truths_in_a_file_of_their_own(tmp_path):
+    rows = [mmmu_row(1, id="test_Art_Theory_1", answer="?")]
+    rows.append(mmmu_row(2, id="test_Art_Theory_2", options="[]", answer="?", question_type="open"))
+    write_parquet(tmp_path / "Art_Theory" / "test-00000-of-00001.parquet", rows)
+    with pytest.raises(RequestError, match=r"missing is answer_dict_test\.json"):
+        find_task("mmmu_test").items(Options(tmp_path))
+    truths = {"test_Art_Theory_1": {"question_type": "multiple-choice", "ground_truth": "B"}}
+    (tmp_path / "answer_dict_test.json").write_text(json.dumps(truths))
+    with pytest.raises(RequestError, match="no 'ground_truth' of test_Art_Theory_2"):
+        find_task("mmmu_test").items(Options(tmp_path))
+    truths["test_Art_Theory_2"] = {"question_type": "short-answer", "ground_truth": ["king", "a king"]}
+    (tmp_path / "answer_dict_test.json").write_text(json.dumps(truths))
+    said = {"test_Art_Theory_1": "The answer is (B)", "test_Art_Theory_2": "It is a king\n"}
+    found = measure("mmmu_test", lambda item: said[item.id], tmp_path).numbers
+    assert (found["score"], list(found["by"]["subject"])) == (100, ["Art_Theory"])
+    assert measure("mmmu_test", lambda item: "C", tmp_path).numbers["score"] == 0
+
+
 def test_mmmu_reads_vlmevalkits_tsv_without_its_other_splits(tmp_path):
     base = {"question": "Which is <image 1>?", "A": "red", "B": "blue", "answer": "A", "split": "validation"}
     pictures = str([base64_png("red"), base64_png("blue")])

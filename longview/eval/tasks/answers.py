@@ -8,8 +8,8 @@ from longview.eval.judge import Judging, mmvet_read, mmvet_request
 from longview.eval.metrics import anls, gqa_is_right, ocrbench_is_right
 from longview.eval.readers import owl, pictures, vqa
 from longview.eval.readers.files import Form
-from longview.eval.scoring import ANLS, GRADE, VQA
-from longview.eval.tasks.pictures import SUFFIX, people_agree
+from longview.eval.scoring import ANLS, MMVET, VQA
+from longview.eval.tasks.pictures import LARGE, SUFFIX, people_agree
 from longview.eval.tasks.task import Task
 
 _SHORT = {
@@ -181,13 +181,19 @@ TASKS = (
     Task(
         name="mmvet",
         title="MM-Vet",
-        about="218 questions that need several abilities at once, with free answers. The authors grade by GPT-4; here "
-        "by any judge, whose name stands in the result, and whose scores are comparable with its own alone.",
+        about="218 questions that need several capabilities at once, with free answers; a score for each capability "
+        "and each combination of them. The authors grade by GPT-4; here by any judge, whose name stands in the result, "
+        "and whose scores are comparable with its own alone.",
         protocols={
             "owl3": Protocol(prompts.plain, 100, "high"),
             "mgm": Protocol(prompts.plain, 1024),
             "ovis2": Protocol(prompts.plain, 1024),
-            "ovis2-cot": Protocol(prompts.ovis2_mmvet_steps, 1024, sizes=("2B", "8B", "16B", "34B")),
+            "ovis2-cot": Protocol(
+                prompts.ovis2_mmvet_steps,
+                1024,
+                sizes=("2B", *LARGE),
+                note="As the authors ask the sizes 2B, 8B, 16B, 34B; all that is said counts.",
+            ),
         },
         parse=parsers.text,
         citation="MM-Vet, arXiv 2308.02490",
@@ -197,7 +203,7 @@ TASKS = (
         ),
         get="https://github.com/yuweihao/MM-Vet",
         grade=lambda item, verdict: float(verdict.value or 0.0) if isinstance(verdict.value, float) else 0.0,
-        metric=GRADE,
+        metric=MMVET,
         judging=Judging(mmvet_request, mmvet_read, required=True),
         free=True,
     ),

@@ -10,7 +10,7 @@ from longview.eval.items import Protocol
 from longview.eval.readers import choices, tsv
 from longview.eval.readers.files import Form
 from longview.eval.scoring import CIRCULAR, HALLUSION
-from longview.eval.tasks.pictures import STEPS
+from longview.eval.tasks.pictures import LARGE, STEPS
 from longview.eval.tasks.task import Task
 
 _MMBENCH = {
@@ -86,8 +86,8 @@ TASKS = (
                 prompts.ovis2_mmstar_steps,
                 1024,
                 cut_behind="the answer is",
-                sizes=("2B", "8B", "16B", "34B"),
-                note=STEPS,
+                sizes=("2B", *LARGE),
+                note=STEPS.format(", ".join(("2B", *LARGE))),
             ),
         },
         parse=parsers.letter,
@@ -102,7 +102,13 @@ TASKS = (
         "figures with all questions right, and of questions that are right about all their figures.",
         protocols={
             "ovis2": Protocol(prompts.with_short, 1024, max_partition=12),
-            "ovis2-34b": Protocol(prompts.ovis2_hallusion_34b, 1024, max_partition=12, sizes=("34B",)),
+            "ovis2-34b": Protocol(
+                prompts.ovis2_hallusion_34b,
+                1024,
+                max_partition=12,
+                sizes=("34B",),
+                note="As the authors ask the size 34B.",
+            ),
         },
         parse=parsers.yes_or_no,
         citation="HallusionBench, arXiv 2310.14566",

@@ -130,6 +130,7 @@ TASKS = (
         make=items,
         get="any TSV of multiple choices, such as MMBench_DEV_EN.tsv; --from world needs none",
         metric=CIRCULAR,
+        checked="world needs no files; never ran on the real MMBench",
         curve="pictures",
         pictures=2,
         example={"about": 1},

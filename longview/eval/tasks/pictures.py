@@ -6,7 +6,7 @@ from longview.eval import parsers, prompts
 from longview.eval.items import Item, Protocol, Verdict
 from longview.eval.judge import Judging, mathvista_request
 from longview.eval.metrics import mmmu_is_right, vqa_score
-from longview.eval.readers import owl, pictures
+from longview.eval.readers import mmmu_test, owl, pictures
 from longview.eval.readers.files import Form
 from longview.eval.scoring import MME, POPE, VQA
 from longview.eval.tasks.task import Task, same
@@ -15,9 +15,21 @@ GREEDY = "MGM's authors decode MMMU with 5 beams and temperature 1; here it is g
 SUFFIX = "Which suffix Ovis2's authors put behind such questions is not published; this is the one of yes/no questions."
 UNCOUNTED = "The authors count an answer that is neither yes nor no nowhere; here it is wrong."
 OPEN = "Of open questions VLMEvalKit lets a judge say whether the answer is right; here it is by MMMU's own rules."
-STEPS = "In steps, of which the end counts."
+STEPS = "As the authors ask the sizes {}: in steps, of which the end counts."
 LARGE = ("8B", "16B", "34B")
 """Sizes of Ovis2 that are asked for steps."""
+_LARGE = ", ".join(LARGE)
+
+_MMMU = {
+    "ovis2": Protocol(prompts.ovis2_mmmu, 1024, note=OPEN),
+    "ovis2-cot": Protocol(
+        prompts.ovis2_mmmu_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=f"{STEPS.format(_LARGE)} {OPEN}"
+    ),
+    "mgm": Protocol(prompts.mgm_mmmu, 128, note=GREEDY),
+}
+_MMMU_EXAMPLE = {
+    "sample": {"question": "{question}", "options": ["{A}", "{B}", "…"], "question_type": "multiple-choice"}
+}
 
 
 def people_agree(item: Item, verdict: Verdict) -> float:
@@ -127,13 +139,7 @@ TASKS = (
         title="MMMU, validation",
         about="Questions of 30 college subjects, most of them multiple choices, some with several pictures; an answer "
         "that no rule fits counts as an option by chance, as the authors do.",
-        protocols={
-            "ovis2": Protocol(prompts.ovis2_mmmu, 1024, note=OPEN),
-            "ovis2-cot": Protocol(
-                prompts.ovis2_mmmu_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=f"{STEPS} {OPEN}"
-            ),
-            "mgm": Protocol(prompts.mgm_mmmu, 128, note=GREEDY),
-        },
+        protocols=_MMMU,
         parse=parsers.mmmu,
         citation="MMMU, arXiv 2311.16502",
         forms=(
@@ -148,9 +154,26 @@ TASKS = (
         ),
         get="MMMU/MMMU on the hub",
         grade=mmmu_right,
-        example={
-            "sample": {"question": "{question}", "options": ["{A}", "{B}", "…"], "question_type": "multiple-choice"}
-        },
+        example=_MMMU_EXAMPLE,
+    ),
+    Task(
+        name="mmmu_test",
+        title="MMMU, test",
+        about="As MMMU's validation split, 10,500 questions, whose truths were published in February 2026.",
+        protocols=_MMMU,
+        parse=parsers.mmmu,
+        citation="MMMU, arXiv 2311.16502",
+        forms=(
+            Form(
+                mmmu_test.read_mmmu_test,
+                ("*/test-*.parquet | data/test-*.parquet", "answer_dict_test.json"),
+                "Parquet and its truths",
+                ("", "MMMU"),
+            ),
+        ),
+        get="MMMU/MMMU on the hub",
+        grade=mmmu_right,
+        example=_MMMU_EXAMPLE,
     ),
     Task(
         name="mathvista",
@@ -160,7 +183,7 @@ TASKS = (
         protocols={
             "ovis2": Protocol(prompts.mathvista, 1024),
             "ovis2-cot": Protocol(
-                prompts.ovis2_mathvista_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=STEPS
+                prompts.ovis2_mathvista_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=STEPS.format(_LARGE)
             ),
             "mgm": Protocol(prompts.mathvista, 1024),
         },

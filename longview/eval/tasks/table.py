@@ -20,7 +20,7 @@ def row_of(task: Task) -> dict[str, Any]:
         "protocols": list(task.protocols),
         "citation": task.citation,
         "judged": task.judging is not None,
-        "ran": "needs no files" if task.make is not None else RAN if task.ran else NEVER,
+        "ran": task.checked or ("needs no files" if task.make is not None else RAN if task.ran else NEVER),
     }
 
 

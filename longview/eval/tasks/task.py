@@ -66,6 +66,8 @@ class Task:
     """How another model, behind an OpenAI-compatible server, judges answers; None: rules alone."""
     ran: bool = False
     """Whether it ever ran here on the benchmark's real files."""
+    checked: str = ""
+    """Of which of its sources that is so, where they differ."""
     curve: str = ""
     """The label whose values, whole numbers, the score is drawn against; a limit counts questions of each."""
     shows: Literal["image", "video"] = "image"
