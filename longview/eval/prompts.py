@@ -159,7 +159,9 @@ def own_parts(item: Item) -> Parts:
 def own_choice(item: Item) -> Parts:
     """A multiple choice with <image 1>, …, where its question names them; how to answer in the question's language."""
     suffix = LETTER_CN if re.search("[\u4e00-\u9fff]", item.question) else LETTER
-    return item.facts.get("parts") or _interleaved(item, suffix if item.options else SHORT)
+    unnamed, parts = _interleaved(item, suffix if item.options else SHORT)
+    before = [part for shown in unnamed for part in (shown, "\n")]
+    return item.facts.get("parts") or [*before, *(part for part in parts if part)]
 
 
 # ── MMMU, MathVista ──
@@ -177,26 +179,39 @@ def mgm_mmmu(item: Item) -> Parts:
 
 def ovis2_mmmu(item: Item) -> Parts:
     """Every picture in its place in the question and the options; nothing behind a question without options."""
-    return _interleaved(item, LETTER if item.options else "")
+    return _on_lines_of_their_own(item, LETTER if item.options else "")
 
 
 def ovis2_mmmu_steps(item: Item) -> Parts:
     """The same in steps, where there are options."""
-    return _interleaved(item, STEPS if item.options else "")
+    return _on_lines_of_their_own(item, STEPS if item.options else "")
 
 
-def _interleaved(item: Item, suffix: str) -> Parts:
+def _interleaved(item: Item, suffix: str) -> tuple[list[str | Shown], list[str | Shown]]:
+    """The media that the text does not name, and the text with the others in their places; pieces may be empty."""
     text = "\n".join(filter(None, [item.hint, item.question, lettered(item), suffix]))
-    pieces = re.split(r"<image (\d+)>", text)
     parts: list[str | Shown] = []
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(re.split(r"<image (\d+)>", text)):
         if number % 2 == 0:
-            parts += [piece] if piece else []
+            parts.append(piece)
         elif int(piece) <= len(item.shown):
             parts.append(item.shown[int(piece) - 1])
-    placed = {part.name for part in parts if isinstance(part, Shown)}
-    before = [part for shown in item.shown if shown.name not in placed for part in (shown, "\n")]
-    return [*before, *parts]
+    named = {part.name for part in parts if isinstance(part, Shown)}
+    return [shown for shown in item.shown if shown.name not in named], parts
+
+
+def _on_lines_of_their_own(item: Item, suffix: str) -> Parts:
+    """Media and what stands between them, a line each."""
+    unnamed, parts = _interleaved(item, suffix)
+    lines: list[str | Shown] = []
+    text = ""
+    for part in (*unnamed, *parts):
+        if isinstance(part, Shown):
+            lines += [text, part] if text else [part]
+            text = "\n"
+        else:
+            text += f"{part.strip()}\n"
+    return [*lines, text.removesuffix("\n")]
 
 
 def mathvista(item: Item) -> Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -74,6 +75,21 @@ def test_steps_are_asked_for_as_each_benchmark_has_it():
 @pytest.mark.parametrize("protocol", ["ovis2", "ovis2-cot"])
 def test_an_open_question_of_mmmu_is_asked_as_it_is(protocol):
     assert asked("mmmu", protocol) == "<image>\nIs it?"
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("Is it?", "<image>\nIs it?"),
+        ("<image 1> Is it?", "\n<image>\nIs it?"),
+        ("Is <image 1><image 2> it?", "Is\n<image>\n\n<image>\nit?"),
+    ],
+)
+def test_pictures_of_mmmu_stand_on_lines_of_their_own(question, said):
+    shown = (PICTURE, Shown("image", bytes, "b.png"))[: max(1, question.count("<image"))]
+    parts = find_task("mmmu").protocols["ovis2"].prompt(Item("1", question, "A", shown))
+    assert "".join(each if isinstance(each, str) else "<image>" for each in parts) == said
+    assert not any(isinstance(one, str) and isinstance(next_, str) for one, next_ in pairwise(parts))
 
 
 def test_a_chinese_question_is_told_in_english_how_to_answer():

@@ -241,7 +241,7 @@ def test_mmmu_reads_a_folder_a_subject_and_puts_pictures_in_their_places(tmp_pat
     task = find_task("mmmu")
     choice, _ = task.items(Options(tmp_path))
     assert task.protocols["ovis2"].text(choice) == (
-        "Which colour is <image>, not <image>?\nA. red\nB. blue\nC. green\n"
+        "Which colour is\n<image>\n, not\n<image>\n?\nA. red\nB. blue\nC. green\n"
         "Answer with the option's letter from the given choices directly."
     )
     assert (
