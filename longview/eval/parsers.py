@@ -34,14 +34,17 @@ def letter(item: Item, answer: str) -> Verdict:
     of the one option that is named. Several letters, as in "A or B", are no answer.
     """
     text, letters = answer.strip().strip("*").strip(), item.letters
-    apart = {each for each in _APART.findall(text) if each in letters}
     alone = re.match(r"[(\[（]?([A-Za-z])\s*(?:[)\]）.:：,，、。\n]|$)", text)
-    if alone and alone[1].upper() in letters and apart <= {alone[1]} and not _ANOTHER.match(text, alone.end(1)):
-        return Verdict(alone[1].upper())
+    if alone and alone[1].upper() in letters and not _ANOTHER.match(text, alone.end(1)):
+        said = alone[1].upper()
+        rest = text[alone.end() :].replace(item.options[letters.index(said)].strip(), "", 1)
+        if {each for each in _APART.findall(rest) if each in letters} <= {said}:
+            return Verdict(said)
     for form in (_ANSWERS, _OPTIONS):
         behind = list(form.finditer(text))
         if behind and behind[-1][1] in letters and not _hedged(text, behind):
             return Verdict(behind[-1][1])
+    apart = {each for each in _APART.findall(text) if each in letters}
     if len(apart) == 1:
         return Verdict(apart.pop())
     said = text.rstrip(".").lower()

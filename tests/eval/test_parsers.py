@@ -58,6 +58,11 @@ def test_the_letter_of_an_answer_is_found(answer, letter):
     assert (found.value, found.understood) == (letter, letter is not None)
 
 
+def test_a_letter_in_the_words_of_its_own_option_is_no_further_one():
+    item = Item("0", "?", "A", (), ("Vitamin C", "Vitamin", "A Red C"))
+    assert [parsers.letter(item, said).value for said in ("A. Vitamin C", "C: A Red C")] == ["A", "C"]
+
+
 @pytest.mark.parametrize(
     ("answer", "letter", "understood"),
     [
