@@ -13,7 +13,10 @@ from longview.requests import MediaOptions
 MIDDLE = "owl3-middle"
 """The sampler of mPLUG-Owl3's evaluation."""
 UNPUBLISHED = "The authors say up to 128 frames, and no prompt; this is that of their other videos."
-UNIFORM = "The authors' program may choose its 32 frames by MDP3, too; here they are uniform."
+UNIFORM = (
+    "How many uniform frames the authors show is not published; MDP3, an option of their program, chooses 32, and here "
+    "32 are uniform."
+)
 NOT_ASKED = "Ovis2's authors do not ask it; this is how they ask LongVideoBench."
 
 
@@ -63,7 +66,10 @@ TASKS = (
                 frames=128,
                 select="uniform",
             ),
-            "ovis2": _ovis2(prompts_videos.ovis2_videomme_subtitled(MediaOptions(frames=32, select="uniform"))),
+            "ovis2": _ovis2(
+                prompts_videos.ovis2_videomme_subtitled(MediaOptions(frames=32, select="uniform")),
+                "A subtitle stands once, however many frames it is on.",
+            ),
         },
         parse=parsers.first_letter,
         citation="Video-MME, arXiv 2405.21075",
