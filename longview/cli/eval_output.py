@@ -170,17 +170,21 @@ def print_comparison(found: Comparison, rows: Sequence[Mapping[str, Any]], json:
     typer.echo(f"{found.task}: {counted(found.units, 'question')} that both were asked")
     if found.left_out:
         typer.echo(f"  {counted(found.left_out, 'question')} that only one was asked are left out")
+    if found.differing:
+        typer.echo(f"  {counted(found.differing, 'question')} of one number but of another text or truth are left out")
     table = [
         [name, f"{score:.2f}", f"{mean:.2f}", str(len(only))]
         for name, score, mean, only in zip(
             (f"A {first}", f"B {second}"), found.scores, found.means, (found.only_first, found.only_second), strict=True
         )
     ]
-    print_table(["model", "score", "mean of these", "only it is right"], table)
+    only = "only it is right" if found.p is not None else "it is better in"
+    print_table(["model", "score", "mean of these", only], table)
     verdict = "may be chance" if found.low <= 0 <= found.high else "is not chance"
+    test = f", p = {found.p:.3g} (McNemar)" if found.p is not None else "; answers are worth fractions, so no McNemar"
     typer.echo(
-        f"B − A {found.difference:+.2f} (95 % {found.low:+.2f} … {found.high:+.2f}, paired bootstrap), "
-        f"p = {found.p:.3g} (McNemar): the difference {verdict}"
+        f"B − A {found.difference:+.2f} (95 % {found.low:+.2f} … {found.high:+.2f}, paired bootstrap){test}: "
+        f"the difference {verdict}"
     )
     for row in rows[:CHANGED]:
         answers = " | ".join(" ".join(str(answer).split())[:40] for answer in row["answers"])

@@ -1,7 +1,8 @@
 """Two evaluations of the same questions, paired: is one model better, or was it chance?
 
+pairs        units whose questions, options and truths are the same in both
 difference   of the mean over units, with the 95 % interval of a paired bootstrap
-McNemar      the exact test over the units that only one of them got right
+McNemar      the exact test over the units that only one of them got right; none where units are worth fractions
 changed      which these are
 """
 
@@ -16,9 +17,11 @@ from longview.errors import RequestError
 from longview.eval.items import Graded, Item, Verdict
 from longview.eval.results import Result
 from longview.eval.scoring import resampled_means
-from longview.eval.tasks import find_task
+from longview.eval.tasks import Options, find_task
 
 RESAMPLES = 10_000
+DRAWN_BY = ("seed", "per_kind", "groups")
+"""Options that decide which questions are drawn, where a task has no files."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,18 @@ class Comparison:
     """Questions that both were asked."""
     left_out: int
     """Questions that only one was asked."""
+    differing: int
+    """Questions of the same number that are not the same question."""
     means: tuple[float, float]
     """Per cent over the units of both."""
     difference: float
     low: float
     high: float
     only_first: tuple[str, ...]
-    """Units that only A got right."""
+    """Units that only A got right; where units are worth fractions, those in which A is better."""
     only_second: tuple[str, ...]
-    p: float
-    """Of McNemar's exact test, two-sided."""
+    p: float | None
+    """Of McNemar's exact test, two-sided; None where units are worth fractions."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -51,6 +56,7 @@ class Comparison:
             "scores": list(self.scores),
             "questions": self.units,
             "left_out": self.left_out,
+            "differing": self.differing,
             "means": [round(mean, 2) for mean in self.means],
             "difference": round(self.difference, 2),
             "low": round(self.low, 2),
@@ -64,33 +70,74 @@ class Comparison:
 def compare(first: Result, second: Result, seed: int = 0) -> Comparison:
     """
     Raises:
-        RequestError: they are of different tasks, or have no question in common.
+        RequestError: they are of different tasks or draws, or have no question in common.
     """
-    if first.task != second.task:
-        raise RequestError(f"one result is of {first.task}, the other of {second.task}; give two of the same task")
+    _check(first, second)
     mine, theirs = _units(first), _units(second)
-    if not mine.keys() & theirs.keys():
-        raise RequestError("the two results have no question in common; give two of the same task and files")
-    common = [unit for unit in mine if unit in theirs]
+    asked, also = _questions(first), _questions(second)
+    both = [unit for unit in mine if unit in theirs]
+    common = [unit for unit in both if asked[unit] == also[unit]]
+    if not common:
+        others = f", though {len(both):,} of the same number" if both else ""
+        raise RequestError(
+            f"the two results have no question in common{others}; give two of the same task, files and options"
+        )
     pairs = [(mine[unit], theirs[unit]) for unit in common]
     differences = [100 * (b - a) for a, b in pairs]
     drawn = sorted(resampled_means(differences, seed, RESAMPLES))
     only_first = tuple(unit for unit, (a, b) in zip(common, pairs, strict=True) if a > b)
     only_second = tuple(unit for unit, (a, b) in zip(common, pairs, strict=True) if b > a)
+    right_or_wrong = all(worth in (0, 1) for pair in pairs for worth in pair)
     return Comparison(
         (first.numbers["model"], second.numbers["model"]),
         first.task,
         (first.numbers["score"], second.numbers["score"]),
         len(common),
         len(mine.keys() ^ theirs.keys()),
+        len(both) - len(common),
         (100 * sum(a for a, _ in pairs) / len(pairs), 100 * sum(b for _, b in pairs) / len(pairs)),
         sum(differences) / len(differences),
         drawn[int(0.025 * (RESAMPLES - 1))],
         drawn[math.ceil(0.975 * (RESAMPLES - 1))],
         only_first,
         only_second,
-        mcnemar(len(only_first), len(only_second)),
+        mcnemar(len(only_first), len(only_second)) if right_or_wrong else None,
     )
+
+
+def _check(first: Result, second: Result) -> None:
+    """
+    Raises:
+        RequestError: they are of different tasks; or their questions are drawn, and otherwise in each.
+    """
+    if first.task != second.task:
+        raise RequestError(f"one result is of {first.task}, the other of {second.task}; give two of the same task")
+    if find_task(first.task).make is None:
+        return
+    for name in DRAWN_BY:
+        a, b = (_told(result.numbers["options"].get(name, vars(Options())[name])) for result in (first, second))
+        if a != b:
+            raise RequestError(
+                f"the two results are of different draws of questions, {name} {a} and {name} {b}; give two of the same"
+            )
+
+
+def _told(value: Any) -> str:
+    """The value of an option, for people."""
+    if value is None or value == ():
+        return "as usual"
+    return str(value) if isinstance(value, int) else ", ".join(value)
+
+
+def _questions(result: Result) -> dict[str, list[tuple[Any, ...]]]:
+    """What each unit asks: its items' ids, questions, options and truths; and media, where these are drawn."""
+    drawn = find_task(result.task).make is not None
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for sample in result.samples:
+        media = sample["media"] if drawn else []
+        asked = (sample["id"], sample["question"], sample.get("options", []), sample["truth"], media)
+        found.setdefault(sample["unit"], []).append(asked)
+    return {unit: sorted(asked, key=lambda each: str(each[0])) for unit, asked in found.items()}
 
 
 def _units(result: Result) -> dict[str, float]:

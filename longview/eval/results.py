@@ -10,7 +10,7 @@ items.jsonl      of distractor resistance: what was drawn, so that others can as
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,26 @@ from longview.eval.items import Graded, Item
 from longview.files import write_file
 
 JOURNAL, SAMPLES, RESULTS, ITEMS = "journal.jsonl", "samples.jsonl", "results.json", "items.jsonl"
+
+NUMBER = (int, float)
+NUMBERS: Mapping[str, Any] = {
+    **dict.fromkeys(("task", "title", "model", "where", "mode", "metric", "scale", "date", "longview"), str),
+    **dict.fromkeys(("score", "low", "high", "questions", "answers", "unparsed", "of", "failed"), NUMBER),
+    **dict.fromkeys(("protocol", "options", "by"), dict),
+    "guessing": (*NUMBER, type(None)),
+    "published": (dict, type(None)),
+    "questions_digest": str,
+}
+"""What every results.json has."""
+SAMPLE: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "unit", "question"), str),
+    **dict.fromkeys(("truth", "parsed"), object),
+    "labels": dict,
+    "media": list,
+    "understood": bool,
+    "score": NUMBER,
+}
+"""What every line of samples.jsonl has."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,29 @@ def read_result(folder: Path) -> Result:
             "folder of a task, as longview eval --output made it"
         ) from None
     except ValueError as error:
-        raise RequestError(
-            f"a file of {folder} is damaged ({error}); run the evaluation again, which goes on"
-        ) from None
+        raise _damaged(folder, str(error)) from None
+    _check(folder, RESULTS, numbers, NUMBERS)
+    _check(folder, RESULTS, numbers["protocol"], {"name": str})
+    for number, sample in enumerate(samples, 1):
+        _check(folder, f"{SAMPLES}, line {number}", sample, SAMPLE)
     return Result(numbers, samples)
+
+
+def _check(folder: Path, where: str, found: Any, needed: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RequestError: it is no JSON object with what is needed.
+    """
+    if not isinstance(found, dict):
+        raise _damaged(folder, f"{where} holds no JSON object")
+    for name, kind in needed.items():
+        if name not in found:
+            raise _damaged(folder, f"{where} has no {name!r}")
+        if not isinstance(found[name], kind):
+            raise _damaged(folder, f"{where} has {name} {found[name]!r:.40}")
+
+
+def _damaged(folder: Path, why: str) -> RequestError:
+    return RequestError(
+        f"a file of {folder} is damaged, or of no evaluation ({why}); run the evaluation again, which goes on"
+    )

@@ -82,6 +82,10 @@ def test_wrong_words_are_told_in_one_line(refused, data, tmp_path):
     assert "without options" in refused("eval", "--by-probability", "--group", "clip", "--per-kind", 1)
     assert "compare and two folders" in refused("eval", "compare", tmp_path)
     assert "no finished evaluation" in refused("eval", "compare", tmp_path, tmp_path)
+    for name in ("results.json", "samples.jsonl"):
+        (tmp_path / name).write_text("{}")
+    assert "results.json has no 'task'" in refused("eval", "compare", tmp_path, tmp_path)
+    assert "results.json has no 'task'" in refused("report", tmp_path)
     assert "does not answer" in refused("eval", "--server", "http://127.0.0.1:9")
     assert "give an address" in refused("eval", "--server", "localhost:9")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from evaluations import Scripted, measure, mmbench_rows, oracle, write_tsv
@@ -159,6 +160,67 @@ def test_results_of_different_tasks_are_not_compared(data, tmp_path):
     world = measure("world", oracle, options=Options(per_kind=1, groups=("one picture",)))
     with pytest.raises(RequestError, match="one result is of mmbench_en, the other of world"):
         compare(first, world)
+
+
+def test_only_the_same_questions_are_paired(tmp_path):
+    rows = mmbench_rows(4)
+    for name, changes in (("a", {}), ("b", {1: {"question": "Another?"}, 2: {"answer": "C"}, 3: {"B": "mauve"}})):
+        (tmp_path / name).mkdir()
+        changed_rows = [row | changes.get(number, {}) for number, row in enumerate(rows)]
+        write_tsv(tmp_path / name / "MMBench_DEV_EN.tsv", changed_rows)
+    rows[2]["answer"] = "A"
+    write_tsv(tmp_path / "a" / "MMBench_DEV_EN.tsv", rows)
+    first, second = (measure("mmbench_en", oracle, tmp_path / name) for name in "ab")
+    found = compare(first, second)
+    assert (found.units, found.left_out, found.differing) == (1, 0, 3)
+    assert found.as_dict()["differing"] == 3
+    with pytest.raises(RequestError, match="no question in common, though 3 of the same number"):
+        compare(without(first, "240"), without(second, "240"))
+
+
+def without(result, unit):
+    return replace(result, samples=[sample for sample in result.samples if sample["unit"] != unit])
+
+
+@pytest.mark.parametrize(
+    ("task", "first", "second", "said"),
+    [
+        ("world", {"seed": 0}, {"seed": 1}, "seed 0 and seed 1"),
+        ("world", {"per_kind": 1}, {"per_kind": 2}, "per_kind 1 and per_kind 2"),
+        ("world", {}, {"groups": ("two pictures",)}, "groups one picture and groups two pictures"),
+        ("distractor", {"source": "world", "seed": 3}, {"source": "world", "seed": 4}, "seed 3 and seed 4"),
+    ],
+)
+def test_results_of_different_draws_are_not_compared(task, first, second, said):
+    usual = {"per_kind": 1, "groups": ("one picture",)} if task == "world" else {"per_kind": 1, "pictures": (1,)}
+    a, b = (measure(task, oracle, options=Options(**usual | more)) for more in (first, second))
+    with pytest.raises(RequestError, match=f"different draws of questions, {said}; give two of the same"):
+        compare(a, b)
+
+
+def test_scores_that_are_fractions_are_not_put_to_mcnemars_test(tmp_path):
+    write_tsv(tmp_path / "m.tsv", [{"index": n, "question": f"What {n}?", "answer": "one two"} for n in range(3)])
+    first = measure("messages", lambda item: "one two", tmp_path / "m.tsv")
+    second = measure("messages", lambda item: "one" if item.id == "1" else "one two", tmp_path / "m.tsv")
+    found = compare(first, second)
+    assert (found.p, found.only_first, found.difference < 0) == (None, ("1",), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("results.json", "{}", r"results.json has no 'task'"),
+        ("results.json", "[]", r"results.json holds no JSON object"),
+        ("samples.jsonl", "{}\n", r"samples.jsonl, line 1 has no 'id'"),
+        ("samples.jsonl", "{\n", r"is damaged, or of no evaluation \(Expecting"),
+        ("results.json", b"\xff", r"is damaged, or of no evaluation \('utf-8'"),
+    ],
+)
+def test_files_of_no_evaluation_are_one_line(data, tmp_path, name, text, said):
+    measure("mmbench_en", oracle, data, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RequestError, match=said):
+        read_result(tmp_path / "run")
 
 
 def test_results_are_plain_json(data, tmp_path):
