@@ -53,21 +53,51 @@ def chosen(samples: Sequence[dict[str, Any]], most: int = MOST) -> list[dict[str
     return found[:most] + right[: max(0, min(8, most - len(found)))]
 
 
+class Pictures:
+    """The pictures and frames of a result's answers, read where they were when it was made.
+
+    Attributes:
+        missing: Why some that were there are not any more.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self.missing: list[str] = []
+        try:
+            self._items = items_of(result)
+        except LongviewError as error:
+            self._items = {}
+            self.missing.append(str(error))
+
+    def of(self, sample: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Some of an answer's pictures or frames as data URIs, and how many there are in all."""
+        try:
+            return thumbnails(self._items.get(sample["id"]), sample)
+        except LongviewError as error:
+            if "error" not in sample:
+                self.missing.append(str(error))
+            return [], 0
+
+
 def items_of(result: Result) -> dict[str, Item]:
-    """The items of a result, by their ids; none where its files are not there any more."""
+    """The items of a result, by their ids.
+
+    Raises:
+        LongviewError: its files are not there any more.
+    """
     if result.graded:
         return {each.item.id: each.item for each in result.graded}
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in result.numbers["options"].items()}
     data = result.numbers.get("data")
     options = Options(data=None if data is None else Path(data), **given)
-    try:
-        return {item.id: item for item in find_task(result.task).items(options)}
-    except LongviewError:
-        return {}
+    return {item.id: item for item in find_task(result.task).items(options)}
 
 
 def thumbnails(item: Item | None, sample: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Some of an item's pictures or frames as data URIs, and how many there are in all."""
+    """Some of an item's pictures or frames as data URIs, and how many there are in all.
+
+    Raises:
+        LongviewError: one does not open.
+    """
     if item is None or not item.shown:
         return [], 0
     about = item.facts.get("about")  # the picture that is asked about, among distractors
@@ -84,12 +114,9 @@ def _frames(shown: Shown) -> list[str]:
 
 
 def _opened(shown: Shown, options: MediaOptions) -> list[str]:
-    """The frames of one medium; none where it does not open."""
-    try:
-        (medium,) = open_media([shown.part(media=options)], options, LIMITS)
-        return [uri(frame.image) for frame in medium.read()]
-    except LongviewError:
-        return []
+    """The frames of one medium."""
+    (medium,) = open_media([shown.part(media=options)], options, LIMITS)
+    return [uri(frame.image) for frame in medium.read()]
 
 
 def uri(image: Image.Image) -> str:

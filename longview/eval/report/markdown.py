@@ -21,6 +21,9 @@ def facts(numbers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "not understood", f"{numbers['unparsed']:.1f} % of the answers"
     if numbers["failed"]:
         yield "failed", f"{counted(numbers['failed'], 'answer')}, counted as wrong; the same command asks them again"
+    if numbers.get("unjudged"):
+        number = counted(numbers["unjudged"], "answer")
+        yield "not judged", f"{number}: the judge failed, and the same command asks it again"
     if numbers["published"]:
         theirs = numbers["published"]
         yield "published", f"{theirs['score']:.1f} for {theirs['model']}, in {theirs['source']}"

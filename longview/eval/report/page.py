@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import longview
-from longview.eval.items import Item
-from longview.eval.report.failures import KINDS, chosen, items_of, kind_of, thumbnails
+from longview.errors import RequestError
+from longview.eval.report.failures import KINDS, Pictures, chosen, kind_of
 from longview.eval.report.markdown import REPORT, facts
 from longview.eval.report.markdown import report as markdown
 from longview.eval.results import Result
@@ -31,17 +31,25 @@ def write_reports(folder: Path, result: Result) -> Path:
     """Write report.md and report.html; returns the second.
 
     Raises:
-        RequestError: one cannot be written.
+        RequestError: one cannot be written; or a result that was read has lost pictures that a page which is there may
+            have, and which therefore stays.
     """
+    pictures = Pictures(result)
+    written = page(result, pictures)
     write_file(folder / REPORT, markdown(result.numbers).encode())
-    write_file(folder / PAGE, page(result).encode())
+    if pictures.missing and not result.graded and (folder / PAGE).exists():
+        raise RequestError(
+            f"{folder / PAGE} stays as it was, since its pictures cannot be read again: {pictures.missing[0]}; put "
+            "them back, or remove the page for one without pictures"
+        )
+    write_file(folder / PAGE, written.encode())
     return folder / PAGE
 
 
-def page(result: Result) -> str:
+def page(result: Result, pictures: Pictures | None = None) -> str:
     """The whole page."""
-    numbers = result.numbers
-    sections = [*_bars(numbers), *_curve(numbers), _answers(result), _settings(numbers)]
+    numbers, pictures = result.numbers, pictures or Pictures(result)
+    sections = [*_bars(numbers), *_curve(numbers), _answers(result, pictures), _settings(numbers)]
     return _PAGE.format(
         style=STYLE,
         own=_STYLE,
@@ -96,8 +104,8 @@ def _curve(numbers: Mapping[str, Any]) -> Iterator[str]:
         yield f"<section><h2>Against the number of pictures</h2>{svg(numbers)}</section>"
 
 
-def _answers(result: Result) -> str:
-    shown, items = chosen(result.samples), items_of(result)
+def _answers(result: Result, pictures: Pictures) -> str:
+    shown = chosen(result.samples)
     if not shown:
         return ""
     kinds = [kind for kind in KINDS if any(kind_of(sample) == kind for sample in shown)]
@@ -106,11 +114,12 @@ def _answers(result: Result) -> str:
     filters += "".join(
         _filter(f"label-{n}", name, labels[name]) for n, name in enumerate(labels) if len(labels[name]) > 1
     )
-    cards = "".join(_card(sample, items.get(sample["id"]), list(labels)) for sample in shown)
+    cards = "".join(_card(sample, pictures, list(labels)) for sample in shown)
+    lost = "".join(f'<p class="faint">without pictures: {escape(why)}</p>' for why in pictures.missing[:1])
     counts = ", ".join(f"{sum(kind_of(s) == kind for s in result.samples):,} {kind}" for kind in KINDS)
     return (
         f"<section><h2>Answers<small>{counts}; {len(shown)} are shown, samples.jsonl has all</small></h2>"
-        f'<div class="filters">{filters}</div><div class="cards">{cards}</div></section>'
+        f'{lost}<div class="filters">{filters}</div><div class="cards">{cards}</div></section>'
     )
 
 
@@ -119,11 +128,11 @@ def _filter(key: str, name: str, values: Sequence[str]) -> str:
     return f'<label>{escape(name)} <select data-key="{key}"><option value="">all</option>{options}</select></label>'
 
 
-def _card(sample: Mapping[str, Any], item: Item | None, labels: Sequence[str]) -> str:
+def _card(sample: Mapping[str, Any], pictures: Pictures, labels: Sequence[str]) -> str:
     kind = kind_of(sample)
-    pictures, count = thumbnails(item, sample)
-    drawn = "".join(f'<img src="{picture}" alt="">' for picture in pictures)
-    if count > len(pictures) and pictures:
+    found, count = pictures.of(sample)
+    drawn = "".join(f'<img src="{picture}" alt="">' for picture in found)
+    if count > len(found) and found:
         drawn += f'<span class="faint">of {count:,}</span>'
     options = sample.get("options", ())
     listed = "".join(
