@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import longview
 from longview.errors import LongviewError, RequestError
 from longview.eval import scoring
-from longview.eval.ask import Asker
+from longview.eval.ask import Asker, GoneError
 from longview.eval.circular import chance
 from longview.eval.distractor import RULE
 from longview.eval.items import Graded, Item, Protocol
@@ -63,6 +63,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         LongviewError: the task's files, the output or the model cannot be used; finished answers are kept.
     """
     began = time.monotonic()
+    check_judge(plan.task, plan.judge is not None)
     name, protocol = plan.task.protocol(plan.asker.family, plan.protocol)
     protocol = replace(protocol, max_tokens=plan.max_tokens or protocol.max_tokens)
     every, items = plan.items, limited(plan.items, plan.limit, plan.task.curve)
@@ -78,9 +79,21 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     }
     with _journal(output, job) as journal:
         lines = {line["id"]: line for line in journal.lines if "answer" in line}
-        _ask(plan, protocol, items, lines, journal, progress)
-        judged = _judge(plan, protocol, items, lines, journal, progress)
-    graded = [plan.task.graded(item, lines[item.id].get("answer"), protocol, judged.get(item.id)) for item in items]
+        with _telling_what_is_kept(output):
+            _ask(plan, protocol, items, lines, journal, progress)
+            judged = _judge(plan, protocol, items, lines, journal, progress)
+    needs_judge = plan.task.judging is not None and plan.task.judging.required
+    lines |= {id: lines[id] | said for id, said in judged.items() if needs_judge or "judge" in said}
+    failed = {item.id for item in items if "error" in lines[item.id]}
+    graded = [
+        plan.task.graded(
+            item,
+            None if item.id in failed else lines[item.id]["answer"],
+            protocol,
+            judged.get(item.id, {}).get("judge"),
+        )
+        for item in items
+    ]
     numbers = {
         "task": plan.task.name,
         "title": plan.task.title,
@@ -89,11 +102,11 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         "where": plan.asker.where,
         "protocol": {"name": name, **protocol.facts(), **({"note": protocol.note} if protocol.note else {})},
         "mode": plan.mode,
-        "options": plan.options.facts(),
-        **({"data": str(plan.options.data)} if plan.options.data else {}),
+        **_options(plan.options),
         **({"judge": plan.judge.name} if plan.judge and plan.task.judging else {}),
         "of": len({item.unit for item in every}),
-        "failed": sum("answer" not in lines[item.id] for item in items),
+        "failed": len(failed),
+        **_unjudged(judged),
         **scoring.numbers(plan.task.metric, graded),
         "guessing": _guessing(graded),
         **_curve(plan.task, graded),
@@ -103,8 +116,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.monotonic() - began, 1),
     }
-    said = {id: {"judge": reply} for id, reply in judged.items()}
-    samples = [sample_of(each, lines[each.item.id] | said.get(each.item.id, {})) for each in graded]
+    samples = [sample_of(each, lines[each.item.id]) for each in graded]
     result = Result(numbers, samples, graded)
     if output is not None:
         write_result(output, result)
@@ -113,6 +125,16 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
             write_curve(output, numbers)
         write_reports(output, result)
     return result
+
+
+def _options(options: Options) -> dict[str, Any]:
+    """What the questions were read and drawn by, files by their whole paths; names on the hub as they are."""
+    facts, data = options.facts(), options.data
+    if options.source is not None and (path := Path(options.source).expanduser()).is_file():
+        facts["source"] = str(path.resolve())
+    if data is not None and data.expanduser().exists():
+        data = data.expanduser().resolve()
+    return {"options": facts, **({"data": str(data)} if data is not None else {})}
 
 
 def limited(items: Sequence[Item], limit: int | None, label: str = "") -> list[Item]:
@@ -129,12 +151,36 @@ def limited(items: Sequence[Item], limit: int | None, label: str = "") -> list[I
 
 
 def digest(items: Sequence[Item], protocol: Protocol) -> str:
-    """What tells these questions, asked so, from others; media by their names, the prompt by the first."""
-    found = hashlib.sha256(protocol.text(items[0]).encode())
+    """What tells these questions, asked so, from others; media by their names, the prompt by the first.
+
+    What the first prompt has of a medium's inside, as subtitles, is left out: a file may be missing, and come later.
+    """
+    named = {name: fact for name, fact in items[0].facts.items() if not callable(fact)}
+    found = hashlib.sha256(protocol.text(replace(items[0], facts=named)).encode())
     for item in items:
         facts = [item.id, item.question, item.options, item.hint, item.answer, [shown.name for shown in item.shown]]
         found.update(json.dumps(facts, default=str).encode())
     return found.hexdigest()[:16]
+
+
+def _unjudged(judged: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """How many answers the judge was asked about in vain, if any."""
+    count = sum("error" in said for said in judged.values())
+    return {"unjudged": count} if count else {}
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(output: Path | None) -> Iterator[None]:
+    """Where nobody answers any more, say what becomes of the answers so far."""
+    kept = (
+        f"finished answers are kept in {output}: the same command goes on"
+        if output is not None
+        else "finished answers are not kept without --output FOLDER"
+    )
+    try:
+        yield
+    except GoneError as error:
+        raise GoneError(f"{error}; {kept}") from None
 
 
 def check_judge(task: Task, judge: bool) -> None:
@@ -187,13 +233,21 @@ def _ask(
     if progress is not None:
         progress(len(items) - len(todo), len(items), so_far.text())
     for number, (item, reply) in enumerate(zip(todo, ask(todo, protocol), strict=True), len(items) - len(todo) + 1):
-        line: dict[str, Any] = {"id": item.id, "prompt": protocol.text(item)}
+        line: dict[str, Any] = {"id": item.id, **_prompt(protocol, item)}
         line |= {"error": str(reply)} if isinstance(reply, LongviewError) else reply.as_dict()
         journal.append(line)
         lines[item.id] = line
         so_far.items.append(item)
         if progress is not None:
             progress(number, len(items), so_far.text())
+
+
+def _prompt(protocol: Protocol, item: Item) -> dict[str, str]:
+    """The prompt as a journal keeps it; nothing where it is made of a medium that does not open."""
+    try:
+        return {"prompt": protocol.text(item)}
+    except LongviewError:
+        return {}
 
 
 def _judge(
@@ -203,16 +257,19 @@ def _judge(
     lines: Mapping[str, Mapping[str, Any]],
     journal: Any,
     progress: Progress | None,
-) -> dict[str, str]:
-    """The judge's replies by item, those in the journal included; none without a judge.
+) -> dict[str, dict[str, str]]:
+    """What the judge made of each item, by name: `judge`, its reply, also those in the journal; or `error`.
 
-    Raises:
-        RequestError: the task needs one.
+    An item whose judging fails is asked again of the judge by another run.
     """
     task, judge = plan.task, plan.judge
     if task.judging is None or judge is None:
         return {}
-    kept = {line["id"]: line["judge"] for line in journal.lines if line.get("by") == judge.name}
+    kept = {
+        line["id"]: {"judge": line["judge"]}
+        for line in journal.lines
+        if line.get("by") == judge.name and "judge" in line
+    }
     todo = [
         (item, lines[item.id]["answer"])
         for item in items
@@ -221,10 +278,9 @@ def _judge(
         and (task.judging.required or not task.graded(item, lines[item.id]["answer"], protocol).verdict.understood)
     ]
     for number, ((item, _), reply) in enumerate(zip(todo, judge.replies(task.judging, todo), strict=True), 1):
-        if isinstance(reply, LongviewError):
-            continue  # the parser's own verdict stays
-        journal.append({"id": item.id, "judge": reply, "by": judge.name})
-        kept[item.id] = reply
+        said = {"error": f"the judge: {reply}"} if isinstance(reply, LongviewError) else {"judge": reply}
+        journal.append({"id": item.id, **said, "by": judge.name})
+        kept[item.id] = said
         if progress is not None:
             progress(number, len(todo), "judged")
     return kept
@@ -241,6 +297,8 @@ class _Running:
         now = time.monotonic()
         if self.items and now - self._counted > PAUSE:
             task, self._counted = self._plan.task, now
+            if task.judging is not None and task.judging.required:
+                return ""  # no answer counts before it is judged
             graded = [task.graded(item, self._lines[item.id].get("answer"), self._protocol) for item in self.items]
             self._text = f"{task.metric.score(graded):.1f}{task.metric.scale}"
         return self._text

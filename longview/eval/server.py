@@ -111,15 +111,14 @@ class Client:
             yield
         except openai.APIConnectionError as error:
             raise GoneError(
-                f"{self.address} does not answer ({_short(error.__cause__ or error)}); start it, or check the address; "
-                "finished answers are kept"
+                f"{self.address} does not answer ({_short(error.__cause__ or error)}); start it, or check the address"
             ) from None
         except openai.APIStatusError as error:
             said = _short(error.body.get("message") if isinstance(error.body, Mapping) else error)
             fatal = gone or error.status_code in (401, 403, 404, 429) or error.status_code >= 500
             raise (GoneError if fatal else RequestError)(
                 f"{self.address} says {error.status_code}: {said}"
-                + ("; mend that and give the same command again; finished answers are kept" if fatal else "")
+                + ("; mend that and give the same command again" if fatal else "")
             ) from None
         except openai.OpenAIError as error:
             raise GoneError(f"{self.address} gives no OpenAI reply ({_short(error)}); check the address") from None

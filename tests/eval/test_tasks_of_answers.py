@@ -15,6 +15,7 @@ from longview.errors import RequestError
 from longview.eval import metrics
 from longview.eval.ask import GoneError
 from longview.eval.judge import Judge, mmvet_read
+from longview.eval.report.markdown import facts
 from longview.eval.run import check_judge
 from longview.eval.tasks import Options, find_task
 
@@ -252,9 +253,9 @@ def test_mmvet_is_graded_by_a_judge_who_is_named_in_the_result(mmvet, tmp_path):
 
 def test_a_judge_that_does_not_answer_loses_no_answer(mmvet, tmp_path):
     def gone(text):
-        raise GoneError("http://127.0.0.1:1 does not answer; finished answers are kept")
+        raise GoneError("http://127.0.0.1:1 does not answer")
 
-    with pytest.raises(RequestError, match="finished answers are kept"):
+    with pytest.raises(RequestError, match=r"does not answer; finished answers are kept in .*run: the same command"):
         measure("mmvet", lambda item: "x", mmvet, tmp_path / "run", judge=Judge(Grader(gone)))
     lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 3
@@ -262,6 +263,35 @@ def test_a_judge_that_does_not_answer_loses_no_answer(mmvet, tmp_path):
         "mmvet", lambda item: pytest.fail("asked again"), mmvet, tmp_path / "run", judge=Judge(Grader(lambda t: "1"))
     )
     assert found.numbers["score"] == 100
+
+
+def refuses_first(text):
+    if "Answer: one" in text:
+        raise RequestError("http://127.0.0.1:1 says 400: not this one")
+    return "1.0"
+
+
+def test_an_answer_that_the_needed_judge_refuses_fails_and_is_judged_again(mmvet, tmp_path):
+    said = {"v1_0": "one", "v1_1": "both", "v1_2": "both"}
+    run = tmp_path / "run"
+    found = measure("mmvet", lambda item: said[item.id], mmvet, run, judge=Judge(Grader(refuses_first)))
+    assert (found.numbers["failed"], found.numbers["unjudged"], found.numbers["unparsed"]) == (1, 1, 33.33)
+    first = found.samples[0]
+    assert (first["answer"], first["understood"], first["score"]) == ("one", False, 0)
+    assert first["error"] == "the judge: http://127.0.0.1:1 says 400: not this one"
+    assert dict(facts(found.numbers))["not judged"].startswith("1 answer: the judge failed")
+    again = Grader(lambda text: "0.5")
+    found = measure("mmvet", lambda item: pytest.fail("asked again"), mmvet, run, judge=Judge(again))
+    assert len(again.asked) == 1
+    assert (found.numbers["failed"], found.samples[0]["judge"]) == (0, "0.5")
+    assert found.numbers["score"] == 83.33
+    assert "error" not in found.samples[0]
+    assert "unjudged" not in found.numbers
+
+
+def test_a_task_that_needs_a_judge_is_not_run_without(mmvet):
+    with pytest.raises(RequestError, match="graded by a judge"):
+        measure("mmvet", lambda item: pytest.fail("asked"), mmvet)
 
 
 @pytest.mark.parametrize(
@@ -292,3 +322,9 @@ def test_mathvistas_judge_is_asked_only_where_no_rule_is_sure(tmp_path):
     assert (found["score"], found["unparsed"]) == (100, 0)
     assert len(grader.asked) == 2
     assert measure("mathvista", lambda item: said[item.id], tmp_path).numbers["score"] == 33.33
+
+    def refuses(text):
+        raise RequestError("not this one")
+
+    found = measure("mathvista", lambda item: said[item.id], tmp_path, judge=Judge(Grader(refuses))).numbers
+    assert (found["score"], found["failed"], found["unjudged"]) == (33.33, 0, 2)  # the rules' verdicts stay

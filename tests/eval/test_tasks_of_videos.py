@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from evaluations import measure, oracle, png, write_tsv
+from evaluations import Scripted, measure, oracle, png, write_tsv
 
 from longview.eval.readers.subtitles import read_subtitles
 from longview.eval.tasks import Options, find_task
@@ -108,6 +108,28 @@ def test_subtitles_of_the_frames_that_are_shown_stand_before_the_question(video_
     assert "never shown" not in asked
     assert "based on the video and the subtitles" in asked
     assert "subtitles" not in task.protocols["benchmark"].text(second)
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_missing_video_with_subtitles_fails_alone_and_is_asked_when_it_is_there(tmp_path, film, missing):
+    rows = videomme_rows()
+    for row in rows:
+        row["videoID"] = row["question_id"]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "subtitle").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{row['videoID']}.mp4").write_bytes(film)
+        (tmp_path / "subtitle" / f"{row['videoID']}.srt").write_text(SRT)
+    (tmp_path / "videomme.json").write_text(json.dumps(rows))
+    gone = tmp_path / "data" / f"{rows[missing]['videoID']}.mp4"
+    gone.unlink()
+    found = measure("videomme_subtitles", oracle, tmp_path, tmp_path / "run")
+    assert (found.numbers["failed"], found.numbers["answers"]) == (1, 3)
+    assert gone.stem in found.samples[missing]["error"]
+    gone.write_bytes(film)
+    again = Scripted(oracle)
+    found = measure("videomme_subtitles", again, tmp_path, tmp_path / "run")
+    assert (found.numbers["failed"], again.asked) == (0, [found.samples[missing]["id"]])
+    assert "I liked apples." in found.samples[missing]["prompt"]
 
 
 def test_times_of_subtitles_are_read_to_the_millisecond(tmp_path):

@@ -137,6 +137,8 @@ def test_what_was_answered_before_a_server_failed_is_kept(foreign, data, tmp_pat
     foreign.handler.last = 5
     with pytest.raises(RequestError, match=r"says 500: out of order; .* finished answers are kept"):
         measure("mmbench_en", ServerAsker(client(foreign), threads=1), data, tmp_path / "run")
+    with pytest.raises(RequestError, match="finished answers are not kept without --output FOLDER"):
+        measure("mmbench_en", ServerAsker(client(foreign), threads=1), data)
     kept = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     assert len(kept) == 1 + 5
     foreign.handler.last = 10**9
