@@ -4,7 +4,7 @@
       params: SamplingParams   how tokens are chosen
       media: MediaOptions      which frames of videos are used
       limits: Limits           what media may cost and reach
-      n, evidence, ocr, gen
+      n, evidence, max_partition, ocr, gen
 
 The options of the command line (`longview.cli.verb`) and the keywords of `Engine.stream` are derived from these
 classes, and `longview.settings.json_schema` describes them for HTTP. No torch and no numpy here, so that
@@ -28,6 +28,8 @@ CANDIDATES = 1024
 MAX_CANDIDATES = 8192
 RELEVANCE_QUERIES = ("question", "published")
 MAX_ANSWERS = 64
+MAX_PARTITION = 64
+"""Crops of a picture that may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,12 @@ class RequestSettings(Plugins):
         expected=f"a whole number from 1 to {MAX_ANSWERS}",
     )
     evidence: bool = setting(False, "Say what each token of the answer gave its attention to.")
+    max_partition: int | None = setting(
+        None,
+        "Crops of a picture, at most, of a model that cuts pictures into as many as they need (Ovis2).",
+        low=1,
+        high=MAX_PARTITION,
+    )
     params: SamplingParams = field(default_factory=SamplingParams)
     media: MediaOptions = field(default_factory=MediaOptions)
     limits: Limits = field(default_factory=Limits)

@@ -34,7 +34,7 @@ from longview.engine.scheduler import Scheduler
 from longview.engine.score import Question, Scores
 from longview.errors import LongviewError, RequestError
 from longview.messages import Answer, Conversation, Piece, Progress
-from longview.models.base import Processor, SampleFormat
+from longview.models.base import Processor
 from longview.models.similarity import Similarity, default_for
 from longview.requests import Limits, MediaOptions, RequestSettings, SamplingParams
 from longview.settings import setting, validate
@@ -147,6 +147,7 @@ class Engine:
         *,
         n: int = RequestSettings.n,
         evidence: bool = RequestSettings.evidence,
+        max_partition: int | None = RequestSettings.max_partition,
         params: SamplingParams | Mapping[str, Any] | None = None,
         media: MediaOptions | Mapping[str, Any] | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
@@ -165,6 +166,7 @@ class Engine:
                 come mixed, with `choice` saying whose they are.
             evidence: Say what each token of the answer gave its attention to, in one piece more, as `Piece.evidence`; a
                 pass over the answer, when it has ended.
+            max_partition: Crops of a picture, at most (Ovis2); default: as the model's processor is set.
             params: How tokens are chosen; or give its fields by name: `stream(…, temperature=0.7, max_tokens=100)`.
             media: Which frames of videos are used; default: as the model's authors do.
             limits: What media may cost and reach; see `longview.Limits`.
@@ -178,6 +180,7 @@ class Engine:
             MediaError: a medium cannot be opened, when the first piece is asked for.
         """
         settings |= {"n": n, "evidence": evidence, "params": params, "media": media, "limits": limits}
+        settings["max_partition"] = max_partition
         return self._stream(parse_request(self, conversation, settings, hooks, progress))
 
     def batch(
@@ -246,7 +249,7 @@ class Engine:
             RequestError: as `astream`, and for an answer that is too long.
         """
         parsed = parse_request(self, conversation, settings, (), None)
-        cut_as = SampleFormat(num_media=num_media)
+        cut_as = replace(parsed.sample_format, num_media=num_media)
         return await self._async_streams.score(replace(parsed, questions=tuple(questions), sample_format=cut_as))
 
     @property

@@ -47,7 +47,7 @@ class ParsedRequest:
     questions: Sequence[Question] = ()
     """Questions whose answers are scored, one request for each; none: the conversation is answered."""
     sample_format: SampleFormat = DEFAULT_FORMAT
-    """How pictures are cut, where that is not by what the conversation shows."""
+    """How pictures are cut, where that is not by the processor's settings and what the conversation shows."""
 
 
 def parse_request(
@@ -67,7 +67,12 @@ def parse_request(
     messages = parse_messages(conversation)
     for hook in every:
         hook.check(engine)
-    return ParsedRequest(messages, parsed, every, progress)
+    if parsed.max_partition is not None and "max_partition" not in engine.processor.crop_settings:
+        raise RequestError(
+            "max_partition is how many crops a picture is cut into, and this model does not ask; leave it out"
+        )
+    cut_as = SampleFormat(max_partition=parsed.max_partition)
+    return ParsedRequest(messages, parsed, every, progress, sample_format=cut_as)
 
 
 def prepare(engine: Engine, parsed: ParsedRequest) -> list[Request]:
@@ -180,10 +185,11 @@ def _samplers(engine: Engine, parsed: ParsedRequest) -> Iterator[Sampler]:
 def _context(engine: Engine, parsed: ParsedRequest, notes: Mapping[str, Any]) -> RequestContext:
     settings = parsed.settings
     chosen = {name: value for name, value in asdict(settings.media).items() if value is not None}
+    crops = {} if settings.max_partition is None else {"max_partition": settings.max_partition}
     return RequestContext(
         model=engine.name,
         params=settings.params,
-        settings={**asdict(settings.params), "media": chosen},
+        settings={**asdict(settings.params), "media": chosen, **crops},
         decode=lambda ids: engine.processor.tokenizer.decode(ids, skip_special_tokens=True),
         token_bytes=TokenBytes(engine.processor.tokenizer),
         end_tokens=engine.processor.end_tokens,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -86,26 +85,25 @@ class EngineAsker:
         self.where = fingerprint(engine.model) if hasattr(engine, "model") else ""
 
     def answers(self, items: Sequence[Item], protocol: Ask) -> Iterator[Reply | LongviewError]:
-        with self._partition(protocol):
-            for some in slices(items):
-                conversations = (LazyMessages(protocol, item) for item in some)
-                for answer in self.engine.batch(conversations, max_tokens=protocol.max_tokens):
-                    if isinstance(answer, LongviewError):
-                        yield answer
-                        continue
-                    receipt = answer.receipt
-                    yield Reply(
-                        answer.text, frames_of(receipt), answer.finish_reason, receipt.usage.prompt_tokens,
-                        warnings=receipt.warnings,
-                    )  # fmt: skip
+        crops = self._crops(protocol)
+        for some in slices(items):
+            conversations = (LazyMessages(protocol, item) for item in some)
+            for answer in self.engine.batch(conversations, max_tokens=protocol.max_tokens, **crops):
+                if isinstance(answer, LongviewError):
+                    yield answer
+                    continue
+                receipt = answer.receipt
+                yield Reply(
+                    answer.text, frames_of(receipt), answer.finish_reason, receipt.usage.prompt_tokens,
+                    warnings=receipt.warnings,
+                )  # fmt: skip
 
     def choices(self, items: Sequence[Item], protocol: Ask) -> Iterator[Reply | LongviewError]:
         def choose(item: Item) -> Reply:
             return asyncio.run(self._choose(item, protocol))
 
-        with self._partition(protocol):
-            for some in slices(items):
-                yield from ordered(choose, some, SCORED)
+        for some in slices(items):
+            yield from ordered(choose, some, SCORED)
 
     async def _choose(self, item: Item, protocol: Ask) -> Reply:
         from longview.engine.score import Question
@@ -114,22 +112,14 @@ class EngineAsker:
         before, text = split_text(message.parts)
         question = Question((Part("text", text=text),), tuple(item.letters))
         conversation = [Message.of("user", *before)]
-        (scores,) = await self.engine.ascore(conversation, [question])
+        (scores,) = await self.engine.ascore(conversation, [question], **self._crops(protocol))
         return likeliest(item, list(scores.logprobs), frames_of(scores.receipt), scores.receipt.warnings)
 
-    @contextlib.contextmanager
-    def _partition(self, protocol: Ask) -> Iterator[None]:
-        """Ovis2's number of crops, where the protocol says it."""
-        processor: Any = getattr(self.engine, "processor", None)
-        if protocol.max_partition is None or not hasattr(processor, "max_partition"):
-            yield
-            return
-        usual = processor.max_partition, processor.max_partition_of_several
-        processor.max_partition = processor.max_partition_of_several = protocol.max_partition
-        try:
-            yield
-        finally:
-            processor.max_partition, processor.max_partition_of_several = usual
+    def _crops(self, protocol: Ask) -> dict[str, int]:
+        """The number of crops of a picture, where the protocol says it and the model asks."""
+        if protocol.max_partition is None or "max_partition" not in self.engine.processor.crop_settings:
+            return {}
+        return {"max_partition": protocol.max_partition}
 
 
 def split_text(parts: Sequence[Part]) -> tuple[list[Part], str]:

@@ -23,6 +23,8 @@ from longview.messages import Part
 
 OURS = "longview"
 """What our servers call the owner of their models."""
+PARTITIONED = "ovis2"
+"""The family whose pictures are cut into as many crops as a request says."""
 THREADS = 8
 TIMEOUT = 600.0
 RETRIES = 4
@@ -95,11 +97,13 @@ class Client:
                 **more,
             )
 
-    def decide(self, messages: Sequence[Mapping[str, Any]], text: str, choices: Sequence[str]) -> Mapping[str, Any]:
+    def decide(
+        self, messages: Sequence[Mapping[str, Any]], text: str, choices: Sequence[str], **more: Any
+    ) -> Mapping[str, Any]:
         """A longview server's `/v1/decisions`: the probability of each answer to a text behind messages."""
         question = {"type": "choice", "instructions": text, "choices": [{"value": choice} for choice in choices]}
         with self._calls():
-            body = {"model": self.model, "input": list(messages), "questions": [question]}
+            body = {"model": self.model, "input": list(messages), "questions": [question], **more}
             found: Any = self.client.post("/decisions", cast_to=object, body=body)
             return found
 
@@ -166,15 +170,11 @@ class ServerAsker:
 
         (message,) = LazyMessages(protocol, item)
         before, text = split_text(message.parts)
-        content, extra = self._content(before)
-        if extra:
-            raise RequestError(
-                "/v1/decisions cannot be told which frames of a video to use; leave --by-probability out"
-            )
+        content, extra = self._content(before, protocol)
         for part in content:
             if part["type"] == "text":
                 part["type"] = "input_text"
-        scored = self._client.decide([{"role": "user", "content": content}], text, list(item.letters))
+        scored = self._client.decide([{"role": "user", "content": content}], text, list(item.letters), **extra)
         shares = [each["probability"] for each in scored["answers"][0]["probabilities"]]
         receipt = scored.get(OURS, {})
         logprobs = [math.log(share) if share > 0 else -1e9 for share in shares]
@@ -184,13 +184,16 @@ class ServerAsker:
 
     def _request(self, item: Item, protocol: Protocol) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         (message,) = LazyMessages(protocol, item)
-        content, extra = self._content(message.parts)
+        content, extra = self._content(message.parts, protocol)
         return [{"role": "user", "content": content}], extra
 
-    def _content(self, parts: Sequence[Part]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """A message's parts in OpenAI's form, and what else a request says of its videos."""
+    def _content(self, parts: Sequence[Part], protocol: Protocol) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """A message's parts in OpenAI's form, and what else a request says of its media."""
         content: list[dict[str, Any]] = []
         extra: dict[str, Any] = {}
+        crops = {}
+        if self._client.family == PARTITIONED and protocol.max_partition is not None:
+            crops = {"max_partition": protocol.max_partition}
         for part in parts:
             if part.type == "text":
                 content.append({"type": "text", "text": part.text})
@@ -199,6 +202,8 @@ class ServerAsker:
             else:
                 content += video_parts(part, self._client.ours)
                 extra |= self._frames(part)
+        if crops:
+            extra[OURS] = {**extra.get(OURS, {}), **crops}
         return content, extra
 
     def _frames(self, video: Part) -> dict[str, Any]:

@@ -169,6 +169,7 @@ async def acheck(
         num_media=sum(len(message.media) for message in messages),
         limits=limits,
         ocr=ocr,
+        max_partition=answer.receipt.settings.get("max_partition"),
     )
     change = dict(zip(wanted, found, strict=True))
     steps = tuple(

@@ -363,7 +363,7 @@ def _add_answer_routes(app: FastAPI, server: Server) -> None:
         asked = await server.read(request, decisions.DecisionRequest)
         server.models.find(asked.model)
         questions = [decisions.question_of(question, number) for number, question in enumerate(asked.questions)]
-        job = server.jobs.score(decisions.conversation_of(asked), questions, server.tenant(request))
+        job = server.jobs.score(decisions.conversation_of(asked), questions, server.tenant(request), asked.longview)
         return await _json(_decided(server, asked, job), request)
 
 

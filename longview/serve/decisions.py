@@ -18,7 +18,7 @@ from pydantic import Field
 
 from longview.serve.errors import invalid
 from longview.serve.items import InputFile, InputImage, InputJSON, InputMessage, InputText, message_of, messages_of
-from longview.serve.schema import ChatMessage, Strict
+from longview.serve.schema import ChatMessage, OwnSettings, Strict
 
 MAX_QUESTIONS, MAX_CHOICES = 400, 255
 YES_NO = ("yes", "no")
@@ -65,6 +65,7 @@ class DecisionRequest(Strict):
     model: str
     input: str | list[InputMessage]
     questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
+    longview: OwnSettings | None = None
     prompt_cache_options: dict[str, Any] | None = Field(default=None, description="Prefixes are kept without it.")
 
 

@@ -76,7 +76,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 SIZES = ("max_pixels", "max_pictures", "max_frames", "max_image_bytes", "max_video_bytes", "max_decoded_bytes")
 """Limits of media whose excess is answered with 413; what else is wrong with a medium, with 400."""
-FIELDS = {"json_schema": "response_format", "regex": "structured_outputs", "start": "longview", "select": "longview"}
+FIELDS = {
+    "json_schema": "response_format",
+    "regex": "structured_outputs",
+    **dict.fromkeys(("start", "select", "max_partition"), "longview"),
+}
 """Fields of a request in which a setting stands under another name."""
 
 

@@ -47,7 +47,11 @@ class JobBuilder:
         return job
 
     def score(
-        self, messages: list[schema.ChatMessage], questions: Sequence[tuple[schema.ChatMessage, list[str]]], tenant: str
+        self,
+        messages: list[schema.ChatMessage],
+        questions: Sequence[tuple[schema.ChatMessage, list[str]]],
+        tenant: str,
+        own: schema.OwnSettings | None = None,
     ) -> Job:
         """
         Args:
@@ -56,9 +60,10 @@ class JobBuilder:
         Raises:
             APIError: as `chat`.
         """
-        built = _Messages(self._options, self._limits, self._files, {}, tenant)
+        media = {} if own is None else media_options(options_of(own), self._limits, "longview")
+        built = _Messages(self._options, self._limits, self._files, media, tenant)
         job = built.job(messages, "input")
-        job.do, job.settings = "score", {"media": {}}
+        job.do, job.settings = "score", {"media": media, **crops_of(own)}
         job.questions = [
             {"parts": built.parts(question, f"questions[{number}].instructions"), "answers": answers}
             for number, (question, answers) in enumerate(questions)
@@ -71,7 +76,8 @@ class JobBuilder:
             raise invalid(f"n is {n}; this server gives {self._options.max_answers} answers at most", "n")
         plugins = {name: bool(getattr(request.longview, name, None)) for name in settings_of(Plugins)}
         evidence = request.longview is not None and bool(request.longview.return_evidence)
-        return {"params": sampling_of(request), "media": media, "n": n, "evidence": evidence, **plugins}
+        own = {"evidence": evidence, **plugins, **crops_of(request.longview)}
+        return {"params": sampling_of(request), "media": media, "n": n, **own}
 
     def _media(self, request: schema.ChatRequest) -> dict[str, Any]:
         """The media options of all videos, from all the places in which clients put them.
@@ -97,6 +103,11 @@ class JobBuilder:
 def options_of(given: schema.Media) -> dict[str, Any]:
     """The fields of `MediaOptions` that are given."""
     return {name: value for name in settings_of(MediaOptions) if (value := getattr(given, name)) is not None}
+
+
+def crops_of(given: schema.OwnSettings | None) -> dict[str, int]:
+    """How many crops a picture is cut into, where that is given."""
+    return {} if given is None or given.max_partition is None else {"max_partition": given.max_partition}
 
 
 def media_options(given: dict[str, Any], limits: Limits, param: str) -> dict[str, Any]:

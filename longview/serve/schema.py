@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from longview.errors import RequestError
 from longview.messages import Detail
-from longview.requests import MediaOptions, SamplingParams
+from longview.requests import MAX_PARTITION, MediaOptions, RequestSettings, SamplingParams
 from longview.serve.errors import APIError
 from longview.settings import Setting, settings_of
 
@@ -268,7 +268,15 @@ class MediaIO(Strict):
     image: dict[str, Any] | None = Field(default=None, max_length=0)
 
 
-class Extension(Media):
+class OwnSettings(Media):
+    """How media are shown, where OpenAI has no name for it."""
+
+    max_partition: Annotated[int, Field(ge=1, le=MAX_PARTITION)] | None = Field(
+        default=None, description=settings_of(RequestSettings)["max_partition"].help
+    )
+
+
+class Extension(OwnSettings):
     """What OpenAI has no name for: which frames of videos are used, and more."""
 
     ocr: bool | None = Field(default=None, description="Read the text in pictures into the question.")

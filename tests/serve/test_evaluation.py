@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import openai
 import pytest
 from evaluations import measure, mmbench_rows, write_tsv
+from samples import noise
+from serving import ROOT, running, shapes
 
 import longview
 from longview.errors import RequestError
@@ -55,6 +61,83 @@ def test_a_longview_server_gives_the_answers_of_the_engine(server, engine, data)
 def test_a_longview_server_chooses_by_probability_as_the_engine_does(server, engine, data):
     mine, theirs = both(server, engine, "mmbench_en", Options(data), mode="probability")
     assert answers(mine) == answers(theirs)
+
+
+@pytest.fixture(scope="module")
+def ovis_server():
+    with running("--model", "demo-ovis2") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def ovis():
+    return longview.load("demo-ovis2")
+
+
+@pytest.mark.parametrize("mode", ["generate", "probability"])
+def test_a_longview_server_cuts_pictures_into_the_protocols_crops(ovis_server, ovis, tmp_path, mode):
+    rows = [row | {"image": base64.b64encode(noise_png(n)).decode()} for n, row in enumerate(mmbench_rows(2))]
+    write_tsv(tmp_path / "MMBench_DEV_EN.tsv", rows)
+    task = find_task("mmbench_en")
+    tokens = []
+    for most in (12, 1):
+        own = replace(task.protocols["ovis2"], max_partition=most)
+        cut = replace(task, protocols={"ovis2": own})
+        items = cut.items(Options(tmp_path))
+        askers = EngineAsker(ovis), ServerAsker(Client(ovis_server.address, "demo-ovis2"))
+        mine, theirs = (run(Plan(cut, items, asker, mode=mode, max_tokens=4)) for asker in askers)
+        assert answers(mine) == answers(theirs)
+        assert mine.numbers["failed"] == 0
+        tokens.append([sample.get("tokens") or sample["logprobs"] for sample in theirs.samples])
+        if mode == "generate":
+            assert tokens[-1] == [sample["tokens"] for sample in mine.samples]
+    assert tokens[0] != tokens[1]
+
+
+def noise_png(seed: int) -> bytes:
+    data = io.BytesIO()
+    noise(seed, 420, 280).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (0, "longview.max_partition: input should be greater than or equal to 1, not 0"),
+        (65, "longview.max_partition: input should be less than or equal to 64, not 65"),
+        ("9", "longview.max_partition: input should be a valid integer, not '9'"),
+    ],
+)
+def test_a_wrong_number_of_crops_is_refused(ovis_server, most, said):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        ovis_server.client().chat.completions.create(
+            model="demo-ovis2", messages=shapes(), extra_body={"longview": {"max_partition": most}}
+        )
+    assert (refusal.value.body["message"], refusal.value.param) == (said, "longview.max_partition")
+
+
+def test_crops_are_counted_by_a_server_and_refused_by_a_model_that_does_not_ask(ovis_server, server):
+    extra = {"longview": {"max_partition": 2}}
+    asked = {"messages": shapes(), "max_tokens": 1, "extra_body": extra}
+    reply = ovis_server.client().chat.completions.create(model="demo-ovis2", **asked)
+    assert reply.model_extra["longview"]["settings"]["max_partition"] == 2
+    with pytest.raises(openai.BadRequestError, match="max_partition is how many crops") as refusal:
+        server.client().chat.completions.create(model="demo", **asked)
+    assert refusal.value.param == "longview"
+
+
+def test_frames_are_chosen_for_a_choice_by_probability_too(server, engine, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes((ROOT / "examples" / "clip.mp4").read_bytes())
+    row = {"video": "clip.mp4", "question": "What moves?", "options": ["a star", "a ring"], "answer": "A", "end": 2}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    mine, theirs = both(server, engine, "video_choices", Options(tmp_path / "q.jsonl"), mode="probability")
+    assert mine.numbers["failed"] == 0
+    assert answers(mine) == answers(theirs)
+    (first,), (second,) = mine.samples, theirs.samples
+    assert [frame["seconds"] for frame in first["frames"]] == [frame["seconds"] for frame in second["frames"]]
+    assert max(frame["seconds"] for frame in first["frames"]) < 2
+    ahead = [sample["logprobs"]["A"] - sample["logprobs"]["B"] for sample in (first, second)]
+    assert ahead[0] == pytest.approx(ahead[1], abs=1e-4)
 
 
 def test_a_servers_models_are_named_where_one_has_to_be_chosen(server):
