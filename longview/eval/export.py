@@ -6,7 +6,8 @@ evalscope    TASK_test.jsonl   of general_vqa: messages, just as the protocol as
 vlmevalkit   TASK.tsv          index, image (base64), question, A …, answer, hint, category
 
 Questions are those of the files, each once: another evaluator turns options by itself. Pictures are inside, videos are
-named by whole paths. Tasks `messages` and `choices` read all of them back to the same items.
+named by whole paths; those that are in no file yet are written into TASK_media. Tasks `messages` and `choices` read all
+of them back to the same items.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from longview.errors import RequestError
 from longview.eval.items import LETTERS, Item, Protocol, Shown
 from longview.eval.readers.exported import COLUMN, kept
 from longview.eval.server import data_uri, image_part
-from longview.files import new_file
+from longview.files import new_file, write_file
+from longview.media.formats import HEAD, container_of
 from longview.messages import Message, Part
+
+Address: TypeAlias = Callable[[Any], str]
+"""Gives the address of the source of an item's next video."""
+SUFFIXES = {"matroska": ".mkv", "avi": ".avi"}
+"""Of files of a container; others are MP4."""
 
 
 def export(name: str, items: Sequence[Item], protocol: Protocol, form: str, folder: Path) -> list[Path]:
@@ -51,10 +58,24 @@ def export(name: str, items: Sequence[Item], protocol: Protocol, form: str, fold
 
 
 def _evalscope(name: str, items: Sequence[Item], protocol: Protocol, folder: Path) -> list[Path]:
-    written = [_lines(folder / f"{name}_test.jsonl", (_vqa(item, protocol) for item in items))]
+    media = folder / f"{name}_media"
+
+    def addressed() -> Iterator[tuple[Item, Address]]:
+        for number, item in enumerate(items, 1):
+            yield item, _addresses(media, number)
+
+    rows = (_vqa(item, protocol, address) for item, address in addressed())
+    written = [_lines(folder / f"{name}_test.jsonl", rows)]
     if all(len(item.options) > 1 for item in items):
-        written.append(_lines(folder / f"{name}_val.jsonl", map(_vmcq, items)))
+        choices = (_vmcq(item, address) for item, address in addressed())
+        written.append(_lines(folder / f"{name}_val.jsonl", choices))
     return written
+
+
+def _addresses(folder: Path, number: int) -> Address:
+    """Those of the videos of one item, in their order."""
+    places = (folder / f"{number}-{place}" for place in itertools.count(1))
+    return lambda source: _address(source, next(places))
 
 
 def _lines(path: Path, rows: Any) -> Path:
@@ -64,15 +85,15 @@ def _lines(path: Path, rows: Any) -> Path:
     return path
 
 
-def _vqa(item: Item, protocol: Protocol) -> dict[str, Any]:
+def _vqa(item: Item, protocol: Protocol, address: Address) -> dict[str, Any]:
     """Messages of OpenAI's API, and one answer: what most people said."""
     message = Message.of("user", *protocol.parts(item))
-    content = [each for part in message.parts for each in _content(part)]
+    content = [each for part in message.parts for each in _content(part, address)]
     messages = [{"role": "user", "content": content}]
     return {"id": item.id, "messages": messages, "answer": one_answer(item), **_category(item), COLUMN: kept(item)}
 
 
-def _content(part: Part) -> list[dict[str, Any]]:
+def _content(part: Part, address: Address) -> list[dict[str, Any]]:
     if part.type == "text":
         return [{"type": "text", "text": part.text}]
     if part.type == "image":
@@ -80,10 +101,10 @@ def _content(part: Part) -> list[dict[str, Any]]:
     source: Any = part.source
     if isinstance(source, (list, tuple)):
         return [{"type": "image_url", "image_url": {"url": data_uri(each, "image")}} for each in source]
-    return [{"type": "video_url", "video_url": {"url": _address(source)}}]
+    return [{"type": "video_url", "video_url": {"url": address(source)}}]
 
 
-def _vmcq(item: Item) -> dict[str, Any]:
+def _vmcq(item: Item, address: Address) -> dict[str, Any]:
     """The question behind its media, each of which its number names."""
     row: dict[str, Any] = {}
     tags = []
@@ -92,7 +113,7 @@ def _vmcq(item: Item) -> dict[str, Any]:
         numbers[shown.kind] += 1
         tag = f"{shown.kind} {numbers[shown.kind]}"
         source = shown.load()
-        row[tag.replace(" ", "_")] = data_uri(source, "image") if shown.kind == "image" else _address(source)
+        row[tag.replace(" ", "_")] = data_uri(source, "image") if shown.kind == "image" else address(source)
         if f"<{tag}>" not in item.question:
             tags.append(f"<{tag}>\n")
     question = "".join(tags) + "\n".join(filter(None, [item.hint, item.question]))
@@ -100,16 +121,21 @@ def _vmcq(item: Item) -> dict[str, Any]:
     return {**fields, **row, **_category(item), COLUMN: kept(item)}
 
 
-def _address(source: Any) -> str:
-    """A video's address, or the whole path of its file.
+def _address(source: Any, place: Path) -> str:
+    """A video's address, or the whole path of its file; one that is in no file is written to a place.
 
     Raises:
-        RequestError: it is neither on the web nor in a file.
+        RequestError: it is frames, or cannot be written.
     """
+    if isinstance(source, bytes):
+        place.parent.mkdir(exist_ok=True)
+        path = place.with_name(f"{place.name}{SUFFIXES.get(container_of(source[:HEAD]) or '', '.mp4')}")
+        write_file(path, source)
+        return str(path.resolve())
     if isinstance(source, (str, Path)):
         text = str(source)
         return text if text.startswith(("http://", "https://")) else str(Path(text).expanduser().resolve())
-    raise RequestError("a video that is frames or bytes has no address for another evaluator; export tasks of files")
+    raise RequestError("a video that is frames has no address for another evaluator; export tasks of files")
 
 
 # ── VLMEvalKit ──

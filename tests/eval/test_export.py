@@ -19,6 +19,8 @@ from longview.errors import RequestError
 from longview.eval.export import export
 from longview.eval.items import Item, Shown, clip
 from longview.eval.tasks import Options, find_task
+from longview.media import open_medium
+from longview.messages import Part
 
 
 def pixels(shown: Shown) -> tuple:
@@ -129,6 +131,21 @@ def test_videos_are_named_and_are_nothing_for_a_table(tmp_path):
     assert [told(each) for each in find_task("choices").items(Options(choices))] == [told(item)]
     with pytest.raises(RequestError, match="v shows videos, which VLMEvalKit's TSV cannot hold; take --to evalscope"):
         export("v", [item], protocol, "vlmevalkit", tmp_path)
+
+
+def test_clips_that_are_in_no_file_are_written_beside_the_questions(tmp_path):
+    task = find_task("world")
+    items = task.unexpanded(Options(per_kind=1, groups=("one picture", "clip")))
+    (path,) = export("world", items, task.protocol(None)[1], "evalscope", tmp_path)
+    back = find_task("messages").items(Options(path))
+    assert [(each.question, each.answer) for each in back] == [(each.question, each.answer) for each in items]
+    kinds = [shown.kind for item in items for shown in item.shown]
+    assert [shown.kind for item in back for shown in item.shown] == kinds
+    clips = [Path(shown.load()) for item in back for shown in item.shown if shown.kind == "video"]
+    assert len(set(clips)) == kinds.count("video") > 1
+    for path in clips:
+        assert (path.parent, path.suffix) == (tmp_path / "world_media", ".mp4")
+        assert open_medium(Part("video", source=path)).duration > 1
 
 
 def test_pictures_of_a_table_of_free_answers_are_shown(tmp_path):
