@@ -59,9 +59,9 @@ def _print_numbers(numbers: Mapping[str, Any]) -> None:
         if name not in BEHIND:
             typer.echo(f"  {name:<28}{value}")
     for label, rows in numbers["by"].items():
-        typer.echo(f"\n  {label}")
-        for name, row in rows.items():
-            typer.echo(f"    {name:<40.40}{row['score']:8.1f}  of {row['questions']:,}")
+        typer.echo()
+        lines = [[str(name), f"{row['score']:.1f}", f"{row['questions']:,}"] for name, row in rows.items()]
+        print_table([label, numbers["metric"], "questions"], lines)
 
 
 def _world_scores(result: Result) -> list[Score]:
@@ -81,18 +81,17 @@ def _print_world(result: Result) -> None:
     from longview.eval.world import summarise
 
     scores = _world_scores(result)
-    typer.echo(f"{'':<40}{'right':>10}  accuracy (95 % interval)  guessing")
+    lines = []
     for total in summarise(scores).values():
-        typer.echo(_line(total.group, total))
-        for score in scores:
-            if score.group == total.group:
-                typer.echo(_line(f"  {score.kind}", score))
+        lines.append(_line(total.group, total))
+        lines += [_line(f"  {score.kind}", score) for score in scores if score.group == total.group]
+    print_table(["media and kind", "right", "accuracy", "95 % interval", "guessing"], lines)
 
 
-def _line(name: str, score: Score) -> str:
+def _line(name: str, score: Score) -> list[str]:
     low, high = score.interval
-    spread = f"{score.accuracy:8.1%} ({low:.1%} – {high:.1%})"
-    return f"{name:<40}{f'{score.right}/{score.total}':>10}  {spread:<24}  {score.chance:8.1%}"
+    spread = f"{low:.1%} – {high:.1%}"
+    return [name, f"{score.right}/{score.total}", f"{score.accuracy:.1%}", spread, f"{score.chance:.1%}"]
 
 
 # ── tasks ──

@@ -198,4 +198,4 @@ def print_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     for line in lines:
         table.add_row(*line)
     whole = None if sys.stdout.isatty() else sum(widths) + 4 * len(widths)  # a pipe has no width
-    Console(soft_wrap=True, width=whole).print(table)
+    Console(soft_wrap=True, width=whole, markup=False, emoji=False).print(table)

@@ -105,6 +105,17 @@ def test_a_picture_that_does_not_open_fails_alone_and_is_told(longview, data, tm
     assert all("bad.png" in sample["error"] for sample in failed if sample["unit"] == "241")
 
 
+def test_scores_by_label_are_a_table_whose_names_are_as_in_the_files(longview, tmp_path):
+    rows = [row | {"category": "[bold] :star: " + "x" * 60} for row in mmbench_rows(2)]
+    write_tsv(tmp_path / "MMBench_DEV_EN.tsv", rows)
+    text = longview("eval", "--task", "mmbench_en", "--data", tmp_path, "--output", tmp_path / "out").out
+    assert re.search(r"^ category +CircularEval accuracy +questions *$", text, re.MULTILINE)
+    assert re.search(r"^ \[bold\] :star: x{60} +[\d.]+ +2 *$", text, re.MULTILINE)
+    world = longview("eval", "--group", "one picture", "--per-kind", 1).out
+    assert re.search(r"^ media and kind +right +accuracy +95 % interval +guessing *$", world, re.MULTILINE)
+    assert "\x1b" not in text + world
+
+
 def test_questions_are_exported_and_read_back(longview, data, tmp_path):
     arguments = ("eval", "export", "--task", "mmbench_en", "--data", data, "--output", tmp_path / "out", "--limit", 2)
     told = longview(*arguments, "--to", "evalscope").out
