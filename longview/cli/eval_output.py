@@ -180,9 +180,9 @@ def print_comparison(found: Comparison, rows: Sequence[Mapping[str, Any]], json:
     only = "only it is right" if found.p is not None else "it is better in"
     print_table(["model", "score", "mean of these", only], table)
     verdict = "may be chance" if found.low <= 0 <= found.high else "is not chance"
-    test = f", p = {found.p:.3g} (McNemar)" if found.p is not None else "; answers are worth fractions, so no McNemar"
+    test = "no McNemar test of fractions" if found.p is None else f"p = {found.p:.3g} (McNemar)"
     typer.echo(
-        f"B − A {found.difference:+.2f} (95 % {found.low:+.2f} … {found.high:+.2f}, paired bootstrap){test}: "
+        f"B − A {found.difference:+.2f} (95 % {found.low:+.2f} … {found.high:+.2f}, paired bootstrap), {test}: "
         f"the difference {verdict}"
     )
     for row in rows[:CHANGED]:

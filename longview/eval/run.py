@@ -173,9 +173,9 @@ def _unjudged(judged: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
 def _telling_what_is_kept(output: Path | None) -> Iterator[None]:
     """Where nobody answers any more, say what becomes of the answers so far."""
     kept = (
-        f"finished answers are kept in {output}: the same command goes on"
-        if output is not None
-        else "finished answers are not kept without --output FOLDER"
+        "finished answers are not kept without --output FOLDER"
+        if output is None
+        else f"finished answers are kept in {output}"
     )
     try:
         yield

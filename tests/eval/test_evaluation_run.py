@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from evaluations import Scripted, measure, mmbench_rows, oracle, write_tsv
 
+from longview.cli.eval_output import print_comparison
 from longview.errors import RequestError
 from longview.eval.compare import changed, compare, mcnemar
 from longview.eval.results import read_result
@@ -162,7 +163,7 @@ def test_results_of_different_tasks_are_not_compared(data, tmp_path):
         compare(first, world)
 
 
-def test_only_the_same_questions_are_paired(tmp_path):
+def test_only_the_same_questions_are_paired(tmp_path, capsys):
     rows = mmbench_rows(4)
     for name, changes in (("a", {}), ("b", {1: {"question": "Another?"}, 2: {"answer": "C"}, 3: {"B": "mauve"}})):
         (tmp_path / name).mkdir()
@@ -174,6 +175,8 @@ def test_only_the_same_questions_are_paired(tmp_path):
     found = compare(first, second)
     assert (found.units, found.left_out, found.differing) == (1, 0, 3)
     assert found.as_dict()["differing"] == 3
+    print_comparison(found, [], False)
+    assert "3 questions of one number but of another text or truth are left out" in capsys.readouterr().out
     with pytest.raises(RequestError, match="no question in common, though 3 of the same number"):
         compare(without(first, "240"), without(second, "240"))
 
@@ -198,12 +201,17 @@ def test_results_of_different_draws_are_not_compared(task, first, second, said):
         compare(a, b)
 
 
-def test_scores_that_are_fractions_are_not_put_to_mcnemars_test(tmp_path):
+def test_scores_that_are_fractions_are_not_put_to_mcnemars_test(tmp_path, capsys):
     write_tsv(tmp_path / "m.tsv", [{"index": n, "question": f"What {n}?", "answer": "one two"} for n in range(3)])
     first = measure("messages", lambda item: "one two", tmp_path / "m.tsv")
     second = measure("messages", lambda item: "one" if item.id == "1" else "one two", tmp_path / "m.tsv")
     found = compare(first, second)
     assert (found.p, found.only_first, found.difference < 0) == (None, ("1",), True)
+    print_comparison(found, [], False)
+    told = capsys.readouterr().out
+    assert "it is better in" in told
+    assert "only it is right" not in told
+    assert "paired bootstrap), no McNemar test of fractions: the difference" in told
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_judge_that_does_not_answer_loses_no_answer(mmvet, tmp_path):
     def gone(text):
         raise GoneError("http://127.0.0.1:1 does not answer")
 
-    with pytest.raises(RequestError, match=r"does not answer; finished answers are kept in .*run: the same command"):
+    with pytest.raises(RequestError, match=r"does not answer; finished answers are kept in .*run$"):
         measure("mmvet", lambda item: "x", mmvet, tmp_path / "run", judge=Judge(Grader(gone)))
     lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 3
