@@ -157,5 +157,5 @@ def test_pictures_of_a_table_of_free_answers_are_shown(tmp_path):
 def test_a_damaged_column_is_named(tmp_path):
     row = {"messages": [{"role": "user", "content": "What?"}], "answer": "x", "longview": {"question": "What?"}}
     (tmp_path / "m.jsonl").write_text(json.dumps(row))
-    with pytest.raises(RequestError, match=r"m.jsonl, row 1: the column 'longview' is damaged; export the task again"):
+    with pytest.raises(RequestError, match=r"m.jsonl, line 1: the column 'longview' is damaged; export the task again"):
         find_task("messages").items(Options(tmp_path / "m.jsonl"))

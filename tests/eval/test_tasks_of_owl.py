@@ -1,4 +1,4 @@
-"""VQAv2, OK-VQA, TextVQA and POPE in the files of mPLUG-Owl's evaluation programs."""
+"""The folders of mPLUG-Owl's and MGM's evaluation programs; VQA, GQA and POPE in mPLUG-Owl's own files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks import SAMPLES
 from evaluations import measure, oracle, png
 
 from longview.errors import RequestError
@@ -94,3 +95,59 @@ def test_pope_has_its_three_files_and_many_questions_of_one_picture(tmp_path):
     write(tmp_path / "dataset/pope/ImageQA_POPE_random.jsonl", json.dumps(rows[0] | {"answer": "maybe"}))
     with pytest.raises(RequestError, match=r"ImageQA_POPE_random.jsonl, line 1: the answer is 'maybe'; expected"):
         find_task("pope").items(Options(tmp_path))
+
+
+def test_gqa_has_its_answers_in_its_lines(tmp_path):
+    lines = [
+        {"image": "gqa/n1.jpg", "question": "Is it?", "question_id": 1, "answer": "yes"},
+        {"image": "n1.jpg", "text": "Which?\nAnswer the question using a single word or phrase.", "question_id": 2,
+         "answer": "red"},
+    ]  # fmt: skip
+    write(tmp_path / "dataset/gqa/testdev_balanced.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    write(tmp_path / "images/gqa/images/n1.jpg", png())
+    for data in (tmp_path, tmp_path / "dataset", tmp_path / "dataset/gqa"):
+        found = measure("gqa", oracle, data)
+        assert (found.numbers["score"], found.numbers["questions"], found.numbers["failed"]) == (100, 2, 0)
+    assert [sample["question"] for sample in found.samples] == ["Is it?", "Which?"]
+
+
+PLACES = [
+    ("mmbench_en", "MMBench_DEV_EN.tsv", "dataset/mmbench/mmbench_dev_en_20231003.tsv"),
+    ("mmbench_cn", "MMBench_DEV_CN.tsv", "dataset/mmbench/mmbench_dev_cn_20231003.tsv"),
+    ("ai2d", "data/test-0.parquet", "dataset/ai2d/"),
+    ("nlvr2", "data/unbalanced_test_public-0.parquet", "dataset/NLVR2/"),
+    ("qbench2", "data/dev-0.parquet", "dataset/qbench2/"),
+    ("mvbench", "json/action_count.json", "dataset/mvbench/"),
+    ("nextqa", "mc.csv", "dataset/nextqa/"),
+    ("videomme", "videomme/test-0.parquet", "dataset/videomme/"),
+    ("longvideobench", "lvb_val.json", "dataset/LongVideoBench/"),
+    ("blink", "multi_image_out_domain.json", "dataset/LLaVA-NeXT-Interleave-Bench/"),
+    ("mmbench_en", "MMBench_DEV_EN.tsv", "MGM-Eval/MMB/mmbench_dev_20230712.tsv"),
+    ("mmbench_en", "MMBench_DEV_EN.tsv", "data/MGM-Eval/mmbench/mmbench_dev_20230712.tsv"),
+    ("mmmu", "Art/validation-0.parquet", "data/MGM-Eval/MMMU/"),
+    ("mathvista", "testmini.json", "MGM-Eval/MathVista/"),
+    ("mathvista", "data/testmini-0.parquet", "MGM-Eval/MathVista/"),
+    ("textvqa", "TextVQA_0.5.1_val.json", "MGM-Eval/textvqa/"),
+    ("mmvet", "mm-vet.json", "MGM-Eval/mm-vet/"),
+]
+
+
+@pytest.mark.parametrize(("task", "file", "place"), PLACES)
+def test_files_are_found_in_the_folders_of_the_authors_programs(tmp_path, task, file, place):
+    sample = next(each for each in SAMPLES if (each.task, each.file) == (task, file))
+    if place.endswith("/"):
+        sample.write(tmp_path / place)
+    else:
+        write(tmp_path / place, sample.encoded(sample.row))
+    inner = tmp_path / place.partition("/")[0]
+    for data in (tmp_path, inner):
+        assert len(find_task(task).unexpanded(Options(data))) == 1
+
+
+def test_mmvet_finds_its_pictures_where_mplug_owl_has_them(tmp_path):
+    sample = next(each for each in SAMPLES if each.file == "mm-vet.json")
+    write(tmp_path / "dataset/mmvet/mm-vet.json", sample.encoded(sample.row))
+    write(tmp_path / "images/mmvet/images/v1_0.png", png())
+    for data in (tmp_path, tmp_path / "dataset", tmp_path / "dataset/mmvet"):
+        (item,) = find_task("mmvet").items(Options(data))
+        assert item.shown[0].load().read_bytes() == png()

@@ -308,10 +308,14 @@ def test_mmmu_reads_vlmevalkits_tsv_without_its_other_splits(tmp_path):
         ("mathvista", {"testmini.json": "{}"}, r"missing is images/\*"),
         ("textvqa", {"TextVQA_0.5.1_val.json": "{}", "train_images/x": ""}, "has no list under 'data'"),
         ("mathvista", {"testmini.json": "[", "images/x": ""}, r"testmini.json is no JSON"),
-        ("pope", {"coco_pope_random.json": '{"image": "x"}\n', "val2014/x": ""}, "line 1 has no column 'text'"),
-        ("pope", {"coco_pope_random.json": "[1]", "val2014/x": ""}, "is no object"),
+        (
+            "pope",
+            {"coco_pope_random.json": '{"image": "x"}\n', "val2014/x": ""},
+            "line 1 has no column 'question_id'.*needed are question_id, image, text, label",
+        ),
+        ("pope", {"coco_pope_random.json": "[1]", "val2014/x": ""}, "row 1 is 1; expected an object"),
         ("pope", {"coco_pope_random.json": "hm\n", "val2014/x": ""}, "line 1 is not JSON"),
-        ("mmmu", {"MMMU_DEV_VAL.tsv": "index\tquestion\n"}, "no column 'answer'"),
+        ("mmmu", {"MMMU_DEV_VAL.tsv": "index\tquestion\n"}, "needed are index, question, A, answer"),
         (
             "mme",
             {"MME.tsv": "index\tcategory\timage_path\tquestion\tanswer\n1\tOCR\ta.png\tq\tmaybe\n"},

@@ -186,7 +186,7 @@ def test_ones_own_choices_about_videos_are_read(tmp_path):
         ("choices", {"question": "?", "answer": "A"}, "no column 'options'"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "audio"}]}], "answer": "x"}, "type 'audio'"),
         ("messages", {"messages": [], "question": "", "text": "", "answer": "x"}, ""),
-        ("messages", {"answer": "x"}, "no column 'question' or 'text'"),
+        ("messages", {"answer": "x"}, "no column 'messages' or 'question' or 'text'"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named(tmp_path, task, row, said):

@@ -12,29 +12,37 @@ from longview.errors import RequestError
 from longview.eval.items import Item, picture
 from longview.eval.readers.files import Found
 from longview.eval.readers.pictures import yes_or_no
-from longview.eval.readers.tables import filled, listed, read_rows, stored_picture
+from longview.eval.readers.tables import filled, read_rows, stored_picture
+from longview.eval.readers.truths import by_index
 from longview.eval.readers.tsv import rows_with_pictures
-from longview.eval.readers.videos import lettered_answer
 
 
 def read_ai2d(found: Found) -> Iterator[Item]:
     """Parquet as on the hub."""
-    for number, row in enumerate(found.rows(("question", "options", "answer", "image"))):
-        options = tuple(str(each) for each in listed(row["options"]))
-        shown = stored_picture(row["image"], found.folder, f"row {number + 1}")
-        truth = lettered_answer(f"row {number + 1}", str(row["answer"]), options)
-        yield Item(str(number), row["question"], truth, (shown,), options)
+    kinds = {"question": "text", "options": "texts", "answer": "value", "image": "any"}
+    for number, row in enumerate(found.rows(kinds)):
+        options = tuple(str(each) for each in row["options"])
+        shown = stored_picture(row, row["image"], found.folder, f"row {number + 1}")
+        yield Item(str(number), row["question"], by_index(row, row["answer"], options), (shown,), options)
+
+
+_HALLUSION = {
+    **dict.fromkeys(("category", "subcategory", "set_id", "figure_id", "question_id", "gt_answer"), "value"),
+    "question": "text",
+    "filename?": "text",
+}
 
 
 def read_hallusion(found: Found) -> Iterator[Item]:
     """The authors' JSON; questions without a picture are asked without one."""
-    needed = ("category", "subcategory", "set_id", "figure_id", "question_id", "question", "gt_answer")
-    for row in read_rows(found.path, needed):
+    for row in read_rows(found.path, _HALLUSION):
         key = f"{row['subcategory']}_{row['set_id']}"
-        name = str(row.get("filename") or "").removeprefix("./").removeprefix("hallusion_bench/")
+        name = (row.get("filename") or "").removeprefix("./").removeprefix("hallusion_bench/")
         places = [found.folder / "hallusion_bench" / name, found.folder / name]
         path = next((place for place in places if name and place.is_file()), places[0])
-        truth = "yes" if str(row["gt_answer"]) == "1" else "no"
+        truth = {"0": "no", "1": "yes"}.get(str(row["gt_answer"]))
+        if truth is None:
+            raise RequestError(f"{row}: gt_answer is {row['gt_answer']!r:.40}; expected 0 or 1; fetch the file again")
         id = f"{row['category']}_{key}_{row['figure_id']}_{row['question_id']}"
         facts = {"figure": f"{row['category']}_{key}_{row['figure_id']}", "question": f"{key}_{row['question_id']}"}
         labels = {"category": str(row["category"]), "subcategory": str(row["subcategory"])}

@@ -8,14 +8,19 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from longview.errors import RequestError
 from longview.eval.items import Item
+from longview.eval.readers.columns import Columns, Fields
 from longview.eval.readers.tables import read_rows
+from longview.wording import counted
 
 ROOT = "LMUData"
 """The environment variable by which VLMEvalKit finds its files; its default is ~/LMUData."""
+ABOVE = ("dataset", "data", "MGM-Eval", "data/MGM-Eval")
+"""Where mPLUG-Owl's and MGM's programs have the folders of benchmarks, below the folder that they run in."""
+TABLES = (".json", ".jsonl", ".tsv", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -28,23 +33,29 @@ class Found:
     table: str = ""
     """A Hugging Face dataset, in a folder or on the hub, in the place of files."""
     split: str = "train"
+    subsets: tuple[str, ...] = ()
+    """Of that dataset, those that are read one after the other; none: its only one."""
 
     @property
     def path(self) -> Path:
         """The first file of the first pattern."""
         return self.paths[0][0]
 
-    def rows(self, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def rows(self, needed: Columns = ()) -> Iterator[Fields]:
         """The rows of all files of the first pattern, or of the dataset.
 
         Raises:
             LongviewError: one cannot be read, or lacks a column.
         """
-        if self.table:
+        for subset in self.subsets if self.table else ():
+            yield from read_rows(f"{self.table}:{subset}", needed, self.split)
+        if self.table and not self.subsets:
             yield from read_rows(self.table, needed, self.split)
-            return
-        for path in self.paths[0]:
+        for path in () if self.table else self.paths[0]:
             yield from read_rows(path, needed)
+
+    def __str__(self) -> str:
+        return self.table or str(self.path)
 
 
 Read: TypeAlias = Callable[[Found], Iterable[Item]]
@@ -62,19 +73,43 @@ class Form:
     """Where below --data they may be."""
     split: str | None = None
     """Of rows that may also be a Hugging Face dataset: its split."""
+    subsets: tuple[str, ...] = ()
+    """Of such a dataset, where a name alone does not say which are meant."""
+
+    def items(self, found: Found) -> Iterator[Item]:
+        """The questions of its files.
+
+        Raises:
+            LongviewError: a file is damaged, or is not what it should be.
+        """
+        count = 0
+        try:
+            for item in self.read(found):
+                count += 1
+                yield item
+        except (TypeError, LookupError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise RequestError(
+                f"{found}, behind its first {counted(count, 'question')}, is not as expected ({reason}); expected "
+                f"{self.about}; fetch it again, or mend it"
+            ) from error
 
     def find(self, folder: Path) -> Found | None:
         """The files, if they are all there."""
-        for below in self.folders:
-            paths = tuple(tuple(matches(folder / below, pattern)) for pattern in self.files)
+        for place in self._places(folder):
+            paths = tuple(tuple(matches(place, pattern)) for pattern in self.files)
             if all(paths):
-                return Found(folder / below, paths)
+                return Found(place, paths)
         return None
 
     def missing(self, folder: Path) -> str:
         """The first pattern that nothing matches, where most of the others match something."""
-        lacks = [[pattern for pattern in self.files if not matches(folder / below, pattern)] for below in self.folders]
+        lacks = [[name for name in self.files if not matches(place, name)] for place in self._places(folder)]
         return min(lacks, key=len)[0]
+
+    def _places(self, folder: Path) -> list[Path]:
+        named = [folder / above / below for above in ABOVE for below in self.folders if below]
+        return [*(folder / below for below in self.folders), *named]
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
@@ -99,8 +134,8 @@ def find_form(task: str, forms: Sequence[Form], data: Path | None) -> tuple[Form
             raise RequestError(
                 f"{task} reads files; give their folder with --data (longview eval --describe {task} says which)"
             )
-        if tables and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", str(data)):  # on the hub
-            return tables[0], Found(Path(), (), str(data), tables[0].split or "train")
+        if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", str(data)) and data.suffix not in TABLES:
+            return _on_hub(task, tables, str(data))
         raise RequestError(f"there is no {folder}; give the folder of {task}'s files with --data")
     if folder.is_file():
         return _named(task, forms, folder)
@@ -116,6 +151,22 @@ def find_form(task: str, forms: Sequence[Form], data: Path | None) -> tuple[Form
         f"{folder} holds no files of {task}; missing is {lacks.replace(' | ', ' or ')}; "
         f"longview eval --describe {task} says where to get them"
     )
+
+
+def _on_hub(task: str, tables: Sequence[Form], name: str) -> tuple[Form, Found]:
+    """The form of a task that a name on the hub is enough for.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if not tables:
+        raise RequestError(
+            f"there is no {name}, and a name on the hub is not enough for {task}, which needs files beside its rows: "
+            f"run hf download {name.partition(':')[0]} --repo-type dataset --local-dir FOLDER, unpack what is packed, "
+            "and give that folder with --data"
+        )
+    subsets = () if ":" in name else tables[0].subsets
+    return tables[0], Found(Path(), (), name, tables[0].split or "train", subsets)
 
 
 def _named(task: str, forms: Sequence[Form], file: Path) -> tuple[Form, Found]:

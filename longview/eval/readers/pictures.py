@@ -4,7 +4,6 @@ MME        MME_Benchmark_release_version/CATEGORY/…/NAME.txt: "question<tab>Ye
 POPE       coco_pope_{random,popular,adversarial}.json: lines of question_id, image, text, label; val2014/
 TextVQA    TextVQA_0.5.1_val.json with train_images/; llava_textvqa_val_v051_ocr.jsonl has the words of OCR
 MMMU       SUBJECT/validation-*.parquet
-MathVista  testmini.json with images/
 the same   as VLMEvalKit's TSV, or as Parquet with the pictures inside
 """
 
@@ -18,9 +17,12 @@ from typing import Any
 from longview.errors import RequestError
 from longview.eval.items import Item, Shown, picture
 from longview.eval.metrics import textvqa_key
+from longview.eval.readers.columns import either, under
 from longview.eval.readers.files import Found
-from longview.eval.readers.tables import filled, listed, options_of, read_json, read_rows, stored_picture
+from longview.eval.readers.tables import filled, listed, options_of, read_json, read_rows, read_text, stored_picture
+from longview.eval.readers.truths import by_letter
 from longview.eval.readers.tsv import rows_with_pictures
+from longview.eval.readers.vqa import people
 
 PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -48,13 +50,13 @@ def read_mme(found: Found) -> Iterator[Item]:
         image = next((f / (path.stem + s) for f in folders for s in PICTURES if (f / (path.stem + s)).is_file()), None)
         if image is None:
             raise RequestError(f"there is no picture of {path}; expected {folders[0] / path.stem}.jpg or .png")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
         for number, line in enumerate(filter(str.strip, lines)):
             question, tab, answer = line.rpartition("\t")
             if not tab:
                 raise RequestError(f"{path}, line {number + 1} is {line!r:.60}; expected a question, a tab, Yes or No")
             group = f"{category}/{image.name}"
-            truth = yes_or_no(path, answer)
+            truth = yes_or_no(f"{path}, line {number + 1}", answer)
             yield Item(f"{group}/{number}", question.strip(), truth, (picture(image, group),), group=group,
                        labels={"category": category})  # fmt: skip
 
@@ -68,17 +70,30 @@ def read_mme_tsv(found: Found) -> Iterator[Item]:
                    group=group, labels={"category": filled(row, "category")})  # fmt: skip
 
 
+def read_mme_table(found: Found) -> Iterator[Item]:
+    """Parquet as on the hub: both questions of a picture have its id."""
+    kinds = {"question_id": "value", "question": "text", "answer": "text", "category": "text", "image": "any"}
+    asked: dict[str, int] = {}
+    for row in found.rows(kinds):
+        group = f"{row['category']}/{Path(str(row['question_id'])).name}"
+        asked[group] = asked.get(group, -1) + 1
+        shown = stored_picture(row, row["image"], found.folder, group)
+        yield Item(f"{group}/{asked[group]}", row["question"], yes_or_no(row, row["answer"]), (shown,), group=group,
+                   labels={"category": row["category"]})  # fmt: skip
+
+
 # ── POPE ──
 
 
 def read_pope(found: Found) -> Iterator[Item]:
     """The lines of its three files."""
+    kinds = {"question_id": "value", "image": "text", "text": "text", "label": "text"}
     for path in found.paths[0]:
-        category = path.stem.removeprefix("coco_pope_")
-        for row in read_rows(path, ("image", "text", "label")):
-            shown = picture(_below(found.folder, row["image"], "val2014", "images"), str(row["image"]))
-            truth = yes_or_no(path, row["label"])
-            yield Item(f"{category}/{row['question_id']}", row["text"], truth, (shown,), labels={"category": category})
+        labels = {"category": path.stem.removeprefix("coco_pope_")}
+        for row in read_rows(path, kinds):
+            shown = picture(_below(found.folder, row["image"], "val2014", "images"), row["image"])
+            id = f"{labels['category']}/{row['question_id']}"
+            yield Item(id, row["text"], yes_or_no(row, row["label"]), (shown,), labels=labels)
 
 
 def read_pope_tsv(found: Found) -> Iterator[Item]:
@@ -91,10 +106,11 @@ def read_pope_tsv(found: Found) -> Iterator[Item]:
 
 def read_pope_table(found: Found) -> Iterator[Item]:
     """Parquet as on the hub."""
-    for number, row in enumerate(found.rows(("question", "answer", "image"))):
-        shown = stored_picture(row["image"], found.folder, str(row.get("image_source") or f"row {number + 1}"))
+    kinds = {"question": "text", "answer": "text", "image": "any"}
+    for number, row in enumerate(found.rows(kinds)):
+        shown = stored_picture(row, row["image"], found.folder, str(row.get("image_source") or f"row {number + 1}"))
         labels = {"category": filled(row, "category")} if filled(row, "category") else {}
-        yield Item(str(number), row["question"], yes_or_no(f"row {number + 1}", row["answer"]), (shown,), labels=labels)
+        yield Item(str(number), row["question"], yes_or_no(row, row["answer"]), (shown,), labels=labels)
 
 
 # ── TextVQA ──
@@ -102,19 +118,18 @@ def read_pope_table(found: Found) -> Iterator[Item]:
 
 def read_textvqa(found: Found) -> Iterator[Item]:
     """The annotations, with LLaVA's question file for the words of OCR where it is there."""
-    annotations = found.paths[0][0]
+    annotations, lines = found.paths[0][0], found.folder / "llava_textvqa_val_v051_ocr.jsonl"
     words = {}
-    for path in (found.folder / "llava_textvqa_val_v051_ocr.jsonl",):
-        for row in read_rows(path, ("question_id", "text")) if path.is_file() else ():
-            words[str(row["question_id"]), textvqa_key(row["text"])] = _ocr_tokens(row["text"])
-    data = read_json(annotations)
-    for row in data["data"] if isinstance(data, Mapping) and "data" in data else _refuse(annotations, "data"):
+    for row in read_rows(lines, {"question_id": "value", "text": "text"}) if lines.is_file() else ():
+        words[str(row["question_id"]), textvqa_key(row["text"])] = _ocr_tokens(row["text"])
+    kinds = {"image_id": "value", "question_id": "value", "question": "text", "answers": "list", "ocr_tokens?": "list"}
+    for row in under(annotations, read_json(annotations), "data", kinds):
         name = f"{row['image_id']}.jpg"
         key = str(row["image_id"]), row["question"].lower()
         path = _below(found.folder, name, "train_images", "images")
-        tokens = words.get(key, row.get("ocr_tokens", []))
-        yield Item(str(row["question_id"]), row["question"], list(row["answers"]), (picture(path, name),),
-                   facts={"ocr_tokens": tokens})  # fmt: skip
+        facts = {"ocr_tokens": words.get(key, row.get("ocr_tokens") or [])}
+        answers = people(row, row["answers"])
+        yield Item(str(row["question_id"]), row["question"], answers, (picture(path, name),), facts=facts)
 
 
 def _ocr_tokens(text: str) -> list[str]:
@@ -122,47 +137,64 @@ def _ocr_tokens(text: str) -> list[str]:
     return line[1].split(", ") if line and line[1] else []
 
 
-def _refuse(path: Path, key: str) -> Any:
-    raise RequestError(f"{path} has no list under {key!r}; fetch it again")
-
-
 def read_vqa_tsv(found: Found) -> Iterator[Item]:
     """VLMEvalKit's TSV of questions with one answer, or those of several people."""
-    for row, shown in rows_with_pictures(found.path, ("question", "answer", "image|image_path")):
+    for row, shown in rows_with_pictures(found.path, ("question", "answer|answers", "image|image_path")):
         labels = {name: filled(row, name) for name in ("category", "split") if filled(row, name)}
-        people = [str(answer) for answer in listed(filled(row, "answer"))]
-        yield Item(filled(row, "index"), filled(row, "question"), people, shown, labels=labels)
+        given = row.get("answer") or row.get("answers") or ""
+        answers = people(row, listed(given) if given.strip() else [])
+        yield Item(filled(row, "index"), filled(row, "question"), answers, shown, labels=labels)
 
 
 def read_vqa_table(found: Found) -> Iterator[Item]:
     """Parquet as on the hub: answers of people as texts, or as {"answer": text}."""
-    for number, row in enumerate(found.rows(("question", "answers|answer", "image"))):
-        given = row.get("answers")
-        people = [str(each["answer"] if isinstance(each, Mapping) else each) for each in given or [row.get("answer")]]
-        id = str(row.get("question_id") or row.get("questionId") or number)
-        shown = stored_picture(row["image"], found.folder, str(row.get("image_id") or f"row {number + 1}"))
+    kinds = {"question": "text", "answers|answer": "list|value", "image": "any", "ocr_tokens?": "list"}
+    for number, row in enumerate(found.rows(kinds)):
+        given = either(row, "answers", "answer")
+        answers = people(row, given if isinstance(given, list) else [given])
+        id = str(either(row, "question_id", "questionId", default=number))
+        shown = stored_picture(row, row["image"], found.folder, str(row.get("image_id") or f"row {number + 1}"))
         labels = {"answer type": filled(row, "answer_type")} if filled(row, "answer_type") else {}
-        yield Item(id, row["question"], people, (shown,), labels=labels,
-                   facts={"ocr_tokens": list(row.get("ocr_tokens") or ())})  # fmt: skip
+        facts = {"ocr_tokens": list(row.get("ocr_tokens") or ())}
+        yield Item(id, row["question"], answers, (shown,), labels=labels, facts=facts)
 
 
 # ── MMMU ──
 
 
+MMMU = (
+    "Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory", "Basic_Medical_Science",
+    "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science", "Design", "Diagnostics_and_Laboratory_Medicine",
+    "Economics", "Electronics", "Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage",
+    "Marketing", "Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics", "Psychology",
+    "Public_Health", "Sociology",
+)  # fmt: skip
+"""Its subjects, each a subset on the hub."""
+
+_MMMU = {
+    "id": "text",
+    "question": "text",
+    "options": "texts|text",
+    "answer": "texts|text",
+    "question_type": "text",
+    "image_1": "any",
+}
+
+
 def read_mmmu(found: Found) -> Iterator[Item]:
     """Parquet, a folder a subject."""
-    for row in found.rows(("id", "question", "options", "answer", "question_type", "image_1")):
+    for row in found.rows(_MMMU):
         shown = tuple(
-            stored_picture(row[name], found.folder, f"{row['id']}, picture {number}")
+            stored_picture(row, row[name], found.folder, f"{row['id']}, picture {number}")
             for number in range(1, 8)
             if row.get(name := f"image_{number}") is not None
         )
-        yield _mmmu(row["id"], row, shown, "_".join(str(row["id"]).split("_")[1:-1]))
+        yield _mmmu(row.where, row["id"], row, shown, "_".join(row["id"].split("_")[1:-1]))
 
 
 def read_mmmu_tsv(found: Found) -> Iterator[Item]:
     """VLMEvalKit's: validation alone; an open question has one option, or "Other Answers" as the second."""
-    for row, shown in rows_with_pictures(found.path, ("question", "answer", "image|image_path")):
+    for row, shown in rows_with_pictures(found.path, ("question", "A", "answer", "image|image_path")):
         if filled(row, "split") not in ("", "validation", "val"):
             continue
         options = options_of(row)
@@ -172,43 +204,20 @@ def read_mmmu_tsv(found: Found) -> Iterator[Item]:
         sample = {"question": filled(row, "question"), "question_type": kind, "answer": answer}
         sample["options"] = [] if is_open else list(options)  # type: ignore[assignment]
         subject = filled(row, "category") or filled(row, "l2-category")
-        yield _mmmu(filled(row, "id") or filled(row, "index"), sample, shown, subject)
+        yield _mmmu(row.where, filled(row, "id") or filled(row, "index"), sample, shown, subject)
 
 
-def _mmmu(id: str, row: Mapping[str, Any], shown: tuple[Shown, ...], subject: str) -> Item:
+def _mmmu(where: str, id: str, row: Mapping[str, Any], shown: tuple[Shown, ...], subject: str) -> Item:
     options = tuple(str(each) for each in listed(row["options"])) if row["question_type"] != "open" else ()
-    answer = listed(row["answer"]) if not options and str(row["answer"]).startswith("[") else row["answer"]
+    if row["question_type"] != "open":
+        if len(options) < 2:
+            raise RequestError(f"{where}: 'options' is {row['options']!r:.40}; expected a list of two or more; mend it")
+        answer: Any = by_letter(where, row["answer"], options)
+    else:
+        answer = listed(row["answer"]) if str(row["answer"]).startswith("[") else row["answer"]
     sample = {name: row[name] for name in ("question", "options", "question_type")}
     return Item(id, row["question"], answer, shown, options, labels={"subject": subject} if subject else {},
                 facts={"sample": sample})  # fmt: skip
-
-
-# ── MathVista ──
-
-_MATHVISTA = ("question", "choices", "unit", "precision", "question_type", "answer_type", "answer")
-
-
-def read_mathvista(found: Found) -> Iterator[Item]:
-    """The authors' JSON, problems by their id."""
-    problems = read_json(found.paths[0][0])
-    if not isinstance(problems, Mapping):
-        _refuse(found.paths[0][0], "1, 2, …")
-    for id, problem in problems.items():
-        yield _mathvista(str(id), problem, picture(found.folder / problem["image"], problem["image"]))
-
-
-def read_mathvista_table(found: Found) -> Iterator[Item]:
-    """Parquet as on the hub."""
-    for row in found.rows(("pid", "decoded_image", *_MATHVISTA)):
-        shown = stored_picture(row["decoded_image"], found.folder, str(row.get("image") or row["pid"]))
-        yield _mathvista(str(row["pid"]), row, shown)
-
-
-def _mathvista(id: str, row: Mapping[str, Any], shown: Shown) -> Item:
-    meta = row.get("metadata") or {}
-    labels = {name: str(meta[name]) for name in ("task", "category", "source") if meta.get(name)}
-    problem = {name: row.get(name) for name in _MATHVISTA}
-    return Item(id, row["question"], str(row["answer"]), (shown,), labels=labels, facts={"problem": problem})
 
 
 def _below(folder: Path, name: str, *folders: str) -> Path:
@@ -222,7 +231,9 @@ def _below(folder: Path, name: str, *folders: str) -> Path:
 
 def read_ocrbench(found: Found) -> Iterator[Item]:
     """The authors' JSON."""
-    for number, row in enumerate(read_rows(found.path, ("image_path", "question", "answers", "type"))):
+    kinds = {"image_path": "text", "question": "text", "answers": "list|value", "type": "text", "id?": "value"}
+    for number, row in enumerate(read_rows(found.path, kinds)):
         shown = picture(_below(found.folder, row["image_path"], "OCRBench_Images"), row["image_path"])
-        answers = [row["answers"]] if isinstance(row["answers"], str) else [str(each) for each in row["answers"]]
-        yield Item(str(row.get("id", number)), row["question"], answers, (shown,), labels={"category": row["type"]})
+        answers = people(row, row["answers"] if isinstance(row["answers"], list) else [row["answers"]])
+        id = str(either(row, "id", default=number))
+        yield Item(id, row["question"], answers, (shown,), labels={"category": row["type"]})

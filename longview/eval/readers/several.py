@@ -17,26 +17,31 @@ from typing import Any
 
 from longview.errors import RequestError
 from longview.eval.items import LETTERS, Item, Shown, clip, picture
+from longview.eval.readers.columns import Fields, checked, either, rows_of
 from longview.eval.readers.exported import COLUMN, restored
 from longview.eval.readers.files import Found
-from longview.eval.readers.tables import check_columns, listed, read_json, read_rows, read_tsv, stored_picture
+from longview.eval.readers.tables import listed, read_json, read_rows, read_tsv, stored_picture
+from longview.eval.readers.truths import by_letter, guessed
 from longview.eval.readers.tsv import stored_pictures
-from longview.eval.readers.videos import SUFFIXES, lettered_answer, unlettered
+from longview.eval.readers.videos import SUFFIXES, unlettered
 
 _OPTION = re.compile(r"^\s*\(?([A-H])[).:]\s*(.+?)\s*$", re.MULTILINE)
+
+
+_INTERLEAVE = {"image": "texts", "conversations": "objects", "sample_id": "value", "metadata": "object"}
 
 
 def read_interleave(dataset: str) -> Callable[[Found], Iterator[Item]]:
     """One of the data sets in the file."""
 
     def read(found: Found) -> Iterator[Item]:
-        data = read_json(found.path)
-        for row in data if isinstance(data, list) else ():
+        for row in rows_of(found.path, read_json(found.path), {"metadata?": "object"}):
             meta = row.get("metadata") or {}
             if str(meta.get("dataset")) != dataset:
                 continue
+            row = checked(row.where, row, _INTERLEAVE)
             shown = tuple(picture(_image(found.folder, name), name) for name in row["image"])
-            question, answer = row["conversations"][0]["value"], row["conversations"][1]["value"].strip()
+            question, answer = _conversation(row)
             choice = meta.get("question_type") == "multi-choice"
             letters = [letter for letter, _ in _OPTION.findall(question)] if choice else []
             named = re.fullmatch(r"\(?([A-H])[).]?", answer)
@@ -51,6 +56,21 @@ def read_interleave(dataset: str) -> Callable[[Found], Iterator[Item]]:
     return read
 
 
+def _conversation(row: Fields) -> tuple[str, str]:
+    """The question and the answer.
+
+    Raises:
+        RequestError: it is no question with an answer.
+    """
+    said = [turn.get("value") for turn in row["conversations"][:2]]
+    if len(said) < 2 or not all(isinstance(each, str) for each in said):
+        raise RequestError(
+            f"{row}: 'conversations' is {row['conversations']!r:.40}; expected a question and its answer, each with a "
+            "value; fetch the file again"
+        )
+    return said[0], said[1].strip()
+
+
 def _image(folder: Path, name: str) -> Path:
     places = [folder / below / name for below in ("eval_images_fix", "eval_images", "interleave_data", "")]
     return next((place for place in places if place.is_file()), places[0])
@@ -61,18 +81,21 @@ def _image(folder: Path, name: str) -> Path:
 
 def read_nlvr2(found: Found) -> Iterator[Item]:
     """Parquet: two pictures, a sentence, True or False."""
-    for number, row in enumerate(found.rows(("question|sentence", "answer|label"))):
+    kinds = {"question|sentence": "text", "answer|label": "value", "images?": "list"}
+    for number, row in enumerate(found.rows(kinds)):
         stored = row.get("images") or [row.get("left_image"), row.get("right_image")]
         if row.get("image_0") is not None:
             stored = [row["image_0"], row["image_1"]]
+        if len(stored) != 2:
+            raise RequestError(f"{row} has {len(stored)} pictures; expected two; fetch the file again")
         names = [f"row {number + 1}, {side}" for side in ("left", "right")]
-        shown = tuple(stored_picture(each, found.folder, name) for each, name in zip(stored, names, strict=True))
-        yield _nlvr2(str(row.get("question_id", number)), row, shown)
+        shown = tuple(stored_picture(row, each, found.folder, name) for each, name in zip(stored, names, strict=True))
+        yield _nlvr2(str(either(row, "question_id", default=number)), row, shown)
 
 
 def read_nlvr2_lines(found: Found) -> Iterator[Item]:
     """The authors' lines, whose pictures lie in a folder beside them."""
-    for row in read_rows(found.path, ("identifier", "sentence", "label")):
+    for row in read_rows(found.path, {"identifier": "text", "sentence": "text", "label": "value"}):
         stem, split = row["identifier"].rpartition("-")[0], row["identifier"].partition("-")[0]
         names = [f"{stem}-img{side}.png" for side in (0, 1)]
         folders = [found.folder / below for below in (split, "images", "")]
@@ -80,24 +103,34 @@ def read_nlvr2_lines(found: Found) -> Iterator[Item]:
         yield _nlvr2(row["identifier"], row, shown)
 
 
-def _nlvr2(id: str, row: Mapping[str, Any], shown: tuple[Shown, ...]) -> Item:
-    truth = str(row.get("answer", row.get("label"))).strip().lower()
+def _nlvr2(id: str, row: Fields, shown: tuple[Shown, ...]) -> Item:
+    truth = str(either(row, "answer", "label")).strip().lower()
     if truth not in ("true", "false", "yes", "no"):
-        raise RequestError(f"question {id}: the answer is {truth!r:.40}; expected True or False")
-    return Item(id, row.get("question") or row["sentence"], "yes" if truth in ("true", "yes") else "no", shown)
+        raise RequestError(f"{row}: the answer is {truth!r:.40}; expected True or False; mend it")
+    question = either(row, "question", "sentence")
+    return Item(id, question, "yes" if truth in ("true", "yes") else "no", shown)
+
+
+_QBENCH2 = {
+    "image1": "any",
+    "image2": "any",
+    "question": "text",
+    "option0": "value",
+    **{f"option{n}?": "value" for n in range(1, 5)},
+    "correct_choice": "text",
+}
 
 
 def read_qbench2(found: Found) -> Iterator[Item]:
     """Parquet as on the hub."""
-    for number, row in enumerate(found.rows(("image1", "image2", "question", "option0", "correct_choice"))):
+    for number, row in enumerate(found.rows(_QBENCH2)):
         options = tuple(
             str(row[name]) for name in (f"option{n}" for n in range(5)) if row.get(name) not in (None, "", "N/A")
         )
-        id = str(row.get("id", number))
-        shown = tuple(stored_picture(row[f"image{n}"], found.folder, f"{id}, image {n}") for n in (1, 2))
+        id = str(either(row, "id", default=number))
+        shown = tuple(stored_picture(row, row[f"image{n}"], found.folder, f"{id}, image {n}") for n in (1, 2))
         labels = {name: str(row[name]) for name in ("question_type", "question_concern") if row.get(name) is not None}
-        truth = lettered_answer(f"question {id}", str(row["correct_choice"]), options)
-        yield Item(id, row["question"], truth, shown, options, labels=labels)
+        yield Item(id, row["question"], by_letter(row, row["correct_choice"], options), shown, options, labels=labels)
 
 
 # ── users' own ──
@@ -106,63 +139,63 @@ def read_qbench2(found: Found) -> Iterator[Item]:
 def read_vmcq(found: Found) -> Iterator[Item]:
     """evalscope's VMCQ: lines or TSV, with options and image_1 …, or with messages."""
     for number, row in enumerate(_rows(found), 1):
-        where = f"{found.path}, row {number}"
         if row.get("messages"):
-            yield _of_messages(found, row, where)
+            yield _of_messages(found, row, number)
             continue
-        check_columns(where, list(row), ("question", "options", "answer"))
+        checked(row.where, row, {"question": "text", "options": "texts|text", "answer": "value"})
         names = [name for name in (f"image_{n}" for n in range(1, 101)) if row.get(name)]
-        shown = [stored_picture(_local(row[name]), found.folder, f"row {number}, {name}") for name in names]
+        shown = [stored_picture(row, _local(row[name]), found.folder, f"row {number}, {name}") for name in names]
         shown += [clip(found.folder / str(row[name])) for name in ("video", "video_1") if row.get(name)]
+        id = str(either(row, "id", default=number))
         if row.get(COLUMN):
-            yield restored(where, row, str(row.get("id", number)), shown)
+            yield restored(row.where, row, id, shown)
             continue
         options = unlettered(listed(row["options"]))
-        yield Item(str(row.get("id", number)), row["question"], lettered_answer(where, str(row["answer"]), options),
-                   tuple(shown), options, labels=_category(row))  # fmt: skip
+        truth = guessed(row, row["answer"], options)
+        yield Item(id, row["question"], truth, tuple(shown), options, labels=_category(row))
 
 
 def read_messages(found: Found) -> Iterator[Item]:
     """Lines or TSV of OpenAI's messages with an answer; or LLaVA's questions with answers."""
     for number, (row, stored) in enumerate(_rows_with_pictures(found), 1):
-        where = f"{found.path}, row {number}"
         if row.get("messages"):
-            yield _of_messages(found, row, where)
+            yield _of_messages(found, row, number)
             continue
         if row.get(COLUMN):
-            yield restored(where, row, str(row.get("index") or row.get("id") or number), stored)
+            yield restored(row.where, row, str(row.get("index") or row.get("id") or number), stored)
             continue
-        check_columns(where, list(row), ("question|text", "answer"))
+        checked(row.where, row, {"question|text": "text", "answer": "texts|value"})
         given = row.get("image") or row.get("images") or ()
         names = [given] if isinstance(given, (str, Mapping)) else list(given)
-        shown = stored or tuple(stored_picture(_local(name), found.folder, f"row {number}") for name in names)
+        shown = stored or tuple(stored_picture(row, _local(name), found.folder, f"row {number}") for name in names)
         answers = row["answer"] if isinstance(row["answer"], list) else str(row["answer"])
-        id = str(row.get("question_id", row.get("id", row.get("index", number))))
-        yield Item(id, row.get("question") or row["text"], answers, shown, labels=_category(row))
+        id = str(either(row, "question_id", "id", "index", default=number))
+        yield Item(id, either(row, "question", "text"), answers, shown, labels=_category(row))
 
 
 def _category(row: Mapping[str, Any]) -> dict[str, str]:
     return {"category": str(row["category"])} if row.get("category") else {}
 
 
-def _rows(found: Found) -> Iterator[Mapping[str, Any]]:
+def _rows(found: Found) -> Iterator[Fields]:
     if found.path.suffix == ".tsv":
         yield from read_tsv(found.path, ("answer",))
     else:
-        yield from found.rows(("answer",))
+        yield from found.rows(("messages|question", "answer"))
 
 
-def _rows_with_pictures(found: Found) -> Iterator[tuple[Mapping[str, Any], tuple[Shown, ...]]]:
+def _rows_with_pictures(found: Found) -> Iterator[tuple[Fields, tuple[Shown, ...]]]:
     """Rows, and the pictures that the column `image` of a TSV holds."""
     if found.path.suffix != ".tsv":
-        yield from ((row, ()) for row in found.rows(("answer",)))
+        yield from ((row, ()) for row in found.rows(("messages|question|text", "answer")))
         return
     for row in read_tsv(found.path, ("answer",)):
         yield row, stored_pictures(row) if row.get("image", "") is None else ()
 
 
-def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
+def _of_messages(found: Found, row: Fields, number: int) -> Item:
     """The user's messages as texts and media in their order."""
+    where, id = row.where, str(either(row, "id", default=number))
     messages = row["messages"] if isinstance(row["messages"], list) else listed(row["messages"])
     parts: list[str | Shown] = []
     for message in messages:
@@ -172,24 +205,16 @@ def _of_messages(found: Found, row: Mapping[str, Any], where: str) -> Item:
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
             parts.append(_part(found, part, f"{where}, medium {len(parts) + 1}"))
     if row.get(COLUMN):
-        return restored(where, row, str(row.get("id", where.rpartition(" ")[2])), _media(parts), parts)
+        return restored(where, row, id, _media(parts), parts)
     text = "".join(part for part in parts if isinstance(part, str))
     if not text.strip():
-        raise RequestError(f"{where}: the messages hold no question of a user; mend it")
+        raise RequestError(f"{where}: the messages hold no question; expected one of the role user; mend it")
     answer, named = row["answer"], re.findall(r"^\s*\(?([A-H])[.):]\s*(.+?)\s*$", text, re.MULTILINE)
     options: tuple[str, ...] = ()
     if isinstance(answer, str) and [letter for letter, _ in named] == list(LETTERS[: len(named)]) and len(named) > 1:
         options = tuple(option for _, option in named) if answer.strip() in LETTERS[: len(named)] else ()
     truth = answer.strip() if isinstance(answer, str) else answer if isinstance(answer, list) else str(answer)
-    return Item(
-        str(row.get("id", where.rpartition(" ")[2])),
-        text.strip(),
-        truth,
-        _media(parts),
-        options,
-        labels=_category(row),
-        facts={"parts": parts},
-    )
+    return Item(id, text.strip(), truth, _media(parts), options, labels=_category(row), facts={"parts": parts})
 
 
 def _media(parts: Sequence[str | Shown]) -> tuple[Shown, ...]:
@@ -206,7 +231,7 @@ def _part(found: Found, part: Mapping[str, Any], where: str) -> str | Shown:
     address = value.get("url") if isinstance(value, Mapping) else value
     if kind in ("image_url", "image") and isinstance(address, str):
         detail = value.get("detail") if isinstance(value, Mapping) else None
-        return replace(stored_picture(_local(address), found.folder, where), detail=detail)
+        return replace(stored_picture(where, _local(address), found.folder, where), detail=detail)
     if kind in ("video_url", "video") and isinstance(address, str):
         return Shown("video", lambda: _video_source(found.folder, address), Path(address[:200]).name)
     raise RequestError(f"{where} is a part of type {kind!r:.40}; expected text, image_url or video_url")
@@ -220,18 +245,25 @@ def _local(address: Any) -> Any:
     return address.removeprefix("file://") if isinstance(address, str) else address
 
 
+_VIDEO_CHOICES = {
+    "video|video_path": "text",
+    "question": "text",
+    "options|candidates": "texts|text|object",
+    "answer": "value",
+    "start?": "number",
+    "end?": "number",
+}
+
+
 def read_video_choices(found: Found) -> Iterator[Item]:
     """Rows of a video, a question, options (or candidates) and an answer, in JSON, JSONL or Parquet."""
-    for number, row in enumerate(found.rows(("video|video_path", "question", "options|candidates", "answer")), 1):
-        given = row.get("options") or row.get("candidates")
-        options: Sequence[str] = unlettered(list(given.values()) if isinstance(given, Mapping) else listed(given))
-        name = str(row.get("video") or row["video_path"])
-        where = f"{found.table or found.path}, row {number}"
+    for number, row in enumerate(found.rows(_VIDEO_CHOICES), 1):
+        given = either(row, "options", "candidates")
+        options = unlettered(list(given.values()) if isinstance(given, Mapping) else listed(given))
         labels = {n: str(row[n]) for n in ("category", "task_type", "duration", "type") if row.get(n)}
-        path = found.folder / name
+        path = found.folder / either(row, "video", "video_path")
         shown = clip(
             path if path.suffix in SUFFIXES else path.with_name(path.name + ".mp4"), row.get("start"), row.get("end")
         )
-        id = str(row.get("id", row.get("question_id", number)))
-        truth = lettered_answer(where, str(row["answer"]), options)
-        yield Item(id, row["question"], truth, (shown,), tuple(options), labels=labels)
+        id = str(either(row, "id", "question_id", default=number))
+        yield Item(id, row["question"], guessed(row, row["answer"], options), (shown,), options, labels=labels)

@@ -12,14 +12,15 @@ import binascii
 import contextlib
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from longview.errors import LongviewError, RequestError
 from longview.eval.items import LETTERS, Shown, picture
+from longview.eval.readers.columns import Columns, Fields, check_columns, checked
 
 csv.field_size_limit(1 << 30)
 PICTURE = "image"
@@ -28,37 +29,18 @@ EMPTY = ("", "nan", "none", "n/a", "NaN", "None", "N/A")
 """What tables write for a cell without a value."""
 
 
-class Fields(dict[str, Any]):
-    """An object of a file; a key that is asked for and is not there is the file's mistake."""
-
-    __slots__ = ("where",)
-
-    def __init__(self, fields: Iterable[tuple[str, Any]], where: str) -> None:
-        super().__init__(fields)
-        self.where = where
-
-    def __missing__(self, key: str) -> Any:
-        has = ", ".join(self) or "nothing"
-        raise RequestError(
-            f"{self.where}: an object has no {key!r} (it has {has:.200}); fetch the file again, or mend it"
-        )
-
-
-class Row(dict[str, Any]):
+class Row(Fields):
     """A row of a TSV without its pictures, and where it begins."""
 
     def __init__(
-        self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None, digest: str
+        self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None, digests: Sequence[str]
     ) -> None:
-        super().__init__(cells)
-        self.digest = digest
-        """Of its picture's cell."""
+        super().__init__(cells, f"{path}, row {number}")
+        self.digests = digests
+        """Of the pictures in its cell."""
         self.path, self.offset, self.number = path, offset, number
         self.listed = listed
         """How many pictures its cell lists; None where it is one picture, or none."""
-
-    def __str__(self) -> str:
-        return f"{self.path}, row {self.number}"
 
     def cell(self, column: str) -> str:
         """A cell that was left on the disk."""
@@ -83,18 +65,17 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
             begin = file.tell()
             for number, cells in enumerate(rows, 1):
                 if len(cells) != len(header):
-                    raise RequestError(
-                        f"{path}, row {number} has {len(cells)} cells, and its head names {len(header)}; fetch the "
-                        "file again"
-                    )
+                    raise RequestError(f"{path}, row {number} {_uneven(cells, header)}")
                 found: dict[str, Any] = {header[place]: cells[place] for place in light}
-                count, digest = None, ""
+                count, digests = None, []
                 if PICTURE in header:
                     cell = cells[header.index(PICTURE)]
-                    count = len(listed(cell)) if cell.startswith("[") else None
+                    several = listed(cell) if cell.startswith("[") else None
+                    count = None if several is None else len(several)
                     found[PICTURE] = cell if len(cell) <= 64 and count is None else None
-                    digest = hashlib.sha256(cell.encode()).hexdigest()[:24]
-                yield Row(found, path, begin, number, count, digest)
+                    if found[PICTURE] is None:
+                        digests = [_digest_of_cell(str(each)) for each in several or [cell]]
+                yield Row(found, path, begin, number, count, digests)
                 begin = file.tell()
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from None
@@ -104,58 +85,102 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
         raise RequestError(f"{path} cannot be read ({error.strerror}); check the file") from None
 
 
+def digest_of(data: bytes) -> str:
+    """Of an encoded picture."""
+    return hashlib.sha256(data).hexdigest()[:24]
+
+
+def _digest_of_cell(text: str) -> str:
+    try:
+        return digest_of(decoded(text, ""))
+    except RequestError:
+        return digest_of(text.encode())
+
+
 def _lines(file: Any) -> Iterator[str]:
     """Lines, read so that `file.tell()` is where the next one begins."""
     while line := file.readline():
         yield line.decode("utf-8")
 
 
-def check_columns(path: Any, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """
-    Raises:
-        RequestError: a needed column is missing; `a|b` is either.
-    """
-    for name in needed:
-        if not set(name.split("|")) & set(columns):
-            raise RequestError(
-                f"{path} has no column {' or '.join(map(repr, name.split('|')))}; it has {', '.join(columns) or 'none'}"
-            )
-
-
-def read_rows(path: Path | str, needed: Sequence[str] = (), split: str = "train") -> Iterator[dict[str, Any]]:
+def read_rows(path: Path | str, needed: Columns = (), split: str = "train") -> Iterator[Fields]:
     """The rows of JSON lines, a JSON list, a Parquet file, or a Hugging Face dataset in a folder or on the hub.
 
     Raises:
-        LongviewError: it cannot be read, a row is no object, or a column is missing.
+        LongviewError: it cannot be read, a row is no object, or a column is missing or of another kind.
     """
     from longview.train.data.settings import DatasetSettings
     from longview.train.data.sources import open_source, parse
 
+    _check_parquet(Path(path))
     source = open_source(DatasetSettings(str(path), split=split)).source
     for number, row in source.walk():
+        where = f"{path}, {source.unit} {number}"
         try:
             found = parse(row)
         except LongviewError as error:
-            raise RequestError(f"{path}, {source.unit} {number} is {error}; mend it") from None
-        if not isinstance(found, dict):
-            raise RequestError(f"{path}, {source.unit} {number} is no object; give one a {source.unit}")
-        where = f"{path}, {source.unit} {number}"
-        check_columns(where, list(found), needed)
-        yield Fields(found.items(), where)
+            raise RequestError(
+                f"{where} is {error}; expected an object a line, or a list of objects; mend it"
+            ) from None
+        yield checked(where, found, needed)
+
+
+def _check_parquet(path: Path) -> None:
+    """
+    Raises:
+        RequestError: a file of that name holds something else.
+    """
+    if path.suffix == ".parquet" and path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"PAR1":
+                raise RequestError(f"{path} is no Parquet file; fetch it again")
+
+
+def read_text(path: Path) -> str:
+    """
+    Raises:
+        RequestError: it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}); check the file") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from None
 
 
 def read_json(path: Path) -> Any:
-    """A file's JSON, whose objects name the file where they lack a key.
-
+    """
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=partial(Fields, where=str(path)))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror}); check the file") from None
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is no JSON ({' '.join(str(error).split())[:120]}); fetch it again") from None
+
+
+def read_csv(path: Path, needed: Sequence[str]) -> Iterator[Fields]:
+    """The rows of a CSV.
+
+    Raises:
+        RequestError: it cannot be read, a column is missing, or a row has more or fewer cells than its head.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        header = next(rows, [])
+        check_columns(path, header, needed)
+        for number, cells in enumerate(rows, 1):
+            if len(cells) != len(header):
+                raise RequestError(f"{path}, row {number} {_uneven(cells, header)}")
+            yield Fields(dict(zip(header, cells, strict=True)), f"{path}, row {number}")
+    except csv.Error as error:
+        raise RequestError(f"{path} is no CSV ({error}); fetch it again") from None
+
+
+def _uneven(cells: Sequence[str], header: Sequence[str]) -> str:
+    return f"has {len(cells)} cells, and its head names {len(header)}; fetch the file again"
 
 
 # ── cells ──
@@ -190,7 +215,7 @@ def listed(value: Any) -> list[Any]:
     return [value]
 
 
-def stored_picture(value: Any, folder: Path, name: str) -> Shown:
+def stored_picture(where: Any, value: Any, folder: Path, name: str) -> Shown:
     """A picture as datasets store it: {"bytes", "path"}, a path below the folder, or base64.
 
     Raises:
@@ -205,7 +230,7 @@ def stored_picture(value: Any, folder: Path, name: str) -> Shown:
         if len(value) < 1024 and (folder / value).suffix:
             return picture(folder / value, value)
         return Shown("image", lambda: decoded(value, name), name)
-    raise RequestError(f"{name} holds no picture; expected its bytes, base64, or a path")
+    raise RequestError(f"{where}: {name} is {value!r:.40}; expected a picture: its bytes, base64, or a path; mend it")
 
 
 def decoded(text: str, where: str) -> bytes:

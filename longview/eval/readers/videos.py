@@ -1,22 +1,25 @@
 """Multiple choices about videos.
 
 VideoMME    videomme/test-*.parquet, data/ID.mp4, subtitle/ID.srt; or VLMEvalKit's Video-MME.tsv
-MVBench     json/TASK.json, video/SOURCE/…
+MVBench     json/TASK.json, video/SOURCE/…; or VLMEvalKit's MVBench.tsv beside video/
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
 from longview.eval.items import LETTERS, Item, Shown, clip, picture
+from longview.eval.readers.columns import Fields, rows_of
 from longview.eval.readers.files import Found
 from longview.eval.readers.subtitles import read_subtitles
-from longview.eval.readers.tables import filled, listed, read_json, read_tsv
+from longview.eval.readers.tables import Row, filled, listed, read_json, read_tsv
+from longview.eval.readers.truths import by_letter, by_words
 
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -48,23 +51,6 @@ def late(where: str, *stems: Path) -> Shown:
     return Shown("video", lambda: find_video(where, *stems), stems[0].name)
 
 
-def lettered_answer(where: str, answer: str, options: Sequence[str]) -> str:
-    """The letter of the truth, which may be given as a letter, in brackets, as a number from 0, or in words.
-
-    Raises:
-        RequestError: it is no option.
-    """
-    letters, text = LETTERS[: len(options)], answer.strip()
-    named = re.fullmatch(r"\(?([A-Za-z])[.)]?", text)
-    if text in options:
-        return letters[list(options).index(text)]
-    if named and named[1].upper() in letters:
-        return named[1].upper()
-    if text.isdigit() and int(text) < len(options):
-        return letters[int(text)]
-    raise RequestError(f"{where}: the answer is {answer!r:.40}, which is none of the {len(options)} options; mend it")
-
-
 # ── VideoMME ──
 
 _LABELS = ("duration", "domain", "sub_category", "task_type")
@@ -73,9 +59,10 @@ _LABELS = ("duration", "domain", "sub_category", "task_type")
 def read_videomme(found: Found) -> Iterator[Item]:
     """Parquet as on the hub, or a JSON list or lines with the same columns."""
     root = found.folder
-    for row in found.rows(("videoID", "question", "options", "answer")):
+    kinds = {"videoID": "value", "question_id": "value", "question": "text", "options": "texts", "answer": "text"}
+    for row in found.rows(kinds):
         name = str(row["videoID"])
-        yield _videomme(row, str(row["question_id"]), name, listed(row["options"]), root / "subtitle" / f"{name}.srt",
+        yield _videomme(row, str(row["question_id"]), name, row["options"], root / "subtitle" / f"{name}.srt",
                         (root / "data" / name, root / "video" / name, root / name))  # fmt: skip
 
 
@@ -89,15 +76,13 @@ def read_videomme_tsv(found: Found) -> Iterator[Item]:
                         (root / path, root / "video" / name))  # fmt: skip
 
 
-def _videomme(
-    row: Mapping[str, Any], id: str, name: str, options: Sequence[Any], subtitle: Path, videos: Sequence[Path]
-) -> Item:
+def _videomme(row: Fields, id: str, name: str, options: Sequence[Any], subtitle: Path, videos: Sequence[Path]) -> Item:
     texts = unlettered(options)
     facts = {"subtitles": partial(read_subtitles, subtitle)} if subtitle.is_file() else {}
     return Item(
         id,
         str(row["question"]),
-        lettered_answer(f"question {id}", str(row["answer"]), texts),
+        by_letter(row, row["answer"], texts),
         (late(f"question {id}", *videos),),
         texts,
         labels={label: filled(row, label) for label in _LABELS if filled(row, label)},
@@ -136,25 +121,55 @@ PICTURES_OF_A_FOLDER = 16
 """Shown of such a folder, by mPLUG-Owl3's authors and here."""
 
 
+_MVBENCH_KINDS = {
+    "video": "text",
+    "question": "text",
+    "candidates": "texts",
+    "answer": "value",
+    "start?": "number",
+    "end?": "number",
+}
+
+
 def read_mvbench(found: Found) -> Iterator[Item]:
     """The files of its tasks; those that are not there are left out."""
+    root = found.paths[1][0].parent
     for path in found.paths[0]:
         if path.stem not in MVBENCH:
             continue
         source, bounded = MVBENCH[path.stem]
-        root = found.paths[1][0].parent
-        for number, row in enumerate(read_json(path)):
-            where = f"{path}, question {number + 1}"
-            options = tuple(str(each) for each in row["candidates"])
+        for number, row in enumerate(rows_of(path, read_json(path), _MVBENCH_KINDS, "question")):
             bounds = (row.get("start"), row.get("end")) if bounded else (None, None)
-            yield Item(
-                f"{path.stem}/{number}",
-                row["question"],
-                lettered_answer(where, str(row["answer"]), options),
-                _mvbench_media(where, root / source / row["video"], *bounds),
-                options,
-                labels={"task": path.stem},
-            )
+            yield _mvbench(row, f"{path.stem}/{number}", row["candidates"], root / source / row["video"], bounds)
+
+
+def read_mvbench_tsv(found: Found) -> Iterator[Item]:
+    """VLMEvalKit's, which names the folder of each video."""
+    numbers: dict[str, Iterator[int]] = {}
+    for row in read_tsv(found.path, ("task_type", "prefix", "video", "question", "answer", "candidates")):
+        task = re.sub(r"[ -]", "_", filled(row, "task_type").lower())
+        if task not in MVBENCH:
+            raise RequestError(f"{row}: task_type is {row['task_type']!r:.40}; expected one of MVBench's; mend it")
+        path = found.folder / filled(row, "prefix") / filled(row, "video")
+        bounds = (_seconds(row, "start"), _seconds(row, "end")) if MVBENCH[task][1] else (None, None)
+        id = f"{task}/{next(numbers.setdefault(task, itertools.count()))}"
+        yield _mvbench(row, id, listed(row["candidates"]), path, bounds)
+
+
+def _seconds(row: Row, column: str) -> float | None:
+    try:
+        return float(filled(row, column)) if filled(row, column) else None
+    except ValueError:
+        raise RequestError(f"{row}: {column!r} is {row[column]!r:.40}; expected seconds; mend it") from None
+
+
+def _mvbench(
+    row: Fields, id: str, candidates: Sequence[Any], path: Path, bounds: tuple[float | None, float | None]
+) -> Item:
+    options = tuple(str(each) for each in candidates)
+    truth = by_words(row, row["answer"], options)
+    shown = _mvbench_media(row.where, path, *bounds)
+    return Item(id, row["question"], truth, shown, options, labels={"task": id.partition("/")[0]})
 
 
 def _mvbench_media(where: str, path: Path, start: float | None, end: float | None) -> tuple[Shown, ...]:

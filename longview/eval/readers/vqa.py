@@ -2,17 +2,18 @@
 
 questions + annotations   {"questions": [{question_id, image_id, question}]}, {"annotations": [{question_id, answers}]}
 VizWiz                    [{image, question, answers: [{answer}], answer_type}]
-GQA                       {id: {question, imageId, answer}}, or lines of question_id, image, question (or text), answer
+GQA                       {id: {question, imageId, answer}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
-from longview.eval.items import Item, Shown, picture
+from longview.eval.items import Item, Shown
+from longview.eval.readers.columns import entries_of, under
 from longview.eval.readers.files import Found
 from longview.eval.readers.tables import read_json, read_rows
 
@@ -29,14 +30,18 @@ FOLDERS = (
 )
 
 
-def late_picture(folder: Path, name: str) -> Shown:
+MMVET = ("images", "../../images/mmvet/images", "../images/mmvet/images")
+"""Beside mm-vet.json; or as mPLUG-Owl's programs have them, beside `dataset/`."""
+
+
+def late_picture(folder: Path, name: str, folders: Sequence[str] = FOLDERS) -> Shown:
     """A picture in one of the usual folders, looked for when it is shown."""
 
     def load() -> Path:
-        for place in FOLDERS:
+        for place in folders:
             if (folder / place / name).is_file():
                 return folder / place / name
-        raise RequestError(f"there is no {name} in {folder} or its folders {', '.join(FOLDERS[:4])}, …; fetch it")
+        raise RequestError(f"there is no {name} in {folder} or its folders {', '.join(folders[:4])}, …; fetch it")
 
     return Shown("image", load, name)
 
@@ -47,7 +52,8 @@ def read_pairs(pattern: str = "COCO_val2014_{:012d}.jpg") -> Callable[[Found], I
     def read(found: Found) -> Iterator[Item]:
         questions, annotations = found.paths[0][0], found.paths[1][0]
         truths = truths_of(annotations)
-        for row in _under(questions, "questions"):
+        kinds = {"question_id": "value", "question": "text", "image_id": "value", "image?": "text"}
+        for row in under(questions, read_json(questions), "questions", kinds):
             id = str(row["question_id"])
             if id not in truths:
                 raise RequestError(
@@ -72,57 +78,52 @@ def _name(pattern: str, number: Any, where: str) -> str:
 
 def truths_of(annotations: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
     """What people answered to each question of the annotations, and its labels."""
+    kinds = {"question_id": "value", "answers": "list", "answer_type?": "text"}
     return {
-        str(each["question_id"]): (
-            people(each["answers"]),
-            {"answer_type": str(each["answer_type"])} if each.get("answer_type") else {},
-        )
-        for each in _under(annotations, "annotations")
+        str(row["question_id"]): (people(row, row["answers"]), answer_type(row))
+        for row in under(annotations, read_json(annotations), "annotations", kinds)
     }
 
 
-def people(answers: Any) -> list[str]:
-    """What several people answered, as texts or as {"answer": text}."""
-    return [str(each["answer"] if isinstance(each, Mapping) else each) for each in answers]
+def answer_type(row: Mapping[str, Any]) -> dict[str, str]:
+    """A label, where the row has it."""
+    return {"answer_type": str(row["answer_type"])} if row.get("answer_type") else {}
+
+
+def people(where: Any, answers: Sequence[Any]) -> list[str]:
+    """What several people answered, as texts or as {"answer": text}.
+
+    Raises:
+        RequestError: it is something else, or nobody answered.
+    """
+    found = [each.get("answer") if isinstance(each, Mapping) else each for each in answers]
+    if not found or not all(isinstance(each, (str, int, float)) for each in found):
+        raise RequestError(
+            f"{where}: the answers are {answers!r:.40}; expected texts, or objects with an answer; fetch the file again"
+        )
+    return [str(each) for each in found]
 
 
 def read_vizwiz(found: Found) -> Iterator[Item]:
     """The authors' annotations."""
-    for number, row in enumerate(read_rows(found.path, ("image", "question", "answers"))):
-        labels = {"answer_type": row["answer_type"]} if row.get("answer_type") else {}
-        yield Item(str(number), row["question"], people(row["answers"]), (late_picture(found.folder, row["image"]),),
-                   labels=labels)  # fmt: skip
+    kinds = {"image": "text", "question": "text", "answers": "list", "answer_type?": "text"}
+    for number, row in enumerate(read_rows(found.path, kinds)):
+        answers, shown = people(row, row["answers"]), late_picture(found.folder, row["image"])
+        yield Item(str(number), row["question"], answers, (shown,), labels=answer_type(row))
 
 
 def read_gqa(found: Found) -> Iterator[Item]:
-    """The authors' JSON by question, or lines."""
-    if found.path.suffix == ".json":
-        data = read_json(found.path)
-        if not isinstance(data, Mapping):
-            raise RequestError(
-                f"{found.path} is no object of questions by their ids; give testdev_balanced_questions.json"
-            )
-        for id, row in data.items():
-            yield Item(str(id), row["question"], row["answer"], (late_picture(found.folder, f"{row['imageId']}.jpg"),))
-        return
-    for number, row in enumerate(read_rows(found.path, ("image", "question|text", "answer"))):
-        question = str(row.get("question") or row["text"]).partition("\n")[0]
-        yield Item(str(row.get("question_id", number)), question, str(row["answer"]),
-                   (late_picture(found.folder, Path(str(row["image"])).name),))  # fmt: skip
-
-
-def _under(path: Path, key: str) -> list[Any]:
-    data = read_json(path)
-    if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
-        raise RequestError(f"{path} has no list under {key!r}; give the file of {key}")
-    if not all(isinstance(row, Mapping) for row in data[key]):
-        raise RequestError(f"{path}: the list under {key!r} holds what is no object; fetch it again")
-    return data[key]
+    """The authors' JSON by question."""
+    kinds = {"imageId": "value", "question": "text", "answer": "value"}
+    for id, row in entries_of(found.path, read_json(found.path), kinds):
+        shown = late_picture(found.folder, f"{row['imageId']}.jpg")
+        yield Item(id, row["question"], str(row["answer"]), (shown,))
 
 
 def read_mmvet(found: Found) -> Iterator[Item]:
     """The authors' JSON with images/."""
-    for id, row in read_json(found.path).items():
-        shown = picture(found.folder / "images" / row["imagename"], row["imagename"])
-        labels = {"capability": "+".join(row["capability"])} if row.get("capability") else {}
-        yield Item(str(id), row["question"], str(row["answer"]), (shown,), labels=labels)
+    kinds = {"imagename": "text", "question": "text", "answer": "value", "capability?": "texts"}
+    for id, row in entries_of(found.path, read_json(found.path), kinds):
+        labels = {"capability": "+".join(map(str, row["capability"]))} if row.get("capability") else {}
+        shown = late_picture(found.folder, row["imagename"], MMVET)
+        yield Item(id, row["question"], str(row["answer"]), (shown,), labels=labels)

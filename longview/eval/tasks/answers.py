@@ -35,6 +35,7 @@ def _distance(item: Item, verdict: Verdict) -> float:
 
 
 def _documents(name: str, title: str, citation: str, file: str) -> Task:
+    subset = title.split(",")[0]
     return Task(
         name=name,
         title=title,
@@ -45,7 +46,11 @@ def _documents(name: str, title: str, citation: str, file: str) -> Task:
         forms=(
             Form(pictures.read_vqa_tsv, (file,), "VLMEvalKit's TSV"),
             Form(
-                pictures.read_vqa_table, (f"{title.split(',')[0]}/validation-*.parquet",), "Parquet", split="validation"
+                pictures.read_vqa_table,
+                (f"{subset}/validation-*.parquet",),
+                "Parquet",
+                split="validation",
+                subsets=(subset,),
             ),
         ),
         get=f"lmms-lab/DocVQA on the hub, or {file} of VLMEvalKit",
@@ -69,7 +74,7 @@ TASKS = (
                 owl.read_owl_vqa,
                 ("vqav2_val.json | vqav2_val.jsonl", "v2_mscoco_val2014_annotations.json"),
                 "mPLUG-Owl's rows",
-                owl.folders("vqav2"),
+                ("", "vqav2"),
             ),
             Form(
                 vqa.read_pairs(),
@@ -96,7 +101,7 @@ TASKS = (
                 owl.read_owl_vqa,
                 ("okvqa_val.json | okvqa_val.jsonl", "mscoco_val2014_annotations.json"),
                 "mPLUG-Owl's rows",
-                owl.folders("okvqa"),
+                ("", "okvqa"),
             ),
             Form(
                 vqa.read_pairs(),
@@ -126,6 +131,7 @@ TASKS = (
         forms=(
             Form(vqa.read_vizwiz, ("val.json | Annotations/val.json",), "the authors' JSON with val/", ("", "vizwiz")),
             Form(pictures.read_vqa_table, ("data/val-*.parquet",), "Parquet", ("", "vizwiz"), "val"),
+            Form(pictures.read_vqa_tsv, ("VizWiz.tsv",), "VLMEvalKit's TSV"),
         ),
         get="https://vizwiz.org/tasks-and-datasets/vqa, or lmms-lab/VizWiz-VQA on the hub",
         grade=people_agree,
@@ -140,12 +146,8 @@ TASKS = (
         parse=parsers.text,
         citation="GQA, arXiv 1902.09506",
         forms=(
-            Form(
-                vqa.read_gqa,
-                ("testdev_balanced_questions.json | testdev_balanced.jsonl",),
-                "the authors' JSON, or lines, with images/",
-                ("", "gqa"),
-            ),
+            Form(vqa.read_gqa, ("testdev_balanced_questions.json",), "the authors' JSON with images/", ("", "gqa")),
+            Form(owl.read_owl_gqa, ("testdev_balanced.jsonl",), "mPLUG-Owl's lines", ("", "gqa")),
             Form(pictures.read_vqa_tsv, ("GQA_TestDev_Balanced.tsv",), "VLMEvalKit's TSV"),
         ),
         get="https://cs.stanford.edu/people/dorarad/gqa/download.html",
@@ -198,7 +200,12 @@ TASKS = (
         parse=parsers.text,
         citation="MM-Vet, arXiv 2308.02490",
         forms=(
-            Form(vqa.read_mmvet, ("mm-vet.json", "images/*"), "the authors' JSON", ("", "mm-vet", "mmvet")),
+            Form(
+                vqa.read_mmvet,
+                ("mm-vet.json", " | ".join(f"{folder}/*" for folder in vqa.MMVET)),
+                "the authors' JSON",
+                ("", "mm-vet", "mmvet"),
+            ),
             Form(pictures.read_vqa_tsv, ("MMVet.tsv",), "VLMEvalKit's TSV"),
         ),
         get="https://github.com/yuweihao/MM-Vet",

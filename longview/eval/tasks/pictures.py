@@ -6,7 +6,7 @@ from longview.eval import parsers, prompts
 from longview.eval.items import Item, Protocol, Verdict
 from longview.eval.judge import Judging, mathvista_request
 from longview.eval.metrics import mmmu_is_right, vqa_score
-from longview.eval.readers import mmmu_test, owl, pictures
+from longview.eval.readers import mathvista, mmmu_test, owl, pictures
 from longview.eval.readers.files import Form
 from longview.eval.scoring import MME, POPE, VQA
 from longview.eval.tasks.task import Task, same
@@ -64,8 +64,10 @@ TASKS = (
                 "the authors' release",
                 ("", "MME"),
             ),
+            Form(pictures.read_mme_table, ("data/test-*.parquet",), "Parquet", ("", "MME"), "test"),
         ),
-        get="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
+        get="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation, or lmms-lab/MME on "
+        "the hub",
         metric=MME,
         free=True,
     ),
@@ -89,7 +91,7 @@ TASKS = (
                 "the authors' JSON lines with COCO's val2014",
                 ("", "pope"),
             ),
-            Form(owl.read_owl_pope, ("ImageQA_POPE_*.jsonl",), "mPLUG-Owl's lines", owl.folders("pope")),
+            Form(owl.read_owl_pope, ("ImageQA_POPE_*.jsonl",), "mPLUG-Owl's lines", ("", "pope")),
             Form(pictures.read_pope_table, ("data/test-*.parquet | test-*.parquet",), "Parquet", ("", "pope"), "test"),
         ),
         get="https://github.com/AoiDragon/POPE, or lmms-lab/POPE on the hub",
@@ -119,7 +121,7 @@ TASKS = (
                 owl.read_owl_vqa,
                 ("textvqa_val.json | textvqa_val.jsonl", "textvqa_val_annotations.json"),
                 "mPLUG-Owl's rows",
-                owl.folders("textvqa"),
+                ("", "textvqa"),
             ),
             Form(
                 pictures.read_vqa_table,
@@ -150,6 +152,7 @@ TASKS = (
                 "Parquet",
                 ("", "MMMU"),
                 "validation",
+                pictures.MMMU,
             ),
         ),
         get="MMMU/MMMU on the hub",
@@ -191,15 +194,16 @@ TASKS = (
         citation="MathVista, arXiv 2310.02255",
         forms=(
             Form(
-                pictures.read_mathvista, ("testmini.json", "images/*"), "the authors' JSON", ("", "MathVista", "data")
+                mathvista.read_mathvista, ("testmini.json", "images/*"), "the authors' JSON", ("", "MathVista", "data")
             ),
             Form(
-                pictures.read_mathvista_table,
+                mathvista.read_mathvista_table,
                 ("data/testmini-*.parquet | testmini-*.parquet",),
                 "Parquet",
                 ("", "MathVista"),
                 "testmini",
             ),
+            Form(mathvista.read_mathvista_tsv, ("MathVista_MINI.tsv",), "VLMEvalKit's TSV"),
         ),
         get="AI4Math/MathVista on the hub",
         judging=Judging(mathvista_request, parsers.mathvista_judged),

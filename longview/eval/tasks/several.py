@@ -55,7 +55,13 @@ TASKS = (
         parse=parsers.mme,
         citation="NLVR2, arXiv 1811.00491",
         forms=(
-            Form(several.read_nlvr2, ("data/*test*.parquet | *test*.parquet",), "Parquet", ("", "NLVR2"), "test"),
+            Form(
+                several.read_nlvr2,
+                ("data/unbalanced_test_public-*.parquet | data/*test*.parquet | *test*.parquet",),
+                "Parquet",
+                ("", "NLVR2"),
+                "unbalanced_test_public",
+            ),
             Form(
                 several.read_nlvr2_lines,
                 ("test1.json | data/test1.json", "test1/* | images/*"),

@@ -98,7 +98,7 @@ class Task:
         if self.make is not None:
             return self.make(options)
         form, files = find_form(self.name, self.forms, options.data)
-        return form.read(files)
+        return form.items(files)
 
     def _checked(self, items: Iterable[Item], options: Options) -> list[Item]:
         found = list(numbered(items))
