@@ -13,11 +13,13 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
 from longview.eval.circular import reordered
 from longview.eval.items import Item, Shown
+from longview.eval.readers.tables import digest_of
 
 PICTURES = (1, 5, 10, 20, 50, 100, 200, 400)
 VARIANTS = 4
@@ -119,6 +121,18 @@ def once(items: Iterable[Item]) -> list[Item]:
         if len(item.shown) == 1 and item.unit not in found:
             found[item.unit] = replace(item, id=item.unit, group="")
     return list(found.values())
+
+
+def identified(item: Item) -> Item:
+    """With a digest of each picture's file, where it has none yet and the file can be read."""
+    return replace(item, shown=tuple(shown if shown.digest else _identified(shown) for shown in item.shown))
+
+
+def _identified(shown: Shown) -> Shown:
+    try:
+        return replace(shown, digest=digest_of(Path(shown.load()).read_bytes()))
+    except OSError:  # said when it is shown
+        return shown
 
 
 def pool_of(items: Iterable[Item]) -> list[Shown]:

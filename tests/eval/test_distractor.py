@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from evaluations import measure, mmbench_rows, oracle, rotated_rows, write_tsv
+from evaluations import base64_png, measure, mmbench_rows, oracle, png, rotated_rows, write_tsv
 
 from longview.errors import RequestError
 from longview.eval.distractor import draw
@@ -27,7 +29,7 @@ def source(tmp_path):
     rows = mmbench_rows(8)
     for row, colour in zip(rows, ("red", "green", "blue", "yellow", "black", "white", "orange", "purple"), strict=True):
         row["image_path"] = ""
-        row["image"] = __import__("evaluations").base64_png(colour)
+        row["image"] = base64_png(colour)
     return str(write_tsv(tmp_path / "mmbench.tsv", rows))
 
 
@@ -48,6 +50,24 @@ def test_a_picture_that_two_rows_hold_is_one_picture(tmp_path):
     path = write_tsv(tmp_path / "m.tsv", rows)
     with pytest.raises(RequestError, match=r"3 pictures are asked for, and the source has 2 different ones"):
         find_task("distractor").items(Options(source=str(path), pictures=(3,)))
+
+
+def test_files_of_one_picture_are_one_picture(tmp_path):
+    rows = mmbench_rows(4)
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.png").write_bytes(png(("red", "red", "blue", "red")[number]))
+        row |= {"image_path": f"{number}.png", "image": ""}
+    rows[3] |= {"image_path": "", "image": base64_png("red")}
+    options = Options(source=str(write_tsv(tmp_path / "m.tsv", rows)), pictures=(2,))
+    for item in find_task("distractor").items(options):
+        assert {
+            Path(each.load()).read_bytes() if each.name.endswith(".png") else each.load() for each in item.shown
+        } == {
+            png("red"),
+            png("blue"),
+        }
+    with pytest.raises(RequestError, match=r"3 pictures are asked for, and the source has 2 different ones"):
+        find_task("distractor").items(replace(options, pictures=(3,)))
 
 
 def test_each_variant_has_another_order_and_other_distractors():

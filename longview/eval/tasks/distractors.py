@@ -11,7 +11,7 @@ from pathlib import Path
 
 from longview.errors import RequestError
 from longview.eval import parsers, prompts
-from longview.eval.distractor import check_numbers, distracted, once, pool_of
+from longview.eval.distractor import check_numbers, distracted, identified, once, pool_of
 from longview.eval.items import Item, Protocol, Shown, Verdict
 from longview.eval.readers import tsv
 from longview.eval.readers.files import Found
@@ -45,7 +45,7 @@ def items(options: Options) -> Iterable[Item]:
     path = Path(options.source).expanduser()
     if not path.is_file():
         raise RequestError(f"there is no {path}; give a TSV of multiple choices, such as MMBench_DEV_EN.tsv, or world")
-    every = list(tsv.read_choices(Found(path.parent, ((path,),))))
+    every = [identified(item) for item in tsv.read_choices(Found(path.parent, ((path,),)))]
     return distracted(once(every), pool_of(every), numbers, options.seed)
 
 
