@@ -111,7 +111,7 @@ def print_tasks(name: str | None, json: bool) -> None:
         typer.echo(jsonlib.dumps(rows, ensure_ascii=False))
         return
     for row in rows:
-        typer.echo(f"{row['name']:<20}{row['title']:<42.42}{row['metric']:<24.24}{row['ran']}")
+        typer.echo(f"{row['name']:<20}{row['title']:<42.41}{row['metric']:<26.25}{row['ran']}")
 
 
 def _description(task: Mapping[str, Any]) -> str:

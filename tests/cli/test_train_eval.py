@@ -125,7 +125,8 @@ def test_eval_prints_every_kind_with_what_guessing_scores(longview, broken_model
 
 
 def test_wrong_options_of_eval_are_named(refused):
-    assert "unknown task 'nonsense'" in refused("eval", "--task", "nonsense")
+    assert "unknown task 'nonsense'; did you mean 'choices'?" in refused("eval", "--task", "nonsense")
+    assert re.search("unknown task 'zzzz'; did you mean '[a-z_0-9]+'", refused("eval", "--task", "zzzz"))
     assert "--shown" in refused("eval", "--shown", "half")
     assert "unknown group 'ten pictures'" in refused("eval", "--group", "ten pictures")
     assert "per_kind is 0" in refused("eval", "--per-kind", "0")

@@ -29,9 +29,8 @@ def find_task(name: str) -> Task:
         RequestError: there is none of that name; says which is nearest.
     """
     if name not in TASKS:
-        near = [task for task in TASKS if task.startswith(name)] or get_close_matches(name, TASKS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RequestError(f"unknown task {name!r:.60}; {hint}longview eval --list names all")
+        near = [task for task in TASKS if task.startswith(name)] or get_close_matches(name, TASKS, n=1, cutoff=0)
+        raise RequestError(f"unknown task {name!r:.60}; did you mean {near[0]!r}? longview eval --list names all")
     return TASKS[name]
 
 
