@@ -10,8 +10,9 @@ from benchmarks import SAMPLES, Sample
 from evaluations import measure, oracle
 
 from longview.errors import LongviewError, RequestError
+from longview.eval.items import Item
 from longview.eval.judge import Judge
-from longview.eval.readers.files import find_form
+from longview.eval.readers.files import Form, Found, find_form
 from longview.eval.tasks import TASKS, Options, find_task
 
 QUESTIONS, ANNOTATIONS = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
@@ -120,3 +121,24 @@ def test_what_is_deeper_in_a_file_is_named_too(tmp_path, task, files, said):
         find_task(task).items(Options(tmp_path))
     assert said in str(refused.value)
     assert any(name in str(refused.value) for name in files)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("x"), KeyError("x"), AttributeError("x"), IndexError("x"), ValueError("x")]
+)
+def test_what_no_check_foresaw_is_one_line_too(tmp_path, error):
+    def read(found):
+        yield Item("1", "?", "A")
+        raise error
+
+    form, found = Form(read, ("a.json",), "the authors' JSON"), Found(tmp_path, ((tmp_path / "a.json",),))
+    with pytest.raises(
+        RequestError, match=r"a\.json, behind its first 1 question, .*; expected the authors' JSON; fetch"
+    ):
+        list(form.items(found))
+
+
+def test_a_cell_that_lists_no_pictures_has_none(tmp_path):
+    sample = next(each for each in SAMPLES if each.task == "mmstar")
+    (item,) = find_task("mmstar").items(Options(sample.write(tmp_path, {**sample.row, "image": "[]"})))
+    assert item.shown == ()

@@ -59,7 +59,7 @@ def test_each_task_that_takes_a_name_is_named_here():
 
 @pytest.mark.parametrize("task", BESIDE)
 def test_where_a_name_is_not_enough_it_is_said_how_to_fetch_the_files(task):
-    with pytest.raises(RequestError, match="run hf download some/name --repo-type dataset --local-dir FOLDER"):
+    with pytest.raises(RequestError, match=r"\(from the hub: hf download some/name --repo-type dataset"):
         find_task(task).items(Options(Path("some/name")))
 
 

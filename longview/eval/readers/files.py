@@ -135,7 +135,7 @@ def find_form(task: str, forms: Sequence[Form], data: Path | None) -> tuple[Form
                 f"{task} reads files; give their folder with --data (longview eval --describe {task} says which)"
             )
         if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", str(data)) and data.suffix not in TABLES:
-            return _on_hub(task, tables, str(data))
+            return _on_hub(task, forms, str(data))
         raise RequestError(f"there is no {folder}; give the folder of {task}'s files with --data")
     if folder.is_file():
         return _named(task, forms, folder)
@@ -153,17 +153,19 @@ def find_form(task: str, forms: Sequence[Form], data: Path | None) -> tuple[Form
     )
 
 
-def _on_hub(task: str, tables: Sequence[Form], name: str) -> tuple[Form, Found]:
+def _on_hub(task: str, forms: Sequence[Form], name: str) -> tuple[Form, Found]:
     """The form of a task that a name on the hub is enough for.
 
     Raises:
         RequestError: there is none.
     """
+    tables = [form for form in forms if form.split is not None]
     if not tables:
+        kinds = " or ".join(form.about for form in forms)
         raise RequestError(
-            f"there is no {name}, and a name on the hub is not enough for {task}, which needs files beside its rows: "
-            f"run hf download {name.partition(':')[0]} --repo-type dataset --local-dir FOLDER, unpack what is packed, "
-            "and give that folder with --data"
+            f"there is no {name}, and {task} takes no dataset's name: it reads {kinds}; get these as "
+            f"longview eval --describe {task} says (from the hub: hf download {name.partition(':')[0]} --repo-type dataset "
+            "--local-dir FOLDER), unpack what is packed, and give the folder with --data"
         )
     subsets = () if ":" in name else tables[0].subsets
     return tables[0], Found(Path(), (), name, tables[0].split or "train", subsets)

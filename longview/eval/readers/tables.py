@@ -74,7 +74,7 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
                     count = None if several is None else len(several)
                     found[PICTURE] = cell if len(cell) <= 64 and count is None else None
                     if found[PICTURE] is None:
-                        digests = [_digest_of_cell(str(each)) for each in several or [cell]]
+                        digests = [_digest_of_cell(str(each)) for each in ([cell] if several is None else several)]
                 yield Row(found, path, begin, number, count, digests)
                 begin = file.tell()
     except UnicodeDecodeError as error:

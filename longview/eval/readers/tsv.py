@@ -51,7 +51,7 @@ def _pictures(row: Row, by_index: dict[str, Row]) -> tuple[Shown, ...]:
 
 def stored_pictures(row: Row) -> tuple[Shown, ...]:
     """The pictures in a row's cell."""
-    count = row.listed or 1
+    count = 1 if row.listed is None else row.listed
     paths = listed(filled(row, "image_path"))
     names = [f"row {row.number}" + (f", picture {number + 1}" if count > 1 else "") for number in range(count)]
     if len(paths) == count and all(paths):
