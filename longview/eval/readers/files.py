@@ -162,10 +162,11 @@ def _on_hub(task: str, forms: Sequence[Form], name: str) -> tuple[Form, Found]:
     tables = [form for form in forms if form.split is not None]
     if not tables:
         kinds = " or ".join(form.about for form in forms)
+        fetch = f"hf download {name.partition(':')[0]} --repo-type dataset --local-dir FOLDER"
         raise RequestError(
             f"there is no {name}, and {task} takes no dataset's name: it reads {kinds}; get these as "
-            f"longview eval --describe {task} says (from the hub: hf download {name.partition(':')[0]} --repo-type dataset "
-            "--local-dir FOLDER), unpack what is packed, and give the folder with --data"
+            f"longview eval --describe {task} says (from the hub: {fetch}), unpack what is packed, and give the folder "
+            "with --data"
         )
     subsets = () if ":" in name else tables[0].subsets
     return tables[0], Found(Path(), (), name, tables[0].split or "train", subsets)
