@@ -64,7 +64,7 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     """
     began = time.monotonic()
     check_judge(plan.task, plan.judge is not None)
-    name, protocol = plan.task.protocol(plan.asker.family, plan.protocol)
+    name, protocol = plan.task.protocol(plan.asker.family, plan.protocol, plan.asker.name)
     protocol = replace(protocol, max_tokens=plan.max_tokens or protocol.max_tokens)
     every, items = plan.items, limited(plan.items, plan.limit, plan.task.curve)
     job = {

@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from benchmarks import SAMPLES
+from evaluations import Scripted, measure, oracle
 
 from longview.eval.items import Item, Shown
 from longview.eval.tasks import find_task
@@ -38,6 +40,14 @@ def test_the_size_in_a_models_name_says_whether_it_is_asked_for_steps(task, step
 def test_a_size_counts_for_models_of_the_family_alone():
     assert find_task("mmvet").protocol("mgm", None, "YanweiLi/MGM-8B")[0] == "mgm"
     assert find_task("mmvet").protocol(None, None, "Qwen-8B")[0] == "owl3"
+
+
+def test_a_run_takes_the_protocol_of_its_models_size(tmp_path):
+    (sample,) = (each for each in SAMPLES if each.task == "mmstar")
+    large = Scripted(oracle, "AIDC-AI/Ovis2-8B")
+    large.family = "ovis2"
+    found = measure("mmstar", large, sample.write(tmp_path))
+    assert found.numbers["protocol"]["name"] == "ovis2-cot"
 
 
 def asked(task: str, protocol: str, **facts) -> str:
