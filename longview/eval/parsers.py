@@ -15,50 +15,43 @@ from typing import Any
 from longview.eval.items import Item, Verdict
 from longview.eval.metrics import gqa_words, mathvista_normalised, mmmu_choice, owl3_short, says_yes
 
-_LETTER = r"[*(\[（]*([A-Z])(?![A-Za-z'’])"
-_ANSWERS = re.compile(rf"(?:(?i:answer)(?: is| would be| should be)?|答案(?:是|为)?)\s*[:：]?\s*{_LETTER}")
-_OPTIONS = re.compile(rf"(?:(?i:option|choice)(?: is)?|(?:选项|选择|选)(?:是|为)?)\s*[:：]?\s*{_LETTER}")
+_FOLLOWS = r"(?! (?!(?:or|and|nor|is|because|since|but)\b)[a-z])"
+"""Behind the capital A of "A or B", and not behind that of "A red car"."""
+_CAPITAL = rf"([B-Z]|A{_FOLLOWS})(?![A-Za-z'’])"
+_ANSWERS = re.compile(rf"(?:(?i:answer)(?: is| would be| should be)?|答案(?:是|为)?)\s*[:：]?\s*[*(\[（]*{_CAPITAL}")
+_OPTIONS = re.compile(r"(?:(?i:option|choice)(?: is)?|选项|选择|选)\s*[:：]?\s*[*(\[（]*([A-Z])(?![A-Za-z'’])")
+_APART = re.compile(rf"(?<![A-Za-z'’]){_CAPITAL}")
 _ANOTHER = re.compile(
     r"[*)\]）]*\s*(?:,|，|、|/|&|(?:or|and)\b|或|和)\s*(?:(?:or|and)\s+)?(?i:option |choice )?[*(\[（]*"
     r"(?:[A-Z](?![A-Za-z'’])|[a-z]\W*$)"
 )
-"""Behind a letter: a further one."""
-_APART = re.compile(r"(?<![A-Za-z'’])([B-Z]|A(?! (?!(?:or|and|nor|is|because|since|but)\b)[a-z]))(?![A-Za-z'’])")
-"""A letter that stands apart; the article in "A red car" is none."""
+"""Behind a letter or its option: a further letter."""
 
 
 def letter(item: Item, answer: str) -> Verdict:
     """The letter of an option.
 
-    Alone or before a mark, where no other is named; behind "answer is"; the only letter that stands apart; or the words
-    of the one option that is named. Several letters, as in "A or B", are no answer.
+    The one that the answer begins with; that behind "answer is"; the only one that stands apart or behind "option"; or
+    the words of the one option that is named. Several letters, as in "A or B", are no answer.
     """
-    text, letters = answer.strip().strip("*").strip(), item.letters
-    alone = re.match(r"[(\[（]?([A-Za-z])\s*(?:[)\]）.:：,，、。\n]|$)", text)
-    if alone and alone[1].upper() in letters and not _ANOTHER.match(text, alone.end(1)):
-        said = alone[1].upper()
-        rest = text[alone.end() :].replace(item.options[letters.index(said)].strip(), "", 1)
-        if {each for each in _APART.findall(rest) if each in letters} <= {said}:
+    text, letters = answer.strip(" \t\n\r*'\"“”‘’`"), item.letters
+    begins = re.match(r"[(\[（]?([A-Za-z])\s*(?:[)\]）.:：,，、。\n]\s*|$)", text)
+    if begins and begins[1].upper() in letters and not _ANOTHER.match(text, begins.end(1)):
+        said = begins[1].upper()
+        if not _ANOTHER.match(text[begins.end() :].removeprefix(item.options[letters.index(said)].strip())):
             return Verdict(said)
-    for form in (_ANSWERS, _OPTIONS):
-        behind = list(form.finditer(text))
-        if behind and behind[-1][1] in letters and not _hedged(text, behind):
-            return Verdict(behind[-1][1])
-    apart = {each for each in _APART.findall(text) if each in letters}
-    if len(apart) == 1:
-        return Verdict(apart.pop())
+    behind = [found for found in _ANSWERS.finditer(text) if found[1] in letters]
+    if behind and not _ANOTHER.match(text, behind[-1].end()):
+        return Verdict(behind[-1][1])
+    named = {each for form in (_OPTIONS, _APART) for each in form.findall(text) if each in letters}
+    if named:
+        return Verdict(named.pop()) if len(named) == 1 else Verdict(None, False)
     said = text.rstrip(".").lower()
     for fits in (str.__eq__, str.__contains__):
         found = [letters[n] for n, option in enumerate(item.options) if fits(said, option.strip().rstrip(".").lower())]
         if len(found) == 1:
             return Verdict(found[0])
     return Verdict(None, False)
-
-
-def _hedged(text: str, behind: Sequence[re.Match[str]]) -> bool:
-    """Whether the last of some letters is one of several: "option A or option B"."""
-    further = [_ANOTHER.match(text, found.end()) for found in behind[-2:]]
-    return any(another is not None and another.end() >= behind[-1].end() for another in further)
 
 
 def first_letter(item: Item, answer: str) -> Verdict:
