@@ -73,7 +73,7 @@ JOBS = {
     "embedded": (MODELS, Amount(questions=50, shown=2_000, films=12, prints=40, repeats=3)),
     "many": (("demo-owl3-many",), Amount(questions=50, shown=16_000, films=12, prints=4, repeats=1)),
     "print": (
-        ("demo-owl3-crops", "demo-ovis2-print", "demo-mgm-print"),
+        ("demo-owl3-print", "demo-ovis2-print", "demo-mgm-print"),
         Amount(questions=5, shown=10, films=1, prints=200, repeats=1),
     ),
 }

@@ -15,13 +15,13 @@ COLOURS = {
 }  # fmt: skip
 TITLES = {
     "demo-owl3": "mPLUG-Owl3", "demo-ovis2": "Ovis2", "demo-mgm": "MGM", "demo-owl3-many": "mPLUG-Owl3, of many",
-    "demo-owl3-crops": "mPLUG-Owl3, on", "demo-ovis2-print": "Ovis2, on", "demo-mgm-print": "MGM, on",
+    "demo-owl3-print": "mPLUG-Owl3, on", "demo-ovis2-print": "Ovis2, on", "demo-mgm-print": "MGM, on",
     "mdp3": "MDP3", "fps": "1 a second",
 }  # fmt: skip
 CROPS, FINE = "crops", "high-resolution tower"
 MECHANISMS = {
     "demo-owl3": CROPS, "demo-ovis2": CROPS, "demo-mgm": FINE,
-    "demo-owl3-crops": CROPS, "demo-ovis2-print": CROPS, "demo-mgm-print": FINE,
+    "demo-owl3-print": CROPS, "demo-ovis2-print": CROPS, "demo-mgm-print": FINE,
 }  # fmt: skip
 
 

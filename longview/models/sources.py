@@ -20,8 +20,8 @@ DEMOS = {
     "demo-owl3": "owl3",
     "demo-ovis2": "ovis2",
     "demo-mgm": "mgm",
-    "demo-owl3-crops": "owl3-crops",  # trained on for longer, single pictures in crops
-    "demo-ovis2-print": "ovis2-print",  # these read small print as well, each by its family's own mechanism
+    "demo-owl3-print": "owl3-print",  # these read small print as well, each by its family's own mechanism
+    "demo-ovis2-print": "ovis2-print",
     "demo-mgm-print": "mgm-print",
     "demo-owl3-many": "owl3-many",  # finds one of up to 400 numbered pictures
     "demo-owl3-knowledge": "owl3-knowledge",  # answers from pieces of knowledge as well: `longview ask --knowledge`

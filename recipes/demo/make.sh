@@ -3,7 +3,7 @@
 #
 #     sh recipes/demo/make.sh
 #
-# Some eight hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
+# Some ten hours on one CPU core. Killed and called again, it goes on where it was. The towers that choose frames have a
 # recipe of their own: siglip.yaml.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -67,7 +67,8 @@ train_on() { # NAME RUN …: the recipes of a model, one after another, and the 
 }
 train_on owl3-knowledge curricula-owl3-knowledge
 train_on owl3-many curricula-owl3-many curricula-owl3-many-on curricula-owl3-many-longest curricula-owl3-many-further
-train_on owl3-crops curricula-owl3-crops
+train_on owl3-print demo-owl3-print-tower demo-owl3-print-tower-on curricula-owl3-crops curricula-owl3-print
 train_on ovis2-print curricula-ovis2-print
 train_on mgm-print demo-mgm-print-tower curricula-mgm-print
+python -m longview.eval.curves docs/results
 python docs/make.py
