@@ -32,7 +32,8 @@ def test_the_size_in_a_models_name_says_whether_it_is_asked_for_steps(task, step
     for size in ("1B", "2B", "4B", "8B", "16B", "34B"):
         name, _ = find_task(task).protocol("ovis2", None, f"AIDC-AI/Ovis2-{size}")
         assert name == ("ovis2-cot" if size in stepwise else "ovis2")
-    assert find_task(task).protocol("ovis2", None, "models/Ovis2-8B-GPTQ-Int4")[0] == "ovis2-cot"
+    for folder in ("models/Ovis2-8B-GPTQ-Int4", "models/Ovis2-8B/"):
+        assert find_task(task).protocol("ovis2", None, folder)[0] == "ovis2-cot"
     assert find_task(task).protocol("ovis2", "ovis2", "AIDC-AI/Ovis2-8B")[0] == "ovis2"
     assert find_task(task).protocol("ovis2", None, "models/mine")[0] == "ovis2"
 
@@ -40,6 +41,20 @@ def test_the_size_in_a_models_name_says_whether_it_is_asked_for_steps(task, step
 def test_a_size_counts_for_models_of_the_family_alone():
     assert find_task("mmvet").protocol("mgm", None, "YanweiLi/MGM-8B")[0] == "mgm"
     assert find_task("mmvet").protocol(None, None, "Qwen-8B")[0] == "owl3"
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "model"),
+    [
+        ("mmmu", None, "Qwen2-VL-8B"),
+        ("mmmu", "owl3", "mPLUG-Owl3-8B"),
+        ("mmstar", "owl3", "mPLUG/mPLUG-Owl3-2B-241101"),
+        ("mmstar", "mgm", "YanweiLi/MGM-8B"),
+        ("hallusionbench", "mgm", "YanweiLi/MGM-34B"),
+    ],
+)
+def test_a_size_counts_for_no_model_that_takes_ovis2s_protocol_for_lack_of_its_own(task, family, model):
+    assert find_task(task).protocol(family, None, model)[0] == "ovis2"
 
 
 def test_a_run_takes_the_protocol_of_its_models_size(tmp_path):

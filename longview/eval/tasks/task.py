@@ -109,6 +109,8 @@ class Task:
     def protocol(self, family: str | None, wanted: str | None = None, model: str = "") -> tuple[str, Protocol]:
         """The protocol that is asked for by name, that of a model's family and size, or else the first.
 
+        Sizes count for models of the protocol's own family alone.
+
         Args:
             model: Its name, which tells its size: AIDC-AI/Ovis2-8B.
 
@@ -118,10 +120,10 @@ class Task:
         if wanted is not None and wanted not in self.protocols:
             raise RequestError(f"{self.name} has no protocol {wanted!r}; there are {', '.join(self.protocols)}")
         usual = family if family is not None and family in self.protocols else next(iter(self.protocols))
-        size = re.search(r"(?<![A-Za-z0-9.])\d+B(?![A-Za-z0-9])", model.rpartition("/")[2])
+        size = re.search(r"(?<![A-Za-z0-9.])\d+B(?![A-Za-z0-9])", model.rstrip("/").rpartition("/")[2])
         of_size = [name for name, each in self.protocols.items() if size and size[0] in each.sizes]
-        usual = next((name for name in of_size if name.partition("-")[0] == usual), usual)
-        name = wanted or usual
+        of_family = next((name for name in of_size if name.partition("-")[0] == family), usual)
+        name = wanted or of_family
         return name, self.protocols[name]
 
     def graded(self, item: Item, answer: str | None, protocol: Protocol, judged: str | None = None) -> Graded:
