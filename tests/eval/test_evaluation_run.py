@@ -238,8 +238,9 @@ def test_results_are_plain_json(data, tmp_path):
 
 
 def test_an_unknown_task_and_protocol_are_answered_with_the_known_ones(data):
-    with pytest.raises(RequestError, match="did you mean 'mmbench_en'"):
-        find_task("mmbench-en")
+    for name, near in (("mmbench-en", "mmbench_en"), ("MMBench", "mmbench_en"), ("Video-MME", "videomme")):
+        with pytest.raises(RequestError, match=f"did you mean '{near}'"):
+            find_task(name)
     with pytest.raises(RequestError, match="no protocol 'llava'; there are owl3, ovis2, mgm"):
         measure("mmbench_en", oracle, data, protocol="llava")
 

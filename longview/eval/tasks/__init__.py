@@ -29,7 +29,8 @@ def find_task(name: str) -> Task:
         RequestError: there is none of that name; says which is nearest.
     """
     if name not in TASKS:
-        near = [task for task in TASKS if task.startswith(name)] or get_close_matches(name, TASKS, n=1, cutoff=0)
+        said = name.lower()
+        near = [task for task in TASKS if task.startswith(said)] or get_close_matches(said, TASKS, n=1, cutoff=0)
         raise RequestError(f"unknown task {name!r:.60}; did you mean {near[0]!r}? longview eval --list names all")
     return TASKS[name]
 
