@@ -261,6 +261,6 @@ SAMPLES = [
            wrong={"messages": 5}, needed=("answer",)),
     Sample("video_choices", "a.jsonl", "lines",
            {"video": "v.mp4", "question": "Which?", "options": ["red", "blue"], "answer": "A"}, {"v.mp4": b"x"},
-           {"options": 3, "start": "x", "video": 4}, ("video", "question", "options", "answer")),
+           {"options": 3, "start": "x", "video": []}, ("video", "question", "options", "answer")),
 ]  # fmt: skip
 """Every form of every task."""

@@ -1,7 +1,11 @@
-"""What rows must hold: columns, and the kind of each. One line says which row lacks what."""
+"""What rows must hold: columns, and the kind of each. One line says which row lacks what.
+
+Tables as pandas writes them have NaN where a cell is missing, and floats where whole numbers stood beside it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -63,7 +67,7 @@ def check_columns(where: Any, columns: Iterable[str], needed: Iterable[str]) -> 
 
 
 def checked(where: str, row: Any, columns: Columns) -> Fields:
-    """A row that has these columns.
+    """A row that has these columns; NaN is None, and 1.0 in a column of the kind "value" is 1.
 
     Raises:
         RequestError: it is no object, or a column is missing or of another kind.
@@ -71,6 +75,7 @@ def checked(where: str, row: Any, columns: Columns) -> Fields:
     if not isinstance(row, Mapping):
         raise RequestError(f"{where} is {row!r:.40}; expected an object; mend it, or fetch the file again")
     check_columns(where, row, columns)
+    row = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
     for names, kinds in columns.items() if isinstance(columns, Mapping) else ():
         found = {name: row[name] for name in names.removesuffix("?").split("|") if name in row}
         if names.endswith("?") or (len(found) > 1 and any(value is not None for value in found.values())):
@@ -81,6 +86,8 @@ def checked(where: str, row: Any, columns: Columns) -> Fields:
                 raise RequestError(
                     f"{where}: {name!r} is {value!r:.40}; expected {expected}; mend it, or fetch the file again"
                 )
+            if kinds == "value" and isinstance(value, float) and value.is_integer():
+                row[name] = int(value)
     return Fields(row, where)
 
 

@@ -20,7 +20,7 @@ KINDS = {
     "precision": "any",
     "question_type": "text",
     "answer_type": "text",
-    "answer": "value",
+    "answer": "text|number",
     "metadata?": "object",
 }
 _FREE = ("integer", "float", "list")
@@ -83,11 +83,24 @@ def _problem(row: Fields, id: str, given: Mapping[str, Any], shown: Shown) -> It
         )
     if kind == "multi_choice" and not (isinstance(choices, list) and choices):
         raise RequestError(f"{row}: the choices are {choices!r:.40}; expected a list of texts; fetch the file again")
+    truth = _truth(given)
+    if kind == "multi_choice" and truth.strip() not in (str(choice).strip() for choice in choices):
+        raise RequestError(
+            f"{row}: the answer is {given['answer']!r:.40}, which is none of the {len(choices)} choices; expected the "
+            "words of one; fetch the file again"
+        )
     meta = given.get("metadata") or {}
     labels = {name: str(meta[name]) for name in ("task", "category", "source") if meta.get(name)}
     problem = {name: given[name] for name in KINDS if name != "metadata?"}
     problem |= {"choices": choices or None, "precision": _precision(row, given["precision"])}
-    return Item(id, given["question"], str(given["answer"]), (shown,), labels=labels, facts={"problem": problem})
+    return Item(id, given["question"], truth, (shown,), labels=labels, facts={"problem": problem})
+
+
+def _truth(given: Mapping[str, Any]) -> str:
+    """The answer; of a whole number that a table holds as a float, without its point."""
+    answer = given["answer"]
+    whole = isinstance(answer, float) and answer.is_integer() and given["answer_type"] != "float"
+    return str(int(answer) if whole else answer)
 
 
 def _precision(row: Fields, value: Any) -> int | None:

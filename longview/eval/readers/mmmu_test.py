@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 
 from longview.errors import RequestError
 from longview.eval.items import Item
+from longview.eval.readers.columns import checked
 from longview.eval.readers.files import Found
-from longview.eval.readers.tables import listed, read_json, stored_picture
+from longview.eval.readers.pictures import mmmu_item
+from longview.eval.readers.tables import read_json
 
 KINDS = {"id": "text", "question": "text", "options": "texts|text", "question_type": "text", "image_1": "any"}
 
@@ -19,7 +21,7 @@ def read_mmmu_test(found: Found) -> Iterator[Item]:
     """Parquet, a folder a subject, and the truths by question.
 
     Raises:
-        RequestError: there is no truth of a question.
+        RequestError: there is no truth of a question, or it is none of its options.
     """
     (path,) = found.paths[1]
     truths = read_json(path)
@@ -29,13 +31,6 @@ def read_mmmu_test(found: Found) -> Iterator[Item]:
             raise RequestError(
                 f"{path} has no 'ground_truth' of {row['id']}; fetch the answers of the test split again"
             )
-        shown = tuple(
-            stored_picture(row, row[name], found.folder, f"{row['id']}, picture {number}")
-            for number in range(1, 8)
-            if row.get(name := f"image_{number}") is not None
-        )
-        options = () if row["question_type"] == "open" else tuple(map(str, listed(row["options"])))
-        sample = {name: row[name] for name in ("question", "options", "question_type")}
-        subject = "_".join(row["id"].split("_")[1:-1])
-        yield Item(row["id"], row["question"], truth["ground_truth"], shown, options, labels={"subject": subject},
-                   facts={"sample": sample})  # fmt: skip
+        told = checked(f"{path}, question {row['id']}", truth, {"ground_truth": "texts|text"})
+        yield mmmu_item(f"{row.where}, with its truth in {path.name}", row | {"answer": told["ground_truth"]},
+                        found.folder)  # fmt: skip

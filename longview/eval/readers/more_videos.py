@@ -32,7 +32,7 @@ _LONGVIDEOBENCH = {
     "candidates": "texts",
     "correct_choice": "value",
 }
-_MLVU = {"video": "text", "question": "text", "candidates?": "texts", "answer": "value"}
+_MLVU = {"video": "text", "question": "text", "candidates?": "texts", "answer": "text|number"}
 
 
 def read_nextqa(found: Found) -> Iterator[Item]:

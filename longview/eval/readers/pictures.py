@@ -19,7 +19,16 @@ from longview.eval.items import Item, Shown, picture
 from longview.eval.metrics import textvqa_key
 from longview.eval.readers.columns import either, under
 from longview.eval.readers.files import Found
-from longview.eval.readers.tables import filled, listed, options_of, read_json, read_rows, read_text, stored_picture
+from longview.eval.readers.tables import (
+    filled,
+    listed,
+    listed_options,
+    options_of,
+    read_json,
+    read_rows,
+    read_text,
+    stored_picture,
+)
 from longview.eval.readers.truths import by_letter
 from longview.eval.readers.tsv import rows_with_pictures
 from longview.eval.readers.vqa import people
@@ -184,12 +193,21 @@ _MMMU = {
 def read_mmmu(found: Found) -> Iterator[Item]:
     """Parquet, a folder a subject."""
     for row in found.rows(_MMMU):
-        shown = tuple(
-            stored_picture(row, row[name], found.folder, f"{row['id']}, picture {number}")
-            for number in range(1, 8)
-            if row.get(name := f"image_{number}") is not None
-        )
-        yield _mmmu(row.where, row["id"], row, shown, "_".join(row["id"].split("_")[1:-1]))
+        yield mmmu_item(row.where, row, found.folder)
+
+
+def mmmu_item(where: str, row: Mapping[str, Any], folder: Path) -> Item:
+    """The question of a row of its Parquet.
+
+    Raises:
+        RequestError: a picture, the options or the truth are not what they should be.
+    """
+    shown = tuple(
+        stored_picture(where, row[name], folder, f"{row['id']}, picture {number}")
+        for number in range(1, 8)
+        if row.get(name := f"image_{number}") is not None
+    )
+    return _mmmu(where, row["id"], row, shown, "_".join(row["id"].split("_")[1:-1]))
 
 
 def read_mmmu_tsv(found: Found) -> Iterator[Item]:
@@ -208,10 +226,9 @@ def read_mmmu_tsv(found: Found) -> Iterator[Item]:
 
 
 def _mmmu(where: str, id: str, row: Mapping[str, Any], shown: tuple[Shown, ...], subject: str) -> Item:
-    options = tuple(str(each) for each in listed(row["options"])) if row["question_type"] != "open" else ()
+    options: tuple[str, ...] = ()
     if row["question_type"] != "open":
-        if len(options) < 2:
-            raise RequestError(f"{where}: 'options' is {row['options']!r:.40}; expected a list of two or more; mend it")
+        options = tuple(str(each) for each in listed_options(where, row["options"]))
         answer: Any = by_letter(where, row["answer"], options)
     else:
         answer = listed(row["answer"]) if str(row["answer"]).startswith("[") else row["answer"]

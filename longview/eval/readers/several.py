@@ -150,8 +150,9 @@ def read_vmcq(found: Found) -> Iterator[Item]:
         if row.get(COLUMN):
             yield restored(row.where, row, id, shown)
             continue
-        options = unlettered(listed(row["options"]))
-        truth = guessed(row, row["answer"], options)
+        given = listed(row["options"])
+        options = unlettered(given)
+        truth = guessed(row, row["answer"], options, given)
         yield Item(id, row["question"], truth, tuple(shown), options, labels=_category(row))
 
 
@@ -246,10 +247,10 @@ def _local(address: Any) -> Any:
 
 
 _VIDEO_CHOICES = {
-    "video|video_path": "text",
+    "video|video_path": "value",
     "question": "text",
     "options|candidates": "texts|text|object",
-    "answer": "value",
+    "answer": "text|number",
     "start?": "number",
     "end?": "number",
 }
@@ -258,12 +259,14 @@ _VIDEO_CHOICES = {
 def read_video_choices(found: Found) -> Iterator[Item]:
     """Rows of a video, a question, options (or candidates) and an answer, in JSON, JSONL or Parquet."""
     for number, row in enumerate(found.rows(_VIDEO_CHOICES), 1):
-        given = either(row, "options", "candidates")
-        options = unlettered(list(given.values()) if isinstance(given, Mapping) else listed(given))
+        held = either(row, "options", "candidates")
+        given = list(held.values()) if isinstance(held, Mapping) else listed(held)
+        options = unlettered(given)
         labels = {n: str(row[n]) for n in ("category", "task_type", "duration", "type") if row.get(n)}
-        path = found.folder / either(row, "video", "video_path")
+        path = found.folder / str(either(row, "video", "video_path"))
         shown = clip(
             path if path.suffix in SUFFIXES else path.with_name(path.name + ".mp4"), row.get("start"), row.get("end")
         )
         id = str(either(row, "id", "question_id", default=number))
-        yield Item(id, row["question"], guessed(row, row["answer"], options), (shown,), options, labels=labels)
+        truth = guessed(row, row["answer"], options, given)
+        yield Item(id, row["question"], truth, (shown,), options, labels=labels)

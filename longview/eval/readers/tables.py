@@ -13,6 +13,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ PICTURE = "image"
 """The column that is left on the disk, but for the index of a row that has the picture."""
 EMPTY = ("", "nan", "none", "n/a", "NaN", "None", "N/A")
 """What tables write for a cell without a value."""
+NO_OPTION = ("", "nan", "NaN")
+"""The same for options, which may be "None"."""
 
 
 class Row(Fields):
@@ -59,11 +62,14 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     try:
         with path.open("rb") as file:
             rows = csv.reader(_lines(file), delimiter="\t")
-            header = [name.lstrip("\ufeff") for name in next(rows, [])]
+            header = next(rows, [])
             check_columns(path, header, needed)
             light = [number for number, name in enumerate(header) if name != PICTURE]
             begin = file.tell()
             for number, cells in enumerate(rows, 1):
+                if not cells:
+                    begin = file.tell()
+                    continue
                 if len(cells) != len(header):
                     raise RequestError(f"{path}, row {number} {_uneven(cells, header)}")
                 found: dict[str, Any] = {header[place]: cells[place] for place in light}
@@ -98,9 +104,9 @@ def _digest_of_cell(text: str) -> str:
 
 
 def _lines(file: Any) -> Iterator[str]:
-    """Lines, read so that `file.tell()` is where the next one begins."""
+    """Lines, without the mark of UTF-8, read so that `file.tell()` is where the next one begins."""
     while line := file.readline():
-        yield line.decode("utf-8")
+        yield line.decode("utf-8-sig")
 
 
 def read_rows(path: Path | str, needed: Columns = (), split: str = "train") -> Iterator[Fields]:
@@ -172,6 +178,8 @@ def read_csv(path: Path, needed: Sequence[str]) -> Iterator[Fields]:
         header = next(rows, [])
         check_columns(path, header, needed)
         for number, cells in enumerate(rows, 1):
+            if not cells:
+                continue
             if len(cells) != len(header):
                 raise RequestError(f"{path}, row {number} {_uneven(cells, header)}")
             yield Fields(dict(zip(header, cells, strict=True)), f"{path}, row {number}")
@@ -195,12 +203,8 @@ def filled(row: Mapping[str, Any], column: str) -> str:
 
 def options_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The options A, B, … up to the first that is empty."""
-    found: list[str] = []
-    for letter in LETTERS:
-        if letter not in row or not filled(row, letter):
-            break
-        found.append(filled(row, letter))
-    return tuple(found)
+    cells = ("" if row.get(letter) is None else str(row[letter]) for letter in LETTERS)
+    return tuple(itertools.takewhile(lambda cell: cell.strip() not in NO_OPTION, cells))
 
 
 def listed(value: Any) -> list[Any]:
@@ -213,6 +217,18 @@ def listed(value: Any) -> list[Any]:
             if isinstance(found, (list, tuple)):
                 return list(found)
     return [value]
+
+
+def listed_options(where: Any, value: Any) -> list[Any]:
+    """The options of a multiple choice, as a list or as its text.
+
+    Raises:
+        RequestError: they are fewer than two.
+    """
+    found = listed(value)
+    if len(found) < 2:
+        raise RequestError(f"{where}: 'options' is {value!r:.40}; expected a list of two or more; mend it")
+    return found
 
 
 def stored_picture(where: Any, value: Any, folder: Path, name: str) -> Shown:

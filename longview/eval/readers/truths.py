@@ -35,29 +35,43 @@ def by_letter(where: Any, answer: Any, options: Sequence[str]) -> str:
 
 
 def by_words(where: Any, answer: Any, options: Sequence[str]) -> str:
-    """Of the option's words.
+    """Of the option's words; of a whole number that a table holds as a float, with its point or without.
 
     Raises:
         RequestError: no option has them.
     """
     words, text = [option.strip() for option in options], str(answer).strip()
+    if text not in words and isinstance(answer, float):
+        text = text.removesuffix(".0")
     if text not in words:
         raise _none(where, answer, options, "the words of one")
     return LETTERS[words.index(text)]
 
 
-def guessed(where: Any, answer: Any, options: Sequence[str]) -> str:
+def guessed(where: Any, answer: Any, options: Sequence[str], given: Sequence[Any] = ()) -> str:
     """Of a user's own file, which may have any of these: an option's words, a letter, a number from 0.
+
+    A number, and no text of digits, is first one from 0, unless the options are numbers, too.
+
+    Args:
+        given: The options as the file holds them: texts or numbers.
 
     Raises:
         RequestError: it is no option.
     """
-    for read in (by_words, by_letter, by_index):
+    reads = [by_words, by_letter, by_index]
+    if _is_number(answer) and not any(map(_is_number, given)):
+        reads.insert(0, by_index)
+    for read in reads:
         try:
             return read(where, answer, options)
         except RequestError:
             continue
     raise _none(where, answer, options, "the words of one, its letter, or a number from 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _none(where: Any, answer: Any, options: Sequence[str], expected: str) -> RequestError:

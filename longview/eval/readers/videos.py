@@ -18,7 +18,7 @@ from longview.eval.items import LETTERS, Item, Shown, clip, picture
 from longview.eval.readers.columns import Fields, rows_of
 from longview.eval.readers.files import Found
 from longview.eval.readers.subtitles import read_subtitles
-from longview.eval.readers.tables import Row, filled, listed, read_json, read_tsv
+from longview.eval.readers.tables import Row, filled, listed, listed_options, read_json, read_tsv
 from longview.eval.readers.truths import by_letter, by_words
 
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
@@ -59,7 +59,7 @@ _LABELS = ("duration", "domain", "sub_category", "task_type")
 def read_videomme(found: Found) -> Iterator[Item]:
     """Parquet as on the hub, or a JSON list or lines with the same columns."""
     root = found.folder
-    kinds = {"videoID": "value", "question_id": "value", "question": "text", "options": "texts", "answer": "text"}
+    kinds = {"videoID": "value", "question_id": "value", "question": "text", "options": "texts|text", "answer": "text"}
     for row in found.rows(kinds):
         name = str(row["videoID"])
         yield _videomme(row, str(row["question_id"]), name, row["options"], root / "subtitle" / f"{name}.srt",
@@ -72,12 +72,12 @@ def read_videomme_tsv(found: Found) -> Iterator[Item]:
     for row in read_tsv(found.path, ("index", "video", "video_path", "candidates", "question", "answer")):
         name, path = filled(row, "video"), filled(row, "video_path").removeprefix("./")
         subtitle = root / (filled(row, "subtitle_path").removeprefix("./") or f"subtitle/{name}.srt")
-        yield _videomme(row, filled(row, "index"), name, listed(row["candidates"]), subtitle,
+        yield _videomme(row, filled(row, "index"), name, row["candidates"], subtitle,
                         (root / path, root / "video" / name))  # fmt: skip
 
 
-def _videomme(row: Fields, id: str, name: str, options: Sequence[Any], subtitle: Path, videos: Sequence[Path]) -> Item:
-    texts = unlettered(options)
+def _videomme(row: Fields, id: str, name: str, options: Any, subtitle: Path, videos: Sequence[Path]) -> Item:
+    texts = unlettered(listed_options(row, options))
     facts = {"subtitles": partial(read_subtitles, subtitle)} if subtitle.is_file() else {}
     return Item(
         id,
@@ -125,7 +125,7 @@ _MVBENCH_KINDS = {
     "video": "text",
     "question": "text",
     "candidates": "texts",
-    "answer": "value",
+    "answer": "text|number",
     "start?": "number",
     "end?": "number",
 }
