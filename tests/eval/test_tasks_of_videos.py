@@ -208,6 +208,28 @@ def test_mvbench_asks_about_videos_seconds_of_them_and_folders_of_pictures(mvben
     assert all(0.3 <= second <= 1.7 for second in seconds)
 
 
+def test_a_folder_of_pictures_that_comes_later_is_asked_about_by_the_same_command(mvbench, tmp_path):
+    frames = mvbench / "video" / "tvqa" / "frames_fps3_hq" / "friends_s01"
+    frames.rename(mvbench / "elsewhere")
+    first = measure("mvbench", oracle, mvbench, tmp_path / "run")
+    (failed,) = (sample for sample in first.samples if "error" in sample)
+    assert failed["labels"]["task"] == "episodic_reasoning"
+    assert "there is no folder" in failed["error"]
+    (mvbench / "elsewhere").rename(frames)
+    second = measure("mvbench", oracle, mvbench, tmp_path / "run").numbers
+    assert (second["failed"], second["score"]) == (0, 100)
+    assert second["questions_digest"] == first.numbers["questions_digest"]
+
+
+def test_a_folder_without_pictures_of_its_seconds_fails_alone(mvbench):
+    for frame in (mvbench / "video" / "tvqa" / "frames_fps3_hq" / "friends_s01").glob("*.jpg"):
+        frame.unlink()
+    found = measure("mvbench", oracle, mvbench)
+    assert found.numbers["failed"] == 1
+    (failed,) = (sample for sample in found.samples if "error" in sample)
+    assert "has no pictures of these seconds" in failed["error"]
+
+
 # ── the others ──
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from longview.errors import RequestError
-from longview.eval.items import LETTERS, Item, Shown, clip, picture
+from longview.eval.items import LETTERS, Item, Shown, clip
 from longview.eval.readers.columns import Fields, rows_of
 from longview.eval.readers.files import Found
 from longview.eval.readers.subtitles import read_subtitles
@@ -115,8 +115,10 @@ MVBENCH = {
     "counterfactual_inference": ("clevrer/video_validation", False),
 }
 """Of each task: where its videos are below video/, and whether a question is about some seconds of one."""
+AS_PICTURES = ("episodic_reasoning",)
+"""The tasks whose videos come as folders of pictures."""
 FRAMES_A_SECOND = 3
-"""Of the videos that come as folders of pictures."""
+"""Of these."""
 PICTURES_OF_A_FOLDER = 16
 """Shown of such a folder, by mPLUG-Owl3's authors and here."""
 
@@ -168,14 +170,29 @@ def _mvbench(
 ) -> Item:
     options = tuple(str(each) for each in candidates)
     truth = by_words(row, row["answer"], options)
-    shown = _mvbench_media(row.where, path, *bounds)
-    return Item(id, row["question"], truth, shown, options, labels={"task": id.partition("/")[0]})
+    task = id.partition("/")[0]
+    shown = _as_pictures(row.where, path, *bounds) if task in AS_PICTURES else (clip(path, *bounds),)
+    return Item(id, row["question"], truth, shown, options, labels={"task": task})
 
 
-def _mvbench_media(where: str, path: Path, start: float | None, end: float | None) -> tuple[Shown, ...]:
-    """A video; of a folder of pictures the middles of so many equal parts of these seconds, as single pictures."""
+def _as_pictures(where: str, path: Path, start: float | None, end: float | None) -> tuple[Shown, ...]:
+    """The pictures of some seconds of a folder, which is read when they are shown, so that a missing one fails alone."""
+    chosen = cache(lambda: _chosen(where, path, start, end))
+
+    def one(number: int) -> Shown:
+        return Shown("image", lambda: chosen()[number], f"{path.name}, picture {number + 1}")
+
+    return tuple(map(one, range(PICTURES_OF_A_FOLDER)))
+
+
+def _chosen(where: str, path: Path, start: float | None, end: float | None) -> list[Path]:
+    """The middles of so many equal parts of these seconds.
+
+    Raises:
+        RequestError: the folder is not there, or has no pictures of these seconds.
+    """
     if not path.is_dir():
-        return (clip(path, start, end),)
+        raise RequestError(f"{where}: there is no folder {path}; fetch it, or give another folder")
     frames = sorted(each for each in path.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
     first = max(1, round((start or 0) * FRAMES_A_SECOND))
     last = len(frames) if end is None else min(len(frames), round(end * FRAMES_A_SECOND))
@@ -183,4 +200,4 @@ def _mvbench_media(where: str, path: Path, start: float | None, end: float | Non
         raise RequestError(f"{where}: the folder {path} has no pictures of these seconds; fetch it again")
     part = (last - first) / PICTURES_OF_A_FOLDER
     numbers = [int(first + part / 2 + round(part * number)) for number in range(PICTURES_OF_A_FOLDER)]
-    return tuple(picture(frames[number - 1], f"{path.name}/{frames[number - 1].name}") for number in numbers)
+    return [frames[number - 1] for number in numbers]
