@@ -57,7 +57,8 @@ def letter(item: Item, answer: str) -> Verdict:
 def first_letter(item: Item, answer: str) -> Verdict:
     """VideoMME's rule: the first capital that is a letter of an option, wherever it stands.
 
-    Of the openings that its authors leave out ("The best answer is", "Answer:", …), one alone has such a capital.
+    The openings that its authors' program leaves out ("The best answer is", …) have no such capital. "Answer:" is left
+    out here alone: their program reads an A there.
     """
     found = re.search(f"[{item.letters}]", answer.replace("Answer:", ""))
     return Verdict(None, False) if found is None else Verdict(found[0])

@@ -17,6 +17,10 @@ UNIFORM = (
     "How many uniform frames the authors show is not published; MDP3, an option of their program, chooses 32, and here "
     "32 are uniform."
 )
+UNCOUNTED = (
+    'The authors count an answer without a letter nowhere, and take the first letter of "Answer: B" for an A; here the '
+    "former is wrong, and the latter a B."
+)
 NOT_ASKED = "Ovis2's authors do not ask it; this is how they ask LongVideoBench."
 
 
@@ -43,7 +47,7 @@ TASKS = (
         title="Video-MME without subtitles",
         about=f"{_VIDEOMME}; no subtitles are shown.",
         protocols={
-            "benchmark": Protocol(prompts_videos.videomme, 16),
+            "benchmark": Protocol(prompts_videos.videomme, 16, note=UNCOUNTED),
             "owl3": Protocol(
                 prompts_videos.owl3_video, 100, "low", frames=128, select=MIDDLE, parse=parsers.owl3_first_letter
             ),
@@ -65,6 +69,7 @@ TASKS = (
                 16,
                 frames=128,
                 select="uniform",
+                note=UNCOUNTED,
             ),
             "ovis2": _ovis2(
                 prompts_videos.ovis2_videomme_subtitled(MediaOptions(frames=32, select="uniform")),
