@@ -49,7 +49,7 @@ def test_a_name_is_a_form_with_its_split_and_ends_in_one_line_without_a_network(
     assert (found.table, found.split) == (name, form.split)
     with pytest.raises(LongviewError) as refused:
         find_task(task).items(Options(Path(name)))
-    assert name in str(refused.value)
+    assert f"there is no folder {name} here; dataset {name}" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

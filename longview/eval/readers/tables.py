@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longview.errors import LongviewError, RequestError
+from longview.errors import CheckpointError, LongviewError, RecipeError, RequestError
 from longview.eval.items import LETTERS, Shown, picture
 from longview.eval.readers.columns import Columns, Fields, check_columns, checked
 
@@ -119,7 +119,13 @@ def read_rows(path: Path | str, needed: Columns = (), split: str = "train") -> I
     from longview.train.data.sources import open_source, parse
 
     _check_parquet(Path(path))
-    source = open_source(DatasetSettings(str(path), split=split)).source
+    try:
+        source = open_source(DatasetSettings(str(path), split=split)).source
+    except (RecipeError, CheckpointError) as error:
+        name = str(path).partition(":")[0]
+        if Path(name).exists():
+            raise
+        raise RequestError(f"there is no folder {name} here; {error}") from None
     for number, row in source.walk():
         where = f"{path}, {source.unit} {number}"
         try:
