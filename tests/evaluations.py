@@ -85,7 +85,7 @@ def rotated_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 class Scripted:
     """A model whose answers are a function of the item; an error that it returns or raises is the item's."""
 
-    name, family, where = "scripted", None, "test"
+    name, family, where, partitions = "scripted", None, "test", False
 
     def __init__(self, answer: Callable[[Item], Any], name: str = "scripted") -> None:
         self.answer, self.name = answer, name

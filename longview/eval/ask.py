@@ -54,6 +54,10 @@ class Asker(Protocol):
     where: str
     """What of the model's place and weights is part of a job's identity."""
 
+    @property
+    def partitions(self) -> bool:
+        """Whether its pictures are cut into as many crops as a protocol says."""
+
     def answers(self, items: Sequence[Item], protocol: Ask) -> Iterator[Reply | LongviewError]:
         """The answers to some items, in their order; an item that fails gives its error.
 
@@ -83,6 +87,10 @@ class EngineAsker:
         self.name = engine.name
         self.family = type(engine.model).__module__.split(".")[-2] if hasattr(engine, "model") else None
         self.where = fingerprint(engine.model) if hasattr(engine, "model") else ""
+
+    @property
+    def partitions(self) -> bool:
+        return "max_partition" in self.engine.processor.crop_settings
 
     def answers(self, items: Sequence[Item], protocol: Ask) -> Iterator[Reply | LongviewError]:
         crops = self._crops(protocol)
@@ -117,7 +125,7 @@ class EngineAsker:
 
     def _crops(self, protocol: Ask) -> dict[str, int]:
         """The number of crops of a picture, where the protocol says it and the model asks."""
-        if protocol.max_partition is None or "max_partition" not in self.engine.processor.crop_settings:
+        if protocol.max_partition is None or not self.partitions:
             return {}
         return {"max_partition": protocol.max_partition}
 

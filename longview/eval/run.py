@@ -66,6 +66,8 @@ def run(plan: Plan, output: Path | None = None, progress: Progress | None = None
     check_judge(plan.task, plan.judge is not None)
     name, protocol = plan.task.protocol(plan.asker.family, plan.protocol, plan.asker.name)
     protocol = replace(protocol, max_tokens=plan.max_tokens or protocol.max_tokens)
+    if protocol.max_partition is not None and not plan.asker.partitions:
+        protocol = replace(protocol, max_partition=None)
     every, items = plan.items, limited(plan.items, plan.limit, plan.task.curve)
     job = {
         "task": plan.task.name,

@@ -137,6 +137,10 @@ class ServerAsker:
         self.family = client.family
         self.where = client.address
 
+    @property
+    def partitions(self) -> bool:
+        return self._client.family == PARTITIONED
+
     def answers(self, items: Sequence[Item], protocol: Protocol) -> Iterator[Reply | LongviewError]:
         def answer(item: Item) -> Reply:
             messages, extra = self._request(item, protocol)
@@ -191,9 +195,6 @@ class ServerAsker:
         """A message's parts in OpenAI's form, and what else a request says of its media."""
         content: list[dict[str, Any]] = []
         extra: dict[str, Any] = {}
-        crops = {}
-        if self._client.family == PARTITIONED and protocol.max_partition is not None:
-            crops = {"max_partition": protocol.max_partition}
         for part in parts:
             if part.type == "text":
                 content.append({"type": "text", "text": part.text})
@@ -202,8 +203,8 @@ class ServerAsker:
             else:
                 content += video_parts(part, self._client.ours)
                 extra |= self._frames(part)
-        if crops:
-            extra[OURS] = {**extra.get(OURS, {}), **crops}
+        if self.partitions and protocol.max_partition is not None:
+            extra[OURS] = {**extra.get(OURS, {}), "max_partition": protocol.max_partition}
         return content, extra
 
     def _frames(self, video: Part) -> dict[str, Any]:

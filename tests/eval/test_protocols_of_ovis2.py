@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from benchmarks import SAMPLES
 from evaluations import Scripted, measure, oracle
 
 from longview.eval.items import Item, Shown
-from longview.eval.tasks import find_task
+from longview.eval.tasks import TASKS, find_task
 
 PICTURE = Shown("image", bytes, "a.png")
 VIDEO = Shown("video", bytes, "a.mp4")
@@ -77,6 +78,30 @@ def test_hallusionbench_asks_the_largest_model_for_yes_or_no():
     )
     assert (name, protocol.max_partition) == ("ovis2-34b", 12)
     assert asked("hallusionbench", "ovis2") == f"<image>\nIs it?\n{short}"
+
+
+def test_every_picture_is_cut_into_nine_crops_or_twelve_where_it_is_full_of_text():
+    most = {
+        (task.name, name): protocol.max_partition
+        for task in TASKS.values()
+        for name, protocol in task.protocols.items()
+        if name.startswith("ovis2") and not protocol.frames
+    }
+    assert {task for (task, _), count in most.items() if count == 12} == {
+        "hallusionbench", "textvqa", "ocrbench", "docvqa", "infovqa"
+    }  # fmt: skip
+    assert set(most.values()) == {9, 12}
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_crops_are_recorded_where_the_model_takes_their_number(tmp_path, takes):
+    (sample,) = (each for each in SAMPLES if each.task == "mmstar")
+    model = Scripted(oracle)
+    model.partitions = takes
+    found = measure("mmstar", model, sample.write(tmp_path), tmp_path / "run")
+    assert found.numbers["protocol"].get("max_partition") == (9 if takes else None)
+    job = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[0])["job"]
+    assert ("max_partition" in job) is takes
 
 
 def test_yes_or_no_may_stand_anywhere_in_an_answer_to_ovis2s_questions():

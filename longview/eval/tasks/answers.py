@@ -9,16 +9,16 @@ from longview.eval.metrics import anls, gqa_is_right, ocrbench_is_right
 from longview.eval.readers import owl, pictures, vqa
 from longview.eval.readers.files import Form
 from longview.eval.scoring import ANLS, MMVET, VQA
-from longview.eval.tasks.pictures import LARGE, SUFFIX, people_agree
+from longview.eval.tasks.pictures import LARGE, PARTITION_OF_TEXT, SUFFIX, ovis2, people_agree
 from longview.eval.tasks.task import Task
 
 _SHORT = {
     "owl3": Protocol(prompts.owl3_short, 100, "high"),
     "mgm": Protocol(prompts.with_short, 128),
-    "ovis2": Protocol(prompts.with_short, 1024, note=SUFFIX),
+    "ovis2": ovis2(prompts.with_short, note=SUFFIX),
 }
 _TEXT_RICH = {
-    "ovis2": Protocol(prompts.with_short, 1024, max_partition=12, note=SUFFIX),
+    "ovis2": ovis2(prompts.with_short, PARTITION_OF_TEXT, note=SUFFIX),
     "owl3": Protocol(prompts.owl3_short, 100, "high"),
     "mgm": Protocol(prompts.with_short, 128),
 }
@@ -124,7 +124,7 @@ TASKS = (
         protocols={
             "owl3": Protocol(prompts.owl3_vizwiz, 100, "high", parse=parsers.owl3_vizwiz),
             "mgm": Protocol(prompts.with_unanswerable, 128),
-            "ovis2": Protocol(prompts.with_unanswerable, 1024, note=SUFFIX),
+            "ovis2": ovis2(prompts.with_unanswerable, note=SUFFIX),
         },
         parse=parsers.text,
         citation="VizWiz, arXiv 1802.08218",
@@ -160,7 +160,7 @@ TASKS = (
         about="1,000 questions of ten kinds about text in pictures, right where the truth stands in the answer. "
         "Published as points of 1,000; here per cent.",
         protocols={
-            "ovis2": Protocol(prompts.plain, 1024, max_partition=12),
+            "ovis2": ovis2(prompts.plain, PARTITION_OF_TEXT),
             "owl3": Protocol(prompts.plain, 100, "high", note="Not published."),
             "mgm": Protocol(prompts.plain, 128, note="Not published."),
         },
@@ -189,10 +189,9 @@ TASKS = (
         protocols={
             "owl3": Protocol(prompts.plain, 100, "high"),
             "mgm": Protocol(prompts.plain, 1024),
-            "ovis2": Protocol(prompts.plain, 1024),
-            "ovis2-cot": Protocol(
+            "ovis2": ovis2(prompts.plain),
+            "ovis2-cot": ovis2(
                 prompts.ovis2_mmvet_steps,
-                1024,
                 sizes=("2B", *LARGE),
                 note="As the authors ask the sizes 2B, 8B, 16B, 34B; all that is said counts.",
             ),

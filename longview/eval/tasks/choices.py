@@ -10,12 +10,12 @@ from longview.eval.items import Protocol
 from longview.eval.readers import choices, tsv
 from longview.eval.readers.files import Form
 from longview.eval.scoring import CIRCULAR, HALLUSION
-from longview.eval.tasks.pictures import LARGE, STEPS
+from longview.eval.tasks.pictures import LARGE, PARTITION_OF_TEXT, STEPS, ovis2
 from longview.eval.tasks.task import Task
 
 _MMBENCH = {
     "owl3": Protocol(prompts.owl3_mmbench, 100, "high"),
-    "ovis2": Protocol(prompts.with_letters, 1024),
+    "ovis2": ovis2(prompts.with_letters),
     "mgm": Protocol(prompts.with_letters, 1024),
 }
 _MMBENCH_CN = _MMBENCH | {"mgm": Protocol(prompts.with_letters_cn, 1024)}
@@ -70,7 +70,7 @@ TASKS = (
         about="Multiple choices about diagrams of school books.",
         protocols={
             "owl3": Protocol(prompts.owl3_choice, 100, "high"),
-            "ovis2": Protocol(prompts.with_letters, 1024),
+            "ovis2": ovis2(prompts.with_letters),
             "mgm": Protocol(prompts.with_letters, 128),
         },
         parse=parsers.letter,
@@ -86,10 +86,9 @@ TASKS = (
         title="MMStar",
         about="1,500 multiple choices that cannot be answered without their picture.",
         protocols={
-            "ovis2": Protocol(prompts.with_letters, 1024),
-            "ovis2-cot": Protocol(
+            "ovis2": ovis2(prompts.with_letters),
+            "ovis2-cot": ovis2(
                 prompts.ovis2_mmstar_steps,
-                1024,
                 cut_behind="the answer is",
                 sizes=("2B", *LARGE),
                 note=STEPS.format(", ".join(("2B", *LARGE))),
@@ -106,11 +105,10 @@ TASKS = (
         about="Yes/no questions about figures, some of them altered. The mean of three accuracies: of answers, of "
         "figures with all questions right, and of questions that are right about all their figures.",
         protocols={
-            "ovis2": Protocol(prompts.with_short, 1024, max_partition=12),
-            "ovis2-34b": Protocol(
+            "ovis2": ovis2(prompts.with_short, PARTITION_OF_TEXT),
+            "ovis2-34b": ovis2(
                 prompts.ovis2_hallusion_34b,
-                1024,
-                max_partition=12,
+                PARTITION_OF_TEXT,
                 sizes=("34B",),
                 note="As the authors ask the size 34B.",
             ),

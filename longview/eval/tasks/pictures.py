@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from longview.eval import parsers, prompts
-from longview.eval.items import Item, Protocol, Verdict
+from longview.eval.items import Item, Prompt, Protocol, Verdict
 from longview.eval.judge import Judging, mathvista_request
 from longview.eval.metrics import mmmu_is_right, vqa_score
 from longview.eval.readers import mathvista, mmmu_test, owl, pictures
@@ -19,11 +21,19 @@ STEPS = "As the authors ask the sizes {}: in steps, of which the end counts."
 LARGE = ("8B", "16B", "34B")
 """Sizes of Ovis2 that are asked for steps."""
 _LARGE = ", ".join(LARGE)
+PARTITION, PARTITION_OF_TEXT = 9, 12
+"""Crops of each picture at most, by Ovis2's authors; where it is full of text."""
+
+
+def ovis2(prompt: Prompt, max_partition: int = PARTITION, **more: Any) -> Protocol:
+    """How Ovis2's authors ask about pictures."""
+    return Protocol(prompt, 1024, max_partition=max_partition, **more)
+
 
 _MMMU = {
-    "ovis2": Protocol(prompts.ovis2_mmmu, 1024, note=OPEN),
-    "ovis2-cot": Protocol(
-        prompts.ovis2_mmmu_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=f"{STEPS.format(_LARGE)} {OPEN}"
+    "ovis2": ovis2(prompts.ovis2_mmmu, note=OPEN),
+    "ovis2-cot": ovis2(
+        prompts.ovis2_mmmu_steps, cut_behind="the answer is", sizes=LARGE, note=f"{STEPS.format(_LARGE)} {OPEN}"
     ),
     "mgm": Protocol(prompts.mgm_mmmu, 128, note=GREEDY),
 }
@@ -51,7 +61,7 @@ TASKS = (
         "of pictures with both right; perception at most 2000, cognition at most 800.",
         protocols={
             "mgm": Protocol(prompts.mgm_mme, 128),
-            "ovis2": Protocol(prompts.with_short, 1024, parse=parsers.yes_or_no),
+            "ovis2": ovis2(prompts.with_short, parse=parsers.yes_or_no),
             "owl3": Protocol(prompts.owl3_short, 100, "high", note="Not published; asked as POPE is."),
         },
         parse=parsers.mme,
@@ -79,7 +89,7 @@ TASKS = (
         protocols={
             "owl3": Protocol(prompts.owl3_short, 100, "high", parse=parsers.owl3_pope, note=UNCOUNTED),
             "mgm": Protocol(prompts.with_short, 128),
-            "ovis2": Protocol(prompts.with_short, 1024, parse=parsers.yes_or_no),
+            "ovis2": ovis2(prompts.with_short, parse=parsers.yes_or_no),
         },
         parse=parsers.pope,
         citation="POPE, arXiv 2305.10355",
@@ -105,7 +115,7 @@ TASKS = (
         protocols={
             "owl3": Protocol(prompts.owl3_short, 100, "high"),
             "mgm": Protocol(prompts.mgm_textvqa, 128),
-            "ovis2": Protocol(prompts.with_short, 1024, max_partition=12, note=SUFFIX),
+            "ovis2": ovis2(prompts.with_short, PARTITION_OF_TEXT, note=SUFFIX),
         },
         parse=parsers.text,
         citation="TextVQA, arXiv 1904.08920",
@@ -184,9 +194,9 @@ TASKS = (
         about="Mathematics in pictures: choices, whole numbers, decimals and lists, after a hint that says which. "
         "Rules find the answer in the text; what they are not sure of is for a judge, where one is given.",
         protocols={
-            "ovis2": Protocol(prompts.mathvista, 1024),
-            "ovis2-cot": Protocol(
-                prompts.ovis2_mathvista_steps, 1024, cut_behind="the answer is", sizes=LARGE, note=STEPS.format(_LARGE)
+            "ovis2": ovis2(prompts.mathvista),
+            "ovis2-cot": ovis2(
+                prompts.ovis2_mathvista_steps, cut_behind="the answer is", sizes=LARGE, note=STEPS.format(_LARGE)
             ),
             "mgm": Protocol(prompts.mathvista, 1024),
         },
