@@ -49,8 +49,8 @@ def test_options_of_videomme_may_be_a_list_as_text(tmp_path, given):
 
 
 def test_options_of_videomme_that_are_no_list_are_refused(tmp_path):
-    with pytest.raises(RequestError, match="'options' is 'A. x B. y'; expected a list of two or more"):
-        read(tmp_path, "videomme", "videomme/test-0.parquet", {"options": "A. x B. y"})
+    with pytest.raises(RequestError, match="'options' is 'one or two'; expected a list of two or more"):
+        read(tmp_path, "videomme", "videomme/test-0.parquet", {"options": "one or two"})
 
 
 @pytest.mark.parametrize("word", ["none", "None", "N/A"])

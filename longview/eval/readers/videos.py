@@ -176,7 +176,7 @@ def _mvbench(
 
 
 def _as_pictures(where: str, path: Path, start: float | None, end: float | None) -> tuple[Shown, ...]:
-    """The pictures of some seconds of a folder, which is read when they are shown, so that a missing one fails alone."""
+    """The pictures of some seconds of a folder, which is read when they are shown: one that is missing fails alone."""
     chosen = cache(lambda: _chosen(where, path, start, end))
 
     def one(number: int) -> Shown:
