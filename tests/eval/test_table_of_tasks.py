@@ -38,3 +38,10 @@ def test_every_task_describes_each_of_its_protocols(name):
 def test_a_protocol_of_some_sizes_is_a_variant_of_its_familys(name):
     names = find_task(name).protocols
     assert all(each.partition("-")[0] in names for each, protocol in names.items() if protocol.sizes)
+
+
+@pytest.mark.parametrize("task", ["videomme", "videomme_subtitles"])
+def test_video_mmes_own_protocol_says_where_its_authors_count_otherwise(task):
+    note = described(TASKS[task])["protocols"]["benchmark"]["note"]
+    assert "without a letter nowhere" in note
+    assert '"Answer: B"' in note

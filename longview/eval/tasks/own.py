@@ -55,7 +55,7 @@ TASKS = (
         name="video_choices",
         title="Multiple choices about videos of your own",
         about="JSON, JSONL or Parquet of video, question, options (or candidates), answer (a letter, a number from 0, "
-        "or the option's words), and start and end in seconds.",
+        "or the option's words; a number is words where the options are numbers), and start and end in seconds.",
         protocols={"plain": Protocol(prompts_videos.videomme, 16)},
         parse=parsers.letter,
         citation="yours",
