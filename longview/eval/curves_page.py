@@ -162,7 +162,7 @@ def plot(numbers: Mapping[str, Any], folder: Path) -> None:
     axes.set_ylim(0, 100)
     axes.set_ylabel("small print read, %")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
     figure.savefig(folder / "small-print.png", dpi=110)
 
     figure = new_figure("the curves", 7.2, 4.0, layout="constrained")

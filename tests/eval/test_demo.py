@@ -65,17 +65,29 @@ def test_it_answers_a_persons_questions_about_a_picture(demo, tmp_path):
     assert right >= int(5 * measured), answers
 
 
+PRINT = ["mgm-print", "ovis2-print", "owl3-print"]
+"""Those that were taught to read small print."""
+
+
 def test_small_print_is_read_by_those_that_were_taught_to_and_by_their_own_mechanism():
-    """By the cards, and by the measurement with the mechanism off."""
+    """By the cards, and by the measurement with the mechanism off, in which a guess is 6 %."""
     groups = {name: json.loads((FOLDERS / name / NUMBERS).read_text())["groups"] for name in NAMES}
     read = {name: found["shown"]["small print"]["accuracy"] for name, found in groups.items()}
-    assert sorted(name for name in NAMES if read[name] >= 0.6) == ["mgm-print", "ovis2-print"]
-    assert read["mgm-print"] >= 4 * groups["mgm-print"]["fine tower blank"]["small print"]["accuracy"]
+    assert sorted(name for name in NAMES if read[name] >= 0.6) == PRINT
+    assert groups["mgm-print"]["fine tower blank"]["small print"]["accuracy"] < 0.06
     results = Path(__file__).parents[2] / "docs" / "results" / "print.json"
     off = {
         point["model"]: point["accuracy"]
         for point in json.loads(results.read_text())["points"]
         if point["curve"] == "small print" and point["setting"] == "off"
     }
-    assert off["demo-ovis2-print"] < 0.05
-    assert off["demo-mgm-print"] < 0.25
+    assert sorted(off) == [f"demo-{name}" for name in PRINT]
+    assert max(off.values()) < 0.06
+
+
+@pytest.mark.parametrize("name", PRINT)
+def test_one_picture_several_and_clips_are_answered_as_well_as_was_aimed_at(name):
+    """By the cards: 95 % of one picture, 90 % of two to eight and of clips."""
+    shown = json.loads((FOLDERS / name / NUMBERS).read_text())["groups"]["shown"]
+    for group in ("one picture", "two pictures", "four pictures", "eight pictures", "clip"):
+        assert shown[group]["accuracy"] >= (0.95 if group == "one picture" else 0.9), group
