@@ -210,8 +210,8 @@ WHAT = {
     "projector,\nLlama language model.",
 }
 ADDED = {
-    "owl3-print": "Its tower is new, with patches half as wide, and was taught to read small print in crops; its language "
-    "model\nwas trained on for longer, with what that of `demo-owl3` knows least.\n",
+    "owl3-print": "Its tower is new, with patches half as wide, and was taught to read small print in crops; its "
+    "language model\nwas trained on for longer, with what that of `demo-owl3` knows least.\n",
     "ovis2-print": "It was trained on to read small print in crops, and for longer with what the model that it begins "
     "as knows least.\n",
     "mgm-print": "Its towers are new, and its high-resolution tower was taught to read small print; its language model "
