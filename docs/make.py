@@ -102,9 +102,10 @@ def evaluation() -> str:
 
 def curves() -> tuple[dict[str, Any], dict[str, Any]]:
     """The measurements of the embedded models, and those of the one that was trained on with many pictures."""
+    from longview.eval.curves import JOBS
     from longview.eval.curves_page import with_points_of
 
-    files = (DOCS / "results" / name for name in ("embedded.json", "many.json", "print.json"))
+    files = (DOCS / "results" / f"{name}.json" for name in JOBS)
     three, many, on = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     return with_points_of(with_points_of(three, many, "pictures"), on, "small print"), many
 

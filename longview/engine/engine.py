@@ -179,8 +179,8 @@ class Engine:
             RequestError: malformed messages, or a setting out of range, at once.
             MediaError: a medium cannot be opened, when the first piece is asked for.
         """
-        settings |= {"n": n, "evidence": evidence, "params": params, "media": media, "limits": limits}
-        settings["max_partition"] = max_partition
+        settings |= {"n": n, "evidence": evidence, "max_partition": max_partition}
+        settings |= {"params": params, "media": media, "limits": limits}
         return self._stream(parse_request(self, conversation, settings, hooks, progress))
 
     def batch(

@@ -93,7 +93,7 @@ class EngineAsker:
         return "max_partition" in self.engine.processor.crop_settings
 
     def answers(self, items: Sequence[Item], protocol: Ask) -> Iterator[Reply | LongviewError]:
-        crops = self._crops(protocol)
+        crops = crops_of(self, protocol)
         for some in slices(items):
             conversations = (LazyMessages(protocol, item) for item in some)
             for answer in self.engine.batch(conversations, max_tokens=protocol.max_tokens, **crops):
@@ -120,14 +120,15 @@ class EngineAsker:
         before, text = split_text(message.parts)
         question = Question((Part("text", text=text),), tuple(item.letters))
         conversation = [Message.of("user", *before)]
-        (scores,) = await self.engine.ascore(conversation, [question], **self._crops(protocol))
+        (scores,) = await self.engine.ascore(conversation, [question], **crops_of(self, protocol))
         return likeliest(item, list(scores.logprobs), frames_of(scores.receipt), scores.receipt.warnings)
 
-    def _crops(self, protocol: Ask) -> dict[str, int]:
-        """The number of crops of a picture, where the protocol says it and the model asks."""
-        if protocol.max_partition is None or not self.partitions:
-            return {}
-        return {"max_partition": protocol.max_partition}
+
+def crops_of(asker: Asker, protocol: Ask) -> dict[str, int]:
+    """The number of crops of a picture as a request's setting, where the protocol says it and the model asks."""
+    if protocol.max_partition is None or not asker.partitions:
+        return {}
+    return {"max_partition": protocol.max_partition}
 
 
 def split_text(parts: Sequence[Part]) -> tuple[list[Part], str]:

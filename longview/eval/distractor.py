@@ -9,6 +9,7 @@ nor draws; the rule here is `RULE`, and every draw is written beside the result.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longview.errors import RequestError
+from longview.errors import LongviewError, RequestError
 from longview.eval.circular import reordered
 from longview.eval.items import Item, Shown
-from longview.eval.readers.tables import digest_of
 
 PICTURES = (1, 5, 10, 20, 50, 100, 200, 400)
 VARIANTS = 4
@@ -124,15 +124,17 @@ def once(items: Iterable[Item]) -> list[Item]:
 
 
 def identified(item: Item) -> Item:
-    """With a digest of each picture's file, where it has none yet and the file can be read."""
-    return replace(item, shown=tuple(shown if shown.digest else _identified(shown) for shown in item.shown))
+    """With a digest of each picture, where it can be read."""
+    return replace(item, shown=tuple(map(_identified, item.shown)))
 
 
 def _identified(shown: Shown) -> Shown:
     try:
-        return replace(shown, digest=digest_of(Path(shown.load()).read_bytes()))
-    except OSError:  # said when it is shown
+        source = shown.load()
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, LongviewError):  # said when it is shown
         return shown
+    return replace(shown, digest=hashlib.sha256(data).hexdigest()[:24])
 
 
 def pool_of(items: Iterable[Item]) -> list[Shown]:

@@ -33,7 +33,7 @@ class Shown:
     end: float | None = None
     """Seconds between which a video is shown."""
     digest: str = ""
-    """Of what it shows, where that is known without opening it."""
+    """Of what it shows, where that was read."""
     detail: Detail | None = None
     """Crops of a picture, where its row asks for them; default: as the protocol does."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from longview.errors import LongviewError, MissingExtraError, RequestError
-from longview.eval.ask import GoneError, LazyMessages, Reply, likeliest, ordered, split_text
+from longview.eval.ask import GoneError, LazyMessages, Reply, crops_of, likeliest, ordered, split_text
 from longview.eval.items import Item, Protocol
 from longview.media.formats import container_of, image_format_of
 from longview.messages import Part
@@ -203,8 +203,8 @@ class ServerAsker:
             else:
                 content += video_parts(part, self._client.ours)
                 extra |= self._frames(part)
-        if self.partitions and protocol.max_partition is not None:
-            extra[OURS] = {**extra.get(OURS, {}), "max_partition": protocol.max_partition}
+        if crops := crops_of(self, protocol):
+            extra[OURS] = extra.get(OURS, {}) | crops
         return content, extra
 
     def _frames(self, video: Part) -> dict[str, Any]:

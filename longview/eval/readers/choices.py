@@ -12,7 +12,7 @@ from longview.errors import RequestError
 from longview.eval.items import Item, picture
 from longview.eval.readers.files import Found
 from longview.eval.readers.pictures import yes_or_no
-from longview.eval.readers.tables import filled, read_rows, stored_picture
+from longview.eval.readers.tables import below, filled, read_rows, stored_picture
 from longview.eval.readers.truths import by_index
 from longview.eval.readers.tsv import rows_with_pictures
 
@@ -38,8 +38,7 @@ def read_hallusion(found: Found) -> Iterator[Item]:
     for row in read_rows(found.path, _HALLUSION):
         key = f"{row['subcategory']}_{row['set_id']}"
         name = (row.get("filename") or "").removeprefix("./").removeprefix("hallusion_bench/")
-        places = [found.folder / "hallusion_bench" / name, found.folder / name]
-        path = next((place for place in places if name and place.is_file()), places[0])
+        path = below(found.folder, name, "hallusion_bench")
         truth = {"0": "no", "1": "yes"}.get(str(row["gt_answer"]))
         if truth is None:
             raise RequestError(f"{row}: gt_answer is {row['gt_answer']!r:.40}; expected 0 or 1; fetch the file again")

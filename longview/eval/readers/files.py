@@ -47,12 +47,12 @@ class Found:
         Raises:
             LongviewError: one cannot be read, or lacks a column.
         """
-        for subset in self.subsets if self.table else ():
-            yield from read_rows(f"{self.table}:{subset}", needed, self.split)
-        if self.table and not self.subsets:
-            yield from read_rows(self.table, needed, self.split)
-        for path in () if self.table else self.paths[0]:
-            yield from read_rows(path, needed)
+        if not self.table:
+            for path in self.paths[0]:
+                yield from read_rows(path, needed)
+            return
+        for table in [f"{self.table}:{subset}" for subset in self.subsets] or [self.table]:
+            yield from read_rows(table, needed, self.split)
 
     def __str__(self) -> str:
         return self.table or str(self.path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,10 @@ def read_mlvu(found: Found) -> Iterator[Item]:
 
 def read_mlvu_tsv(found: Found) -> Iterator[Item]:
     """VLMEvalKit's, which names the folder of each video from that of the whole data set."""
-    numbers: dict[str, Iterator[int]] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
     for row in read_tsv(found.path, ("task_type", "prefix", "video", "question", "answer", "candidates")):
         prefix, name = Path(row["prefix"]), row["video"]
-        id = f"{prefix.name}/{next(numbers.setdefault(prefix.name, itertools.count()))}"
+        id = f"{prefix.name}/{next(numbers[prefix.name])}"
         videos = (found.folder / prefix / name, found.folder.parent / prefix / name)
         yield _mlvu(row, id, filled(row, "task_type"), listed(row["candidates"]), videos)
 

@@ -9,7 +9,9 @@ the same   as VLMEvalKit's TSV, or as Parquet with the pictures inside
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from longview.eval.metrics import textvqa_key
 from longview.eval.readers.columns import either, under
 from longview.eval.readers.files import Found
 from longview.eval.readers.tables import (
+    below,
     filled,
     listed,
     listed_options,
@@ -82,13 +85,12 @@ def read_mme_tsv(found: Found) -> Iterator[Item]:
 def read_mme_table(found: Found) -> Iterator[Item]:
     """Parquet as on the hub: both questions of a picture have its id."""
     kinds = {"question_id": "value", "question": "text", "answer": "text", "category": "text", "image": "any"}
-    asked: dict[str, int] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
     for row in found.rows(kinds):
         group = f"{row['category']}/{Path(str(row['question_id'])).name}"
-        asked[group] = asked.get(group, -1) + 1
         shown = stored_picture(row, row["image"], found.folder, group)
-        yield Item(f"{group}/{asked[group]}", row["question"], yes_or_no(row, row["answer"]), (shown,), group=group,
-                   labels={"category": row["category"]})  # fmt: skip
+        id, truth = f"{group}/{next(numbers[group])}", yes_or_no(row, row["answer"])
+        yield Item(id, row["question"], truth, (shown,), group=group, labels={"category": row["category"]})
 
 
 # ── POPE ──
@@ -100,7 +102,7 @@ def read_pope(found: Found) -> Iterator[Item]:
     for path in found.paths[0]:
         labels = {"category": path.stem.removeprefix("coco_pope_")}
         for row in read_rows(path, kinds):
-            shown = picture(_below(found.folder, row["image"], "val2014", "images"), row["image"])
+            shown = picture(below(found.folder, row["image"], "val2014", "images"), row["image"])
             id = f"{labels['category']}/{row['question_id']}"
             yield Item(id, row["text"], yes_or_no(row, row["label"]), (shown,), labels=labels)
 
@@ -135,7 +137,7 @@ def read_textvqa(found: Found) -> Iterator[Item]:
     for row in under(annotations, read_json(annotations), "data", kinds):
         name = f"{row['image_id']}.jpg"
         key = str(row["image_id"]), row["question"].lower()
-        path = _below(found.folder, name, "train_images", "images")
+        path = below(found.folder, name, "train_images", "images")
         facts = {"ocr_tokens": words.get(key, row.get("ocr_tokens") or [])}
         answers = people(row, row["answers"])
         yield Item(str(row["question_id"]), row["question"], answers, (picture(path, name),), facts=facts)
@@ -237,12 +239,6 @@ def _mmmu(where: str, id: str, row: Mapping[str, Any], shown: tuple[Shown, ...],
                 facts={"sample": sample})  # fmt: skip
 
 
-def _below(folder: Path, name: str, *folders: str) -> Path:
-    """A picture in the folder or one below it; the first of these, if it is in none."""
-    places = [folder / below / name for below in (*folders, "")]
-    return next((place for place in places if place.is_file()), places[0])
-
-
 # ── OCRBench ──
 
 
@@ -250,7 +246,7 @@ def read_ocrbench(found: Found) -> Iterator[Item]:
     """The authors' JSON."""
     kinds = {"image_path": "text", "question": "text", "answers": "list|value", "type": "text", "id?": "value"}
     for number, row in enumerate(read_rows(found.path, kinds)):
-        shown = picture(_below(found.folder, row["image_path"], "OCRBench_Images"), row["image_path"])
+        shown = picture(below(found.folder, row["image_path"], "OCRBench_Images"), row["image_path"])
         answers = people(row, row["answers"] if isinstance(row["answers"], list) else [row["answers"]])
         id = str(either(row, "id", default=number))
         yield Item(id, row["question"], answers, (shown,), labels={"category": row["type"]})

@@ -20,7 +20,7 @@ from longview.eval.items import LETTERS, Item, Shown, clip, picture
 from longview.eval.readers.columns import Fields, checked, either, rows_of
 from longview.eval.readers.exported import COLUMN, restored
 from longview.eval.readers.files import Found
-from longview.eval.readers.tables import listed, read_json, read_rows, read_tsv, stored_picture
+from longview.eval.readers.tables import below, listed, read_json, read_rows, read_tsv, stored_picture
 from longview.eval.readers.truths import by_letter, guessed
 from longview.eval.readers.tsv import stored_pictures
 from longview.eval.readers.videos import SUFFIXES, unlettered
@@ -28,6 +28,7 @@ from longview.eval.readers.videos import SUFFIXES, unlettered
 _OPTION = re.compile(r"^\s*\(?([A-H])[).:]\s*(.+?)\s*$", re.MULTILINE)
 
 
+_IMAGES = ("eval_images_fix", "eval_images", "interleave_data")
 _INTERLEAVE = {"image": "texts", "conversations": "objects", "sample_id": "value", "metadata": "object"}
 
 
@@ -40,7 +41,7 @@ def read_interleave(dataset: str) -> Callable[[Found], Iterator[Item]]:
             if str(meta.get("dataset")) != dataset:
                 continue
             row = checked(row.where, row, _INTERLEAVE)
-            shown = tuple(picture(_image(found.folder, name), name) for name in row["image"])
+            shown = tuple(picture(below(found.folder, name, *_IMAGES), name) for name in row["image"])
             question, answer = _conversation(row)
             choice = meta.get("question_type") == "multi-choice"
             letters = [letter for letter, _ in _OPTION.findall(question)] if choice else []
@@ -71,11 +72,6 @@ def _conversation(row: Fields) -> tuple[str, str]:
     return said[0], said[1].strip()
 
 
-def _image(folder: Path, name: str) -> Path:
-    places = [folder / below / name for below in ("eval_images_fix", "eval_images", "interleave_data", "")]
-    return next((place for place in places if place.is_file()), places[0])
-
-
 # ── NLVR2, Q-Bench2 ──
 
 
@@ -98,8 +94,7 @@ def read_nlvr2_lines(found: Found) -> Iterator[Item]:
     for row in read_rows(found.path, {"identifier": "text", "sentence": "text", "label": "value"}):
         stem, split = row["identifier"].rpartition("-")[0], row["identifier"].partition("-")[0]
         names = [f"{stem}-img{side}.png" for side in (0, 1)]
-        folders = [found.folder / below for below in (split, "images", "")]
-        shown = tuple(picture(next((f / n for f in folders if (f / n).is_file()), folders[0] / n), n) for n in names)
+        shown = tuple(picture(below(found.folder, name, split, "images"), name) for name in names)
         yield _nlvr2(row["identifier"], row, shown)
 
 
@@ -210,7 +205,7 @@ def _of_messages(found: Found, row: Fields, number: int) -> Item:
     text = "".join(part for part in parts if isinstance(part, str))
     if not text.strip():
         raise RequestError(f"{where}: the messages hold no question; expected one of the role user; mend it")
-    answer, named = row["answer"], re.findall(r"^\s*\(?([A-H])[.):]\s*(.+?)\s*$", text, re.MULTILINE)
+    answer, named = row["answer"], _OPTION.findall(text)
     options: tuple[str, ...] = ()
     if isinstance(answer, str) and [letter for letter, _ in named] == list(LETTERS[: len(named)]) and len(named) > 1:
         options = tuple(option for _, option in named) if answer.strip() in LETTERS[: len(named)] else ()

@@ -11,7 +11,6 @@ import base64
 import binascii
 import contextlib
 import csv
-import hashlib
 import io
 import itertools
 import json
@@ -35,12 +34,8 @@ NO_OPTION = ("", "nan", "NaN")
 class Row(Fields):
     """A row of a TSV without its pictures, and where it begins."""
 
-    def __init__(
-        self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None, digests: Sequence[str]
-    ) -> None:
+    def __init__(self, cells: Mapping[str, Any], path: Path, offset: int, number: int, listed: int | None) -> None:
         super().__init__(cells, f"{path}, row {number}")
-        self.digests = digests
-        """Of the pictures in its cell."""
         self.path, self.offset, self.number = path, offset, number
         self.listed = listed
         """How many pictures its cell lists; None where it is one picture, or none."""
@@ -73,15 +68,12 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
                 if len(cells) != len(header):
                     raise RequestError(f"{path}, row {number} {_uneven(cells, header)}")
                 found: dict[str, Any] = {header[place]: cells[place] for place in light}
-                count, digests = None, []
+                count = None
                 if PICTURE in header:
                     cell = cells[header.index(PICTURE)]
-                    several = listed(cell) if cell.startswith("[") else None
-                    count = None if several is None else len(several)
+                    count = len(listed(cell)) if cell.startswith("[") else None
                     found[PICTURE] = cell if len(cell) <= 64 and count is None else None
-                    if found[PICTURE] is None:
-                        digests = [_digest_of_cell(str(each)) for each in ([cell] if several is None else several)]
-                yield Row(found, path, begin, number, count, digests)
+                yield Row(found, path, begin, number, count)
                 begin = file.tell()
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from None
@@ -89,18 +81,6 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Iterator[Row]:
         raise RequestError(f"{path} is no TSV ({error}); fetch it again") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}); check the file") from None
-
-
-def digest_of(data: bytes) -> str:
-    """Of an encoded picture."""
-    return hashlib.sha256(data).hexdigest()[:24]
-
-
-def _digest_of_cell(text: str) -> str:
-    try:
-        return digest_of(decoded(text, ""))
-    except RequestError:
-        return digest_of(text.encode())
 
 
 def _lines(file: Any) -> Iterator[str]:
@@ -235,6 +215,12 @@ def listed_options(where: Any, value: Any) -> list[Any]:
     if len(found) < 2:
         raise RequestError(f"{where}: 'options' is {value!r:.40}; expected a list of two or more; mend it")
     return found
+
+
+def below(folder: Path, name: str, *folders: str) -> Path:
+    """A file in one of some folders below another, or in that one; the first of these, if it is in none."""
+    places = [folder / each / name for each in (*folders, "")]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def stored_picture(where: Any, value: Any, folder: Path, name: str) -> Shown:

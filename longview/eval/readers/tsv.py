@@ -64,7 +64,7 @@ def stored_pictures(row: Row) -> tuple[Shown, ...]:
 
         return load
 
-    return tuple(Shown("image", loader(number), name, digest=row.digests[number]) for number, name in enumerate(names))
+    return tuple(Shown("image", loader(number), name) for number, name in enumerate(names))
 
 
 def read_choices(found: Found) -> Iterator[Item]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -147,14 +148,14 @@ def read_mvbench(found: Found) -> Iterator[Item]:
 
 def read_mvbench_tsv(found: Found) -> Iterator[Item]:
     """VLMEvalKit's, which names the folder of each video."""
-    numbers: dict[str, Iterator[int]] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
     for row in read_tsv(found.path, ("task_type", "prefix", "video", "question", "answer", "candidates")):
         task = re.sub(r"[ -]", "_", filled(row, "task_type").lower())
         if task not in MVBENCH:
             raise RequestError(f"{row}: task_type is {row['task_type']!r:.40}; expected one of MVBench's; mend it")
         path = found.folder / filled(row, "prefix") / filled(row, "video")
         bounds = (_seconds(row, "start"), _seconds(row, "end")) if MVBENCH[task][1] else (None, None)
-        id = f"{task}/{next(numbers.setdefault(task, itertools.count()))}"
+        id = f"{task}/{next(numbers[task])}"
         yield _mvbench(row, id, listed(row["candidates"]), path, bounds)
 
 
